@@ -1,0 +1,76 @@
+//! The folder a node's data live in, as storage sees it.
+
+use std::fmt;
+use std::io;
+
+/// A file of the data folder: lower case letters, digits, `.`, `-` and `_`, without any path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName(String);
+
+impl FileName {
+    /// Takes a name.
+    ///
+    /// # Panics
+    /// If it holds anything but lower case letters, digits, `.`, `-` and `_`, or begins with a dot: names are ours.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        assert!(
+            !name.is_empty() && name.chars().all(fine) && !name.starts_with('.'),
+            "a plain file name: {name:?}"
+        );
+        Self(name)
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The folder. Calls block: redb needs that, and [`super::Pool`] decides where they run.
+///
+/// After a crash a file holds what was synced, and any part of what was not; a file that was created or renamed
+/// without [`Disk::publish`] may be missing or back under its old name.
+pub trait Disk: Send + Sync {
+    /// Opens `name` for redb, created empty if `create`. A write or sync that fails once means: the content is not
+    /// known any more; nothing may be concluded from a later sync that succeeds.
+    ///
+    /// # Errors
+    /// `NotFound` without `create`, `AlreadyExists` with it; whatever the system says.
+    fn open(&self, name: &FileName, create: bool) -> io::Result<Box<dyn redb::StorageBackend>>;
+
+    /// Makes the synced file `from` appear as `to`, durably: the folder is synced before this returns. Replaces
+    /// `to` if it exists.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()>;
+
+    /// Removes a file; the removal may come undone in a crash.
+    ///
+    /// # Errors
+    /// `NotFound`, or whatever the system says.
+    fn remove(&self, name: &FileName) -> io::Result<()>;
+
+    /// All files, in order of their names.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn list(&self) -> io::Result<Vec<FileName>>;
+
+    /// Writes a small file as a mark, best effort: it need not be durable. Used after a failed sync.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()>;
+
+    /// Where the folder is, for messages to people.
+    fn describe(&self) -> String;
+}

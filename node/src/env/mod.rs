@@ -1,0 +1,43 @@
+//! The only door outside: clock, tasks and entropy (shared with the client), disk, peers and blocking work.
+//!
+//! Everything is passed in, never global. The real implementations are `os` and `grpc`; the simulator has its own.
+
+pub mod disk;
+pub mod pool;
+pub mod transport;
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+pub use quorate_proto::env::{Clock, Elapsed, Entropy, Moment, Task, Tasks};
+
+pub use disk::{Disk, FileName};
+pub use pool::Pool;
+pub use transport::{PeerHandler, PeerLink, Transport};
+
+/// A node's world. Cheap to clone.
+#[derive(Clone)]
+pub struct Env {
+    /// Clock, tasks and entropy; reached by deref, so `env.now()`, `env.spawn(..)`.
+    pub base: quorate_proto::env::Env,
+    /// The folder that the node's data live in.
+    pub disk: Arc<dyn Disk>,
+    /// Messages to peers and from them.
+    pub transport: Arc<dyn Transport>,
+    /// Where blocking work runs.
+    pub pool: Arc<dyn Pool>,
+}
+
+impl Deref for Env {
+    type Target = quorate_proto::env::Env;
+
+    fn deref(&self) -> &Self::Target {
+        &self.base
+    }
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Env")
+    }
+}

@@ -1,0 +1,1 @@
+//! Generated messages to checked domain types, and back.

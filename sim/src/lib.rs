@@ -1,0 +1,1 @@
+//! Real nodes on a simulated clock, disk and network, from one seed.

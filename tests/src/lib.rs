@@ -1,0 +1,1 @@
+//! Starts real `quorate` processes for tests, in temporary folders, and ends them.
