@@ -14,6 +14,7 @@ const FILES: [&str; 6] = [
     "quorate/v1/peer.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "a build script writes where cargo tells it to")]
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
