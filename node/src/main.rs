@@ -1,3 +1,7 @@
 //! The binary `quorate`.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

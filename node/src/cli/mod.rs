@@ -1,0 +1,175 @@
+//! The command line: what is typed, what it runs, and with which status it ends.
+//!
+//! Modules of the binary, never of the library. They alone in node/ import quorate-client, and they are not
+//! simulated, so the ban on clocks, files and printing is lifted here.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    reason = "commands talk to people, files and processes; none of this runs in the simulator"
+)]
+
+mod completion;
+
+use std::fmt;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A replicated log: topics and partitions like Kafka's, with a Raft group under every partition.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate dev                                  three nodes on this machine
+  quorate topic create lines --partitions 4
+  echo hello | quorate produce lines
+  quorate consume lines --from beginning --until-end
+
+Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync.";
+
+/// What every command that talks to a cluster takes, before or after its name.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Nodes to ask first, host:port of their gRPC listeners, with commas between. A port alone is one of the host
+    /// before it (127.0.0.1 at first).
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_SERVERS",
+        default_value = "127.0.0.1:7001,7002,7003",
+        value_name = "HOST:PORT,..",
+        help_heading = "Global options"
+    )]
+    pub(crate) servers: Servers,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print a completion script for a shell.
+    Completion(completion::CompletionArgs),
+}
+
+/// Why a command did not do its work; each kind has an exit status of its own.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The work failed: status 1.
+    Work(anyhow::Error),
+    /// The command line alone shows that it cannot be meant so: status 2.
+    Usage(String),
+    /// The work failed and what there is to say was said already: status 1.
+    Said,
+    /// A node stopped itself after a failed write or sync: status 3.
+    StoppedItself(String),
+}
+
+impl Failure {
+    /// Work that failed, in one sentence.
+    pub(crate) fn work(message: impl fmt::Display) -> Self {
+        Self::Work(anyhow::anyhow!("{message}"))
+    }
+
+    fn status(&self) -> u8 {
+        match self {
+            Self::Work(_) | Self::Said => 1,
+            Self::Usage(_) => 2,
+            Self::StoppedItself(_) => 3,
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Work(error.into())
+    }
+}
+
+/// Reads the command line, runs the command and gives the process's exit status.
+pub(crate) fn run() -> ExitCode {
+    // clap prints its own errors and ends with status 2.
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Completion(args) => completion::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match &failure {
+                Failure::Work(error) => eprintln!("error: {error:#}"),
+                Failure::Usage(message) | Failure::StoppedItself(message) => eprintln!("error: {message}"),
+                Failure::Said => {}
+            }
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+/// Runs a command of a client on a runtime of its own. Use: `Command::Topic(args) => on_runtime(topic::run(cli.global, args))`.
+fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// The addresses of `--servers`, each `host:port`, in the order given; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Servers(Vec<String>);
+
+impl Servers {
+    /// The addresses.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.0.clone()
+    }
+}
+
+impl FromStr for Servers {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let mut host = "127.0.0.1".to_owned();
+        let mut servers = Vec::new();
+        for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (before, port) = part.rsplit_once(':').unwrap_or((&host, part));
+            if before.is_empty() || port.parse::<u16>().is_err() {
+                return Err(format!("{part:?} is not host:port, nor a port alone"));
+            }
+            servers.push(format!("{before}:{port}"));
+            host = before.to_owned();
+        }
+        if servers.is_empty() { Err("name at least one host:port".to_owned()) } else { Ok(Self(servers)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_the_host_before() {
+        let check = |list: &str, expected: &[&str]| {
+            assert_eq!(
+                list.parse::<Servers>().map(|servers| servers.0),
+                Ok(expected.iter().map(|s| s.to_string()).collect())
+            );
+        };
+        check("127.0.0.1:7001,7002", &["127.0.0.1:7001", "127.0.0.1:7002"]);
+        check("7001, b:1,2", &["127.0.0.1:7001", "b:1", "b:2"]);
+        check("[::1]:1,2", &["[::1]:1", "[::1]:2"]);
+        for bad in ["", ",", "host", "host:", "host:70000", ":1"] {
+            assert!(bad.parse::<Servers>().is_err(), "{bad}");
+        }
+    }
+}
