@@ -1,0 +1,54 @@
+# Everything that a person types here. `make test` is what `.ci/run` runs, by way of `make verify`.
+
+CARGO ?= cargo
+# Plain cargo's own folder, and one beside it for what is built with tokio's seeded scheduler (the simulator needs it).
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+SEEDED := CARGO_TARGET_DIR=$(abspath $(TARGET))/seeded RUSTFLAGS="--cfg tokio_unstable"
+QUORATE := $(TARGET)/release/quorate
+SEED ?= 7
+ARGS ?= run --seed $(SEED)
+INPUT ?=
+
+.PHONY: help run test tour rounds sim verify fix release
+
+help:
+	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
+	@echo 'make test                all tests, twenty simulated seeds included'
+	@echo 'make tour INPUT=file     the whole story on a real file: leaders are killed, every line is read back'
+	@echo 'make rounds              ten rounds of kills on real processes, and all three nodes at once'
+	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for more'
+	@echo 'make verify              format, lints, docs and tests: what must pass before a commit'
+	@echo 'make fix                 formats, and applies what clippy can mend'
+
+release:
+	@$(CARGO) build --release --quiet --bin quorate
+
+run:
+	$(CARGO) build --release --bin quorate
+	@exec $(QUORATE) dev
+
+test:
+	$(SEEDED) $(CARGO) build --workspace --bins
+	$(SEEDED) $(CARGO) test --workspace --no-fail-fast
+
+tour: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin tour
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/tour $(if $(INPUT),--input $(INPUT))
+
+rounds: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin rounds
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/rounds
+
+sim:
+	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim
+	@$(TARGET)/seeded/sim/quorate-sim $(ARGS)
+
+verify:
+	$(CARGO) fmt --all --check
+	$(SEEDED) $(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(SEEDED) RUSTDOCFLAGS="-D warnings --cfg tokio_unstable" $(CARGO) doc --workspace --no-deps
+	$(MAKE) test
+
+fix:
+	$(SEEDED) $(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
