@@ -9,7 +9,10 @@
     reason = "commands talk to people, files and processes; none of this runs in the simulator"
 )]
 
+mod bench;
+mod bench_disk;
 mod completion;
+mod output;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -54,6 +57,8 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure the cluster, or the bare disk.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completion(completion::CompletionArgs),
 }
@@ -97,6 +102,7 @@ pub(crate) fn run() -> ExitCode {
     // clap prints its own errors and ends with status 2.
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Bench(args) => on_runtime(bench::run(cli.global, args)),
         Command::Completion(args) => completion::run(&args),
     };
     match outcome {

@@ -1,0 +1,25 @@
+//! `quorate bench`: how fast it is, and what bounds that.
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, Global, bench_disk};
+
+/// What `quorate bench` takes.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// What the bare disk gives: append and fdatasync, by one appender and by three.
+    Disk(bench_disk::BenchDiskArgs),
+}
+
+/// Runs the benchmark.
+pub(crate) async fn run(_global: Global, args: BenchArgs) -> Result<(), Failure> {
+    match args.command {
+        BenchCommand::Disk(args) => bench_disk::run(args).await,
+    }
+}
