@@ -3,6 +3,7 @@
 //! Everything is passed in, never global. The real implementations are `os` and `grpc`; the simulator has its own.
 
 pub mod disk;
+pub mod grpc;
 pub mod pool;
 pub mod transport;
 

@@ -1,0 +1,131 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::{BoxFuture, join_all};
+use quorate_proto::env::os;
+use quorate_proto::v1::{Command, PeerReply, PeerRequest, peer_request};
+
+use super::super::transport::{LinkEvent, PeerError};
+use super::*;
+
+/// Notes in which order requests came, and answers each with its correlation, or never.
+#[derive(Default)]
+struct Notes {
+    seen: Mutex<Vec<u32>>,
+    silent: AtomicBool,
+}
+
+impl PeerHandler for Notes {
+    fn handle(&self, frame: PeerFrame) -> Vec<BoxFuture<'static, PeerReply>> {
+        assert_eq!(frame.sender.map(|sender| sender.node), Some(1));
+        let answer = |request: PeerRequest| -> BoxFuture<'static, PeerReply> {
+            let Some(peer_request::Body::Command(command)) = request.body else {
+                panic!("only commands are sent")
+            };
+            self.seen.lock().unwrap().push(command.timeout_ms);
+            if self.silent.load(Ordering::SeqCst) {
+                return Box::pin(std::future::pending());
+            }
+            Box::pin(std::future::ready(PeerReply {
+                correlation: request.correlation,
+                ..PeerReply::default()
+            }))
+        };
+        frame.requests.into_iter().map(answer).collect()
+    }
+
+    fn sender(&self) -> Sender {
+        Sender { node: 2, ..Sender::default() }
+    }
+}
+
+fn request(number: u32, bytes: usize) -> PeerRequest {
+    let command = Command { command: vec![7; bytes].into(), timeout_ms: number };
+    PeerRequest { correlation: 0, body: Some(peer_request::Body::Command(command)) }
+}
+
+struct Pair {
+    transport: GrpcTransport,
+    notes: Arc<Notes>,
+    address: String,
+    link: Arc<dyn PeerLink>,
+    events: Arc<Mutex<Vec<LinkEvent>>>,
+}
+
+/// A link to an address on which nobody listens yet.
+async fn pair() -> Pair {
+    let free = bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let transport = GrpcTransport::new(os());
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let watched = events.clone();
+    let watch: LinkWatch = Arc::new(move |peer, event| {
+        assert_eq!(peer, NodeId(2));
+        watched.lock().unwrap().push(event);
+    });
+    let sender = Arc::new(|| Sender { node: 1, ..Sender::default() });
+    let link = transport.connect(NodeId(2), &address, Lane::Urgent, sender, watch);
+    Pair { transport, notes: Arc::default(), address, link, events }
+}
+
+impl Pair {
+    async fn listen(&self) -> Task {
+        self.transport.listen(&self.address, self.notes.clone()).await.unwrap()
+    }
+
+    fn events(&self) -> Vec<LinkEvent> {
+        let mut events = self.events.lock().unwrap().clone();
+        events.dedup();
+        events
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_arrive_in_the_order_of_the_calls() {
+    let pair = pair().await;
+    let _listening = pair.listen().await;
+    // Some of them larger than a frame; futures are polled only after all calls were made.
+    let calls: Vec<_> =
+        (0..5_000).map(|at| pair.link.call(request(at, if at % 500 == 0 { 1 << 20 } else { 10 }))).collect();
+    for answer in join_all(calls).await {
+        assert_eq!(answer.unwrap().0.node, 2);
+    }
+    assert_eq!(*pair.notes.seen.lock().unwrap(), (0..5_000).collect::<Vec<_>>());
+    assert_eq!(pair.events(), [LinkEvent::Up]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_says_refused_and_lost_and_comes_back() {
+    let pair = pair().await;
+    let refused = Err(PeerError::Refused(pair.address.clone()));
+    assert_eq!(pair.link.call(request(1, 1)).await, refused);
+    let listening = pair.listen().await;
+    pair.link.call(request(2, 1)).await.unwrap();
+
+    pair.notes.silent.store(true, Ordering::SeqCst);
+    let unanswered = pair.link.call(request(3, 1));
+    while pair.notes.seen.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    listening.stop().await;
+    assert_eq!(unanswered.await, Err(PeerError::Lost(pair.address.clone())));
+    // Without any call: the refusal that proves a death is looked for at once.
+    while pair.events().last() != Some(&LinkEvent::Refused) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pair.events(), [LinkEvent::Refused, LinkEvent::Up, LinkEvent::Reset, LinkEvent::Refused]);
+
+    pair.notes.silent.store(false, Ordering::SeqCst);
+    let _listening = pair.listen().await;
+    pair.link.call(request(4, 1)).await.unwrap();
+    assert_eq!(pair.events().last(), Some(&LinkEvent::Up));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let taken = bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = bind(&address).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("port in use: another process listens on {address}"));
+}
