@@ -1,4 +1,9 @@
 //! Real nodes on a simulated clock, disk and network, from one seed.
 
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "quorate-sim needs tokio's seeded runtime: build it with RUSTFLAGS=\"--cfg tokio_unstable\", as `make sim` does"
+);
+
 pub mod dice;
 pub mod env;
