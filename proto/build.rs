@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "quorate/v1/common.proto",
     "quorate/v1/produce.proto",
     "quorate/v1/fetch.proto",
     "quorate/v1/metadata.proto",
     "quorate/v1/admin.proto",
     "quorate/v1/peer.proto",
+    "quorate/v1/controller.proto",
 ];
 
 #[expect(clippy::disallowed_methods, reason = "a build script writes where cargo tells it to")]

@@ -1,6 +1,6 @@
 //! Plain data on topics, assignments and nodes: the controller writes it, the rest read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId, PartitionId, Term, TopicId, TopicName};
@@ -20,6 +20,8 @@ pub struct Metadata {
     pub next_group: u64,
     /// The next producer id that was never handed out.
     pub next_producer_id: i64,
+    /// Topics deleted last, the newest one last: a creation that is tried again must not bring one back.
+    pub deleted: Arc<VecDeque<TopicId>>,
 }
 
 /// A node, as it registered.

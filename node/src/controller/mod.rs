@@ -1,0 +1,14 @@
+//! The metadata group: nodes, topics, assignments, configurations and producer ids, agreed on by Raft.
+//!
+//! Owns: the commands, how each changes [`crate::metadata::Metadata`], placement of replicas, and the way of a
+//! command to the group's leader. Must not know: partitions' replicas at work, or who asks (gRPC, Kafka, ourselves).
+
+mod apply;
+mod command;
+mod placement;
+mod spec;
+mod types;
+
+pub use command::{Answer, Command, Refusal};
+pub use spec::{NewTopic, PARTITIONS_MAX, describe};
+pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};

@@ -1,0 +1,81 @@
+//! What the controller is asked, and what it answers.
+
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::TopicId;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::command::Refusal;
+
+/// The knobs of the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControllerConfig {
+    /// Producer ids that a node takes at a time. More are lost with each restart of a node; with fewer, starting
+    /// producers waits for the metadata group more often.
+    pub producer_ids_block: u32,
+    /// Pause before a command that found no leader is tried again, in ms.
+    pub retry_ms: u64,
+    /// Silence after which a leader or a member no longer counts as heard, in ms. At least raft's
+    /// `election_timeout_ms_max`, or readiness flickers.
+    pub silence_ms_max: u64,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 2_000 }
+    }
+}
+
+/// Why a command has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ControllerError {
+    /// No leader was found, or no majority, in time: surely not done.
+    #[error("no leader of the metadata group answered in time")]
+    NotAvailable,
+    /// A leader took it, and no answer came in time: perhaps done.
+    #[error("the outcome is not known: perhaps done")]
+    Unknown,
+    /// The group decided against it. Not done.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+/// A topic that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its id, for ever.
+    pub id: TopicId,
+    /// What the user should know all the same, such as an even number of replicas.
+    pub warnings: Vec<String>,
+}
+
+/// Why a topic was not created.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CreateTopicError {
+    /// What was asked for cannot be: not done. The code says which part of it.
+    #[error("{message}")]
+    Invalid {
+        /// For the wire.
+        code: ErrorCode,
+        /// A sentence for people.
+        message: String,
+    },
+    /// No leader was found in time, the outcome is unknown, or the group decided against it.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}
+
+/// Why a topic was not deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeleteTopicError {
+    /// No topic has this name.
+    #[error("no topic is called {0:?}")]
+    UnknownTopic(String),
+    /// The name stands for another topic by now.
+    #[error("the topic of this name has another id: it was deleted and created again")]
+    OtherTopic,
+    /// No leader was found in time, the outcome is unknown, or the group decided against it.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}

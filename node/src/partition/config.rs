@@ -1,0 +1,88 @@
+//! The knobs of partitions.
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds and checks, the same for every partition of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PartitionConfig {
+    /// Batches of one partition that wait to be proposed. More is refused as overloaded; too few, and bursts are.
+    pub queue_batches_max: usize,
+    /// Bytes of one partition that wait or are in flight. Too few starve a link with a long round trip; too many let
+    /// one partition take the node's memory.
+    pub queue_bytes_max: u64,
+    /// Batches of one partition proposed and not yet answered. Bounds what must be drained when leadership is lost.
+    pub in_flight_batches_max: usize,
+    /// Bytes of the whole node that are appended and not yet synced, above which produces are refused. At most
+    /// storage's `recent_bytes_max`, which must hold them.
+    pub unsynced_bytes_max: u64,
+    /// Longest time until a produce is answered, in ms, whatever the request asks for. Too short, and a failover
+    /// turns into unknown outcomes; too long, and clients of an isolated leader hang.
+    pub produce_timeout_ms_max: u64,
+    /// Fetches of one partition that wait for records; more are refused.
+    pub fetch_waiters_max: usize,
+    /// Longest time that a fetch waits, in ms, whatever the request asks for.
+    pub fetch_wait_ms_max: u64,
+    /// Most bytes that a fetch returns, whatever the request asks for; the first batch comes even above it.
+    pub fetch_bytes_max: u32,
+    /// Longest time that a lookup of the latest offset waits for a majority, in ms.
+    pub read_barrier_timeout_ms: u64,
+    /// Decompresses each compressed batch at the door and walks its records. Off, a client can store batches that
+    /// no reader can read.
+    pub verify_compressed: bool,
+    /// Most bytes that a batch may decompress to.
+    pub decompressed_bytes_max: usize,
+    /// How far ahead of this node's clock a record's timestamp may lie, in ms. Retention by time goes by timestamps:
+    /// one far ahead would keep its volume for ever.
+    pub timestamp_ahead_ms_max: i64,
+    /// Replicas that are started at the same time.
+    pub starts_at_once_max: usize,
+}
+
+impl Default for PartitionConfig {
+    fn default() -> Self {
+        Self {
+            queue_batches_max: 4_096,
+            queue_bytes_max: 32 << 20,
+            in_flight_batches_max: 4_096,
+            unsynced_bytes_max: 96 << 20,
+            produce_timeout_ms_max: 30_000,
+            fetch_waiters_max: 10_000,
+            fetch_wait_ms_max: 30_000,
+            fetch_bytes_max: 8 << 20,
+            read_barrier_timeout_ms: 5_000,
+            verify_compressed: true,
+            decompressed_bytes_max: 64 << 20,
+            timestamp_ahead_ms_max: 3_600_000,
+            starts_at_once_max: 32,
+        }
+    }
+}
+
+impl PartitionConfig {
+    /// Checks the fields against each other.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("queue_batches_max", self.queue_batches_max as u64),
+            ("queue_bytes_max", self.queue_bytes_max),
+            ("in_flight_batches_max", self.in_flight_batches_max as u64),
+            ("unsynced_bytes_max", self.unsynced_bytes_max),
+            ("produce_timeout_ms_max", self.produce_timeout_ms_max),
+            ("fetch_waiters_max", self.fetch_waiters_max as u64),
+            ("fetch_bytes_max", u64::from(self.fetch_bytes_max)),
+            ("read_barrier_timeout_ms", self.read_barrier_timeout_ms),
+            ("decompressed_bytes_max", self.decompressed_bytes_max as u64),
+            ("starts_at_once_max", self.starts_at_once_max as u64),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("partition.{name} must be at least 1")),
+            None if self.timestamp_ahead_ms_max < 0 => {
+                Err("partition.timestamp_ahead_ms_max must not be negative".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+}

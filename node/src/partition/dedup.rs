@@ -1,0 +1,329 @@
+//! By which a retry is recognised: what each producer wrote last. Pure.
+//!
+//! The same judgement is made twice: by the leader over applied state plus what is in flight, and by apply.
+
+use std::collections::BTreeMap;
+
+use quorate_proto::ids::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+/// How many batches of a producer are remembered; as many as Kafka's clients keep in flight.
+pub(super) const REMEMBERED: usize = 5;
+
+/// Half of the sequence numbers: what lies less than this ahead is ahead, the rest lies behind.
+const HALF: i64 = 1 << 30;
+
+/// The producer's side of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) producer: ProducerId,
+    pub(super) epoch: ProducerEpoch,
+    /// Of the batch's first record.
+    pub(super) sequence: Sequence,
+    /// At least 1.
+    pub(super) records: u32,
+}
+
+impl Claim {
+    /// Of its last record.
+    fn last(self) -> Sequence {
+        self.sequence.plus(self.records - 1)
+    }
+}
+
+/// What a claim is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// It follows the producer's last batch, or nothing is known to the contrary.
+    Accept,
+    /// One of the last five batches, again.
+    Duplicate { base_offset: Offset, stamp: Timestamp },
+    /// Lies behind, and is none of the last five.
+    DuplicateSequence,
+    /// Something between the last batch and this one is missing.
+    OutOfOrder,
+    /// A newer instance of the producer has written.
+    InvalidEpoch { current: ProducerEpoch },
+}
+
+/// A batch that a producer wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Past {
+    first: Sequence,
+    last: Sequence,
+    base_offset: Offset,
+    /// The batch's largest timestamp: of a topic with `LogAppendTime`, when it was appended.
+    stamp: Timestamp,
+}
+
+/// What one producer wrote last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Producer {
+    epoch: ProducerEpoch,
+    /// The newest one first, at least one. Inline: most of a partition's memory would else be allocations.
+    past: [Option<Past>; REMEMBERED],
+}
+
+impl Producer {
+    fn first(claim: Claim, past: Past) -> Self {
+        Self { epoch: claim.epoch, past: [Some(past), None, None, None, None] }
+    }
+
+    fn newest(&self) -> Past {
+        self.past[0].expect("a producer is remembered for a batch that it wrote")
+    }
+
+    fn judge(&self, claim: Claim) -> Judgement {
+        if claim.epoch < self.epoch {
+            return Judgement::InvalidEpoch { current: self.epoch };
+        }
+        if claim.epoch > self.epoch {
+            return if claim.sequence == Sequence(0) { Judgement::Accept } else { Judgement::OutOfOrder };
+        }
+        let expected = self.newest().last.plus(1);
+        if claim.sequence == expected {
+            return Judgement::Accept;
+        }
+        let same = |past: &&Past| past.first == claim.sequence && past.last == claim.last();
+        if let Some(past) = self.past.iter().flatten().find(same) {
+            return Judgement::Duplicate { base_offset: past.base_offset, stamp: past.stamp };
+        }
+        let ahead = (i64::from(claim.sequence.0) - i64::from(expected.0)).rem_euclid(1 << 31);
+        if ahead < HALF { Judgement::OutOfOrder } else { Judgement::DuplicateSequence }
+    }
+
+    fn record(&mut self, claim: Claim, past: Past) {
+        if claim.epoch == self.epoch {
+            self.past.rotate_right(1);
+            self.past[0] = Some(past);
+        } else {
+            *self = Self::first(claim, past);
+        }
+    }
+}
+
+/// The producers of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Producers(BTreeMap<ProducerId, Producer>);
+
+impl Producers {
+    /// What `claim` is worth. A producer that is not known, and one without an id, may write anything.
+    pub(super) fn judge(&self, claim: Claim) -> Judgement {
+        match self.0.get(&claim.producer) {
+            Some(producer) => producer.judge(claim),
+            None => Judgement::Accept,
+        }
+    }
+
+    /// Remembers a batch that was judged [`Judgement::Accept`].
+    pub(super) fn record(&mut self, claim: Claim, base_offset: Offset, stamp: Timestamp) {
+        if claim.producer == ProducerId::NONE {
+            return;
+        }
+        let past = Past { first: claim.sequence, last: claim.last(), base_offset, stamp };
+        self.0
+            .entry(claim.producer)
+            .and_modify(|producer| producer.record(claim, past))
+            .or_insert_with(|| Producer::first(claim, past));
+    }
+
+    /// What is known of one producer.
+    pub(super) fn get(&self, producer: ProducerId) -> Option<&Producer> {
+        self.0.get(&producer)
+    }
+
+    /// Takes over what is known of one producer.
+    pub(super) fn set(&mut self, id: ProducerId, producer: Producer) {
+        self.0.insert(id, producer);
+    }
+
+    /// Forgets one producer.
+    pub(super) fn forget(&mut self, producer: ProducerId) {
+        self.0.remove(&producer);
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(epoch: i16, sequence: i32, records: u32) -> Claim {
+        Claim { producer: ProducerId(7), epoch: ProducerEpoch(epoch), sequence: Sequence(sequence), records }
+    }
+
+    /// Lines of `epoch sequence records`; each accepted one is recorded at the next offset.
+    #[expect(clippy::needless_pass_by_value, reason = "expect![] makes a value")]
+    fn check(script: &str, expected: Expect) {
+        let mut producers = Producers::default();
+        let mut next = 0;
+        let mut seen = String::new();
+        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let mut words = line.split_whitespace();
+            let mut word = || words.next().expect("three words");
+            let epoch = word().parse().expect("an epoch");
+            let sequence = word().parse().expect("a sequence");
+            let records = word().parse().expect("a count");
+            let claim = claim(epoch, sequence, records);
+            let judgement = producers.judge(claim);
+            if judgement == Judgement::Accept {
+                producers.record(claim, Offset(next), Timestamp(0));
+                writeln!(seen, "{line} -> at {next}").unwrap();
+                next += u64::from(records);
+            } else {
+                writeln!(seen, "{line} -> {judgement:?}").unwrap();
+            }
+        }
+        expected.assert_eq(&seen);
+    }
+
+    #[test]
+    fn knows_the_last_five_again() {
+        check(
+            "0 0 2
+             0 2 1
+             0 3 1
+             0 4 1
+             0 5 1
+             0 0 2
+             0 6 1
+             0 0 2
+             0 2 1
+             0 6 1",
+            expect![[r#"
+                0 0 2 -> at 0
+                0 2 1 -> at 2
+                0 3 1 -> at 3
+                0 4 1 -> at 4
+                0 5 1 -> at 5
+                0 0 2 -> Duplicate { base_offset: Offset(0), stamp: Timestamp(0) }
+                0 6 1 -> at 6
+                0 0 2 -> DuplicateSequence
+                0 2 1 -> Duplicate { base_offset: Offset(2), stamp: Timestamp(0) }
+                0 6 1 -> Duplicate { base_offset: Offset(6), stamp: Timestamp(0) }
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_retry_of_another_shape_is_no_duplicate() {
+        check(
+            "0 0 4
+             0 0 3
+             0 2 4
+             0 5 1",
+            expect![[r"
+                0 0 4 -> at 0
+                0 0 3 -> DuplicateSequence
+                0 2 4 -> DuplicateSequence
+                0 5 1 -> OutOfOrder
+            "]],
+        );
+    }
+
+    #[test]
+    fn an_unknown_producer_may_begin_anywhere() {
+        check(
+            "3 90 10
+             3 100 1
+             3 89 1",
+            expect![[r"
+                3 90 10 -> at 0
+                3 100 1 -> at 10
+                3 89 1 -> DuplicateSequence
+            "]],
+        );
+    }
+
+    #[test]
+    fn a_newer_epoch_begins_at_zero_and_fences_the_older() {
+        check(
+            "0 0 1
+             1 1 1
+             1 0 1
+             0 1 1
+             1 1 1
+             1 0 1",
+            expect![[r"
+                0 0 1 -> at 0
+                1 1 1 -> OutOfOrder
+                1 0 1 -> at 1
+                0 1 1 -> InvalidEpoch { current: ProducerEpoch(1) }
+                1 1 1 -> at 2
+                1 0 1 -> Duplicate { base_offset: Offset(1), stamp: Timestamp(0) }
+            "]],
+        );
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        check(
+            "0 2147483645 5
+             0 2 1
+             0 2147483645 5
+             0 2147483640 5
+             0 4 1",
+            expect![[r"
+                0 2147483645 5 -> at 0
+                0 2 1 -> at 5
+                0 2147483645 5 -> Duplicate { base_offset: Offset(0), stamp: Timestamp(0) }
+                0 2147483640 5 -> DuplicateSequence
+                0 4 1 -> OutOfOrder
+            "]],
+        );
+    }
+
+    #[test]
+    fn without_a_producer_id_everything_is_taken() {
+        let mut producers = Producers::default();
+        let claim = Claim { producer: ProducerId::NONE, ..claim(-1, -1, 3) };
+        assert_eq!(producers.judge(claim), Judgement::Accept);
+        producers.record(claim, Offset(0), Timestamp(0));
+        assert_eq!(producers.judge(claim), Judgement::Accept);
+        assert_eq!(producers, Producers::default());
+    }
+
+    proptest! {
+        /// Against the plainest model: a list of everything that was ever accepted, sequences without a bound.
+        #[test]
+        fn agrees_with_a_list_of_all_that_was_written(
+            start in prop_oneof![Just(0_i64), Just((1_i64 << 31) - 20)],
+            tries in prop::collection::vec((-30_i64..4, 1_u32..4), 1..60),
+        ) {
+            let wire = |sequence: i64| i32::try_from(sequence.rem_euclid(1 << 31)).unwrap();
+            let mut producers = Producers::default();
+            let mut written: Vec<(i64, u32)> = Vec::new();
+            let mut expected = start;
+            for (shift, records) in tries {
+                let sequence = (expected + shift).max(start);
+                let claim = claim(0, wire(sequence), records);
+                let recent = written.len().saturating_sub(REMEMBERED);
+                let model = if written.is_empty() || sequence == expected {
+                    Judgement::Accept
+                } else if let Some(at) = written[recent..].iter().position(|w| *w == (sequence, records)) {
+                    let base = written[..recent + at].iter().map(|(_, records)| u64::from(*records)).sum();
+                    Judgement::Duplicate { base_offset: Offset(base), stamp: Timestamp(base.cast_signed()) }
+                } else if sequence > expected {
+                    Judgement::OutOfOrder
+                } else {
+                    Judgement::DuplicateSequence
+                };
+                prop_assert_eq!(producers.judge(claim), model);
+                if model == Judgement::Accept {
+                    let base: u64 = written.iter().map(|(_, records)| u64::from(*records)).sum();
+                    producers.record(claim, Offset(base), Timestamp(base.cast_signed()));
+                    written.push((sequence, records));
+                    expected = sequence + i64::from(records);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Leader epochs with their start offsets. Pure.
+
+use quorate_proto::ids::{LeaderEpoch, Offset, Term};
+
+/// For each term that has an entry in the log: the next offset when its first entry came, blanks included.
+/// Terms and offsets both ascend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Epochs(Vec<(Term, Offset)>);
+
+impl Epochs {
+    /// Takes note of an entry of `term` at which the next offset is `next`.
+    pub(super) fn note(&mut self, term: Term, next: Offset) {
+        if self.0.last().is_none_or(|(last, _)| *last < term) {
+            self.0.push((term, next));
+        }
+    }
+
+    /// The largest epoch at or below `epoch` and where it ended (exclusive); the last one ends at `end`.
+    pub(super) fn end_of(&self, epoch: LeaderEpoch, end: Offset) -> Option<(LeaderEpoch, Offset)> {
+        let after = self.0.partition_point(|(term, _)| term.epoch() <= epoch);
+        let (term, _) = self.0.get(after.checked_sub(1)?)?;
+        Some((term.epoch(), self.0.get(after).map_or(end, |(_, start)| *start)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_ends_where_the_next_begins() {
+        let mut epochs = Epochs::default();
+        for (term, next) in [(2, 0), (2, 5), (5, 8), (6, 8), (9, 20)] {
+            epochs.note(Term(term), Offset(next));
+        }
+        let end = |epoch| epochs.end_of(LeaderEpoch(epoch), Offset(30)).map(|(epoch, end)| (epoch.0, end.0));
+        assert_eq!(end(1), None);
+        assert_eq!(end(2), Some((2, 8)));
+        assert_eq!(end(4), Some((2, 8)));
+        assert_eq!(end(5), Some((5, 8)));
+        assert_eq!(end(8), Some((6, 20)));
+        assert_eq!(end(9), Some((9, 30)));
+        assert_eq!(end(i32::MAX), Some((9, 30)));
+    }
+}

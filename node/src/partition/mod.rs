@@ -1,0 +1,18 @@
+//! One replica of one partition: admits, orders and proposes batches, applies what was committed, and serves reads
+//! below the high watermark.
+//!
+//! Owns: the checks at the door, duplicate detection, the offset and time index, fetches that wait. Must not know:
+//! how Raft replicates, how storage lays out bytes, or how metadata came about.
+
+mod config;
+mod dedup;
+mod epochs;
+mod index;
+//mod state;
+mod types;
+mod watermark;
+
+pub use config::PartitionConfig;
+pub use types::{
+    EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,
+};
