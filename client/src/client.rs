@@ -1,0 +1,88 @@
+//! The client: what producers, consumers and admins of one program share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::call::Connect;
+use quorate_proto::env::Env;
+
+use crate::admin::Admin;
+use crate::consumer::{Consumer, ConsumerConfig};
+use crate::producer::{Producer, ProducerConfig};
+
+/// Knobs of all that a client does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// How long a server may take for one answer. Too small: slow answers are asked for again, which is harmless and
+    /// useless. Too large: a server that hangs is noticed late.
+    pub request_timeout: Duration,
+    /// How long a lookup of metadata waits for one server before it asks the next.
+    pub metadata_timeout: Duration,
+    /// First pause before another try; it doubles from try to try, with some chance in it.
+    pub backoff_min: Duration,
+    /// Longest pause before another try.
+    pub backoff_max: Duration,
+    /// How long [`Admin`]'s requests and a consumer's lookups may take in all.
+    pub admin_timeout: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(5),
+            metadata_timeout: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(10),
+            backoff_max: Duration::from_millis(250),
+            admin_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The way to a cluster. Cheap to clone; its connections and what it knows of leaders are shared.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) env: Env,
+    pub(crate) config: ClientConfig,
+}
+
+impl Client {
+    /// A client that lives in `env` and reaches servers over `connect`. `servers` (`host:port`) are asked first, one
+    /// after the other; the rest of the cluster is learned from them. Connects to nothing yet.
+    pub fn new(env: Env, connect: Arc<dyn Connect>, servers: Vec<String>, config: ClientConfig) -> Self {
+        let _ = (connect, servers);
+        Self { env, config }
+    }
+
+    /// A client over gRPC, in the real environment. Its tasks run on the tokio runtime that it is used in.
+    pub fn grpc<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        let _: Vec<String> = servers.into_iter().map(Into::into).collect();
+        unimplemented!()
+    }
+
+    /// A producer of its own, with a producer id, memory and tasks of its own.
+    pub fn producer(&self, config: ProducerConfig) -> Producer {
+        let _ = config;
+        unimplemented!()
+    }
+
+    /// A consumer of its own, with nothing assigned yet.
+    pub fn consumer(&self, config: ConsumerConfig) -> Consumer {
+        let _ = config;
+        unimplemented!()
+    }
+
+    /// The way to create, list, describe and delete topics.
+    pub fn admin(&self) -> Admin {
+        unimplemented!()
+    }
+
+    /// The environment that it lives in.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Its knobs.
+    pub fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+}
