@@ -1,9 +1,10 @@
 //! Real nodes on a simulated clock, disk and network, from one seed.
 
-#[cfg(not(tokio_unstable))]
+#[cfg(not(any(tokio_unstable, doc, doctest)))]
 compile_error!(
     "quorate-sim needs tokio's seeded runtime: build it with RUSTFLAGS=\"--cfg tokio_unstable\", as `make sim` does"
 );
 
 pub mod dice;
 pub mod env;
+pub mod trace;

@@ -43,7 +43,7 @@ pub struct Pace {
 }
 
 /// Something that reached the platters, or a crash. Kept in the trace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DiskEvent {
     /// A file's content.
     Synced {
@@ -61,6 +61,13 @@ pub enum DiskEvent {
         /// Operations on this disk so far.
         operations: u64,
     },
+    /// A sync that was made to fail.
+    SyncFailed {
+        /// Of which file.
+        file: FileName,
+        /// Operations on this disk so far.
+        operations: u64,
+    },
     /// The power went.
     Cut {
         /// Operations on this disk so far.
@@ -71,7 +78,7 @@ pub enum DiskEvent {
 }
 
 /// What a crash did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Losses {
     /// Sectors written since their file's last sync.
     pub sectors_at_stake: u64,
@@ -100,6 +107,8 @@ struct State {
     cut_at: Option<u64>,
     /// Syncs until one fails, and how.
     failing_sync: Option<(u64, DirtyPages)>,
+    /// The event of a sync that failed just now.
+    sync_failed: Option<DiskEvent>,
     pace: Pace,
     pace_dice: Dice,
     elapsed: Duration,
@@ -142,6 +151,7 @@ impl SimDisk {
             operations: 0,
             cut_at: None,
             failing_sync: None,
+            sync_failed: None,
             pace: Pace::default(),
             pace_dice: Dice::new(0),
             elapsed: Duration::ZERO,
@@ -287,7 +297,7 @@ impl SimDisk {
                 state.operations += 1;
                 match act(&mut state) {
                     Ok(event) => (Ok(()), event, watch, None),
-                    Err(error) => (Err(error), None, watch, None),
+                    Err(error) => (Err(error), state.sync_failed.take(), watch, None),
                 }
             }
         };
@@ -476,6 +486,8 @@ impl State {
                     self.file_mut(file).unsynced.clear();
                 }
                 self.failing_sync = None;
+                self.sync_failed =
+                    Some(DiskEvent::SyncFailed { file: name.clone(), operations: self.operations });
                 return Err(io::Error::other("input/output error while syncing"));
             }
             Some((successes, _)) => *successes -= 1,

@@ -1,10 +1,14 @@
 //! The simulated world outside of a node: what differs from the real one, and all that differs.
 
+pub mod channel;
 pub mod clock;
+mod dial;
 pub mod disk;
 pub mod entropy;
+pub mod network;
 pub mod pool;
 pub mod tasks;
+pub mod transport;
 
 use std::io;
 use std::sync::Arc;
