@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Global, bench_disk};
+use super::{Failure, Global, bench_disk, bench_produce};
 
 /// What `quorate bench` takes.
 #[derive(Debug, Args)]
@@ -13,13 +13,16 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
+    /// Send records as fast as the cluster takes them, or at a rate, and time the acknowledgements.
+    Produce(bench_produce::BenchProduceArgs),
     /// What the bare disk gives: append and fdatasync, by one appender and by three.
     Disk(bench_disk::BenchDiskArgs),
 }
 
 /// Runs the benchmark.
-pub(crate) async fn run(_global: Global, args: BenchArgs) -> Result<(), Failure> {
+pub(crate) async fn run(global: Global, args: BenchArgs) -> Result<(), Failure> {
     match args.command {
+        BenchCommand::Produce(args) => bench_produce::run(global, args).await,
         BenchCommand::Disk(args) => bench_disk::run(args).await,
     }
 }

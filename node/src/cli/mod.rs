@@ -11,8 +11,17 @@
 
 mod bench;
 mod bench_disk;
+mod bench_produce;
+mod cluster;
 mod completion;
+mod consume;
+mod lines;
 mod output;
+mod pace;
+mod produce;
+mod start_at;
+mod tally;
+mod topic;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -57,6 +66,14 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Create, list, describe and delete topics.
+    Topic(topic::TopicArgs),
+    /// Send lines, a record each, and say how many were acknowledged.
+    Produce(produce::ProduceArgs),
+    /// Print records.
+    Consume(consume::ConsumeArgs),
+    /// Show the cluster.
+    Cluster(cluster::ClusterArgs),
     /// Measure the cluster, or the bare disk.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -102,6 +119,10 @@ pub(crate) fn run() -> ExitCode {
     // clap prints its own errors and ends with status 2.
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Topic(args) => on_runtime(topic::run(cli.global, args)),
+        Command::Produce(args) => on_runtime(produce::run(cli.global, args)),
+        Command::Consume(args) => on_runtime(consume::run(cli.global, args)),
+        Command::Cluster(args) => on_runtime(cluster::run(cli.global, args)),
         Command::Bench(args) => on_runtime(bench::run(cli.global, args)),
         Command::Completion(args) => completion::run(&args),
     };

@@ -1,0 +1,109 @@
+//! `quorate cluster`: the cluster as a whole.
+
+use clap::{Args, Subcommand};
+use comfy_table::CellAlignment;
+use quorate_client::{Client, ClusterStatus};
+use serde::Serialize;
+
+use super::output::{Output, plain_table};
+use super::{Failure, Global};
+
+/// What `quorate cluster` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Show the nodes, and whether every partition is led and whole.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate --servers 127.0.0.1:7001 cluster status")]
+struct StatusArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `status --json` prints.
+#[derive(Serialize)]
+struct Status {
+    cluster_id: String,
+    nodes: Vec<StatusNode>,
+    /// Partitions with a replica on a node that is not alive.
+    under_replicated: u32,
+    /// Partitions without a leader.
+    leaderless: u32,
+}
+
+#[derive(Serialize)]
+struct StatusNode {
+    id: u32,
+    /// Null if it was never heard.
+    identity: Option<String>,
+    grpc: String,
+    http: String,
+    /// Accepted by the metadata leader and heard within an election time-out.
+    alive: bool,
+    /// Partitions that it leads.
+    leads: u32,
+    /// Partitions of which it has a replica.
+    replicas: u32,
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure> {
+    let ClusterCommand::Status(args) = args.command;
+    let status = shown(Client::grpc(global.servers.addresses()).admin().cluster_status().await?);
+    let mut out = Output::new();
+    if args.json {
+        return out.json(&status);
+    }
+    let mut table = plain_table(["node", "state", "grpc", "http", "leads", "replicas", "identity"]);
+    for node in &status.nodes {
+        table.add_row([
+            node.id.to_string(),
+            if node.alive { "alive" } else { "not alive" }.to_owned(),
+            node.grpc.clone(),
+            node.http.clone(),
+            node.leads.to_string(),
+            node.replicas.to_string(),
+            node.identity.clone().unwrap_or_else(|| "none".to_owned()),
+        ]);
+    }
+    for column in [0, 4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    out.line(format!(
+        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated",
+        status.cluster_id, status.leaderless, status.under_replicated
+    ))
+}
+
+fn shown(status: ClusterStatus) -> Status {
+    let nodes = status
+        .nodes
+        .into_iter()
+        .map(|node| StatusNode {
+            id: node.id.0,
+            identity: node.identity.map(|identity| identity.to_string()),
+            grpc: node.grpc,
+            http: node.http,
+            alive: node.alive,
+            leads: node.leads,
+            replicas: node.replicas,
+        })
+        .collect();
+    Status {
+        cluster_id: status.cluster_id.to_string(),
+        nodes,
+        under_replicated: status.under_replicated,
+        leaderless: status.leaderless,
+    }
+}

@@ -1,0 +1,244 @@
+//! `quorate topic`: create, list, describe and delete topics.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use comfy_table::CellAlignment;
+use quorate_client::{
+    Client, NewTopic, NodeId, PartitionDescription, TopicDescription, TopicListing, TopicName,
+};
+use serde::Serialize;
+
+use super::output::{Output, plain_table};
+use super::{Failure, Global};
+
+/// What `quorate topic` takes.
+#[derive(Debug, Args)]
+pub(crate) struct TopicArgs {
+    #[command(subcommand)]
+    command: TopicCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicCommand {
+    /// Create a topic.
+    Create(CreateArgs),
+    /// List topics.
+    List(ListArgs),
+    /// Show a topic: who leads its partitions, and what can be read.
+    Describe(DescribeArgs),
+    /// Delete a topic and all its records.
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  quorate topic create lines --partitions 4 --replicas 3 --config max.message.bytes=2000000
+
+Keys of --config:
+  max.message.bytes        largest batch that is taken, in bytes (1048588)
+  message.timestamp.type   CreateTime: the producer's clock (default); LogAppendTime: the leader's")]
+struct CreateArgs {
+    /// 1 to 249 letters, digits, '.', '_' and '-'.
+    topic: TopicName,
+    /// How many partitions [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    partitions: Option<u32>,
+    /// On how many nodes each partition lies [default: 3, or as many nodes as there are].
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    replicas: Option<u32>,
+    /// A setting of the topic, may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    config: Vec<(String, String)>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate topic list")]
+struct ListArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate topic describe lines --json")]
+struct DescribeArgs {
+    /// The topic's name.
+    topic: TopicName,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate topic delete lines")]
+struct DeleteArgs {
+    /// The topic's name.
+    topic: TopicName,
+}
+
+/// Reads `key=value`.
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| "must be key=value".to_owned())?;
+    if key.is_empty() { Err("must be key=value".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+/// What `create --json` prints.
+#[derive(Serialize)]
+struct Created {
+    name: String,
+    id: String,
+}
+
+/// What `list --json` prints.
+#[derive(Serialize)]
+struct Listed {
+    topics: Vec<ListedTopic>,
+}
+
+#[derive(Serialize)]
+struct ListedTopic {
+    name: String,
+    id: String,
+    partitions: usize,
+    /// Of the partition that has most.
+    replicas: usize,
+    configs: BTreeMap<String, String>,
+}
+
+/// What `describe --json` prints.
+#[derive(Serialize)]
+struct Described {
+    name: String,
+    id: String,
+    partitions: Vec<DescribedPartition>,
+}
+
+#[derive(Serialize)]
+struct DescribedPartition {
+    partition: i32,
+    /// Null while there is none.
+    leader: Option<u32>,
+    /// Null while none is known.
+    leader_epoch: Option<i32>,
+    /// The preferred leader first.
+    replicas: Vec<u32>,
+    /// Null while no leader answers; so is the next.
+    log_start_offset: Option<u64>,
+    high_watermark: Option<u64>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: Global, args: TopicArgs) -> Result<(), Failure> {
+    let client = Client::grpc(global.servers.addresses());
+    match args.command {
+        TopicCommand::Create(args) => create(&client, args).await,
+        TopicCommand::List(args) => list(&client, &args).await,
+        TopicCommand::Describe(args) => describe(&client, &args).await,
+        TopicCommand::Delete(args) => delete(&client, &args).await,
+    }
+}
+
+async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
+    let topic = NewTopic {
+        name: args.topic.to_string(),
+        partitions: args.partitions,
+        replicas: args.replicas,
+        configs: args.config.into_iter().collect(),
+    };
+    let created = client.admin().create_topic(topic).await?;
+    for warning in &created.warnings {
+        Output::note(format!("warning: {warning}"));
+    }
+    let (name, id) = (args.topic.to_string(), created.id.to_string());
+    let mut out = Output::new();
+    if args.json { out.json(&Created { name, id }) } else { out.line(format!("created topic {name} ({id})")) }
+}
+
+async fn list(client: &Client, args: &ListArgs) -> Result<(), Failure> {
+    let topics: Vec<_> = client.admin().list_topics().await?.into_iter().map(listed).collect();
+    let mut out = Output::new();
+    if args.json {
+        return out.json(&Listed { topics });
+    }
+    if topics.is_empty() {
+        Output::note("there are no topics");
+        return Ok(());
+    }
+    let mut table = plain_table(["topic", "partitions", "replicas", "id"]);
+    for topic in topics {
+        let (partitions, replicas) = (topic.partitions.to_string(), topic.replicas.to_string());
+        table.add_row([topic.name, partitions, replicas, topic.id]);
+    }
+    out.line(table)
+}
+
+fn listed(topic: TopicListing) -> ListedTopic {
+    ListedTopic {
+        name: topic.name.to_string(),
+        id: topic.id.to_string(),
+        partitions: topic.partitions.len(),
+        replicas: topic.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(0),
+        configs: topic.configs,
+    }
+}
+
+async fn describe(client: &Client, args: &DescribeArgs) -> Result<(), Failure> {
+    let topic = client.admin().describe_topic(args.topic.as_str()).await?;
+    let mut out = Output::new();
+    if args.json {
+        return out.json(&described(&topic));
+    }
+    let mut table =
+        plain_table(["partition", "leader", "epoch", "replicas", "log start offset", "high watermark"]);
+    for partition in &topic.partitions {
+        table.add_row(row(partition));
+    }
+    for column in [0, 1, 2, 4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let configs: String = topic.configs.iter().map(|(key, value)| format!("\n{key}={value}")).collect();
+    out.line(format!("topic {} ({}){configs}\n{table}", topic.name, topic.id))
+}
+
+fn described(topic: &TopicDescription) -> Described {
+    let partition = |partition: &PartitionDescription| DescribedPartition {
+        partition: partition.partition.0,
+        leader: partition.leader.map(|leader| leader.0),
+        leader_epoch: partition.leader_epoch.map(|epoch| epoch.0),
+        replicas: partition.replicas.iter().map(|node| node.0).collect(),
+        log_start_offset: partition.log_start_offset.map(|offset| offset.0),
+        high_watermark: partition.high_watermark.map(|offset| offset.0),
+    };
+    Described {
+        name: topic.name.to_string(),
+        id: topic.id.to_string(),
+        partitions: topic.partitions.iter().map(partition).collect(),
+    }
+}
+
+fn row(partition: &PartitionDescription) -> [String; 6] {
+    fn or_none(value: Option<impl ToString>) -> String {
+        value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+    }
+    let replicas: Vec<_> = partition.replicas.iter().map(NodeId::to_string).collect();
+    [
+        partition.partition.to_string(),
+        or_none(partition.leader),
+        or_none(partition.leader_epoch),
+        replicas.join(","),
+        or_none(partition.log_start_offset),
+        or_none(partition.high_watermark),
+    ]
+}
+
+async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), Failure> {
+    client.admin().delete_topic(args.topic.as_str()).await?;
+    Output::new().line(format!("deleted topic {}", args.topic))
+}
