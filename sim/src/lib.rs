@@ -5,6 +5,8 @@ compile_error!(
     "quorate-sim needs tokio's seeded runtime: build it with RUSTFLAGS=\"--cfg tokio_unstable\", as `make sim` does"
 );
 
+pub mod check;
 pub mod dice;
 pub mod env;
+pub mod history;
 pub mod trace;

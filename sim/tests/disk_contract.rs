@@ -1,4 +1,5 @@
 //! What every `Disk` must do, run on the simulated one and on the real one.
+#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
 
 use std::io::ErrorKind;
 

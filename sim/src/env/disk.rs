@@ -235,11 +235,17 @@ impl SimDisk {
         losses
     }
 
-    /// As [`SimDisk::crash`], with nothing lost: what kill -9 does, as the kernel keeps its page cache.
-    pub fn restart(&self) {
+    /// The process dies and the machine does not, as with kill -9: the next life sees what the last one wrote,
+    /// and what was not synced is still not synced.
+    pub fn kill(&self) {
+        self.state().revive();
+    }
+
+    /// Takes back what [`SimDisk::cut_power_at`] and [`SimDisk::fail_sync_after`] have set up.
+    pub fn spare(&self) {
         let mut state = self.state();
-        let mut dice = Dice::new(0);
-        state.crash(Fate::Everything, &mut dice);
+        state.cut_at = None;
+        state.failing_sync = None;
     }
 
     /// Erases everything, as a new disk in the old one's place.
@@ -527,7 +533,6 @@ impl State {
         }
         self.names = self.synced_names.clone();
         for file in self.files.values_mut() {
-            file.handles = 0;
             file.crash(fate, dice, &mut losses);
         }
         self.revive();
@@ -536,6 +541,9 @@ impl State {
     }
 
     fn revive(&mut self) {
+        for file in self.files.values_mut() {
+            file.handles = 0;
+        }
         self.life += 1;
         self.powered = true;
         self.cut_at = None;
@@ -792,6 +800,23 @@ mod tests {
         assert!(disk.is_powered());
         file.write(0, &[3; 8]).unwrap_err();
         assert_ne!(content(&disk, "ones")[0], 3);
+    }
+
+    #[test]
+    fn a_killed_process_leaves_its_writes_but_does_not_sync_them() {
+        let mut survived = BTreeSet::new();
+        for seed in 0..50 {
+            let disk = disk_with_ones();
+            let file = disk.open(&name("ones"), false).unwrap();
+            file.write(0, &[2; SECTOR]).unwrap();
+            disk.cut_power();
+            disk.kill();
+            file.write(0, &[3; SECTOR]).unwrap_err();
+            assert_eq!(content(&disk, "ones")[0], 2);
+            disk.crash(&mut Dice::new(seed));
+            survived.insert(content(&disk, "ones")[0]);
+        }
+        assert_eq!(survived, BTreeSet::from([1, 2]));
     }
 
     #[test]

@@ -8,12 +8,15 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quorate_node::env::{Task, Tasks};
 use quorate_proto::ids::NodeId;
 use tokio::task::{AbortHandle, JoinHandle};
+
+use super::clock;
 
 /// A machine of the simulated world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +36,27 @@ impl fmt::Display for Host {
     }
 }
 
+/// A run in which tasks take so many steps without time passing hangs.
+const STEPS_AT_ONCE_MAX: u64 = 5_000_000;
+
 thread_local! {
     static CURRENT: Cell<Option<Host>> = const { Cell::new(None) };
+    /// Steps taken at one moment.
+    static STEPS: Cell<(Duration, u64)> = const { Cell::new((Duration::ZERO, 0)) };
+}
+
+/// Forgets the run that was on this thread before.
+pub(crate) fn begin() {
+    CURRENT.set(None);
+    STEPS.set((Duration::ZERO, 0));
+}
+
+fn count_step(host: Host) {
+    let now = clock::now();
+    let (at, steps) = STEPS.get();
+    let steps = if at == now { steps + 1 } else { 0 };
+    STEPS.set((now, steps));
+    assert!(steps < STEPS_AT_ONCE_MAX, "the run hangs: {steps} steps at {now:?}, the last by {host}");
 }
 
 /// Whose task is running on this thread.
@@ -203,6 +225,7 @@ impl Future for InScope {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        count_step(self.host);
         let before = CURRENT.replace(Some(self.host));
         let poll = self.work.as_mut().poll(context);
         CURRENT.set(before);

@@ -1,0 +1,182 @@
+//! What the clients asked and what they were told: the evidence that the checks judge.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, Term};
+
+/// A partition of a topic, by name: no topic of a run is ever created twice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The topic's name.
+    pub topic: String,
+    /// Which of its partitions.
+    pub partition: PartitionId,
+}
+
+/// A record, unique in a run. As text it is the record's value, up to a blank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// Who sent it.
+    pub producer: u32,
+    /// Its number among those of its producer, from 0, in the order sent.
+    pub number: u64,
+}
+
+/// What a producer knows of a record that it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// It stands at this offset.
+    Acked(Offset),
+    /// It surely does not stand anywhere, and never will.
+    Failed,
+    /// Perhaps it stands somewhere, now or later.
+    Unknown,
+}
+
+/// A record that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Where to.
+    pub place: Place,
+    /// When.
+    pub at: Duration,
+    /// What became of it, as far as its producer knows.
+    pub outcome: Outcome,
+    /// When that was known.
+    pub known_at: Duration,
+}
+
+/// A record that a consumer was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Who read it.
+    pub consumer: u32,
+    /// Where.
+    pub place: Place,
+    /// At which offset.
+    pub offset: Offset,
+    /// What it was; `None` if it is no record of ours.
+    pub record: Option<RecordId>,
+    /// When.
+    pub at: Duration,
+}
+
+/// One entry of one replica's log, as its disk has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaEntry {
+    /// Position in the log.
+    pub index: LogIndex,
+    /// In which term it was made.
+    pub term: Term,
+    /// Checksum of its body.
+    pub body_crc: u32,
+}
+
+/// All of a run's evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// By record.
+    pub sent: BTreeMap<RecordId, Sent>,
+    /// In the order read.
+    pub reads: Vec<Read>,
+    /// Everything that stands in the log at the end, in the order of a consumer that began at the beginning.
+    pub scan: BTreeMap<Place, Vec<(Offset, Option<RecordId>)>>,
+    /// Each replica of each group at the end, up to what is committed.
+    pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, Vec<ReplicaEntry>>>,
+    /// What a client was told that must never be said, and whatever else went wrong on its own.
+    pub complaints: Vec<Complaint>,
+}
+
+/// Something that is wrong by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// Which promise it breaks.
+    pub promise: &'static str,
+    /// When.
+    pub at: Duration,
+    /// What happened.
+    pub what: String,
+}
+
+/// A run's history, as it grows. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Mutex<Evidence>>);
+
+impl History {
+    /// What there is, for writing and reading.
+    pub fn evidence(&self) -> MutexGuard<'_, Evidence> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that is wrong by itself, at this moment.
+    pub fn complain(&self, promise: &'static str, what: String) {
+        self.evidence().complaints.push(Complaint { promise, at: crate::env::clock::now(), what });
+    }
+}
+
+impl Evidence {
+    /// How many records had each outcome.
+    pub fn outcomes(&self) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for sent in self.sent.values() {
+            match sent.outcome {
+                Outcome::Acked(_) => outcomes.ok += 1,
+                Outcome::Failed => outcomes.failed += 1,
+                Outcome::Unknown | Outcome::Pending => outcomes.unknown += 1,
+            }
+        }
+        outcomes
+    }
+}
+
+/// Counts of outcomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Outcomes {
+    /// Acknowledged.
+    pub ok: u64,
+    /// Surely not written.
+    pub failed: u64,
+    /// Perhaps written.
+    pub unknown: u64,
+}
+
+impl RecordId {
+    /// The record whose value this is.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        let (producer, number) = text.split(' ').next()?.strip_prefix('p')?.split_once('-')?;
+        Some(Self { producer: producer.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}-{}", self.producer, self.number)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_names_its_record() {
+        let id = RecordId { producer: 3, number: 41 };
+        assert_eq!(RecordId::parse(format!("{id} padding").as_bytes()), Some(id));
+        assert_eq!(RecordId::parse(id.to_string().as_bytes()), Some(id));
+        for bad in ["", "p3", "3-4", "px-1", "p1-"] {
+            assert_eq!(RecordId::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}
