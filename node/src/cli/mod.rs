@@ -15,6 +15,7 @@ mod bench_produce;
 mod cluster;
 mod completion;
 mod consume;
+mod dev;
 mod lines;
 mod output;
 mod pace;
@@ -74,6 +75,8 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show the cluster.
     Cluster(cluster::ClusterArgs),
+    /// Run a whole cluster on this machine.
+    Dev(dev::DevArgs),
     /// Measure the cluster, or the bare disk.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -123,6 +126,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Produce(args) => on_runtime(produce::run(cli.global, args)),
         Command::Consume(args) => on_runtime(consume::run(cli.global, args)),
         Command::Cluster(args) => on_runtime(cluster::run(cli.global, args)),
+        Command::Dev(args) => on_runtime(dev::run(args)),
         Command::Bench(args) => on_runtime(bench::run(cli.global, args)),
         Command::Completion(args) => completion::run(&args),
     };
@@ -142,6 +146,31 @@ pub(crate) fn run() -> ExitCode {
 /// Runs a command of a client on a runtime of its own. Use: `Command::Topic(args) => on_runtime(topic::run(cli.global, args))`.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// The signals that ask a process to end, caught from now on.
+struct Signals([tokio::signal::unix::Signal; 3]);
+
+/// Catches SIGINT, SIGTERM and SIGHUP.
+fn signals() -> std::io::Result<Signals> {
+    use tokio::signal::unix::{SignalKind, signal};
+    Ok(Signals([
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    ]))
+}
+
+impl Signals {
+    /// Ready at the next one.
+    async fn wait(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
+        tokio::select! { biased;
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }
 
 /// The addresses of `--servers`, each `host:port`, in the order given; at least one.

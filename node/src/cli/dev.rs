@@ -1,0 +1,472 @@
+//! `quorate dev`: a whole cluster on this machine, each node a process of its own.
+//!
+//! The nodes are children that watch a pipe of ours: however this process ends, they end too.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::{Failure, signals};
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate dev
+  quorate dev --nodes 1 --data /tmp/one --base-port-grpc 7201
+  quorate dev --no-restart      kill a node, and it stays dead
+
+Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log, and DIR/cluster.json
+says where everything is, once all nodes are ready.";
+
+/// After this long a majority is enough to be announced.
+const ALL_READY_TIME_MAX: Duration = Duration::from_secs(10);
+/// What a node that was asked to end may take.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Pause before a node that died is started again; doubled each time it dies within [`STEADY`].
+const BACK_OFF_MIN: Duration = Duration::from_millis(200);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// A node that ran this long is not in a loop of crashes.
+const STEADY: Duration = Duration::from_secs(10);
+/// Pause between two looks whether a node is ready.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct DevArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
+    nodes: u16,
+    /// The folder for data and logs. What is there already is taken up again.
+    #[arg(long, default_value = "./quorate-data", value_name = "DIR")]
+    data: PathBuf,
+    /// gRPC port of node 1.
+    #[arg(long, default_value_t = 7001, value_name = "PORT")]
+    base_port_grpc: u16,
+    /// Peer port of node 1 [default: the gRPC port plus 100]
+    #[arg(long, value_name = "PORT")]
+    base_port_peer: Option<u16>,
+    /// HTTP port of node 1.
+    #[arg(long, default_value_t = 8081, value_name = "PORT")]
+    base_port_http: u16,
+    /// Leave a node dead that dies.
+    #[arg(long)]
+    no_restart: bool,
+    /// What the nodes log, in the style of RUST_LOG.
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+/// One node as `cluster.json` shows it.
+#[derive(Clone, Debug, Serialize)]
+struct Place {
+    id: u16,
+    /// Of the newest process; null before the first one.
+    pid: Option<u32>,
+    grpc: String,
+    peer: String,
+    http: String,
+    data: PathBuf,
+}
+
+#[derive(Serialize)]
+struct ClusterFile<'a> {
+    version: &'static str,
+    nodes: &'a [Place],
+}
+
+/// Runs the cluster until a signal comes, or until no node is left.
+pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
+    let places = places(&args)?;
+    let data = &args.data;
+    std::fs::create_dir_all(data)
+        .map_err(|error| Failure::work(format!("cannot create the folder {}: {error}", data.display())))?;
+    let _lock = lock(data)?;
+    check_folder(&args)?;
+    check_ports(&places)?;
+
+    let mut stop = signals()?;
+    let (stopping, stopped) = watch::channel(false);
+    let cluster = Arc::new(Cluster::new(&args, places)?);
+    let keepers = {
+        let keep = |at| tokio::spawn(cluster.clone().keep(at, stopped.clone()));
+        (0..usize::from(args.nodes)).map(keep).collect::<Vec<_>>()
+    };
+    let announcing = tokio::spawn(cluster.clone().announce(stopped.clone()));
+    let mut all_gone = Box::pin(join_all(keepers));
+    let signalled = tokio::select! { biased;
+        () = stop.wait() => true,
+        _ = &mut all_gone => false,
+    };
+    stopping.send_replace(true);
+    if signalled {
+        say("stopping; the data is kept");
+        all_gone.await;
+    }
+    drop(announcing.await);
+    if signalled { Ok(()) } else { Err(Failure::work("no node is left; their logs lie beside their data")) }
+}
+
+/// Where everything goes. Wrong usage if ports run out or overlap.
+fn places(args: &DevArgs) -> Result<Vec<Place>, Failure> {
+    let beyond = || Failure::Usage("the ports of the last node are beyond 65535".to_owned());
+    let peers = match args.base_port_peer {
+        Some(port) => port,
+        None => args.base_port_grpc.checked_add(100).ok_or_else(beyond)?,
+    };
+    let mut seen = BTreeMap::new();
+    let mut address = |base: u16, at: u16, what: &'static str| {
+        let port = base.checked_add(at).ok_or_else(beyond)?;
+        let us = format!("{what} of node {}", at + 1);
+        match seen.insert(port, us.clone()) {
+            Some(other) => Err(Failure::Usage(format!("port {port} would be both {other} and {us}"))),
+            None => Ok(format!("127.0.0.1:{port}")),
+        }
+    };
+    (0..args.nodes)
+        .map(|at| {
+            Ok(Place {
+                id: at + 1,
+                pid: None,
+                grpc: address(args.base_port_grpc, at, "gRPC")?,
+                peer: address(peers, at, "peers")?,
+                http: address(args.base_port_http, at, "HTTP")?,
+                data: args.data.join(format!("node-{}", at + 1)),
+            })
+        })
+        .collect()
+}
+
+/// Held as long as this process lives: one `dev` a folder.
+fn lock(data: &Path) -> Result<File, Failure> {
+    let path = data.join("dev.lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = open.map_err(|error| Failure::work(format!("cannot write to {}: {error}", data.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Failure::work(format!("another quorate dev runs on {}", data.display())))
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(Failure::work(format!("cannot lock {}: {error}", path.display())))
+        }
+    }
+}
+
+/// A folder that holds a cluster holds one of as many nodes.
+fn check_folder(args: &DevArgs) -> Result<(), Failure> {
+    let there = (1..=999).filter(|id| args.data.join(format!("node-{id}")).is_dir()).count();
+    if there != 0 && there != usize::from(args.nodes) {
+        return Err(Failure::work(format!(
+            "{} holds a cluster of {there} nodes: start it with --nodes {there}, or give another --data",
+            args.data.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Says at once, and in one sentence, what a node would say in its log.
+fn check_ports(places: &[Place]) -> Result<(), Failure> {
+    for place in places {
+        for (address, what) in [(&place.grpc, "gRPC"), (&place.peer, "peers"), (&place.http, "HTTP")] {
+            if let Err(error) = std::net::TcpListener::bind(address) {
+                let reason = if error.kind() == io::ErrorKind::AddrInUse {
+                    "port in use: another process listens there".to_owned()
+                } else {
+                    error.to_string()
+                };
+                return Err(Failure::work(format!(
+                    "cannot listen on {address} ({what} of node {}): {reason}; choose other ports with --base-port-grpc, \
+                     --base-port-peer and --base-port-http",
+                    place.id
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Cluster {
+    program: PathBuf,
+    data: PathBuf,
+    bootstrap: String,
+    log: String,
+    restart: bool,
+    default_ports: bool,
+    now: Mutex<Now>,
+}
+
+/// What changes as nodes come and go.
+struct Now {
+    places: Vec<Place>,
+    /// `cluster.json` is there, and is kept true.
+    announced: bool,
+}
+
+impl Cluster {
+    fn new(args: &DevArgs, places: Vec<Place>) -> Result<Self, Failure> {
+        let file = args.data.join("cluster.json");
+        // An old one would tell scripts that we are ready.
+        if let Err(error) = std::fs::remove_file(&file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(Failure::work(format!("cannot remove {}: {error}", file.display())));
+        }
+        let bootstrap = places.iter().map(|place| format!("{}={}", place.id, place.peer)).collect::<Vec<_>>();
+        Ok(Self {
+            program: std::env::current_exe()?,
+            data: args.data.clone(),
+            bootstrap: bootstrap.join(","),
+            log: args.log.clone(),
+            restart: !args.no_restart,
+            default_ports: args.base_port_grpc == 7001,
+            now: Mutex::new(Now { places, announced: false }),
+        })
+    }
+
+    fn now(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log_file(&self, id: u16) -> PathBuf {
+        self.data.join(format!("node-{id}.log"))
+    }
+
+    /// Starts a node's process and notes it.
+    fn start(&self, at: usize) -> io::Result<Child> {
+        let place = self.now().places[at].clone();
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file(place.id))?;
+        let mut command = Command::new(&self.program);
+        // What is set for our own commands is not meant for the nodes.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("QUORATE_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["node", "--id", &place.id.to_string(), "--listen-grpc", &place.grpc])
+            .args(["--listen-peer", &place.peer, "--listen-http", &place.http])
+            .args(["--bootstrap", &self.bootstrap, "--log", &self.log])
+            .args(["--auto-create-topics", "--exit-with-stdin", "--data"])
+            .arg(&place.data)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A terminal's Ctrl-C reaches us alone; we end the nodes in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut now = self.now();
+        now.places[at].pid = child.id();
+        if now.announced {
+            self.write(&now.places);
+        }
+        Ok(child)
+    }
+
+    /// Keeps one node running until told to stop.
+    async fn keep(self: Arc<Self>, at: usize, mut stopped: watch::Receiver<bool>) {
+        let id = at + 1;
+        let mut back_off = BACK_OFF_MIN;
+        loop {
+            let started = Instant::now();
+            let ended = match self.start(at) {
+                Ok(mut child) => {
+                    let ended = tokio::select! { biased;
+                        _ = stopped.wait_for(|stop| *stop) => None,
+                        status = child.wait() => Some(status),
+                    };
+                    match ended {
+                        None => return stop(&mut child).await,
+                        Some(Ok(status)) => self.describe_end(at, status),
+                        Some(Err(error)) => error.to_string(),
+                    }
+                }
+                Err(error) => format!("could not be started: {error}"),
+            };
+            if !self.restart {
+                say(&format!("node {id} {ended}"));
+                return;
+            }
+            back_off = if started.elapsed() >= STEADY { BACK_OFF_MIN } else { back_off };
+            say(&format!("node {id} {ended}; starting it again in {} ms", back_off.as_millis()));
+            tokio::select! { biased;
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(back_off) => {}
+            }
+            back_off = (back_off * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    /// How a node ended, with the last line of its log unless it was killed.
+    fn describe_end(&self, at: usize, status: ExitStatus) -> String {
+        let Some(code) = status.code() else { return format!("was ended by {status}") };
+        let id = self.now().places[at].id;
+        let log = std::fs::read_to_string(self.log_file(id)).unwrap_or_default();
+        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing in its log");
+        format!("ended with status {code} ({})", last.trim())
+    }
+
+    /// Waits until the nodes are ready, then writes `cluster.json` and says so.
+    async fn announce(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
+        let waiting = async {
+            let started = Instant::now();
+            let mut complained = false;
+            loop {
+                let places = self.now().places.clone();
+                let ready = join_all(places.iter().map(|place| is_ready(&place.http))).await;
+                let count = ready.iter().filter(|ready| ready.is_ok()).count();
+                if count == places.len() {
+                    return;
+                }
+                if started.elapsed() > ALL_READY_TIME_MAX {
+                    let late =
+                        places.iter().zip(ready).filter_map(|(place, ready)| Some((place, ready.err()?)));
+                    if !complained {
+                        late.for_each(|(place, reason)| {
+                            say(&format!("node {} is not ready: {reason}", place.id))
+                        });
+                        complained = true;
+                    }
+                    if count > places.len() / 2 {
+                        return;
+                    }
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! { biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            () = waiting => {}
+        }
+        let mut now = self.now();
+        now.announced = true;
+        self.write(&now.places);
+        // A reader of our output that went away is no reason to end.
+        drop(io::stdout().write_all(self.greeting(&now.places).as_bytes()));
+    }
+
+    /// Replaces `cluster.json` as a whole, so that nobody reads half of it.
+    fn write(&self, places: &[Place]) {
+        let write = || -> io::Result<()> {
+            let file = ClusterFile { version: env!("CARGO_PKG_VERSION"), nodes: places };
+            let part = self.data.join("cluster.json.part");
+            std::fs::write(&part, serde_json::to_vec(&file)?)?;
+            std::fs::rename(&part, self.data.join("cluster.json"))
+        };
+        if let Err(error) = write() {
+            say(&format!("cannot write {}: {error}", self.data.join("cluster.json").display()));
+        }
+    }
+
+    fn greeting(&self, places: &[Place]) -> String {
+        let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
+        let ports: Vec<&str> = places.iter().map(|p| p.grpc.trim_start_matches("127.0.0.1:")).collect();
+        let servers = if self.default_ports {
+            String::new()
+        } else {
+            format!(" --servers 127.0.0.1:{}", ports.join(","))
+        };
+        let mut text = format!("ready: {} nodes, data in {}\n\n", places.len(), self.data.display());
+        for place in places {
+            let pid = place.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+            writeln!(text, "  node {}  pid {pid}  gRPC {}  HTTP http://{}", place.id, place.grpc, place.http)
+                .expect("writing to a string does not fail");
+        }
+        let replicas = places.len().min(3);
+        write!(
+            text,
+            "\nIn another terminal:\n\n  {program}{servers} topic create lines --partitions 1 --replicas {replicas}\n  \
+             seq 1 100000 | {program}{servers} produce lines\n  \
+             {program}{servers} consume lines --from beginning --until-end\n\nCtrl-C ends the cluster; the data is kept.\n"
+        )
+        .expect("writing to a string does not fail");
+        text
+    }
+}
+
+fn say(line: &str) {
+    eprintln!("quorate dev: {line}");
+}
+
+/// Asks the node to end, and makes it if it does not.
+async fn stop(child: &mut Child) {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended by itself just now.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+    }
+    if tokio::time::timeout(STOP_TIME_MAX, child.wait()).await.is_err() {
+        drop(child.kill().await);
+    }
+}
+
+/// Asks `/readyz`; if the node is not ready, why.
+async fn is_ready(http: &str) -> Result<(), String> {
+    let ask = async {
+        let mut stream = TcpStream::connect(http).await?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        io::Result::Ok(answer)
+    };
+    let answer = match tokio::time::timeout(Duration::from_secs(1), ask).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("it does not answer".to_owned()),
+    };
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(body.trim().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        dev: DevArgs,
+    }
+
+    fn ports(line: &str) -> Result<Vec<String>, String> {
+        let args = Line::try_parse_from(line.split(' ')).unwrap().dev;
+        match places(&args) {
+            Ok(places) => Ok(places.into_iter().flat_map(|p| [p.grpc, p.peer, p.http]).collect()),
+            Err(Failure::Usage(message)) => Err(message),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn node_k_adds_k_less_one_to_each_port() {
+        let expected =
+            ["7001", "7101", "8081", "7002", "7102", "8082"].map(|port| format!("127.0.0.1:{port}"));
+        assert_eq!(ports("dev --nodes 2"), Ok(expected.to_vec()));
+        let peers = ports("dev --nodes 1 --base-port-grpc 9000 --base-port-http 10000").unwrap();
+        assert_eq!(peers[1], "127.0.0.1:9100");
+    }
+
+    #[test]
+    fn ports_that_collide_or_run_out_are_wrong_usage() {
+        assert_eq!(
+            ports("dev --base-port-peer 7002"),
+            Err("port 7002 would be both peers of node 1 and gRPC of node 2".to_owned())
+        );
+        assert!(ports("dev --base-port-grpc 65500").is_err());
+        assert!(ports("dev --base-port-http 65534").is_err());
+    }
+}
