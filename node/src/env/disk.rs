@@ -14,12 +14,14 @@ impl FileName {
     /// If it holds anything but lower case letters, digits, `.`, `-` and `_`, or begins with a dot: names are ours.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
+        Self::parse(&name).unwrap_or_else(|| panic!("a plain file name: {name:?}"))
+    }
+
+    /// Takes a name that may not be one of ours.
+    pub fn parse(name: &str) -> Option<Self> {
         let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
-        assert!(
-            !name.is_empty() && name.chars().all(fine) && !name.starts_with('.'),
-            "a plain file name: {name:?}"
-        );
-        Self(name)
+        let ours = !name.is_empty() && name.chars().all(fine) && !name.starts_with('.');
+        ours.then(|| Self(name.to_owned()))
     }
 
     /// The name.

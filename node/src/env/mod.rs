@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod grpc;
+pub mod os;
 pub mod pool;
 pub mod transport;
 

@@ -1,0 +1,72 @@
+//! What can be set.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Settings of a node's store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// A volume is closed once so many bytes were written to it. Too large: after a crash the last one is read from
+    /// end to end (about 0.5 s for 256 MB); too small: more files, and hard state is copied more often.
+    pub volume_bytes_max: u64,
+    /// Memory for recent entries, of all groups together. Entries not yet synced may exceed it: the door must refuse
+    /// above it. Too small: followers that lag and readers near the tail read from disk.
+    pub recent_bytes_max: u64,
+    /// Sealed volumes open at the same time. Too small: readers of old data open and close files all the time.
+    pub volumes_open_max: u32,
+    /// redb's cache for the volume being written; a sealed volume gets a quarter of it.
+    pub cache_bytes_max: u32,
+    /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
+    pub commit_bytes_max: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            volume_bytes_max: 256 << 20,
+            recent_bytes_max: 128 << 20,
+            volumes_open_max: 16,
+            cache_bytes_max: 8 << 20,
+            commit_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// Settings that do not go together.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("storage.{name} is {value}, it must be at least {at_least}")]
+pub struct StoreConfigError {
+    /// Which setting.
+    pub name: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// The least that works.
+    pub at_least: u64,
+}
+
+impl StoreConfig {
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// The first that does not.
+    pub fn validate(&self) -> Result<(), StoreConfigError> {
+        let commit = u64::from(self.commit_bytes_max);
+        for (name, value, at_least) in [
+            ("commit_bytes_max", commit, 1),
+            ("volumes_open_max", u64::from(self.volumes_open_max), 1),
+            ("cache_bytes_max", u64::from(self.cache_bytes_max), 1 << 16),
+            ("volume_bytes_max", self.volume_bytes_max, 1),
+            ("recent_bytes_max", self.recent_bytes_max, 1),
+        ] {
+            if value < at_least {
+                return Err(StoreConfigError { name, value, at_least });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn active_cache(&self) -> usize {
+        usize::try_from(self.cache_bytes_max).expect("this program runs on 64 bits")
+    }
+}

@@ -1,0 +1,296 @@
+//! What can go wrong, one enum per operation.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use thiserror::Error;
+
+use super::entry::Corrupt;
+use crate::env::FileName;
+
+/// The disk, or redb on it, did not do what was asked. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct DiskError {
+    /// What was tried, as in "commit to".
+    pub operation: &'static str,
+    /// With which file.
+    pub file: String,
+    cause: Arc<dyn Error + Send + Sync>,
+}
+
+impl DiskError {
+    pub(super) fn new(
+        operation: &'static str,
+        file: &FileName,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { operation, file: file.to_string(), cause: Arc::from(cause.into()) }
+    }
+
+    /// What the system said, if it was the system that spoke.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        let mut cause: &(dyn Error + 'static) = &*self.cause;
+        loop {
+            if let Some(error) = cause.downcast_ref::<io::Error>() {
+                return Some(error.kind());
+            }
+            if let Some(redb::Error::Io(error)) = cause.downcast_ref::<redb::Error>() {
+                return Some(error.kind());
+            }
+            cause = cause.source()?;
+        }
+    }
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {} {}: {}", self.operation, self.file, self.cause)
+    }
+}
+
+impl Error for DiskError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+/// Why something was not written, or perhaps not.
+#[derive(Clone, Debug, Error)]
+pub enum StoreError {
+    /// Perhaps written: the disk failed while it was in flight. Nothing more is written by this process.
+    #[error("perhaps written: {0}")]
+    Unknown(#[source] DiskError),
+    /// Not written: the disk failed earlier.
+    #[error("not written, as the disk failed earlier: {0}")]
+    Failed(#[source] DiskError),
+    /// Not written: the store is closed.
+    #[error("not written: the store is closed")]
+    Closed,
+    /// Not written: entries must follow each other.
+    #[error("not written: the log of group {group} goes on at index {expected}, not {found}")]
+    Gap {
+        /// Whose log.
+        group: GroupId,
+        /// The index that comes next.
+        expected: LogIndex,
+        /// The one given.
+        found: LogIndex,
+    },
+    /// Not written: an entry came without its body, or with another one's.
+    #[error("not written: the body of entry {index} of group {group} is not its own: {corrupt:?}")]
+    Body {
+        /// Whose log.
+        group: GroupId,
+        /// Which entry.
+        index: LogIndex,
+        /// What is wrong with it; nothing if it is absent.
+        corrupt: Option<Corrupt>,
+    },
+}
+
+/// Why something could not be read.
+#[derive(Clone, Debug, Error)]
+pub enum ReadError {
+    /// The log does not hold that entry, not any more or not yet.
+    #[error("the log of group {group} does not hold entry {index}")]
+    Missing {
+        /// Whose log.
+        group: GroupId,
+        /// Which entry.
+        index: LogIndex,
+    },
+    /// What the disk holds is not what was written: the entry must come from another replica.
+    #[error("damaged data: {0}")]
+    Corrupt(#[source] CorruptEntry),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// Where damage was found.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what} in {file}, {place}: {corrupt}")]
+pub struct CorruptEntry {
+    /// Head, body, index or fact.
+    pub what: &'static str,
+    /// The damaged file.
+    pub file: String,
+    /// Where in it, or which group and index.
+    pub place: String,
+    /// What is wrong.
+    pub corrupt: Corrupt,
+}
+
+/// Why a data folder was not opened. Nothing in it was changed, but for leftovers of an earlier crash.
+#[derive(Clone, Debug, Error)]
+pub enum OpenError {
+    /// The folder or a file in it cannot be written.
+    #[error(
+        "no permission to write in the data folder {folder} ({source}); give its owner the right to, or name another folder"
+    )]
+    NotWritable {
+        /// Where.
+        folder: String,
+        /// What the system said.
+        #[source]
+        source: DiskError,
+    },
+    /// Written by another version of the program.
+    #[error(
+        "{file} in {folder} has format version {found}, this program reads version {ours}; start the program that wrote it"
+    )]
+    OtherVersion {
+        /// Where.
+        folder: String,
+        /// Which file.
+        file: String,
+        /// Its version.
+        found: u32,
+        /// The one this program reads.
+        ours: u32,
+    },
+    /// Another node's data.
+    #[error(
+        "the data folder {folder} belongs to node {found}, not to node {ours}; name this node's own folder, or start it with --id {found}"
+    )]
+    OtherNode {
+        /// Where.
+        folder: String,
+        /// Whose it is.
+        found: NodeId,
+        /// Who was to open it.
+        ours: NodeId,
+    },
+    /// There are volumes, and no `meta.redb`.
+    #[error(
+        "{folder} holds {volumes} volumes of data but no meta.redb, which says whose they are; put meta.redb back, or move the whole folder away and let this node come back as a new one"
+    )]
+    MetaMissing {
+        /// Where.
+        folder: String,
+        /// How many.
+        volumes: usize,
+    },
+    /// `meta.redb` cannot be believed.
+    #[error(
+        "meta.redb in {folder} is damaged ({reason}); put an intact copy back, or move the whole folder away and let this node come back as a new one"
+    )]
+    MetaDamaged {
+        /// Where.
+        folder: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A volume that must be there is not.
+    #[error(
+        "{file} is missing from {folder}; put it back, or move the whole folder away and let this node come back as a new one"
+    )]
+    VolumeMissing {
+        /// Where.
+        folder: String,
+        /// Which file.
+        file: String,
+    },
+    /// A volume cannot be read.
+    #[error(
+        "{file} in {folder} is damaged ({reason}); put an intact copy back, or move the whole folder away and let this node come back as a new one"
+    )]
+    VolumeDamaged {
+        /// Where.
+        folder: String,
+        /// Which file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A volume of another disk.
+    #[error(
+        "{file} in {folder} was written by node {node} with identity {identity}; it does not belong here: move it away"
+    )]
+    VolumeForeign {
+        /// Where.
+        folder: String,
+        /// Which file.
+        file: String,
+        /// Whose it is.
+        node: NodeId,
+        /// Of which disk.
+        identity: Identity,
+    },
+    /// A file is an older copy of itself.
+    #[error(
+        "{file} in {folder} is an older copy: it lacks what this node has acknowledged since ({reason}); put the newest copy back, or move the whole folder away and let this node come back as a new one"
+    )]
+    OlderCopy {
+        /// Where.
+        folder: String,
+        /// Which file.
+        file: String,
+        /// By what that was seen.
+        reason: String,
+    },
+    /// A checksum of ours does not fit.
+    #[error(
+        "damaged data in {folder}: {corrupt}; put an intact copy of the file back, or move the whole folder away and let this node come back as a new one"
+    )]
+    Corrupt {
+        /// Where.
+        folder: String,
+        /// Where exactly.
+        #[source]
+        corrupt: CorruptEntry,
+    },
+    /// The disk failed.
+    #[error("cannot open the data folder {folder}: {source}")]
+    Disk {
+        /// Where.
+        folder: String,
+        /// What failed.
+        #[source]
+        source: DiskError,
+    },
+}
+
+/// What an operation on a file of redb ended with, before it is known who asked.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Redb(redb::Error),
+    Corrupt { what: &'static str, place: String, corrupt: Corrupt },
+    Other(String),
+}
+
+impl Fault {
+    pub(super) fn corrupt(what: &'static str, place: impl fmt::Display, corrupt: Corrupt) -> Self {
+        Self::Corrupt { what, place: place.to_string(), corrupt }
+    }
+
+    pub(super) fn into_read_error(self, operation: &'static str, file: &FileName) -> ReadError {
+        match self {
+            Self::Redb(error) => DiskError::new(operation, file, error).into(),
+            Self::Other(message) => DiskError::new(operation, file, message).into(),
+            Self::Corrupt { what, place, corrupt } => {
+                ReadError::Corrupt(CorruptEntry { what, file: file.to_string(), place, corrupt })
+            }
+        }
+    }
+}
+
+macro_rules! fault_from {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for Fault {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(error.into())
+            }
+        })*
+    };
+}
+fault_from!(TransactionError, TableError, StorageError, CommitError, DatabaseError, SetDurabilityError);
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Redb(redb::Error::Io(error))
+    }
+}

@@ -1,0 +1,360 @@
+//! `meta.redb`: who this node is, who its peers are, which volumes there are, and votes as a second copy.
+//!
+//! | table | key | value, each with its CRC-32C behind it |
+//! | --- | --- | --- |
+//! | `facts` | `format`, `node`, `identity` | as in a volume |
+//! | `facts` | `cluster` | cluster id, 16 bytes; absent until one is joined |
+//! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
+//! | `peers` | node (u32) | identity, 16 bytes |
+//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
+//! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::entry::{Corrupt, array};
+use super::error::{DiskError, Fault, ReadError, StoreError};
+use super::failure::Failure;
+use super::hard::HardVote;
+use super::stream::{Payload, put_vote};
+use super::volume::{
+    FORMAT, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk, open_database, unchecked,
+};
+use crate::env::pool::{self, Pool};
+use crate::env::{Disk, FileName};
+
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+const PEERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("peers");
+const VOLUMES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("volumes");
+const VOTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("votes");
+
+/// meta.redb is small: what it needs at once fits.
+const CACHE_BYTES: usize = 1 << 20;
+
+pub(super) fn meta_file() -> FileName {
+    FileName::new("meta.redb")
+}
+
+/// How a sealed volume's file looked when it was closed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seal {
+    pub(super) bytes: u64,
+    pub(super) crc: u32,
+}
+
+/// A commit that the active volume is known to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Witness {
+    pub(super) commit: u64,
+    pub(super) volume: VolumeNumber,
+}
+
+/// All that `meta.redb` holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MetaContent {
+    pub(super) format: u32,
+    pub(super) owner: Owner,
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) witness: Option<Witness>,
+    pub(super) peers: BTreeMap<NodeId, Identity>,
+    pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
+    pub(super) votes: BTreeMap<GroupId, HardVote>,
+}
+
+/// A change of `meta.redb`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    Cluster(ClusterId),
+    Witness(Witness),
+    Peer(NodeId, Identity),
+    Volume(VolumeNumber, Option<Seal>),
+    VolumeGone(VolumeNumber),
+    Vote(GroupId, HardVote),
+    VoteGone(GroupId),
+}
+
+/// The open file.
+pub(super) struct Meta {
+    db: Mutex<Option<Database>>,
+}
+
+impl Meta {
+    /// Makes the file, or makes it anew: under a temporary name, synced, and only then under its own.
+    pub(super) fn create(disk: &Arc<dyn Disk>, content: &MetaContent) -> Result<Self, DiskError> {
+        let (name, temporary) = (meta_file(), FileName::new("meta.redb.tmp"));
+        guarded_disk("create", &temporary, || {
+            let db = create_database(&**disk, &temporary, CACHE_BYTES)?;
+            let write = db.begin_write()?;
+            {
+                let mut facts = write.open_table(FACTS)?;
+                facts.insert("format", &checked(&content.format.to_le_bytes())[..])?;
+                facts.insert("node", &checked(&content.owner.node.0.to_le_bytes())[..])?;
+                facts.insert("identity", &checked(&content.owner.identity.to_wire())[..])?;
+            }
+            let changes = content
+                .cluster
+                .map(Change::Cluster)
+                .into_iter()
+                .chain(content.witness.map(Change::Witness))
+                .chain(content.peers.iter().map(|(node, identity)| Change::Peer(*node, *identity)))
+                .chain(content.volumes.iter().map(|(number, seal)| Change::Volume(*number, *seal)))
+                .chain(content.votes.iter().map(|(group, vote)| Change::Vote(*group, *vote)))
+                .collect::<Vec<_>>();
+            put(&write, &changes)?;
+            write.commit()?;
+            db.close()?;
+            disk.publish(&temporary, &name)?;
+            Ok(())
+        })?;
+        let (db, _) = guarded_disk("open", &name, || open_database(&**disk, &name, CACHE_BYTES))?;
+        Ok(Self { db: Mutex::new(Some(db)) })
+    }
+
+    /// Opens the file and reads all of it.
+    pub(super) fn open(disk: &Arc<dyn Disk>) -> Result<(Self, MetaContent, bool), ReadError> {
+        let name = meta_file();
+        let opened = guarded(|| {
+            let (db, repaired) = open_database(&**disk, &name, CACHE_BYTES)?;
+            let content = load(&db)?;
+            Ok((db, content, repaired))
+        });
+        let (db, content, repaired) = opened.map_err(|fault| fault.into_read_error("open", &name))?;
+        Ok((Self { db: Mutex::new(Some(db)) }, content, repaired))
+    }
+
+    /// Writes changes in one transaction and syncs it. Blocks.
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), DiskError> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        guarded_disk("commit to", &meta_file(), || {
+            let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
+            let mut write = db.begin_write()?;
+            write.set_durability(redb::Durability::Immediate)?;
+            put(&write, changes)?;
+            write.commit()?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn close(&self) -> Result<(), DiskError> {
+        match self.db.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(db) => guarded_disk("close", &meta_file(), || Ok(db.close()?)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
+    let mut facts = write.open_table(FACTS)?;
+    let mut peers = write.open_table(PEERS)?;
+    let mut volumes = write.open_table(VOLUMES)?;
+    let mut votes = write.open_table(VOTES)?;
+    for change in changes {
+        match change {
+            Change::Cluster(id) => {
+                facts.insert("cluster", &checked(&id.to_wire())[..])?;
+            }
+            Change::Witness(witness) => {
+                let mut value = witness.commit.to_le_bytes().to_vec();
+                value.extend(witness.volume.0.to_le_bytes());
+                facts.insert("witness", &checked(&value)[..])?;
+            }
+            Change::Peer(node, identity) => {
+                peers.insert(node.0, &checked(&identity.to_wire())[..])?;
+            }
+            Change::Volume(number, None) => {
+                volumes.insert(number.0, &checked(&[0])[..])?;
+            }
+            Change::Volume(number, Some(seal)) => {
+                let mut value = vec![1];
+                value.extend(seal.bytes.to_le_bytes());
+                value.extend(seal.crc.to_le_bytes());
+                volumes.insert(number.0, &checked(&value)[..])?;
+            }
+            Change::VolumeGone(number) => {
+                volumes.remove(number.0)?;
+            }
+            Change::Vote(group, vote) => {
+                let mut value = Vec::with_capacity(17);
+                put_vote(&mut value, vote);
+                votes.insert(group.0, &checked(&value)[..])?;
+            }
+            Change::VoteGone(group) => {
+                votes.remove(group.0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load(db: &Database) -> Result<MetaContent, Fault> {
+    let read = db.begin_read()?;
+    let facts = read.open_table(FACTS)?;
+    let optional = |name: &'static str, length: usize| -> Result<Option<Vec<u8>>, Fault> {
+        let Some(value) = facts.get(name)? else { return Ok(None) };
+        let value = unchecked(value.value()).map_err(|corrupt| Fault::corrupt("fact", name, corrupt))?;
+        if value.len() == length {
+            Ok(Some(value.to_vec()))
+        } else {
+            Err(Fault::corrupt("fact", name, Corrupt::Short))
+        }
+    };
+    let fact = |name: &'static str, length: usize| {
+        optional(name, length)?.ok_or_else(|| Fault::corrupt("fact", name, Corrupt::Short))
+    };
+    let format = u32::from_le_bytes(array(&fact("format", 4)?));
+    if format != FORMAT {
+        // The rest may have another shape: leave it alone. The caller judges the version first.
+        let owner = Owner { node: NodeId(0), identity: Identity::default() };
+        return Ok(MetaContent::empty(format, owner));
+    }
+    let node = NodeId(u32::from_le_bytes(array(&fact("node", 4)?)));
+    let identity = |name: &'static str, bytes: &[u8]| {
+        Identity::from_wire(bytes).ok_or_else(|| Fault::corrupt("identity", name, Corrupt::Short))
+    };
+    let owner = Owner { node, identity: identity("of this node", &fact("identity", 16)?)? };
+    let mut content = MetaContent::empty(format, owner);
+    content.cluster = optional("cluster", 16)?.and_then(|bytes| ClusterId::from_wire(&bytes));
+    content.witness = optional("witness", 12)?.map(|bytes| Witness {
+        commit: u64::from_le_bytes(array(&bytes)),
+        volume: VolumeNumber(u32::from_le_bytes(array(&bytes[8..]))),
+    });
+    for row in read.open_table(PEERS)?.iter()? {
+        let (node, value) = row?;
+        let value = unchecked(value.value());
+        let value = value.map_err(|corrupt| Fault::corrupt("identity of a peer", node.value(), corrupt))?;
+        content.peers.insert(NodeId(node.value()), identity("of a peer", value)?);
+    }
+    for row in read.open_table(VOLUMES)?.iter()? {
+        let (number, value) = row?;
+        let at = |corrupt| Fault::corrupt("note of a volume", number.value(), corrupt);
+        let value = unchecked(value.value()).map_err(at)?;
+        let seal = match (value.first(), value.len()) {
+            (Some(0), 1) => None,
+            (Some(1), 13) => Some(Seal {
+                bytes: u64::from_le_bytes(array(&value[1..])),
+                crc: u32::from_le_bytes(array(&value[9..])),
+            }),
+            _ => return Err(at(Corrupt::Unknown("state"))),
+        };
+        content.volumes.insert(VolumeNumber(number.value()), seal);
+    }
+    for row in read.open_table(VOTES)?.iter()? {
+        let (group, value) = row?;
+        let vote = unchecked(value.value()).and_then(|value| Payload(value).vote());
+        let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
+        content.votes.insert(GroupId(group.value()), vote);
+    }
+    Ok(content)
+}
+
+impl MetaContent {
+    pub(super) fn empty(format: u32, owner: Owner) -> Self {
+        Self {
+            format,
+            owner,
+            cluster: None,
+            witness: None,
+            peers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            votes: BTreeMap::new(),
+        }
+    }
+}
+
+/// Who this node is and whom it has met. A cheap clone.
+#[derive(Clone)]
+pub struct Facts(Arc<Inner>);
+
+struct Inner {
+    owner: Owner,
+    meta: Arc<Meta>,
+    pool: Arc<dyn Pool>,
+    failure: Failure,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    cluster: Option<ClusterId>,
+    peers: BTreeMap<NodeId, Identity>,
+}
+
+impl Facts {
+    pub(super) fn new(content: &MetaContent, meta: Arc<Meta>, pool: Arc<dyn Pool>, failure: Failure) -> Self {
+        let known = Mutex::new(Known { cluster: content.cluster, peers: content.peers.clone() });
+        Self(Arc::new(Inner { owner: content.owner, meta, pool, failure, known }))
+    }
+
+    /// Whose folder it is.
+    pub fn node(&self) -> NodeId {
+        self.0.owner.node
+    }
+
+    /// The identity that was drawn when the folder was made: another disk has another one.
+    pub fn identity(&self) -> Identity {
+        self.0.owner.identity
+    }
+
+    /// The cluster that this node belongs to, once it has joined one.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.0.known().cluster
+    }
+
+    /// The identity under which a peer was first counted.
+    pub fn peer(&self, node: NodeId) -> Option<Identity> {
+        self.0.known().peers.get(&node).copied()
+    }
+
+    /// All peers that were ever counted.
+    pub fn peers(&self) -> BTreeMap<NodeId, Identity> {
+        self.0.known().peers.clone()
+    }
+
+    /// Notes the cluster. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub async fn set_cluster_id(&self, id: ClusterId) -> Result<(), StoreError> {
+        self.write(Change::Cluster(id)).await?;
+        self.0.known().cluster = Some(id);
+        Ok(())
+    }
+
+    /// Notes a peer's identity, in place of any noted before. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub async fn remember_peer(&self, node: NodeId, identity: Identity) -> Result<(), StoreError> {
+        self.write(Change::Peer(node, identity)).await?;
+        self.0.known().peers.insert(node, identity);
+        Ok(())
+    }
+
+    async fn write(&self, change: Change) -> Result<(), StoreError> {
+        if let Some(refusal) = self.0.failure.refusal() {
+            return Err(refusal);
+        }
+        let inner = self.0.clone();
+        pool::run(&*self.0.pool, move || {
+            inner.meta.write(&[change]).map_err(|error| {
+                inner.failure.raise(&error);
+                StoreError::Unknown(error)
+            })
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts").field("owner", &self.0.owner).finish_non_exhaustive()
+    }
+}

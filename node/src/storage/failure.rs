@@ -1,0 +1,63 @@
+//! The one way in which a store fails: for good.
+//!
+//! After a failed write or sync nobody knows what the disk holds, and a later sync that succeeds proves nothing. So
+//! nothing is written any more, what is in flight is unknown, and a mark in the folder makes the next start write
+//! everything anew before it counts for anything.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::error;
+
+use super::error::{DiskError, StoreError};
+use crate::env::{Disk, FileName};
+
+/// The mark's name.
+pub(super) fn marker() -> FileName {
+    FileName::new("failed")
+}
+
+/// Shared by all that write.
+#[derive(Clone)]
+pub(super) struct Failure {
+    disk: Arc<dyn Disk>,
+    first: Arc<watch::Sender<Option<Arc<StoreError>>>>,
+}
+
+impl Failure {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, first: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Notes a failed write or sync and marks the folder. Blocks.
+    pub(super) fn raise(&self, cause: &DiskError) {
+        let first = self.first.send_if_modified(|first| {
+            let is_first = first.is_none();
+            if is_first {
+                *first = Some(Arc::new(StoreError::Unknown(cause.clone())));
+            }
+            is_first
+        });
+        if !first {
+            return;
+        }
+        let marked = self.disk.mark(&marker(), cause.to_string().as_bytes());
+        error!(
+            error = cause as &dyn std::error::Error,
+            marked = marked.is_ok(),
+            "write failed; store closed"
+        );
+    }
+
+    /// The first failure, for what was not begun before it.
+    pub(super) fn refusal(&self) -> Option<StoreError> {
+        self.first.borrow().as_deref().map(|error| match error {
+            StoreError::Unknown(cause) | StoreError::Failed(cause) => StoreError::Failed(cause.clone()),
+            other @ (StoreError::Closed | StoreError::Gap { .. } | StoreError::Body { .. }) => other.clone(),
+        })
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<StoreError>>> {
+        self.first.subscribe()
+    }
+}

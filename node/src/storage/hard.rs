@@ -1,0 +1,274 @@
+//! What must be known of a group's log beyond its entries: vote, committed, purged, first and last, where terms begin,
+//! and which ranges of which volumes are alive. Pure: the same records in the same order give the same state.
+
+use std::ops::Range;
+
+use quorate_proto::ids::{GroupId, LogIndex, Term};
+
+use super::entry::LogId;
+use super::error::StoreError;
+use super::volume::VolumeNumber;
+
+/// For whom this node has voted, and whether that one is known to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HardVote {
+    /// In which term.
+    pub term: Term,
+    /// For which node; 0 for nobody.
+    pub node: u64,
+    /// Whether a quorum has granted it.
+    pub committed: bool,
+}
+
+impl HardVote {
+    /// The higher of two votes, as votes never go back.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        let rank = |vote: &Self| (vote.term, vote.committed, vote.node != 0);
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
+/// What a log's owner may ask of its state at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The vote saved last.
+    pub vote: Option<HardVote>,
+    /// What was last saved as committed: a hint that may lag, and may be older after a crash.
+    pub committed: Option<LogId>,
+    /// The last entry that was trimmed.
+    pub purged: Option<LogId>,
+    /// The last entry of the log; `purged` if it holds none.
+    pub last: Option<LogId>,
+}
+
+/// The shape of a log and its hard state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hard {
+    pub(super) vote: Option<HardVote>,
+    pub(super) committed: Option<LogId>,
+    pub(super) purged: Option<LogId>,
+    /// The last entry; `purged` while the log is empty.
+    pub(super) last: Option<LogId>,
+    /// The first entry, unless the log is empty.
+    pub(super) first: Option<LogIndex>,
+    /// The first entry of each term that the log holds, ascending.
+    pub(super) starts: Vec<LogId>,
+}
+
+impl Hard {
+    pub(super) fn state(&self) -> LogState {
+        LogState { vote: self.vote, committed: self.committed, purged: self.purged, last: self.last }
+    }
+
+    /// The indexes that the log holds.
+    pub(super) fn range(&self) -> Range<LogIndex> {
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => first..last.index.next(),
+            (Some(_), None) => unreachable!("a log with a first entry has a last one"),
+            (None, _) => LogIndex(0)..LogIndex(0),
+        }
+    }
+
+    /// The term of an entry that the log holds.
+    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if !self.range().contains(&index) {
+            return None;
+        }
+        let after = self.starts.partition_point(|start| start.index <= index);
+        Some(self.starts[after.checked_sub(1).expect("the first entry of a log begins a term")].term)
+    }
+
+    /// Takes one more entry. Into an empty log any goes that lies behind what was trimmed.
+    pub(super) fn append(&mut self, group: GroupId, id: LogId) -> Result<(), StoreError> {
+        let expected = self.last.map_or(LogIndex(0), |last| last.index.next());
+        let fits = if self.first.is_some() { id.index == expected } else { id.index >= expected };
+        if !fits {
+            return Err(StoreError::Gap { group, expected, found: id.index });
+        }
+        self.first.get_or_insert(id.index);
+        if self.starts.last().is_none_or(|start| start.term != id.term) {
+            self.starts.push(id);
+        }
+        self.last = Some(id);
+        Ok(())
+    }
+
+    /// Removes `from` and all behind it.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        let range = self.range();
+        if from >= range.end {
+            return;
+        }
+        if from <= range.start {
+            self.clear();
+            return;
+        }
+        let last = LogIndex(from.0 - 1);
+        let term = self.term_at(last).expect("the entry before one of the log's others is the log's");
+        self.starts.retain(|start| start.index < from);
+        self.last = Some(LogId { term, index: last });
+    }
+
+    /// Removes `through` and all before it.
+    pub(super) fn purge(&mut self, through: LogId) {
+        if self.purged.is_some_and(|purged| purged.index >= through.index) {
+            return;
+        }
+        self.purged = Some(through);
+        let range = self.range();
+        let next = through.index.next();
+        if range.end <= next {
+            self.clear();
+        } else if range.start < next {
+            let term = self.term_at(next).expect("the entry behind the trimmed ones is the log's");
+            self.starts.retain(|start| start.index > next);
+            self.starts.insert(0, LogId { term, index: next });
+            self.first = Some(next);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.first = None;
+        self.starts.clear();
+        self.last = self.purged;
+    }
+}
+
+/// A range of a group's indexes whose entries lie in one volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) volume: VolumeNumber,
+    pub(super) range: Range<LogIndex>,
+}
+
+/// What the disk holds of a group. An entry outside the spans is dead, whatever a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Durable {
+    pub(super) hard: Hard,
+    /// Ascending and without gaps: together they are the log's range.
+    pub(super) spans: Vec<Span>,
+}
+
+impl Durable {
+    pub(super) fn append(
+        &mut self,
+        group: GroupId,
+        id: LogId,
+        volume: VolumeNumber,
+    ) -> Result<(), StoreError> {
+        self.hard.append(group, id)?;
+        match self.spans.last_mut() {
+            Some(span) if span.volume == volume => span.range.end = id.index.next(),
+            Some(_) | None => self.spans.push(Span { volume, range: id.index..id.index.next() }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        self.hard.truncate(from);
+        self.clip();
+    }
+
+    pub(super) fn purge(&mut self, through: LogId) {
+        self.hard.purge(through);
+        self.clip();
+    }
+
+    fn clip(&mut self) {
+        let live = self.hard.range();
+        self.spans.retain_mut(|span| {
+            span.range = span.range.start.max(live.start)..span.range.end.min(live.end);
+            span.range.start < span.range.end
+        });
+    }
+
+    /// Whether the spans are what [`Durable::spans`] promises.
+    pub(super) fn is_whole(&self) -> bool {
+        let live = self.hard.range();
+        let mut next = live.start;
+        for span in &self.spans {
+            if span.range.start != next || span.range.end <= next {
+                return false;
+            }
+            next = span.range.end;
+        }
+        next == live.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(1);
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { term: Term(term), index: LogIndex(index) }
+    }
+
+    fn durable(entries: &[(u64, u64, u32)]) -> Durable {
+        let mut durable = Durable::default();
+        for (term, index, volume) in entries {
+            durable
+                .append(GROUP, id(*term, *index), VolumeNumber(*volume))
+                .expect("entries follow each other");
+        }
+        durable
+    }
+
+    fn check(durable: &Durable, spans: &[(u32, u64, u64)], starts: &[LogId], last: Option<LogId>) {
+        let expected = spans.iter().map(|(volume, start, end)| Span {
+            volume: VolumeNumber(*volume),
+            range: LogIndex(*start)..LogIndex(*end),
+        });
+        assert_eq!(durable.spans, expected.collect::<Vec<_>>());
+        assert_eq!(durable.hard.starts, starts);
+        assert_eq!(durable.hard.last, last);
+        assert!(durable.is_whole());
+    }
+
+    #[test]
+    fn a_suffix_truncated_from_a_sealed_volume_is_dead() {
+        let mut durable = durable(&[(1, 0, 1), (1, 1, 1), (2, 2, 1), (2, 3, 2)]);
+        check(&durable, &[(1, 0, 3), (2, 3, 4)], &[id(1, 0), id(2, 2)], Some(id(2, 3)));
+        durable.truncate(LogIndex(1));
+        check(&durable, &[(1, 0, 1)], &[id(1, 0)], Some(id(1, 0)));
+        durable.append(GROUP, id(3, 1), VolumeNumber(2)).expect("follows");
+        check(&durable, &[(1, 0, 1), (2, 1, 2)], &[id(1, 0), id(3, 1)], Some(id(3, 1)));
+        durable.truncate(LogIndex(0));
+        check(&durable, &[], &[], None);
+    }
+
+    #[test]
+    fn what_is_trimmed_leaves_the_terms_behind_it() {
+        let mut durable = durable(&[(1, 0, 1), (1, 1, 1), (1, 2, 2), (4, 3, 2)]);
+        durable.purge(id(1, 1));
+        check(&durable, &[(2, 2, 4)], &[id(1, 2), id(4, 3)], Some(id(4, 3)));
+        assert_eq!(durable.hard.term_at(LogIndex(1)), None);
+        assert_eq!(durable.hard.term_at(LogIndex(2)), Some(Term(1)));
+        durable.purge(id(1, 0));
+        check(&durable, &[(2, 2, 4)], &[id(1, 2), id(4, 3)], Some(id(4, 3)));
+        durable.purge(id(9, 50));
+        check(&durable, &[], &[], Some(id(9, 50)));
+        assert!(matches!(
+            durable.append(GROUP, id(9, 50), VolumeNumber(2)),
+            Err(StoreError::Gap { expected: LogIndex(51), found: LogIndex(50), .. })
+        ));
+        durable.append(GROUP, id(9, 51), VolumeNumber(2)).expect("follows");
+        check(&durable, &[(2, 51, 52)], &[id(9, 51)], Some(id(9, 51)));
+    }
+
+    #[test]
+    fn votes_never_go_back() {
+        let vote = |term, node, committed| HardVote { term: Term(term), node, committed };
+        for (low, high) in [
+            (vote(1, 2, true), vote(2, 0, false)),
+            (vote(2, 0, false), vote(2, 1, false)),
+            (vote(2, 1, false), vote(2, 1, true)),
+        ] {
+            assert_eq!(low.max(high), high);
+            assert_eq!(high.max(low), high);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What is done beside the commits, off their path: seals full volumes, makes the next one ahead of time, removes
+//! those that hold nothing alive.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::error::DiskError;
+use super::facts::{Change, Seal, Witness};
+use super::index::MemoryIndex;
+use super::state::Shared;
+use super::volume::{Volume, VolumeNumber, guarded_disk};
+use crate::env::pool;
+
+enum Step {
+    Seal(Arc<Volume>, Arc<MemoryIndex>),
+    Prepare(VolumeNumber),
+    Remove(Arc<Volume>),
+}
+
+/// Runs until the store is closed or has failed.
+pub(super) async fn run(shared: Arc<Shared>) {
+    loop {
+        let step = {
+            let state = shared.state();
+            if state.closing || state.failed {
+                return;
+            }
+            drop(state);
+            next(&shared)
+        };
+        let Some(step) = step else {
+            shared.to_keep.notified().await;
+            continue;
+        };
+        let worker = shared.clone();
+        let result = pool::run(&*shared.pool, move || take(&worker, &step)).await;
+        shared.kept.notify_one();
+        if let Err(error) = result {
+            let failure = shared.failure.clone();
+            pool::run(&*shared.pool, move || failure.raise(&error)).await;
+            shared.to_commit.notify_one();
+            shared.kept.notify_one();
+            return;
+        }
+    }
+}
+
+fn next(shared: &Shared) -> Option<Step> {
+    let mut state = shared.state();
+    if let Some(sealing) = &state.sealing {
+        return Some(Step::Seal(sealing.volume.clone(), sealing.index.clone()));
+    }
+    if state.spare.is_none() {
+        return Some(Step::Prepare(state.active.volume.number.next()));
+    }
+    if state.look_for_dead {
+        let dead = state.sealed.values().find(|volume| !state.is_alive(volume.number)).cloned();
+        state.look_for_dead = dead.is_some();
+        return dead.map(Step::Remove);
+    }
+    None
+}
+
+/// Takes one step. Blocks.
+fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
+    match step {
+        Step::Seal(volume, index) => {
+            let seal = seal(volume, index)?;
+            let witness = {
+                let state = shared.state();
+                Witness { commit: state.commit, volume: state.active.volume.number }
+            };
+            shared.meta.write(&[Change::Volume(volume.number, Some(seal)), Change::Witness(witness)])?;
+            let mut state = shared.state();
+            state.sealing = None;
+            state.sealed.insert(volume.number, volume.clone());
+            state.look_for_dead = true;
+            info!(volume = %volume.number, bytes = seal.bytes, entries = index.entries(), "volume was sealed");
+        }
+        Step::Prepare(number) => {
+            let volume = Volume::create(&shared.disk, shared.owner, *number, shared.config.active_cache())?;
+            shared.meta.write(&[Change::Volume(*number, None)])?;
+            shared.state().spare = Some(Arc::new(volume));
+        }
+        Step::Remove(volume) => {
+            shared.meta.write(&[Change::VolumeGone(volume.number)])?;
+            {
+                let mut state = shared.state();
+                state.sealed.remove(&volume.number);
+                state.open.retain(|number| *number != volume.number);
+            }
+            remove(shared, volume);
+            info!(volume = %volume.number, "volume without live entries was removed");
+        }
+    }
+    Ok(())
+}
+
+/// Writes the index into a full volume and closes it for good.
+pub(super) fn seal(volume: &Volume, index: &MemoryIndex) -> Result<Seal, DiskError> {
+    volume.write(|write| {
+        let mut table = write.open_table(super::volume::INDEX)?;
+        for (key, value) in index.encode() {
+            table.insert(key, &value[..])?;
+        }
+        drop(table);
+        Volume::write_sealed(write)
+    })?;
+    volume.close()?;
+    let (bytes, crc) = volume.measure()?;
+    Ok(Seal { bytes, crc })
+}
+
+/// Takes away the file of a volume that is not listed any more. If that fails, the next start does it.
+fn remove(shared: &Shared, volume: &Volume) {
+    let removed = volume
+        .close()
+        .and_then(|()| guarded_disk("remove", volume.file(), || Ok(shared.disk.remove(volume.file())?)));
+    if let Err(error) = removed {
+        warn!(volume = %volume.number, error = &error as &dyn std::error::Error, "volume could not be removed");
+    }
+}

@@ -1,0 +1,305 @@
+//! Reading a group's log: recent entries from memory, the others from the volumes that its spans name.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_proto::ids::{GroupId, LogIndex};
+
+use super::entry::{Body, Corrupt, Entry, Head};
+use super::error::{Fault, ReadError};
+use super::index;
+use super::state::{Shared, State, bytes_of};
+use super::stream::Place;
+use super::transcript::Reader;
+use super::volume::Volume;
+use crate::env::pool;
+
+/// Where a run of entries lies on the disk.
+struct Piece {
+    volume: Arc<Volume>,
+    range: Range<LogIndex>,
+    /// Their places, if the volume's index is in memory.
+    places: Option<Vec<Place>>,
+}
+
+/// What is wanted of each entry, and when it is enough.
+#[derive(Clone, Copy)]
+struct Wanted {
+    bodies: bool,
+    count_max: usize,
+    bytes_max: u64,
+}
+
+/// At most so many entries are looked up for one read from disk: a reader comes again for more.
+const PLACES_MAX: u64 = 10_000;
+
+impl Shared {
+    /// Heads of the part of a range that the log holds, at most `count_max`.
+    pub(super) async fn heads(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        count_max: usize,
+    ) -> Result<Vec<Head>, ReadError> {
+        let wanted = Wanted { bodies: false, count_max, bytes_max: u64::MAX };
+        let (pieces, memory) = {
+            let state = self.state();
+            let Some(visible) = state.visible.get(&group) else { return Ok(Vec::new()) };
+            let range = clip(&visible.hard.range(), &range);
+            let border = visible.memory_start().clamp(range.start, range.end);
+            let (pieces, whole) = state.pieces(group, range.start..border, count_max);
+            let left =
+                count_max.saturating_sub(usize::try_from(border.0 - range.start.0).unwrap_or(usize::MAX));
+            let left = if whole { left } else { 0 };
+            (pieces, visible.heads_in_memory(border..range.end).take(left).collect::<Vec<_>>())
+        };
+        if pieces.is_empty() {
+            return Ok(memory);
+        }
+        let (found, complete) = self.from_disk(group, pieces, wanted).await?;
+        let mut heads = found.into_iter().map(|entry| entry.head).collect::<Vec<_>>();
+        if complete {
+            heads.extend(memory);
+        }
+        Ok(heads)
+    }
+
+    /// Entries with bodies of the part of a range that the log holds, the first and what `bytes_max` allows.
+    pub(super) async fn entries(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
+        let (pieces, memory) = {
+            let state = self.state();
+            let Some(visible) = state.visible.get(&group) else { return Ok(Vec::new()) };
+            let range = clip(&visible.hard.range(), &range);
+            let border = visible.memory_start().clamp(range.start, range.end);
+            let (pieces, whole) = state.pieces(group, range.start..border, wanted.count_max);
+            let end = if whole { range.end } else { border };
+            (pieces, visible.entries_in_memory(border..end, bytes_max, border == range.start))
+        };
+        if pieces.is_empty() {
+            return Ok(memory);
+        }
+        let (mut entries, complete) = self.from_disk(group, pieces, wanted).await?;
+        if complete {
+            let mut left = bytes_max.saturating_sub(entries.iter().map(|entry| bytes_of(&entry.head)).sum());
+            for entry in memory {
+                let takes = bytes_of(&entry.head);
+                if takes > left {
+                    break;
+                }
+                left -= takes;
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The bodies of these very entries.
+    pub(super) async fn bodies(
+        self: &Arc<Self>,
+        group: GroupId,
+        heads: &[Head],
+    ) -> Result<Vec<Bytes>, ReadError> {
+        let missing = |head: &Head| ReadError::Missing { group, index: head.index };
+        let mut bodies = Vec::with_capacity(heads.len());
+        let mut jobs = Vec::new();
+        {
+            let state = self.state();
+            for (at, head) in heads.iter().enumerate() {
+                let visible = state.visible.get(&group).ok_or_else(|| missing(head))?;
+                if let Some(body) = visible.body_in_memory(head) {
+                    bodies.push(body);
+                    continue;
+                }
+                if !visible.hard.range().contains(&head.index) || head.index >= visible.memory_start() {
+                    return Err(missing(head));
+                }
+                bodies.push(Bytes::new());
+                jobs.push((at, *head, state.pieces(group, head.index..head.index.next(), 1).0));
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(bodies);
+        }
+        let shared = self.clone();
+        pool::run(&*self.pool, move || {
+            let mut jobs = jobs.into_iter().peekable();
+            while let Some((_, _, pieces)) = jobs.peek() {
+                let Some(volume) = pieces.first().map(|piece| piece.volume.clone()) else { break };
+                let same =
+                    |pieces: &[Piece]| pieces.first().is_some_and(|p| p.volume.number == volume.number);
+                let mut here = Vec::new();
+                while let Some(job) = jobs.next_if(|(_, _, pieces)| same(pieces)) {
+                    here.push(job);
+                }
+                shared.use_volume(group, &volume, |read| {
+                    let reader = Reader::new(read)?;
+                    for (at, wanted, pieces) in &here {
+                        let piece = pieces.first().expect("there is one for each body");
+                        let places = match &piece.places {
+                            Some(places) => places.clone(),
+                            None => index::find(read, group, piece.range.clone())?,
+                        };
+                        let (head, place) = reader.head(places[0])?;
+                        if head != *wanted {
+                            let place = format!("group {group}, index {}", wanted.index);
+                            return Err(Fault::corrupt("head", place, Corrupt::Misplaced));
+                        }
+                        bodies[*at] = reader.body(&head, place)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            Ok(bodies)
+        })
+        .await
+    }
+
+    /// Reads pieces in their order until it is enough. Tells whether that was all of them.
+    async fn from_disk(
+        self: &Arc<Self>,
+        group: GroupId,
+        pieces: Vec<Piece>,
+        wanted: Wanted,
+    ) -> Result<(Vec<Entry>, bool), ReadError> {
+        let shared = self.clone();
+        pool::run(&*self.pool, move || {
+            let mut found = Vec::new();
+            let mut bytes = 0;
+            for piece in &pieces {
+                let all = shared.use_volume(group, &piece.volume, |read| {
+                    read_piece(read, group, piece, wanted, &mut bytes, &mut found)
+                });
+                match all {
+                    Ok(true) => {}
+                    Ok(false) => return Ok((found, false)),
+                    Err(error) => return Err(shared.judge(group, piece.range.start, error)),
+                }
+            }
+            Ok((found, true))
+        })
+        .await
+    }
+
+    /// A read that failed because its volume went away, as it was dead, found nothing damaged.
+    fn judge(&self, group: GroupId, index: LogIndex, error: ReadError) -> ReadError {
+        let state = self.state();
+        let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
+        if held { error } else { ReadError::Missing { group, index } }
+    }
+
+    /// Reads in a volume, and keeps the number of open ones within its bound.
+    fn use_volume<T>(
+        &self,
+        group: GroupId,
+        volume: &Volume,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        let result = volume.read(work);
+        let mut close = Vec::new();
+        {
+            let mut state = self.state();
+            if state.sealed.contains_key(&volume.number) {
+                state.open.retain(|number| *number != volume.number);
+                state.open.push_back(volume.number);
+                let max =
+                    usize::try_from(self.config.volumes_open_max).expect("this program runs on 64 bits");
+                while state.open.len() > max {
+                    let number = state.open.pop_front();
+                    close.extend(number.and_then(|number| state.sealed.get(&number).cloned()));
+                }
+            }
+        }
+        for volume in close {
+            if let Err(error) = volume.close() {
+                tracing::warn!(%group, volume = %volume.number, error = &error as &dyn std::error::Error,
+                    "a sealed volume was not closed cleanly");
+            }
+        }
+        result
+    }
+}
+
+impl State {
+    /// Where a range lies on the disk, and whether that is all of it: at most `count_max` entries are.
+    fn pieces(&self, group: GroupId, range: Range<LogIndex>, count_max: usize) -> (Vec<Piece>, bool) {
+        let count_max = u64::try_from(count_max).unwrap_or(u64::MAX).min(PLACES_MAX);
+        let end = range.end.min(LogIndex(range.start.0.saturating_add(count_max)));
+        let whole = end == range.end;
+        let range = range.start..end;
+        if range.start >= range.end {
+            return (Vec::new(), whole);
+        }
+        let durable = self.durable.get(&group).expect("what is not in memory is durable");
+        let first = durable.spans.partition_point(|span| span.range.end <= range.start);
+        let spans = durable.spans[first..].iter().take_while(|span| span.range.start < range.end);
+        let pieces = spans
+            .map(|span| {
+                let range = clip(&span.range, &range);
+                let (volume, places) = if span.volume == self.active.volume.number {
+                    (&self.active.volume, Some(self.active.index.places(group, range.clone())))
+                } else if let Some(sealing) = self.sealing.as_ref().filter(|s| s.volume.number == span.volume)
+                {
+                    (&sealing.volume, Some(sealing.index.places(group, range.clone())))
+                } else {
+                    (self.sealed.get(&span.volume).expect("a volume with a live span is kept"), None)
+                };
+                Piece { volume: volume.clone(), range, places: places.map(<[Place]>::to_vec) }
+            })
+            .collect();
+        (pieces, whole)
+    }
+}
+
+/// The part of a range that lies within another one; empty at its start or end if none does.
+fn clip(within: &Range<LogIndex>, range: &Range<LogIndex>) -> Range<LogIndex> {
+    let start = range.start.clamp(within.start, within.end);
+    start..range.end.clamp(start, within.end)
+}
+
+/// Reads one piece; tells whether all of it was.
+fn read_piece(
+    read: &redb::ReadTransaction,
+    group: GroupId,
+    piece: &Piece,
+    wanted: Wanted,
+    bytes: &mut u64,
+    found: &mut Vec<Entry>,
+) -> Result<bool, Fault> {
+    let reader = Reader::new(read)?;
+    let mut next = piece.range.start;
+    while next < piece.range.end {
+        let looked_up;
+        let places = match &piece.places {
+            Some(places) => places,
+            None => {
+                looked_up = index::find(read, group, next..piece.range.end)?;
+                &looked_up
+            }
+        };
+        for place in places {
+            if found.len() >= wanted.count_max {
+                return Ok(false);
+            }
+            let (head, body) = reader.head(*place)?;
+            if head.group != group || head.index != next {
+                let place = format!("group {group}, index {next}");
+                return Err(Fault::corrupt("head", place, Corrupt::Misplaced));
+            }
+            *bytes = bytes.saturating_add(bytes_of(&head));
+            if *bytes > wanted.bytes_max && !found.is_empty() {
+                return Ok(false);
+            }
+            let body = if wanted.bodies { Body::Here(reader.body(&head, body)?) } else { Body::Absent };
+            found.push(Entry { head, body });
+            next = next.next();
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,91 @@
+//! A volume's stream, read from its beginning: what it says of each group, and where its entries lie.
+
+use std::collections::BTreeMap;
+
+use quorate_proto::ids::GroupId;
+use redb::ReadableTable as _;
+
+use super::entry::Corrupt;
+use super::error::{Fault, ReadError};
+use super::hard::Durable;
+use super::index::MemoryIndex;
+use super::stream::{Item, Place, VALUE_HEADER_BYTES, commit_of};
+use super::transcript::Tail;
+use super::volume::{BODIES, STREAM, Volume, VolumeNumber};
+
+/// What a stream says at its end.
+pub(super) struct Replayed {
+    pub(super) durable: BTreeMap<GroupId, Durable>,
+    pub(super) index: MemoryIndex,
+    pub(super) tail: Tail,
+    /// The number of the last commit.
+    pub(super) commit: u64,
+}
+
+/// Reads a volume's stream; `None` if it has not begun.
+pub(super) fn replay(volume: &Volume) -> Result<Option<Replayed>, ReadError> {
+    volume.read(|read| {
+        let mut replayed = Replayed {
+            durable: BTreeMap::new(),
+            index: MemoryIndex::default(),
+            tail: Tail::default(),
+            commit: 0,
+        };
+        for row in read.open_table(STREAM)?.iter()? {
+            let (key, value) = row?;
+            let (key, value) = (key.value(), value.value());
+            let at = |offset: usize, corrupt| {
+                Fault::corrupt("stream", format!("value {key}, byte {offset}"), corrupt)
+            };
+            if key != replayed.tail.stream_key {
+                return Err(at(0, Corrupt::Misplaced));
+            }
+            let commit = commit_of(value).map_err(|corrupt| at(0, corrupt))?;
+            if commit < replayed.commit || commit == 0 {
+                return Err(at(0, Corrupt::Misplaced));
+            }
+            replayed.commit = commit;
+            replayed.tail.stream_key += 1;
+            replayed.tail.bytes += u64::try_from(value.len()).expect("a length fits 64 bits");
+            let mut offset = VALUE_HEADER_BYTES;
+            while offset < value.len() {
+                let (item, next) = Item::decode(value, offset).map_err(|corrupt| at(offset, corrupt))?;
+                let place =
+                    Place { key, offset: u32::try_from(offset).map_err(|_| at(offset, Corrupt::Short))? };
+                replayed.apply(volume.number, item, place).map_err(|corrupt| at(offset, corrupt))?;
+                offset = next;
+            }
+        }
+        if let Some((key, _)) = read.open_table(BODIES)?.last()? {
+            replayed.tail.body_key = key.value() + 1;
+        }
+        Ok((replayed.commit > 0).then_some(replayed))
+    })
+}
+
+impl Replayed {
+    fn apply(&mut self, volume: VolumeNumber, item: Item, place: Place) -> Result<(), Corrupt> {
+        match item {
+            Item::Entry { head, body: _ } => {
+                let durable = self.durable.entry(head.group).or_default();
+                durable.append(head.group, head.log_id(), volume).map_err(|_| Corrupt::Misplaced)?;
+                self.index.insert(head.group, head.index, place);
+                self.tail.bytes += u64::from(head.body_bytes);
+            }
+            Item::State { group, state } => {
+                self.durable.insert(group, state);
+            }
+            Item::Vote { group, vote } => self.durable.entry(group).or_default().hard.vote = Some(vote),
+            Item::Committed { group, committed } => {
+                self.durable.entry(group).or_default().hard.committed = committed;
+            }
+            Item::Truncate { group, from } => self.durable.entry(group).or_default().truncate(from),
+            Item::Trim { group, through } => self.durable.entry(group).or_default().purge(through),
+            Item::Remove { group } => {
+                self.durable.remove(&group);
+                self.index.remove(group);
+            }
+        }
+        Ok(())
+    }
+}

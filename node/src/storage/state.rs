@@ -1,0 +1,331 @@
+//! What a running store knows: each group's log as its owner sees it, as the disk holds it, and what lies between.
+//!
+//! One lock, never held over an await or a disk operation. The owner's view is ahead of the disk's by what is queued
+//! or being written.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_proto::ids::{GroupId, LogIndex};
+use tokio::sync::{Notify, oneshot};
+
+use super::config::StoreConfig;
+use super::entry::{Body, Entry, Head, LogId};
+use super::error::StoreError;
+use super::facts::Meta;
+use super::failure::Failure;
+use super::hard::{Durable, Hard, HardVote};
+use super::index::MemoryIndex;
+use super::transcript::Tail;
+use super::volume::{Owner, Volume, VolumeNumber};
+use crate::env::Disk;
+use crate::env::pool::Pool;
+
+/// Called once what was appended is synced, or once it is unknown whether it ever will be.
+pub type OnSync = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+type Reply = oneshot::Sender<Result<(), StoreError>>;
+
+/// What the committer is asked to write, in order.
+pub(super) enum Request {
+    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, done: OnSync },
+    Truncate { group: GroupId, from: LogIndex, reply: Reply },
+    Trim { group: GroupId, through: LogId, reply: Reply },
+    Vote { group: GroupId, vote: HardVote, reply: Reply },
+    Remove { group: GroupId, reply: Reply },
+}
+
+/// All parts of a store hold it.
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) pool: Arc<dyn Pool>,
+    pub(super) config: StoreConfig,
+    pub(super) owner: Owner,
+    pub(super) meta: Arc<Meta>,
+    pub(super) failure: Failure,
+    state: Mutex<State>,
+    /// There is something for the committer.
+    pub(super) to_commit: Notify,
+    /// There is something for the keeper.
+    pub(super) to_keep: Notify,
+    /// The keeper has done something.
+    pub(super) kept: Notify,
+}
+
+pub(super) struct State {
+    pub(super) visible: BTreeMap<GroupId, Visible>,
+    pub(super) durable: BTreeMap<GroupId, Durable>,
+    pub(super) queue: VecDeque<Request>,
+    /// Groups whose `committed` is to ride along with the next commit.
+    pub(super) committed: BTreeSet<GroupId>,
+    recent: Recent,
+    pub(super) unsynced_bytes: u64,
+    pub(super) active: Active,
+    pub(super) sealing: Option<Sealing>,
+    pub(super) sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
+    /// Sealed volumes that are open, the one used last at the end.
+    pub(super) open: VecDeque<VolumeNumber>,
+    pub(super) spare: Option<Arc<Volume>>,
+    /// Some sealed volume may have no live span any more.
+    pub(super) look_for_dead: bool,
+    /// The number of the last commit that is durable.
+    pub(super) commit: u64,
+    pub(super) failed: bool,
+    pub(super) closing: bool,
+}
+
+/// The volume that is written.
+pub(super) struct Active {
+    pub(super) volume: Arc<Volume>,
+    pub(super) index: MemoryIndex,
+    pub(super) tail: Tail,
+    /// Whether all groups' hard state stands at its beginning.
+    pub(super) begun: bool,
+}
+
+/// A full volume whose index is still in memory only.
+pub(super) struct Sealing {
+    pub(super) volume: Arc<Volume>,
+    pub(super) index: Arc<MemoryIndex>,
+}
+
+/// A log as its owner sees it.
+#[derive(Default)]
+pub(super) struct Visible {
+    pub(super) hard: Hard,
+    /// The last entries of the log, without gaps up to the end. All others are synced.
+    recent: VecDeque<(u64, Entry)>,
+}
+
+/// The order in which entries leave the memory.
+#[derive(Default)]
+struct Recent {
+    /// (arrival, group) of each entry in memory, and of some that have left it already.
+    order: VecDeque<(u64, GroupId)>,
+    arrivals: u64,
+    /// All arrivals below are synced.
+    synced: u64,
+    bytes: u64,
+}
+
+/// What an entry costs in memory beside its body.
+const ENTRY_OVERHEAD: u64 = 160;
+
+fn memory_of(entry: &Entry) -> u64 {
+    ENTRY_OVERHEAD + u64::from(entry.head.body_bytes)
+}
+
+impl Shared {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        pool: Arc<dyn Pool>,
+        config: StoreConfig,
+        owner: Owner,
+        meta: Arc<Meta>,
+        failure: Failure,
+        state: State,
+    ) -> Self {
+        Self {
+            disk,
+            pool,
+            config,
+            owner,
+            meta,
+            failure,
+            state: Mutex::new(state),
+            to_commit: Notify::new(),
+            to_keep: Notify::new(),
+            kept: Notify::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change and queues what is to be written for it.
+    pub(super) fn enqueue(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<Request, StoreError>,
+    ) -> Result<(), StoreError> {
+        {
+            let mut state = self.state();
+            if state.failed {
+                return Err(self.failure.refusal().unwrap_or(StoreError::Closed));
+            }
+            if state.closing {
+                return Err(StoreError::Closed);
+            }
+            let request = change(&mut state)?;
+            state.queue.push_back(request);
+        }
+        self.to_commit.notify_one();
+        Ok(())
+    }
+}
+
+impl State {
+    pub(super) fn new(
+        durable: BTreeMap<GroupId, Durable>,
+        active: Active,
+        sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
+        spare: Option<Arc<Volume>>,
+        commit: u64,
+    ) -> Self {
+        let visible = durable
+            .iter()
+            .map(|(group, durable)| (*group, Visible { hard: durable.hard.clone(), recent: VecDeque::new() }))
+            .collect();
+        Self {
+            visible,
+            durable,
+            queue: VecDeque::new(),
+            committed: BTreeSet::new(),
+            recent: Recent::default(),
+            unsynced_bytes: 0,
+            active,
+            sealing: None,
+            sealed,
+            open: VecDeque::new(),
+            spare,
+            look_for_dead: true,
+            commit,
+            failed: false,
+            closing: false,
+        }
+    }
+
+    /// Makes entries readable; all of them or none.
+    pub(super) fn append(&mut self, group: GroupId, entries: &[Entry]) -> Result<u64, StoreError> {
+        let visible = self.visible.entry(group).or_default();
+        let mut hard = visible.hard.clone();
+        for entry in entries {
+            hard.append(group, entry.head.log_id())?;
+        }
+        visible.hard = hard;
+        let mut bytes = 0;
+        for entry in entries {
+            let arrival = self.recent.arrivals;
+            self.recent.arrivals += 1;
+            self.recent.order.push_back((arrival, group));
+            bytes += memory_of(entry);
+            visible.recent.push_back((arrival, entry.clone()));
+        }
+        self.recent.bytes += bytes;
+        self.unsynced_bytes += bytes;
+        Ok(bytes)
+    }
+
+    pub(super) fn truncate(&mut self, group: GroupId, from: LogIndex) {
+        let visible = self.visible.entry(group).or_default();
+        visible.hard.truncate(from);
+        while visible.recent.back().is_some_and(|(_, entry)| entry.head.index >= from) {
+            let removed = visible.recent.pop_back();
+            self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
+        }
+    }
+
+    pub(super) fn trim(&mut self, group: GroupId, through: LogId) {
+        let visible = self.visible.entry(group).or_default();
+        visible.hard.purge(through);
+        while visible.recent.front().is_some_and(|(_, entry)| entry.head.index <= through.index) {
+            let removed = visible.recent.pop_front();
+            self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
+        }
+    }
+
+    pub(super) fn remove(&mut self, group: GroupId) {
+        self.committed.remove(&group);
+        if let Some(visible) = self.visible.remove(&group) {
+            self.recent.bytes -= visible.recent.iter().map(|(_, entry)| memory_of(entry)).sum::<u64>();
+        }
+    }
+
+    /// How many arrivals there were: those before are synced once what is queued now is.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.recent.arrivals
+    }
+
+    /// Notes that all entries before `arrivals` are synced, and lets the oldest go that are too many.
+    pub(super) fn synced(&mut self, arrivals: u64, recent_bytes_max: u64) {
+        self.recent.synced = self.recent.synced.max(arrivals);
+        while let Some((arrival, group)) = self.recent.order.front().copied() {
+            let front = self.visible.get(&group).and_then(|visible| visible.recent.front());
+            let is_here = front.is_some_and(|(front, _)| *front == arrival);
+            if is_here && (self.recent.bytes <= recent_bytes_max || arrival >= self.recent.synced) {
+                return;
+            }
+            self.recent.order.pop_front();
+            if is_here {
+                let visible = self.visible.get_mut(&group).expect("it was there a moment ago");
+                let removed = visible.recent.pop_front();
+                self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
+            }
+        }
+    }
+
+    /// Whether a volume holds anything that is alive.
+    pub(super) fn is_alive(&self, volume: VolumeNumber) -> bool {
+        self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+    }
+}
+
+impl Visible {
+    /// The first index that is in memory; the end of the log if none is.
+    pub(super) fn memory_start(&self) -> LogIndex {
+        match self.recent.front() {
+            Some((_, entry)) => entry.head.index,
+            None => self.hard.range().end,
+        }
+    }
+
+    fn in_memory(&self, range: Range<LogIndex>) -> impl Iterator<Item = &Entry> {
+        let start = self.memory_start();
+        let at = |index: LogIndex| {
+            usize::try_from(index.0.saturating_sub(start.0)).expect("this program runs on 64 bits")
+        };
+        let end = at(range.end).min(self.recent.len());
+        self.recent.range(at(range.start).min(end)..end).map(|(_, entry)| entry)
+    }
+
+    pub(super) fn heads_in_memory(&self, range: Range<LogIndex>) -> impl Iterator<Item = Head> {
+        self.in_memory(range).map(|entry| entry.head)
+    }
+
+    /// Entries of the range until `bytes` would be exceeded, at least the first if `first`.
+    pub(super) fn entries_in_memory(
+        &self,
+        range: Range<LogIndex>,
+        mut bytes: u64,
+        first: bool,
+    ) -> Vec<Entry> {
+        let mut found = Vec::new();
+        for entry in self.in_memory(range) {
+            let takes = bytes_of(&entry.head);
+            if takes > bytes && !(first && found.is_empty()) {
+                break;
+            }
+            bytes = bytes.saturating_sub(takes);
+            found.push(entry.clone());
+        }
+        found
+    }
+
+    /// The body of that very entry, if it is in memory.
+    pub(super) fn body_in_memory(&self, head: &Head) -> Option<bytes::Bytes> {
+        if head.index < self.memory_start() {
+            return None;
+        }
+        let entry = self.in_memory(head.index..head.index.next()).next()?;
+        match &entry.body {
+            Body::Here(body) if entry.head == *head => Some(body.clone()),
+            Body::Here(_) | Body::Absent => None,
+        }
+    }
+}
+
+/// What an entry counts against a limit of bytes.
+pub(super) fn bytes_of(head: &Head) -> u64 {
+    u64::from(head.body_bytes) + u64::try_from(Head::BYTES).expect("small")
+}

@@ -1,0 +1,307 @@
+//! What the rest of the node sees of its disk: one [`Store`], and a [`Log`] per group.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use tokio::sync::{oneshot, watch};
+use tracing::info;
+
+use super::committer;
+use super::config::StoreConfig;
+use super::entry::{Body, Entry, Head, LogId};
+use super::error::{OpenError, ReadError, StoreError};
+use super::facts::Facts;
+use super::failure::Failure;
+use super::hard::{HardVote, LogState};
+use super::keeper;
+use super::recovery::{RecoveryReport, recover};
+use super::state::{OnSync, Request, Shared};
+use crate::env::{Env, Task, pool};
+
+/// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    facts: Facts,
+    tasks: Mutex<Vec<Task>>,
+}
+
+impl Store {
+    /// Opens the folder of `env`'s disk for node `node`, and makes its content if it is empty, with a random
+    /// identity. Nothing is served before all of it is known to lie on the disk.
+    ///
+    /// # Errors
+    /// What is wrong with the folder, and what can be done about it.
+    pub async fn open(
+        env: &Env,
+        config: StoreConfig,
+        node: NodeId,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let began = env.now();
+        let fresh = Identity::from_random(env.random_bytes());
+        let (disk, settings) = (env.disk.clone(), config.clone());
+        let recovered = pool::run(&*env.pool, move || recover(&disk, &settings, node, fresh)).await?;
+        let report = recovered.report;
+        info!(
+            created = report.created,
+            volumes = report.volumes,
+            groups = report.groups,
+            entries = report.entries,
+            repaired = report.repaired,
+            sealed = report.sealed,
+            leftovers = report.leftovers,
+            failed_before = report.failed_before,
+            elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
+            "store was opened"
+        );
+        let failure = Failure::new(env.disk.clone());
+        let meta = Arc::new(recovered.meta);
+        let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
+        let shared = Arc::new(Shared::new(
+            env.disk.clone(),
+            env.pool.clone(),
+            config,
+            recovered.content.owner,
+            meta,
+            failure,
+            recovered.state,
+        ));
+        let tasks = vec![
+            env.spawn("storage-committer", committer::run(shared.clone())),
+            env.spawn("storage-keeper", keeper::run(shared.clone())),
+        ];
+        Ok((Self(Arc::new(Inner { shared, facts, tasks: Mutex::new(tasks) })), report))
+    }
+
+    /// Who this node is, and whom it has met.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// A group's log; empty if the disk has nothing of it.
+    pub fn log(&self, group: GroupId) -> Log {
+        Log { shared: self.0.shared.clone(), group }
+    }
+
+    /// Groups that have anything on this disk, or are about to.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let state = self.0.shared.state();
+        let groups = state.visible.iter();
+        groups
+            .filter(|(_, visible)| visible.hard.state() != LogState::default())
+            .map(|(group, _)| *group)
+            .collect()
+    }
+
+    /// Removes all that is known of a group, which must not be used any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn remove_group(&self, group: GroupId) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.shared.enqueue(|state| {
+            state.remove(group);
+            Ok(Request::Remove { group, reply })
+        })?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Bytes of entries that were appended and are not synced yet: whoever admits more stops at
+    /// [`Store::recent_bytes_max`].
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.0.shared.state().unsynced_bytes
+    }
+
+    /// The bound for the memory of recent entries.
+    pub fn recent_bytes_max(&self) -> u64 {
+        self.0.shared.config.recent_bytes_max
+    }
+
+    /// Some error once a write or sync has failed. The process must then end, with a status of its own.
+    pub fn failed(&self) -> watch::Receiver<Option<Arc<StoreError>>> {
+        self.0.shared.failure.watch()
+    }
+
+    /// Takes no more, writes what is queued, answers it and closes all files.
+    pub async fn close(&self) {
+        let shared = &self.0.shared;
+        shared.state().closing = true;
+        shared.to_commit.notify_one();
+        shared.kept.notify_one();
+        shared.to_keep.notify_one();
+        let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            task.join().await;
+        }
+        let worker = shared.clone();
+        pool::run(&*shared.pool, move || close_files(&worker)).await;
+    }
+}
+
+/// Closes all files cleanly, so that the next opening need not repair them.
+fn close_files(shared: &Shared) {
+    let volumes = {
+        let state = shared.state();
+        let mut volumes = state.sealed.values().cloned().collect::<Vec<_>>();
+        volumes.push(state.active.volume.clone());
+        volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.clone()));
+        volumes.extend(state.spare.clone());
+        volumes
+    };
+    let closed = volumes.iter().map(|volume| volume.close()).chain([shared.meta.close()]);
+    for error in closed.filter_map(Result::err) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a file was not closed cleanly");
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("facts", &self.0.facts).finish_non_exhaustive()
+    }
+}
+
+/// One group's log. A cheap clone. All that is said here of durability holds against kill -9 and power cuts.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    group: GroupId,
+}
+
+impl Log {
+    /// Whose log it is.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Vote, committed, trimmed and last: with all that was asked for so far, durable or not.
+    pub fn state(&self) -> LogState {
+        let state = self.shared.state();
+        state.visible.get(&self.group).map(|visible| visible.hard.state()).unwrap_or_default()
+    }
+
+    /// Appends entries, which must follow the last one: they are readable when this returns, and `done` is called
+    /// once they are synced, or once that is unknown for good; calls come in order. Never blocks, whatever its size:
+    /// see [`Store::unsynced_bytes`].
+    ///
+    /// # Errors
+    /// Not appended, and `done` is not called: the disk has failed or the store is closed, the entries do not follow,
+    /// or a body is absent or another one's.
+    pub fn append(&self, entries: Vec<Entry>, done: OnSync) -> Result<(), StoreError> {
+        for entry in &entries {
+            assert_eq!(entry.head.group, self.group, "an entry goes into its own group's log");
+            let corrupt = match &entry.body {
+                Body::Absent => Some(None),
+                Body::Here(_) => entry.verify().err().map(Some),
+            };
+            if let Some(corrupt) = corrupt {
+                return Err(StoreError::Body { group: self.group, index: entry.head.index, corrupt });
+            }
+        }
+        let group = self.group;
+        self.shared.enqueue(move |state| {
+            let bytes = state.append(group, &entries)?;
+            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
+        })
+    }
+
+    /// Removes `from` and all entries behind it, in order with appends. Durable on return; they never come back.
+    /// Dropping the future does not undo it.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn truncate_suffix(&self, from: LogIndex) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(|state| {
+            state.truncate(group, from);
+            Ok(Request::Truncate { group, from, reply })
+        })?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Removes `through` and all entries before it; past the end, the log goes on behind it. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn trim_prefix(&self, through: LogId) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(|state| {
+            state.trim(group, through);
+            Ok(Request::Trim { group, through, reply })
+        })?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Saves the vote. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps saved, so neither the old nor the new vote may be told.
+    pub async fn save_vote(&self, vote: HardVote) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(|state| {
+            state.visible.entry(group).or_default().hard.vote = Some(vote);
+            Ok(Request::Vote { group, vote, reply })
+        })?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none.
+    pub fn save_committed(&self, committed: Option<LogId>) {
+        let mut state = self.shared.state();
+        let hard = &mut state.visible.entry(self.group).or_default().hard;
+        if hard.committed != committed {
+            hard.committed = committed;
+            state.committed.insert(self.group);
+        }
+    }
+
+    /// Heads of the part of a range that the log holds, from its start: at most `count_max`, and perhaps fewer, but
+    /// at least one if there is one. Ready at once if all are in memory.
+    ///
+    /// # Errors
+    /// The disk failed, or holds something else than what was written.
+    pub async fn heads(&self, range: Range<LogIndex>, count_max: usize) -> Result<Vec<Head>, ReadError> {
+        self.shared.heads(self.group, range, count_max).await
+    }
+
+    /// Entries with their bodies, of the part of a range that the log holds, from its start: as many as `bytes_max`
+    /// allows, and perhaps fewer, but at least one if there is one. Ready at once if all are in memory.
+    ///
+    /// # Errors
+    /// The disk failed, or holds something else than what was written.
+    pub async fn entries(&self, range: Range<LogIndex>, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
+        self.shared.entries(self.group, range, bytes_max).await
+    }
+
+    /// The bodies of these very entries, in their order. Ready at once if all are in memory.
+    ///
+    /// # Errors
+    /// The log does not hold one of them any more; the disk failed, or holds something else than what was written.
+    pub async fn bodies(&self, heads: &[Head]) -> Result<Vec<Bytes>, ReadError> {
+        self.shared.bodies(self.group, heads).await
+    }
+
+    /// The first entry that the log holds of each term, ascending.
+    pub fn term_starts(&self) -> Vec<LogId> {
+        let state = self.shared.state();
+        state.visible.get(&self.group).map(|visible| visible.hard.starts.clone()).unwrap_or_default()
+    }
+
+    /// The last entry that is durable; what was trimmed last if the disk holds none.
+    pub fn last_durable(&self) -> Option<LogId> {
+        self.shared.state().durable.get(&self.group).and_then(|durable| durable.hard.last)
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Log({})", self.group)
+    }
+}
+
+#[cfg(test)]
+mod tests;

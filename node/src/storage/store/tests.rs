@@ -1,0 +1,402 @@
+//! The store on a real folder, against a simple model.
+#![expect(clippy::disallowed_methods, reason = "the tests damage real files, which take real time")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
+
+use super::super::entry::Kind;
+use super::*;
+use crate::env::os::{OsDisk, OsPool};
+use crate::env::{Disk, FileName};
+
+struct NoTransport;
+
+#[async_trait::async_trait]
+impl crate::env::Transport for NoTransport {
+    fn connect(
+        &self,
+        _: NodeId,
+        _: &str,
+        _: crate::env::transport::Lane,
+        _: Arc<dyn Fn() -> quorate_proto::v1::Sender + Send + Sync>,
+        _: crate::env::transport::LinkWatch,
+    ) -> Arc<dyn crate::env::PeerLink> {
+        unreachable!("storage knows no peers")
+    }
+
+    async fn listen(&self, _: &str, _: Arc<dyn crate::env::PeerHandler>) -> std::io::Result<Task> {
+        unreachable!("storage knows no peers")
+    }
+}
+
+const NODE: NodeId = NodeId(1);
+const GROUP: GroupId = GroupId(3);
+
+fn env(path: &std::path::Path) -> Env {
+    Env {
+        base: quorate_proto::env::os(),
+        disk: Arc::new(OsDisk::open(path).unwrap()),
+        transport: Arc::new(NoTransport),
+        pool: Arc::new(OsPool),
+    }
+}
+
+/// Small volumes and little memory, so that each path is walked.
+fn small() -> StoreConfig {
+    StoreConfig {
+        volume_bytes_max: 20_000,
+        recent_bytes_max: 3_000,
+        volumes_open_max: 2,
+        cache_bytes_max: 1 << 16,
+        commit_bytes_max: 4_000,
+    }
+}
+
+fn entry(group: GroupId, term: u64, index: u64, body: &[u8]) -> Entry {
+    let head = Head {
+        group,
+        index: LogIndex(index),
+        term: Term(term),
+        kind: Kind::Batch,
+        base_offset: Offset(index),
+        records: 1,
+        producer_id: ProducerId(1),
+        producer_epoch: ProducerEpoch(0),
+        sequence: Sequence(0),
+        max_timestamp: Timestamp(0),
+        appended_at: Timestamp(0),
+        body_bytes: u32::try_from(body.len()).unwrap(),
+        body_crc: crc32c::crc32c(body),
+    };
+    Entry { head, body: Body::Here(Bytes::copy_from_slice(body)) }
+}
+
+fn append(log: &Log, entries: Vec<Entry>) -> oneshot::Receiver<Result<(), StoreError>> {
+    let (tx, rx) = oneshot::channel();
+    log.append(entries, Box::new(move |result| drop(tx.send(result)))).unwrap();
+    rx
+}
+
+async fn all(log: &Log) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut next = LogIndex(0);
+    loop {
+        let more = log.entries(next..LogIndex(u64::MAX), 5_000).await.unwrap();
+        let Some(last) = more.last() else { return entries };
+        next = last.head.index.next();
+        entries.extend(more);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { group: u64, count: u64, bytes: usize },
+    Truncate { group: u64, back: u64 },
+    Trim { group: u64, part: u64 },
+    Vote { group: u64 },
+    Committed { group: u64 },
+    Remove { group: u64 },
+    Reopen,
+}
+
+#[derive(Clone, Default, Debug, PartialEq)]
+struct Model {
+    entries: Vec<Entry>,
+    vote: Option<HardVote>,
+    purged: Option<LogId>,
+    term: u64,
+    next: u64,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let group = 0_u64..3;
+    let step = prop_oneof![
+        10 => (group.clone(), 1_u64..6, prop_oneof![0_usize..300, 3_000_usize..9_000, Just(70_000)])
+            .prop_map(|(group, count, bytes)| Step::Append { group, count, bytes }),
+        2 => (group.clone(), 0_u64..12).prop_map(|(group, back)| Step::Truncate { group, back }),
+        1 => (group.clone(), 0_u64..4).prop_map(|(group, part)| Step::Trim { group, part }),
+        1 => group.clone().prop_map(|group| Step::Vote { group }),
+        1 => group.clone().prop_map(|group| Step::Committed { group }),
+        1 => group.prop_map(|group| Step::Remove { group }),
+        2 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+async fn check_against_model(steps: Vec<Step>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&env(folder.path()), small(), NODE).await.unwrap().0;
+    let mut models = BTreeMap::<u64, Model>::new();
+    for (number, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Append { group, count, bytes } => {
+                let model = models.entry(group).or_default();
+                let log = store.log(GroupId(group));
+                let mut entries = Vec::new();
+                for i in 0..count {
+                    model.term += u64::from(i == 2);
+                    let body = vec![u8::try_from(number % 256).unwrap(); bytes];
+                    entries.push(entry(GroupId(group), model.term, model.next, &body));
+                    model.next += 1;
+                }
+                model.entries.extend(entries.clone());
+                let done = append(&log, entries);
+                if number % 3 == 0 {
+                    done.await.unwrap().unwrap();
+                }
+            }
+            Step::Truncate { group, back } => {
+                let model = models.entry(group).or_default();
+                let keep = model.entries.len().saturating_sub(usize::try_from(back).unwrap());
+                let from = model.entries.get(keep).map_or(model.next, |entry| entry.head.index.0);
+                model.entries.truncate(keep);
+                model.next = from;
+                model.term += 1;
+                store.log(GroupId(group)).truncate_suffix(LogIndex(from)).await.unwrap();
+            }
+            Step::Trim { group, part } => {
+                let model = models.entry(group).or_default();
+                let gone = model.entries.len() * usize::try_from(part).unwrap() / 3;
+                if let Some(last) = model.entries.drain(..gone.min(model.entries.len())).next_back() {
+                    model.purged = Some(last.head.log_id());
+                    store.log(GroupId(group)).trim_prefix(last.head.log_id()).await.unwrap();
+                }
+            }
+            Step::Vote { group } => {
+                let model = models.entry(group).or_default();
+                model.term += 1;
+                let vote = HardVote { term: Term(model.term), node: 1, committed: number % 2 == 0 };
+                model.vote = Some(vote);
+                store.log(GroupId(group)).save_vote(vote).await.unwrap();
+            }
+            Step::Committed { group } => {
+                let model = models.entry(group).or_default();
+                store.log(GroupId(group)).save_committed(model.entries.last().map(|e| e.head.log_id()));
+            }
+            Step::Remove { group } => {
+                models.insert(group, Model::default());
+                store.remove_group(GroupId(group)).await.unwrap();
+            }
+            Step::Reopen => {
+                store.close().await;
+                drop(store);
+                store = Store::open(&env(folder.path()), small(), NODE).await.unwrap().0;
+            }
+        }
+        for (group, model) in &models {
+            let log = store.log(GroupId(*group));
+            let state = log.state();
+            assert_eq!(state.vote, model.vote);
+            assert_eq!(state.purged, model.purged);
+            assert_eq!(state.last, model.entries.last().map(|e| e.head.log_id()).or(model.purged));
+            assert!(all(&log).await == model.entries, "group {group} after step {number}");
+            let heads = model.entries.iter().map(|entry| entry.head).collect::<Vec<_>>();
+            let found = log.heads(LogIndex(0)..LogIndex(u64::MAX), usize::MAX).await.unwrap();
+            assert_eq!(found, heads);
+            let bodies = log.bodies(&heads).await.unwrap();
+            for (entry, body) in model.entries.iter().zip(bodies) {
+                assert!(entry.body == Body::Here(body));
+            }
+            let mut starts = Vec::<LogId>::new();
+            for head in &heads {
+                if starts.last().is_none_or(|start| start.term != head.term) {
+                    starts.push(head.log_id());
+                }
+            }
+            assert_eq!(log.term_starts(), starts);
+        }
+    }
+    store.close().await;
+}
+
+fn block_on(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(work);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_store_does_what_the_model_does(steps in steps()) {
+        block_on(check_against_model(steps));
+    }
+}
+
+#[test]
+fn entries_are_readable_at_once_and_wrong_ones_are_refused() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(report.created);
+        let log = store.log(GROUP);
+        let done = append(&log, vec![entry(GROUP, 1, 0, b"a"), entry(GROUP, 1, 1, b"b")]);
+        assert_eq!(all(&log).await.len(), 2);
+        let not_called: fn() -> OnSync = || Box::new(|_| panic!("not called"));
+        let gap = log.append(vec![entry(GROUP, 1, 3, b"d")], not_called());
+        assert!(matches!(gap, Err(StoreError::Gap { expected: LogIndex(2), .. })));
+        let absent = entry(GROUP, 1, 2, b"c").without_body();
+        assert!(matches!(
+            log.append(vec![absent], not_called()),
+            Err(StoreError::Body { corrupt: None, .. })
+        ));
+        let mut other = entry(GROUP, 1, 2, b"c");
+        other.body = Body::Here(Bytes::from_static(b"x"));
+        assert!(matches!(
+            log.append(vec![other], not_called()),
+            Err(StoreError::Body { corrupt: Some(_), .. })
+        ));
+        done.await.unwrap().unwrap();
+        assert_eq!(log.last_durable(), Some(LogId { term: Term(1), index: LogIndex(1) }));
+        assert_eq!(store.unsynced_bytes(), 0);
+        assert_eq!(store.groups(), [GROUP]);
+        store.close().await;
+        assert!(matches!(log.append(vec![entry(GROUP, 1, 2, b"c")], not_called()), Err(StoreError::Closed)));
+    });
+}
+
+#[test]
+fn facts_are_kept() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let identity = store.facts().identity();
+        let (cluster, peer) = (ClusterId::from_random([1; 16]), Identity::from_random([2; 16]));
+        assert_eq!(store.facts().cluster_id(), None);
+        store.facts().set_cluster_id(cluster).await.unwrap();
+        store.facts().remember_peer(NodeId(2), peer).await.unwrap();
+        store.close().await;
+        drop(store);
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(!report.created);
+        assert_eq!(report.repaired, 0, "a closed store needs no repair");
+        assert_eq!(store.facts().identity(), identity);
+        assert_eq!(store.facts().cluster_id(), Some(cluster));
+        assert_eq!(store.facts().peer(NodeId(2)), Some(peer));
+        assert_eq!(store.facts().peer(NodeId(3)), None);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        append(&store.log(GROUP), vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        store.log(GROUP).save_vote(HardVote { term: Term(1), node: 1, committed: true }).await.unwrap();
+        append(&store.log(GROUP), vec![entry(GROUP, 1, 1, b"a")]).await.unwrap().unwrap();
+        store.log(GROUP).save_vote(HardVote { term: Term(2), node: 1, committed: true }).await.unwrap();
+        store.close().await;
+        drop(store);
+        let refusal = async |node: NodeId| {
+            Store::open(&env(folder.path()), small(), node).await.map(drop).unwrap_err().to_string()
+        };
+        let file = |name: &str| folder.path().join(name);
+        let (meta, volume) = (file("meta.redb"), file("volume-00000001.redb"));
+        let (good_meta, good_volume) = (std::fs::read(&meta).unwrap(), std::fs::read(&volume).unwrap());
+        assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"));
+
+        std::fs::remove_file(&meta).unwrap();
+        assert!(refusal(NODE).await.contains("but no meta.redb"));
+        std::fs::write(&meta, vec![7; 5_000]).unwrap();
+        assert!(refusal(NODE).await.contains("meta.redb"));
+        std::fs::write(&meta, b"").unwrap();
+        assert!(refusal(NODE).await.contains("is damaged (could not open meta.redb: the file is empty)"));
+        std::fs::write(&meta, &good_meta).unwrap();
+
+        std::fs::remove_file(&volume).unwrap();
+        assert!(refusal(NODE).await.contains("volume-00000001.redb is missing"));
+        std::fs::write(&volume, &good_volume[..good_volume.len() / 2]).unwrap();
+        assert!(refusal(NODE).await.contains("volume-00000001.redb"));
+        std::fs::write(&volume, &good_volume).unwrap();
+
+        let other = tempfile::tempdir().unwrap();
+        let (stranger, _) = Store::open(&env(other.path()), small(), NODE).await.unwrap();
+        stranger.close().await;
+        drop(stranger);
+        std::fs::copy(other.path().join("volume-00000001.redb"), &volume).unwrap();
+        assert!(refusal(NODE).await.contains("does not belong here"));
+        std::fs::write(&volume, &good_volume).unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await.len(), 2);
+        store.close().await;
+    });
+}
+
+#[test]
+fn every_flipped_bit_of_an_entry_is_seen() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let body = b"an unmistakable body, in the file only once";
+        append(&store.log(GROUP), vec![entry(GROUP, 7, 0, body)]).await.unwrap().unwrap();
+        store.close().await;
+        drop(store);
+        let volume = folder.path().join("volume-00000001.redb");
+        let good = std::fs::read(&volume).unwrap();
+        let head = entry(GROUP, 7, 0, body).head.encode();
+        let find = |bytes: &[u8]| good.windows(bytes.len()).position(|window| window == bytes).unwrap();
+        for (at, length, at_open) in [(find(&head), head.len(), true), (find(body), body.len(), false)] {
+            for byte in (0..length).step_by(5) {
+                let mut bad = good.clone();
+                bad[at + byte] ^= 1 << (byte % 8);
+                std::fs::write(&volume, &bad).unwrap();
+                match Store::open(&env(folder.path()), small(), NODE).await {
+                    Err(error) => {
+                        assert!(at_open, "{error}");
+                        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+                    }
+                    Ok((store, _)) => {
+                        assert!(!at_open, "byte {byte} of the head");
+                        let heads = store.log(GROUP).heads(LogIndex(0)..LogIndex(1), 1).await.unwrap();
+                        assert_eq!(heads.len(), 1);
+                        let read = store.log(GROUP).bodies(&heads).await;
+                        assert!(matches!(read, Err(ReadError::Corrupt(_))), "byte {byte} of the body");
+                        store.close().await;
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn volumes_without_live_entries_go() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let disk_env = env(folder.path());
+        let disk = disk_env.disk.clone();
+        let (store, _) = Store::open(&disk_env, small(), NODE).await.unwrap();
+        drop(disk_env);
+        let log = store.log(GROUP);
+        for index in 0..50 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+        }
+        let volumes = |disk: &Arc<dyn Disk>| {
+            let names = disk.list().unwrap();
+            names.iter().filter(|name: &&FileName| name.as_str().starts_with("volume")).count()
+        };
+        assert!(volumes(&disk) > 3);
+        log.trim_prefix(LogId { term: Term(1), index: LogIndex(49) }).await.unwrap();
+        let deadline = disk_deadline();
+        while volumes(&disk) > 2 {
+            assert!(std::time::Instant::now() < deadline, "dead volumes were not removed");
+            tokio::task::yield_now().await;
+        }
+        append(&log, vec![entry(GROUP, 1, 50, b"on")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log, disk));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await.len(), 1);
+        store.close().await;
+    });
+}
+
+fn disk_deadline() -> std::time::Instant {
+    std::time::Instant::now() + std::time::Duration::from_secs(20)
+}

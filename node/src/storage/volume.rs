@@ -1,0 +1,394 @@
+//! One redb file of entries: how it is made, written, sealed and read. redb's types stop here and in `facts`.
+//!
+//! Tables of `volume-%08d.redb`:
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | `facts` | name | format version, node, identity, number, sealed; each with its CRC-32C behind it |
+//! | `stream` | 0, 1, 2, ... in order of arrival | items: heads and hard state (see `stream`) |
+//! | `bodies` | 0, 1, 2, ... in order of arrival | bodies, end to end |
+//! | `index` | group, first index | where the heads lie (see `index`); written when the volume is sealed |
+//!
+//! A volume that has nothing in its stream is a spare: it counts for nothing yet.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use quorate_proto::ids::{Identity, NodeId};
+use redb::{
+    Builder, Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition,
+};
+
+use super::entry::{Corrupt, array, check_crc};
+use super::error::{DiskError, Fault, ReadError};
+use crate::env::{Disk, FileName};
+
+/// Version of the format of all files of the data folder.
+pub(super) const FORMAT: u32 = 1;
+
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+pub(super) const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");
+pub(super) const BODIES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("bodies");
+pub(super) const INDEX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("index");
+
+/// Number of a volume: from 1, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct VolumeNumber(pub(super) u32);
+
+impl VolumeNumber {
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    pub(super) fn file(self) -> FileName {
+        FileName::new(format!("volume-{:08}.redb", self.0))
+    }
+
+    /// The number in a volume's name.
+    pub(super) fn of(name: &FileName) -> Option<Self> {
+        let digits = name.as_str().strip_prefix("volume-")?.strip_suffix(".redb")?;
+        if digits.len() == 8 { digits.parse().ok().map(Self) } else { None }
+    }
+}
+
+impl fmt::Display for VolumeNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whose disk it is: stands in every file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) node: NodeId,
+    pub(super) identity: Identity,
+}
+
+/// What a volume says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) format: u32,
+    pub(super) owner: Owner,
+    pub(super) number: VolumeNumber,
+    pub(super) sealed: bool,
+}
+
+/// One volume. Sealed ones are opened when they are read and may be closed at any time.
+pub(super) struct Volume {
+    pub(super) number: VolumeNumber,
+    name: FileName,
+    disk: Arc<dyn Disk>,
+    /// Held for reading by whoever uses the file, for writing by whoever opens or closes it.
+    handle: RwLock<Handle>,
+    cache_bytes: usize,
+}
+
+enum Handle {
+    Closed,
+    Writer(Database),
+    Reader(ReadOnlyDatabase),
+}
+
+/// How an opening went.
+pub(super) struct Opened {
+    pub(super) volume: Volume,
+    /// It had not been closed cleanly.
+    pub(super) repaired: bool,
+}
+
+impl Volume {
+    /// Makes a volume without content: under a temporary name, synced and only then under its own.
+    pub(super) fn create(
+        disk: &Arc<dyn Disk>,
+        owner: Owner,
+        number: VolumeNumber,
+        cache_bytes: usize,
+    ) -> Result<Self, DiskError> {
+        let name = number.file();
+        let temporary = FileName::new(format!("{name}.tmp"));
+        guarded_disk("create", &temporary, || {
+            let db = create_database(&**disk, &temporary, cache_bytes)?;
+            let label = Label { format: FORMAT, owner, number, sealed: false };
+            let write = db.begin_write()?;
+            {
+                let mut facts = write.open_table(FACTS)?;
+                for (fact, value) in label.encode() {
+                    facts.insert(fact, &value[..])?;
+                }
+                write.open_table(STREAM)?;
+                write.open_table(BODIES)?;
+                write.open_table(INDEX)?;
+            }
+            write.commit()?;
+            db.close()?;
+            disk.publish(&temporary, &name)?;
+            Ok(())
+        })?;
+        Ok(Self::open(disk, number, cache_bytes)?.volume)
+    }
+
+    /// Opens a volume for writing, repairing it if it was not closed cleanly.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        number: VolumeNumber,
+        cache_bytes: usize,
+    ) -> Result<Opened, DiskError> {
+        let name = number.file();
+        let (db, repaired) = guarded_disk("open", &name, || open_database(&**disk, &name, cache_bytes))?;
+        let volume =
+            Self { number, name, disk: disk.clone(), handle: RwLock::new(Handle::Writer(db)), cache_bytes };
+        Ok(Opened { volume, repaired })
+    }
+
+    /// A sealed volume, not opened yet.
+    pub(super) fn sealed(disk: &Arc<dyn Disk>, number: VolumeNumber, cache_bytes: usize) -> Self {
+        let handle = RwLock::new(Handle::Closed);
+        Self { number, name: number.file(), disk: disk.clone(), handle, cache_bytes }
+    }
+
+    pub(super) fn file(&self) -> &FileName {
+        &self.name
+    }
+
+    /// Reads in one transaction. Opens a sealed volume that is closed.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        self.ensure_open()?;
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        guarded(|| {
+            let read = match &*handle {
+                Handle::Writer(db) => db.begin_read()?,
+                Handle::Reader(db) => db.begin_read()?,
+                Handle::Closed => return Err(Fault::Other("closed at the same moment".to_owned())),
+            };
+            work(&read)
+        })
+        .map_err(|fault| fault.into_read_error("read", &self.name))
+    }
+
+    fn ensure_open(&self) -> Result<(), DiskError> {
+        if !matches!(*self.handle.read().unwrap_or_else(PoisonError::into_inner), Handle::Closed) {
+            return Ok(());
+        }
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*handle, Handle::Closed) {
+            let db = guarded_disk("open", &self.name, || {
+                let backend = Backend(self.disk.open(&self.name, false)?);
+                Ok(Builder::new()
+                    .set_cache_size(self.cache_bytes / 4)
+                    .open_read_only_with_backend(backend)?)
+            })?;
+            *handle = Handle::Reader(db);
+        }
+        Ok(())
+    }
+
+    /// Writes one transaction and syncs it. An error means: perhaps written, and never again.
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, Fault>,
+    ) -> Result<T, DiskError> {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        guarded_disk("commit to", &self.name, || {
+            let Handle::Writer(db) = &*handle else {
+                return Err(Fault::Other("not open for writing".to_owned()));
+            };
+            let mut write = db.begin_write()?;
+            write.set_durability(redb::Durability::Immediate)?;
+            let result = work(&write)?;
+            write.commit()?;
+            Ok(result)
+        })
+    }
+
+    /// Notes that nothing more will be written, in the transaction that writes the index.
+    pub(super) fn write_sealed(write: &redb::WriteTransaction) -> Result<(), Fault> {
+        let mut facts = write.open_table(FACTS)?;
+        facts.insert("sealed", &checked(&[1])[..])?;
+        Ok(())
+    }
+
+    /// Closes the file cleanly. Whoever reads it next opens it for reading.
+    pub(super) fn close(&self) -> Result<(), DiskError> {
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *handle, Handle::Closed) {
+            Handle::Closed => Ok(()),
+            Handle::Writer(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
+            Handle::Reader(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
+        }
+    }
+
+    /// What the volume says of itself.
+    pub(super) fn label(&self) -> Result<Label, ReadError> {
+        self.read(|read| {
+            let facts = read.open_table(FACTS)?;
+            let fact = |name: &'static str| -> Result<Vec<u8>, Fault> {
+                let value = facts.get(name)?;
+                let value = value.as_ref().map(redb::AccessGuard::value).unwrap_or_default();
+                let value = unchecked(value).map_err(|corrupt| Fault::corrupt("fact", name, corrupt))?;
+                Ok(value.to_vec())
+            };
+            let number = |name: &'static str| -> Result<u32, Fault> {
+                let value = fact(name)?.try_into();
+                let value = value.map_err(|_| Fault::corrupt("fact", name, Corrupt::Short))?;
+                Ok(u32::from_le_bytes(value))
+            };
+            let identity = Identity::from_wire(&fact("identity")?)
+                .ok_or_else(|| Fault::corrupt("fact", "identity", Corrupt::Short))?;
+            Ok(Label {
+                format: number("format")?,
+                owner: Owner { node: NodeId(number("node")?), identity },
+                number: VolumeNumber(number("number")?),
+                sealed: fact("sealed")? == [1],
+            })
+        })
+    }
+
+    /// Length and CRC-32C of the closed file.
+    pub(super) fn measure(&self) -> Result<(u64, u32), DiskError> {
+        guarded_disk("read", &self.name, || {
+            let file = self.disk.open(&self.name, false)?;
+            let length = file.len()?;
+            let (mut at, mut crc, mut buffer) = (0, 0, vec![0; 1 << 20]);
+            while at < length {
+                let part = usize::try_from((length - at).min(1 << 20)).expect("a megabyte fits");
+                file.read(at, &mut buffer[..part])?;
+                crc = crc32c::crc32c_append(crc, &buffer[..part]);
+                at += u64::try_from(part).expect("a megabyte fits");
+            }
+            file.close()?;
+            Ok((length, crc))
+        })
+    }
+
+    /// Length of the file, without opening it as a database.
+    pub(super) fn length(&self) -> Result<u64, DiskError> {
+        guarded_disk("read", &self.name, || Ok(self.disk.open(&self.name, false)?.len()?))
+    }
+}
+
+impl Label {
+    fn encode(&self) -> [(&'static str, Vec<u8>); 5] {
+        [
+            ("format", checked(&self.format.to_le_bytes())),
+            ("node", checked(&self.owner.node.0.to_le_bytes())),
+            ("identity", checked(&self.owner.identity.to_wire())),
+            ("number", checked(&self.number.0.to_le_bytes())),
+            ("sealed", checked(&[u8::from(self.sealed)])),
+        ]
+    }
+}
+
+/// A fact with its CRC-32C behind it.
+pub(super) fn checked(value: &[u8]) -> Vec<u8> {
+    let mut out = value.to_vec();
+    out.extend(crc32c::crc32c(value).to_le_bytes());
+    out
+}
+
+/// A fact without the CRC-32C behind it, which fits.
+pub(super) fn unchecked(value: &[u8]) -> Result<&[u8], Corrupt> {
+    let end = value.len().checked_sub(4).ok_or(Corrupt::Short)?;
+    check_crc(&value[..end], u32::from_le_bytes(array(&value[end..])))?;
+    Ok(&value[..end])
+}
+
+/// Makes a database in a new file. A leftover of that name is in the way of nothing: it is removed.
+pub(super) fn create_database(
+    disk: &dyn Disk,
+    name: &FileName,
+    cache_bytes: usize,
+) -> Result<Database, Fault> {
+    match disk.remove(name) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let backend = Backend(disk.open(name, true)?);
+    Ok(Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?)
+}
+
+/// Opens a database, and tells whether it had to be repaired.
+pub(super) fn open_database(
+    disk: &dyn Disk,
+    name: &FileName,
+    cache_bytes: usize,
+) -> Result<(Database, bool), Fault> {
+    let backend = disk.open(name, false)?;
+    if backend.len()? == 0 {
+        // redb would make a new database of it.
+        return Err(Fault::Other("the file is empty".to_owned()));
+    }
+    let repaired = Arc::new(AtomicBool::new(false));
+    let told = repaired.clone();
+    let db = Builder::new()
+        .set_cache_size(cache_bytes)
+        .set_repair_callback(move |_| told.store(true, Ordering::Relaxed))
+        .create_with_backend(Backend(backend))?;
+    Ok((db, repaired.load(Ordering::Relaxed)))
+}
+
+/// Runs work on redb; a panic in there, as damaged pages cause it, is an error.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&'static str>().copied())
+            .unwrap_or("no message");
+        Err(Fault::Other(format!("redb panicked: {message}")))
+    })
+}
+
+/// [`guarded`], for work that cannot end in damage of ours.
+pub(super) fn guarded_disk<T>(
+    operation: &'static str,
+    file: &FileName,
+    work: impl FnOnce() -> Result<T, Fault>,
+) -> Result<T, DiskError> {
+    guarded(work).map_err(|fault| match fault.into_read_error(operation, file) {
+        ReadError::Disk(error) => error,
+        ReadError::Corrupt(error) => DiskError::new(operation, file, error),
+        ReadError::Missing { .. } => unreachable!("nothing was asked for by index"),
+    })
+}
+
+/// A file of the environment's as redb wants it.
+pub(super) struct Backend(pub(super) Box<dyn StorageBackend>);
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Locks are not passed on: the folder as a whole is locked.
+impl StorageBackend for Backend {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.0.close()
+    }
+}
