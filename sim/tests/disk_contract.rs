@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 
+use quorate_node::env::os::OsDisk;
 use quorate_node::env::{Disk, FileName};
 use quorate_sim::env::disk::SimDisk;
 
@@ -79,4 +80,10 @@ fn keeps_its_contract(disk: &dyn Disk) {
 #[test]
 fn the_simulated_disk_keeps_its_contract() {
     keeps_its_contract(&SimDisk::new());
+}
+
+#[test]
+fn the_real_disk_keeps_it_too() {
+    let folder = tempfile::tempdir().unwrap();
+    keeps_its_contract(&OsDisk::open(folder.path()).unwrap());
 }

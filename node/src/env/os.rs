@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use super::{Disk, FileName, Pool};
 
-/// The file whose lock says that a process uses the folder.
-const LOCK: &str = "lock";
+/// The file whose lock says that a process uses the folder. Its name is none that [`Disk`] can have.
+const LOCK: &str = ".lock";
 
 /// A folder of the file system, locked: no second process opens it. A cheap clone; the last one, and the last file
 /// opened through it, let the lock go.
@@ -225,7 +225,7 @@ mod tests {
         file.sync_data().unwrap();
         disk.publish(&a, &b).unwrap();
         fs::write(folder.path().join("Not Ours"), b"").unwrap();
-        assert_eq!(disk.list().unwrap(), [b.clone(), FileName::new(LOCK)]);
+        assert_eq!(disk.list().unwrap(), [b.clone()]);
         let mut read = [9; 3];
         let file = disk.open(&b, false).unwrap();
         file.read(7, &mut read).unwrap();

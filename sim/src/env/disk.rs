@@ -111,6 +111,7 @@ struct State {
     sync_failed: Option<DiskEvent>,
     pace: Pace,
     pace_dice: Dice,
+    stall: Duration,
     elapsed: Duration,
     written_crc: u32,
     watch: Option<Watch>,
@@ -154,6 +155,7 @@ impl SimDisk {
             sync_failed: None,
             pace: Pace::default(),
             pace_dice: Dice::new(0),
+            stall: Duration::ZERO,
             elapsed: Duration::ZERO,
             written_crc: 0,
             watch: None,
@@ -177,6 +179,16 @@ impl SimDisk {
         let mut state = self.state();
         state.pace = pace;
         state.pace_dice = dice;
+    }
+
+    /// Work that is handed over from now on waits so much longer for its turn.
+    pub fn stall(&self, time: Duration) {
+        self.state().stall = time;
+    }
+
+    /// How much longer work waits.
+    pub fn stalled(&self) -> Duration {
+        self.state().stall
     }
 
     /// The time that operations have taken since this was last asked.
@@ -241,9 +253,10 @@ impl SimDisk {
         self.state().revive();
     }
 
-    /// Takes back what [`SimDisk::cut_power_at`] and [`SimDisk::fail_sync_after`] have set up.
+    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`] and [`SimDisk::stall`] have set up.
     pub fn spare(&self) {
         let mut state = self.state();
+        state.stall = Duration::ZERO;
         state.cut_at = None;
         state.failing_sync = None;
     }

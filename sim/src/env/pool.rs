@@ -37,6 +37,7 @@ impl Pool for SimPool {
             dice.time(Duration::from_micros(1), self.wait_max)
         };
         let disk = self.disk.clone();
+        let wait = wait + disk.stalled();
         let job = async move {
             clock::sleep(wait).await;
             disk.take_elapsed();
