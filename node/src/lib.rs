@@ -9,5 +9,6 @@ pub mod env;
 pub mod http;
 pub mod metadata;
 pub mod partition;
+pub mod raft;
 pub mod storage;
 pub mod telemetry;

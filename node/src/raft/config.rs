@@ -1,0 +1,132 @@
+//! The module's knobs.
+
+use openraft::SnapshotPolicy;
+use serde::{Deserialize, Serialize};
+
+/// How groups elect, replicate and beat. All nodes should share the first three.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RaftConfig {
+    /// Gap between a leader's heartbeats, in ms. At most a third of `election_timeout_ms_min`, so that two lost ones
+    /// do not start an election (Raft §5.6). Smaller costs CPU for each replica, idle or not.
+    pub heartbeat_ms: u64,
+    /// Shortest wait of a follower before it stands for election, in ms, counted from the end of the leader's lease.
+    /// Too small, and a stalled disk or a busy machine costs a leader.
+    pub election_timeout_ms_min: u64,
+    /// Longest such wait, and the leader's lease, in ms: without a proof of its death a leader is missed for at most
+    /// twice this.
+    pub election_timeout_ms_max: u64,
+    /// Bytes of bodies in one message of replication; one entry goes out even above it. Too large, and a message
+    /// holds up all groups' entries to that peer; too small, and each costs more.
+    pub append_bytes_max: u64,
+    /// Bytes of bodies in flight to one peer in one group. Too small, and a distant peer is waited for.
+    pub append_in_flight_bytes_max: u64,
+    /// Messages of replication in flight to one peer in one group.
+    pub append_in_flight_max: usize,
+    /// How long a peer may take to answer entries, in ms, before they are sent again. Must leave room for slow syncs.
+    pub append_timeout_ms: u64,
+    /// Gap between the beats of a node to each peer, in ms: these say who leads what.
+    pub beat_ms: u64,
+    /// After a proven death survivors stand for election one after the other, so many ms apart. Too small, and they
+    /// split the vote.
+    pub failover_rank_ms: u64,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_timeout_ms_min: 400,
+            election_timeout_ms_max: 700,
+            append_bytes_max: 1 << 20,
+            append_in_flight_bytes_max: 8 << 20,
+            append_in_flight_max: 32,
+            append_timeout_ms: 5_000,
+            beat_ms: 100,
+            failover_rank_ms: 30,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// Whether the knobs fit together.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        let refuse = |wrong: bool, sentence: &str| if wrong { Err(sentence.to_owned()) } else { Ok(()) };
+        refuse(self.heartbeat_ms == 0, "raft.heartbeat_ms must be at least 1")?;
+        refuse(
+            self.heartbeat_ms > self.election_timeout_ms_min / 3,
+            "raft.heartbeat_ms must be at most a third of raft.election_timeout_ms_min",
+        )?;
+        refuse(
+            self.election_timeout_ms_min >= self.election_timeout_ms_max,
+            "raft.election_timeout_ms_min must be below raft.election_timeout_ms_max",
+        )?;
+        refuse(self.append_bytes_max == 0, "raft.append_bytes_max must be at least 1")?;
+        refuse(
+            self.append_in_flight_bytes_max < self.append_bytes_max,
+            "raft.append_in_flight_bytes_max must be at least raft.append_bytes_max",
+        )?;
+        refuse(
+            !(1..=SESSION_REQUESTS_MAX).contains(&self.append_in_flight_max),
+            "raft.append_in_flight_max must be between 1 and 128",
+        )?;
+        refuse(
+            self.append_timeout_ms < self.election_timeout_ms_max,
+            "raft.append_timeout_ms must be at least raft.election_timeout_ms_max",
+        )?;
+        refuse(
+            self.beat_ms == 0 || self.beat_ms > self.election_timeout_ms_min,
+            "raft.beat_ms must be between 1 and raft.election_timeout_ms_min",
+        )
+    }
+
+    /// What openraft is told.
+    pub(super) fn to_openraft(&self) -> openraft::Config {
+        openraft::Config {
+            cluster_name: "quorate".to_owned(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_timeout_ms_min,
+            election_timeout_max: self.election_timeout_ms_max,
+            // Bytes bound a message, in the log store; this bounds what many small entries may add up to.
+            max_payload_entries: 4096,
+            snapshot_policy: SnapshotPolicy::Never,
+            // Every snapshot purges the log by this, whatever the policy says, and that log is the topic's data.
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // On once the peers have answered: else a restarted follower may stand before the leader is heard.
+            enable_tick: false,
+            enable_pre_vote: Some(true),
+            // A leader replicates before its own sync: restored without an election after a crash that took its
+            // tail, it would use a log id a second time, and entries that were acknowledged would be lost.
+            enable_leader_restore: Some(false),
+            quorum_loss_probe_interval: None,
+            ..openraft::Config::default()
+        }
+    }
+}
+
+/// What a follower queues of one leader's appends in one group.
+pub(super) const SESSION_REQUESTS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(RaftConfig::default().validate(), Ok(()));
+        assert!(RaftConfig::default().to_openraft().validate().is_ok());
+    }
+
+    #[test]
+    fn a_leader_is_never_restored_and_the_log_never_purged_by_itself() {
+        let config = RaftConfig::default().to_openraft();
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_eq!(config.snapshot_policy, SnapshotPolicy::Never);
+        assert_eq!(config.max_in_snapshot_log_to_keep, u64::MAX);
+        assert!(!config.enable_tick);
+    }
+}

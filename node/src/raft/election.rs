@@ -1,0 +1,157 @@
+//! Elections that do not wait for a timer: of a new group, after a restart, and after a leader's proven death.
+//!
+//! All of them ask for pre-votes first, so none can depose a leader that a majority hears. The timers of openraft
+//! stay behind them, for what is not seen here.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use openraft::raft::TransferLeaderRequest;
+use quorate_proto::ids::{NodeId, Term};
+
+use super::config::RaftConfig;
+use super::group::{Group, Role, Running};
+use super::liveness::rank;
+use super::node::Inner;
+use super::types::RaftVote;
+use crate::env::Moment;
+
+/// A node id that is no member's: an election "handed" to it sets the dead leader's lease aside, and no more.
+/// Addressed to this node itself, the same request would force a vote past a leader that lives.
+const NOBODY: u64 = 0;
+
+/// Least and most time between two attempts.
+const RETRY_MS: (u64, u64) = (40, 80);
+
+/// A candidate's votes must reach disks: it is left alone for so long.
+const CANDIDATE: Duration = Duration::from_millis(300);
+
+/// Brings a group that has just started to its first leader, then hands over to openraft's timers.
+///
+/// These are off until the peers have answered, or a short time has passed: a follower that starts with them on may
+/// stand before it has heard the leader.
+pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, fresh: bool, first: bool) {
+    let (config, start) = match node.upgrade() {
+        Some(node) => (node.config().clone(), node.env().now()),
+        None => return,
+    };
+    let others: Vec<NodeId> = match group.upgrade().map(Group) {
+        Some(group) => group.voters().into_iter().filter(|voter| *voter != group.0.me).collect(),
+        None => return,
+    };
+    let patience = Duration::from_millis(config.election_timeout_ms_min);
+    if others.is_empty() {
+        stand(&group, None, 0, start + patience, &config).await;
+    } else if fresh && first {
+        // The others may still be on their way to start the group.
+        stand(&group, None, 0, start + patience * 4, &config).await;
+    } else {
+        let heard = |node: &Inner| others.iter().all(|other| node.heard_since(*other, start));
+        wait(&node, start + patience, heard).await;
+        if fresh {
+            // The first is tried first; the others stand in for it if nothing comes of that.
+            let led = |_: &Inner| group.upgrade().is_none_or(|group| has_leader(&Group(group)));
+            wait(&node, start + patience * 2, led).await;
+        }
+        // After a restart somebody may lead, whose vote is the one that this node remembers.
+        let led = node.upgrade().zip(group.upgrade()).is_none_or(|(node, group)| node.is_led(group.id));
+        let place = place_of(&group, None);
+        if !led {
+            stand(&group, None, place * config.failover_rank_ms, start + patience * 4, &config).await;
+        }
+    }
+    if let Some(group) = group.upgrade() {
+        group.raft.runtime_config().tick(true);
+    }
+}
+
+/// Replaces a leader whose death was proven. `dead_vote` is the one it led by.
+pub(super) async fn replace(group: Weak<Running>, dead_vote: RaftVote, dead: NodeId, config: RaftConfig) {
+    let until = match group.upgrade() {
+        Some(running) => {
+            // Until now the dead leader's lease stood in the way of every vote.
+            let request = TransferLeaderRequest::new(dead_vote, NOBODY, None);
+            if running.raft.handle_transfer_leader(request).boxed().await.is_err() {
+                return;
+            }
+            running.env.now() + Duration::from_millis(config.election_timeout_ms_max) * 2
+        }
+        None => return,
+    };
+    let place = place_of(&group, Some(dead));
+    stand(&group, Some(dead_vote), place * config.failover_rank_ms, until, &config).await;
+}
+
+/// This node's place among those who may stand.
+fn place_of(group: &Weak<Running>, dead: Option<NodeId>) -> u64 {
+    let Some(group) = group.upgrade().map(Group) else { return 0 };
+    let survivors: Vec<_> = group.voters().into_iter().filter(|voter| Some(*voter) != dead).collect();
+    rank(&survivors, group.0.me, group.id(), Term(group.vote().leader_id.term))
+}
+
+/// Waits until `done`, at most until `until`.
+async fn wait(node: &Weak<Inner>, until: Moment, done: impl Fn(&Inner) -> bool) {
+    loop {
+        let pause = match node.upgrade() {
+            Some(node) if !done(&node) && node.env().now() < until => {
+                node.env().sleep(Duration::from_millis(10))
+            }
+            Some(_) | None => return,
+        };
+        pause.await;
+    }
+}
+
+fn has_leader(group: &Group) -> bool {
+    let vote = group.vote();
+    // The vote of term 0 is what a new group begins with.
+    vote.committed && vote.leader_id.term > 0
+}
+
+/// Stands for election after `delay_ms`, again and again until somebody leads by another vote than `dead_vote`, or
+/// the time is up.
+async fn stand(
+    group: &Weak<Running>,
+    dead_vote: Option<RaftVote>,
+    delay_ms: u64,
+    until: Moment,
+    config: &RaftConfig,
+) {
+    let Some(env) = group.upgrade().map(|group| group.env.clone()) else { return };
+    env.sleep(Duration::from_millis(delay_ms)).await;
+    let before = dead_vote.or_else(|| group.upgrade().map(|group| Group(group).vote()));
+    let mut seen: Option<(RaftVote, Moment)> = None;
+    loop {
+        let now = env.now();
+        let Some(running) = group.upgrade().map(Group) else { return };
+        let vote = running.vote();
+        let led = match running.role() {
+            Role::Leader { .. } => true,
+            Role::Follower { .. } => vote.committed && Some(vote) != before && vote.leader_id.term > 0,
+        };
+        if led || now >= until {
+            return;
+        }
+        // Somebody stands, perhaps this node: its votes are on their way to disks.
+        let candidate = !vote.committed && Some(vote) != before && vote.leader_id.voted_for != NOBODY;
+        let since = match seen {
+            Some((known, since)) if known == vote => since,
+            Some(_) | None => now,
+        };
+        seen = Some((vote, since));
+        if !candidate || now >= since + CANDIDATE {
+            let alone = running.voters() == [running.0.me];
+            if running.0.raft.trigger().elect(!alone).boxed().await.is_err() {
+                return;
+            }
+            if candidate {
+                seen = None;
+            }
+        }
+        drop(running);
+        let (least, most) = RETRY_MS;
+        let pause = least + env.random_below(most - least);
+        env.sleep(Duration::from_millis(pause.min(config.election_timeout_ms_min))).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! One Raft group on this node: proposing, reading behind a barrier, and who leads.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::{Raft, ReadPolicy, ServerState};
+use openraft_rt::WatchReceiver;
+use quorate_proto::ids::{GroupId, NodeId, Term};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use super::machine::Machine;
+use super::runtime::{Registry, Scope};
+use super::types::{
+    Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, node_from_raft,
+    node_to_raft,
+};
+use crate::env::Env;
+use crate::storage::{Log, LogId};
+
+pub(super) type GroupRaft = Raft<Config, Machine>;
+pub(super) type ServerMetrics = openraft::metrics::RaftServerMetrics<Config>;
+
+/// What this node is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader {
+        /// In which term.
+        term: Term,
+        /// Whether an entry of that term is applied here: only then does it know all that was committed before, and
+        /// may answer (KIP-207).
+        ready: bool,
+    },
+    /// It follows, stands for election, or knows of no leader.
+    Follower {
+        /// The leader of `term`, if it is known.
+        leader: Option<NodeId>,
+        /// The newest term heard of.
+        term: Term,
+    },
+}
+
+/// The proposal was surely not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this node does not lead in that term")]
+pub struct NotLeader {
+    /// Who does, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// Why a queued proposal got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ProposeError {
+    /// Surely not appended. A later proposal of the same term may be accepted all the same, so whoever needs an
+    /// order must stop at the first refusal and begin again from what is applied.
+    #[error("not appended: this node does not lead in that term, or cannot be sure that it still does")]
+    NotAppended {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// Perhaps appended, perhaps committed later.
+    #[error("perhaps appended: nobody can say yet")]
+    Unknown,
+}
+
+/// Why it is not known whether everything committed is applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BarrierError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// No majority answered in time.
+    #[error("no majority answered in time")]
+    Timeout,
+    /// The group is stopped.
+    #[error("the group is stopped")]
+    Stopped,
+}
+
+/// A group that runs on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Group(pub(super) Arc<Running>);
+
+/// Dropping it aborts all that openraft runs for the group.
+pub(super) struct Running {
+    pub(super) id: GroupId,
+    pub(super) me: NodeId,
+    pub(super) env: Env,
+    pub(super) log: Log,
+    pub(super) raft: GroupRaft,
+    pub(super) scope: Scope,
+    pub(super) registry: Arc<Registry>,
+    pub(super) roles: watch::Sender<Role>,
+}
+
+impl Group {
+    /// Which one.
+    pub fn id(&self) -> GroupId {
+        self.0.id
+    }
+
+    /// Its log on this node's disk.
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// What this node is in it now.
+    pub fn role(&self) -> Role {
+        *self.0.roles.borrow()
+    }
+
+    /// Watches [`Group::role`]. Closed when the group has stopped.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.0.roles.subscribe()
+    }
+
+    /// Who the members are, voters and learners, by the newest membership in the log.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.nodes().map(|(_, member)| *member).collect()
+    }
+
+    /// Queues a proposal behind all those queued before it, to be appended only if this node leads in `term`. Ready
+    /// once it is queued; dropped before that, it is not proposed.
+    ///
+    /// # Errors
+    /// [`NotLeader`]: surely not appended.
+    pub async fn propose(&self, term: Term, proposal: Proposal) -> Result<Pending, NotLeader> {
+        match self.role() {
+            Role::Leader { term: mine, .. } if mine == term => {}
+            Role::Leader { .. } => return Err(NotLeader { leader: Some(self.0.me) }),
+            Role::Follower { leader, .. } => return Err(NotLeader { leader }),
+        }
+        let (responder, outcome) = ProgressResponder::complete_only();
+        let write = self.0.raft.write(Payload::new(proposal));
+        let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(responder);
+        // Refused here, it never reached the loop that appends.
+        self.0.scope.enter(write.into_future()).await.map_err(|_stopped| NotLeader { leader: None })?;
+        Ok(Pending(outcome))
+    }
+
+    /// Read index (Raft §6.4): when this returns, everything that was committed before the call is applied here.
+    /// Only a leader can say so. One round trip to a majority.
+    ///
+    /// # Errors
+    /// By variant.
+    pub async fn read_barrier(&self, timeout: Duration) -> Result<(), BarrierError> {
+        let read = self.0.scope.enter(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).boxed();
+        match self.0.env.timeout(timeout, read).await {
+            Ok(Ok(_applied)) => Ok(()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+                Err(BarrierError::NotLeader { leader: leader_of(&to) })
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(BarrierError::Timeout)
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(BarrierError::Stopped),
+        }
+    }
+
+    /// The vote that this node holds: committed once its holder leads.
+    pub(super) fn vote(&self) -> RaftVote {
+        self.0.raft.server_metrics().borrow_watched().vote
+    }
+
+    /// The voters by the newest membership, in order.
+    pub(super) fn voters(&self) -> Vec<NodeId> {
+        self.0.raft.voter_ids().map(node_from_raft).collect()
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Running> {
+        Arc::downgrade(&self.0)
+    }
+
+    /// Ends the group: pending proposals get no answer.
+    pub(super) async fn stop(&self) {
+        if let Err(error) = self.0.scope.enter(self.0.raft.shutdown()).boxed().await {
+            tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");
+        }
+        self.0.registry.stop().await;
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("id", &self.0.id).field("role", &self.role()).finish()
+    }
+}
+
+/// A queued proposal. Its outcome comes once it is applied here, or cannot be any more: give it a deadline, as that of
+/// an isolated leader comes only after it has heard of the next one. Dropping it abandons the answer only.
+pub struct Pending(oneshot::Receiver<ClientWriteResult<Config>>);
+
+impl Future for Pending {
+    type Output = Result<(LogId, Answer), ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.0.poll_unpin(cx)) {
+            Ok(Ok(done)) => Ok((log_id_from_raft(&done.log_id), done.data)),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotAppended { leader: leader_of(&to) })
+            }
+            Ok(Err(
+                ClientWriteError::LogEntryDiscarded(_)
+                | ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_),
+            ))
+            | Err(_) => Err(ProposeError::Unknown),
+        })
+    }
+}
+
+fn leader_of(forward: &ForwardToLeader<Config>) -> Option<NodeId> {
+    forward.leader_id.map(node_from_raft)
+}
+
+/// What `metrics` and the last applied entry make of node `me`.
+pub(super) fn role_of(metrics: &ServerMetrics, applied: Option<LogId>, me: NodeId) -> Role {
+    let term = Term(metrics.vote.leader_id.term);
+    if metrics.state == ServerState::Leader && metrics.vote.leader_id.voted_for == node_to_raft(me) {
+        Role::Leader { term, ready: applied.is_some_and(|applied| applied.term == term) }
+    } else {
+        Role::Follower { leader: metrics.current_leader.map(node_from_raft), term }
+    }
+}

@@ -1,0 +1,199 @@
+//! What this node knows of its peers' lives and of who leads what. Pure: told what happened, it says what follows.
+
+use std::collections::BTreeMap;
+
+use quorate_proto::ids::{GroupId, Incarnation, NodeId, Term};
+
+use crate::env::Moment;
+use crate::env::transport::LinkEvent;
+
+/// Who leads a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader.
+    pub leader: NodeId,
+    /// In which term.
+    pub term: Term,
+}
+
+/// The process that a peer was is no more: proven, not guessed from silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Death(pub(super) NodeId);
+
+#[derive(Debug, Default)]
+struct Peer {
+    heard: Option<Moment>,
+    incarnation: Option<Incarnation>,
+    /// A standing connection ended and none has stood since: with a refusal after it, nobody is there any more.
+    reset: bool,
+}
+
+/// The peers, and the newest heard leader of each group.
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    peers: BTreeMap<NodeId, Peer>,
+    leaders: BTreeMap<GroupId, Leadership>,
+}
+
+impl Liveness {
+    /// A message came from `node`.
+    pub(super) fn heard(&mut self, node: NodeId, incarnation: Incarnation, now: Moment) -> Option<Death> {
+        let peer = self.peers.entry(node).or_default();
+        peer.heard = Some(now);
+        let before = peer.incarnation.replace(incarnation);
+        before.is_some_and(|before| before != incarnation).then_some(Death(node))
+    }
+
+    /// Something happened to a connection to `node`.
+    pub(super) fn link(&mut self, node: NodeId, event: LinkEvent) -> Option<Death> {
+        let peer = self.peers.entry(node).or_default();
+        match event {
+            LinkEvent::Up => peer.reset = false,
+            LinkEvent::Reset => peer.reset = true,
+            LinkEvent::Refused => return std::mem::take(&mut peer.reset).then_some(Death(node)),
+        }
+        None
+    }
+
+    /// `node` leads these groups, and no others. Whether anything changed.
+    pub(super) fn beat(&mut self, node: NodeId, leads: &BTreeMap<GroupId, Term>) -> bool {
+        let before = self.leaders.len();
+        self.leaders.retain(|group, known| known.leader != node || leads.contains_key(group));
+        let mut changed = before != self.leaders.len();
+        for (group, term) in leads {
+            changed |= self.leads(*group, Leadership { leader: node, term: *term });
+        }
+        changed
+    }
+
+    /// A leader of `group` is known. Whether that is news.
+    pub(super) fn leads(&mut self, group: GroupId, leadership: Leadership) -> bool {
+        let known = self.leaders.get(&group);
+        if known.is_some_and(|known| known.term >= leadership.term) {
+            return false;
+        }
+        self.leaders.insert(group, leadership);
+        true
+    }
+
+    /// `node` does not lead `group`, at least not in `term` or before. Whether that is news.
+    pub(super) fn leads_not(&mut self, group: GroupId, node: NodeId, term: Term) -> bool {
+        let ends = |known: &Leadership| known.leader == node && known.term <= term;
+        if self.leaders.get(&group).is_some_and(ends) {
+            self.leaders.remove(&group);
+            return true;
+        }
+        false
+    }
+
+    /// Forgets what `node` led. Whether it led anything.
+    pub(super) fn forget_leader(&mut self, node: NodeId) -> bool {
+        let before = self.leaders.len();
+        self.leaders.retain(|_, known| known.leader != node);
+        before != self.leaders.len()
+    }
+
+    /// Forgets what is led by peers not heard since `since`. Whether any led anything.
+    pub(super) fn expire(&mut self, since: Moment, me: NodeId) -> bool {
+        let peers = &self.peers;
+        let silent =
+            |node: &NodeId| peers.get(node).and_then(|peer| peer.heard).is_none_or(|heard| heard < since);
+        let before = self.leaders.len();
+        self.leaders.retain(|_, known| known.leader == me || !silent(&known.leader));
+        before != self.leaders.len()
+    }
+
+    pub(super) fn leadership(&self, group: GroupId) -> Option<Leadership> {
+        self.leaders.get(&group).copied()
+    }
+
+    /// When each peer was last heard.
+    pub(super) fn alive(&self) -> BTreeMap<NodeId, Moment> {
+        self.peers.iter().filter_map(|(node, peer)| Some((*node, peer.heard?))).collect()
+    }
+
+    pub(super) fn heard_since(&self, node: NodeId, since: Moment) -> bool {
+        self.peers.get(&node).and_then(|peer| peer.heard).is_some_and(|heard| heard >= since)
+    }
+}
+
+/// The place of `me` among the `survivors` who stand for election one after the other. Drawn from group and term, so
+/// that a dead node's groups do not all go to one.
+pub(super) fn rank(survivors: &[NodeId], me: NodeId, group: GroupId, term: Term) -> u64 {
+    let count = survivors.len() as u64;
+    let Some(place) = survivors.iter().position(|node| *node == me) else { return count };
+    let first = group.0.wrapping_add(term.0) % count;
+    (place as u64 + count - first) % count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const G: GroupId = GroupId(7);
+
+    fn at(ms: u64) -> Moment {
+        Moment(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn only_a_reset_followed_by_a_refusal_proves_a_death() {
+        let mut liveness = Liveness::default();
+        assert_eq!(liveness.link(A, LinkEvent::Refused), None, "it never stood");
+        assert_eq!(liveness.link(A, LinkEvent::Up), None);
+        assert_eq!(liveness.link(A, LinkEvent::Reset), None);
+        assert_eq!(liveness.link(A, LinkEvent::Refused), Some(Death(A)));
+        assert_eq!(liveness.link(A, LinkEvent::Refused), None, "once");
+        assert_eq!(liveness.link(A, LinkEvent::Reset), None);
+        assert_eq!(liveness.link(A, LinkEvent::Up), None);
+        assert_eq!(liveness.link(A, LinkEvent::Refused), None, "another connection stood in between");
+    }
+
+    #[test]
+    fn another_incarnation_proves_the_death_of_the_last() {
+        let mut liveness = Liveness::default();
+        assert_eq!(liveness.heard(A, Incarnation(1), at(0)), None);
+        assert_eq!(liveness.heard(A, Incarnation(1), at(1)), None);
+        assert_eq!(liveness.heard(A, Incarnation(2), at(2)), Some(Death(A)));
+        assert_eq!(liveness.heard(A, Incarnation(2), at(3)), None);
+        assert_eq!(liveness.alive(), BTreeMap::from([(A, at(3))]));
+    }
+
+    #[test]
+    fn the_newest_term_wins_and_a_leader_that_no_longer_says_so_is_forgotten() {
+        let mut liveness = Liveness::default();
+        assert!(liveness.beat(A, &BTreeMap::from([(G, Term(3))])));
+        assert!(!liveness.beat(A, &BTreeMap::from([(G, Term(3))])));
+        assert!(!liveness.beat(B, &BTreeMap::from([(G, Term(2))])), "an older term");
+        assert!(liveness.beat(B, &BTreeMap::from([(G, Term(4))])));
+        assert_eq!(liveness.leadership(G), Some(Leadership { leader: B, term: Term(4) }));
+        assert!(!liveness.beat(A, &BTreeMap::new()), "A did not lead any more");
+        assert!(liveness.beat(B, &BTreeMap::new()));
+        assert_eq!(liveness.leadership(G), None);
+    }
+
+    #[test]
+    fn a_silent_peers_leadership_expires_and_ones_own_does_not() {
+        let mut liveness = Liveness::default();
+        liveness.heard(B, Incarnation(1), at(10));
+        liveness.leads(G, Leadership { leader: B, term: Term(1) });
+        liveness.leads(GroupId(8), Leadership { leader: A, term: Term(1) });
+        assert!(!liveness.expire(at(10), A));
+        assert!(liveness.expire(at(11), A));
+        assert_eq!(liveness.leadership(G), None);
+        assert!(liveness.leadership(GroupId(8)).is_some());
+    }
+
+    #[test]
+    fn ranks_are_all_different_and_move_with_the_group() {
+        let survivors = [NodeId(1), NodeId(3), NodeId(5)];
+        let ranks = |group| survivors.map(|me| rank(&survivors, me, GroupId(group), Term(4)));
+        assert_eq!(ranks(0), [2, 0, 1]);
+        assert_eq!(ranks(1), [1, 2, 0]);
+        assert_eq!(rank(&survivors, NodeId(9), G, Term(1)), 3);
+    }
+}

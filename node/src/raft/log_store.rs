@@ -1,0 +1,211 @@
+//! openraft's log over [`storage::Log`](crate::storage::Log): the Raft log is the partition's log, kept once.
+//!
+//! Who reads what: apply (`entries_stream`) and restart (`try_get_log_entries`) get batches without their bodies;
+//! replication (`limited_get_log_entries`) gets whole entries, as many as fit the bytes of a message. An entry
+//! without its body never goes back into a log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+
+use futures_util::stream::{self, Stream, StreamExt};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use quorate_proto::ids::LogIndex;
+
+use super::types::{
+    Config, RaftEntryOf, RaftLogId, RaftVote, entry_from_raft, entry_to_raft, log_id_from_raft,
+    log_id_to_raft, vote_from_store, vote_to_store,
+};
+use crate::storage::{Body, Entry, Kind, Log};
+
+/// Heads read at once for apply and restart.
+const HEADS_MAX: usize = 512;
+
+/// One group's log, as openraft sees it.
+#[derive(Clone)]
+pub(super) struct LogStore {
+    log: Log,
+    /// Bounds what one message of replication carries, in bytes of bodies.
+    append_bytes_max: u64,
+}
+
+impl LogStore {
+    pub(super) fn new(log: Log, append_bytes_max: u64) -> Self {
+        Self { log, append_bytes_max }
+    }
+
+    /// Entries of the range for apply: bodies only of those that apply looks into. At most [`HEADS_MAX`].
+    async fn heads(&self, range: Range<LogIndex>) -> io::Result<Vec<RaftEntryOf>> {
+        let heads = self.log.heads(range, HEADS_MAX).await.map_err(io::Error::other)?;
+        let whole: Vec<_> = heads.iter().filter(|head| needs_body(head.kind)).copied().collect();
+        let mut bodies = match whole.is_empty() {
+            true => Vec::new(),
+            false => self.log.bodies(&whole).await.map_err(io::Error::other)?,
+        }
+        .into_iter();
+        let entry = |head: crate::storage::Head| {
+            let body = match needs_body(head.kind) {
+                true => Body::Here(bodies.next().ok_or_else(|| io::Error::other("a body was not given"))?),
+                false => Body::Absent,
+            };
+            entry_to_raft(Entry { head, body }).map_err(io::Error::other)
+        };
+        heads.into_iter().map(entry).collect()
+    }
+
+    /// The part of `range` that the log holds.
+    fn held(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
+        let state = self.log.state();
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let first = state.purged.map_or(0, |purged| purged.index.next().0);
+        let past = state.last.map_or(0, |last| last.index.next().0);
+        start.max(first)..end.min(past)
+    }
+
+    fn stream(&self, range: Range<u64>) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
+        let chunks = stream::try_unfold((self.clone(), range), |(store, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let entries = store.heads(LogIndex(range.start)..LogIndex(range.end)).await?;
+            // The log holds the range, so there is a next one; and apply must never pass over an entry.
+            let expected = range.start..range.start.saturating_add(entries.len() as u64);
+            if entries.is_empty() || !entries.iter().map(|entry| entry.log_id.index).eq(expected.clone()) {
+                return Err(io::Error::other(format!("entries are missing from {}", range.start)));
+            }
+            Ok(Some((entries, (store, expected.end..range.end))))
+        });
+        chunks.flat_map(|chunk| {
+            let (entries, error) = match chunk {
+                Ok(entries) => (entries, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            stream::iter(entries.into_iter().map(Ok).chain(error))
+        })
+    }
+}
+
+fn needs_body(kind: Kind) -> bool {
+    match kind {
+        Kind::Membership | Kind::Command => true,
+        // A blank's body is empty.
+        Kind::Blank | Kind::Batch => false,
+    }
+}
+
+impl RaftLogReader<Config> for LogStore {
+    async fn try_get_log_entries<R>(&mut self, range: R) -> io::Result<Vec<RaftEntryOf>>
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let held = self.held(&range);
+        let mut entries = Vec::new();
+        let mut stream = std::pin::pin!(self.stream(held));
+        while let Some(entry) = stream.next().await {
+            entries.push(entry?);
+        }
+        Ok(entries)
+    }
+
+    async fn entries_stream<R>(
+        &mut self,
+        range: R,
+    ) -> impl Stream<Item = io::Result<RaftEntryOf>> + OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        Box::pin(self.stream(self.held(&range)))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntryOf>> {
+        let range = LogIndex(start)..LogIndex(end);
+        let entries = self.log.entries(range, self.append_bytes_max).await.map_err(io::Error::other)?;
+        entries.into_iter().map(|entry| entry_to_raft(entry).map_err(io::Error::other)).collect()
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
+        Ok(self.log.state().vote.map(vote_from_store))
+    }
+
+    /// From the table of terms, as the default probes the log.
+    async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
+        let (first, last) = (range.start(), range.end());
+        let inside = |id: &RaftLogId| first.index < id.index && id.index < last.index;
+        let starts = self.log.term_starts().into_iter().map(log_id_to_raft).filter(inside);
+        let mut ids: Vec<RaftLogId> = std::iter::once(*first).chain(starts).collect();
+        if first != last {
+            ids.push(*last);
+        }
+        Ok(ids)
+    }
+}
+
+impl RaftLogStorage<Config> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Config>> {
+        let state = self.log.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(log_id_to_raft),
+            last_log_id: state.last.map(log_id_to_raft),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
+        self.log.save_vote(vote_to_store(vote)).await.map_err(io::Error::other)
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        self.log.save_committed(committed.as_ref().map(log_id_from_raft));
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<RaftLogId>> {
+        // It rode along with a transaction, so it never says more than the log beside it; yet what it says is only
+        // a hint, and a log that lost its tail must not be replayed past its end.
+        let state = self.log.state();
+        Ok(state.committed.filter(|committed| Some(*committed) <= state.last).map(log_id_to_raft))
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Config>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = RaftEntryOf> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let group = self.log.group();
+        let entries: Vec<Entry> = entries.into_iter().map(|entry| entry_from_raft(group, entry)).collect();
+        if let Some(entry) = entries.iter().find(|entry| entry.body == Body::Absent) {
+            let error =
+                format!("entry {} of group {group} was to be appended without its body", entry.head.index);
+            return Err(io::Error::other(error));
+        }
+        let done =
+            Box::new(move |synced: Result<(), _>| flushed.io_completed(synced.map_err(io::Error::other)));
+        self.log.append(entries, done).map_err(io::Error::other)
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        let state = self.log.state();
+        let first = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let from = last.map_or(first, |last| LogIndex(last.index).next());
+        self.log.truncate_suffix(from).await.map_err(io::Error::other)
+    }
+
+    async fn purge(&mut self, through: RaftLogId) -> io::Result<()> {
+        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,23 @@
+//! Raft groups, one under every partition and one under the metadata. The only module that names openraft.
+//!
+//! Owns: replication, elections, who leads what, the peers' identities and what is said to them. Must not know:
+//! what a batch or a command means ([`Apply`] does), or how storage lays out its files.
+
+mod config;
+mod election;
+mod group;
+mod liveness;
+mod log_store;
+mod machine;
+mod node;
+mod peers;
+mod runtime;
+mod snapshot;
+mod types;
+
+pub use config::RaftConfig;
+pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
+pub use liveness::Leadership;
+pub use machine::Apply;
+pub use node::{GroupError, PeerHooks, RaftNode};
+pub use types::{Answer, BatchAnswer, Member, Proposal};

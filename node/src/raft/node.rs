@@ -1,0 +1,577 @@
+//! All of a node's groups and its peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use openraft::Raft;
+use openraft::errors::{InitializeError, RaftError};
+use openraft_rt::WatchReceiver;
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
+use quorate_proto::v1::{self, Hello, HelloReply, PeerReply, Sender, peer_reply, peer_request};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+
+use super::config::RaftConfig;
+use super::election;
+use super::group::{Group, Role, Running, role_of};
+use super::liveness::{Death, Leadership, Liveness};
+use super::log_store::LogStore;
+use super::machine::{Apply, Machine};
+use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
+use super::runtime::{Registry, Scope};
+use super::types::{Member, node_to_raft};
+use crate::env::transport::{Lane, LinkEvent, PeerError};
+use crate::env::{Env, Moment, PeerHandler, Task};
+use crate::storage::{LogId, Store};
+
+/// What peers ask that is not Raft's business.
+pub trait PeerHooks: Send + Sync + 'static {
+    /// `from` asks to take part. Its identity is not an impostor's; it may be a stranger's.
+    fn hello(
+        &self,
+        from: Sender,
+        hello: Hello,
+    ) -> BoxFuture<'static, Result<HelloReply, (ErrorCode, String)>>;
+
+    /// A command for the metadata group, forwarded by a node that does not lead it.
+    fn command(
+        &self,
+        command: bytes::Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<bytes::Bytes, (ErrorCode, String)>>;
+}
+
+/// Why a group was not started.
+#[derive(Debug, Error)]
+pub enum GroupError {
+    /// It runs already.
+    #[error("group {0} runs already")]
+    Running(GroupId),
+    /// The members name this node with another identity: this is not the disk that was made a member.
+    #[error(
+        "group {group} has this node as a member with identity {member}, and this disk has identity {ours}"
+    )]
+    WrongIdentity {
+        /// Which group.
+        group: GroupId,
+        /// The member's.
+        member: Identity,
+        /// This disk's.
+        ours: Identity,
+    },
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+    /// The log could not be read or written.
+    #[error("group {group} was not started: {reason}")]
+    Failed {
+        /// Which group.
+        group: GroupId,
+        /// What openraft said.
+        reason: String,
+    },
+}
+
+/// All of a node's groups and its peers. Cheap to clone.
+#[derive(Clone)]
+pub struct RaftNode(Arc<Inner>);
+
+pub(super) struct Inner {
+    env: Env,
+    store: Store,
+    config: RaftConfig,
+    openraft: Arc<openraft::Config>,
+    pub(super) me: NodeId,
+    pub(super) hooks: Arc<dyn PeerHooks>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) sessions: Arc<Sessions>,
+    groups: Mutex<Groups>,
+    liveness: Mutex<Liveness>,
+    leaders_changed: watch::Sender<u64>,
+    failed: watch::Sender<Option<String>>,
+    /// What this node leads has changed: the next beat is due at once.
+    beat_now: Arc<Notify>,
+    tasks: Mutex<Vec<Task>>,
+}
+
+#[derive(Default)]
+struct Groups {
+    running: BTreeMap<GroupId, Group>,
+    /// Being started: a second start is refused.
+    starting: BTreeSet<GroupId>,
+    stopping: bool,
+}
+
+impl RaftNode {
+    /// Makes a node without groups. It talks to nobody until it is told addresses.
+    ///
+    /// # Panics
+    /// If `me` is not the node that `store` belongs to, or `config` is not valid.
+    pub fn new(
+        env: Env,
+        store: Store,
+        config: RaftConfig,
+        me: NodeId,
+        incarnation: Incarnation,
+        hooks: Arc<dyn PeerHooks>,
+    ) -> Self {
+        assert_eq!(store.facts().node(), me, "a store belongs to one node");
+        config.validate().expect("the configuration was checked when it was read");
+        let openraft = config.to_openraft().validate().expect("what is valid for us is valid for openraft");
+        let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
+            let watched = inner.clone();
+            let watch = Arc::new(move |node, event| {
+                if let Some(inner) = watched.upgrade() {
+                    inner.link(node, event);
+                }
+            });
+            let hearing = inner.clone();
+            let heard = Box::new(move |who| {
+                if let Some(inner) = hearing.upgrade() {
+                    inner.heard(who);
+                }
+            });
+            Inner {
+                peers: Peers::new(env.clone(), config.clone(), store.facts(), incarnation, watch, heard),
+                env: env.clone(),
+                store,
+                openraft: Arc::new(openraft),
+                me,
+                hooks,
+                sessions: Arc::default(),
+                groups: Mutex::default(),
+                liveness: Mutex::default(),
+                leaders_changed: watch::Sender::new(0),
+                failed: watch::Sender::new(None),
+                beat_now: Arc::new(Notify::new()),
+                tasks: Mutex::default(),
+                config,
+            }
+        });
+        let beats = env.spawn("beats", beats(env.clone(), Arc::downgrade(&inner)));
+        inner.tasks().push(beats);
+        Self(inner)
+    }
+
+    /// Answers the peers: to be given to [`Transport::listen`](crate::env::Transport::listen).
+    pub fn handler(&self) -> Arc<dyn PeerHandler> {
+        Arc::new(Handler(Arc::downgrade(&self.0)))
+    }
+
+    /// Talks to `peer` at `address` (`host:port` of its peer listener) from now on.
+    pub fn set_address(&self, peer: NodeId, address: &str) {
+        if peer != self.0.me {
+            self.0.peers.set_address(peer, address);
+        }
+    }
+
+    /// Knows `peer` by `identity` from now on. It becomes durable before that peer's first vote counts; a durable
+    /// one is never replaced by this.
+    pub fn admit(&self, peer: NodeId, identity: Identity) {
+        if peer != self.0.me {
+            self.0.peers.identities().admit(peer, identity);
+        }
+    }
+
+    /// What `peer` is known by.
+    pub fn known(&self, peer: NodeId) -> Option<Identity> {
+        self.0.peers.identities().known(peer)
+    }
+
+    /// Starts a group. `members` count while its log is empty, and then every member must call this with the same
+    /// ones: the first is tried first as leader. What was committed before is applied again from the start of the log
+    /// before this returns. Not cancel safe: a group half started stays refused until the process ends.
+    ///
+    /// # Errors
+    /// By variant.
+    pub async fn start_group(
+        &self,
+        group: GroupId,
+        members: Vec<Member>,
+        apply: Box<dyn Apply>,
+    ) -> Result<Group, GroupError> {
+        {
+            let mut groups = self.0.groups();
+            if groups.stopping {
+                return Err(GroupError::Stopping);
+            }
+            if groups.running.contains_key(&group) || !groups.starting.insert(group) {
+                return Err(GroupError::Running(group));
+            }
+        }
+        let started = self.0.start(group, members, apply).boxed().await;
+        let mut groups = self.0.groups();
+        groups.starting.remove(&group);
+        if let Ok(started) = &started {
+            groups.running.insert(group, started.clone());
+        }
+        let stopping = groups.stopping;
+        drop(groups);
+        match started {
+            Ok(started) if stopping => {
+                started.stop().await;
+                Err(GroupError::Stopping)
+            }
+            started => started,
+        }
+    }
+
+    /// The group, if it runs here.
+    pub fn group(&self, group: GroupId) -> Option<Group> {
+        self.0.group(group)
+    }
+
+    /// Stops a group; its log stays. Pending proposals have no known outcome.
+    pub async fn stop_group(&self, group: GroupId) {
+        let stopped = self.0.groups().running.remove(&group);
+        self.0.sessions.forget(group);
+        if let Some(stopped) = stopped {
+            stopped.stop().await;
+            self.0.leads_not(group, self.0.me, Term(u64::MAX));
+        }
+    }
+
+    /// Who leads a group, by what was heard last: of this node's own groups, and from the beats of all nodes.
+    pub fn leadership(&self, group: GroupId) -> Option<Leadership> {
+        self.0.liveness().leadership(group)
+    }
+
+    /// Changes whenever [`RaftNode::leadership`] of any group does.
+    pub fn leaders_changed(&self) -> watch::Receiver<u64> {
+        self.0.leaders_changed.subscribe()
+    }
+
+    /// When each peer was last heard.
+    pub fn alive(&self) -> BTreeMap<NodeId, Moment> {
+        self.0.liveness().alive()
+    }
+
+    /// A sentence once a group has ended without being stopped, as after a failed write: this node must stop.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.0.failed.subscribe()
+    }
+
+    /// Asks a peer. A refusal is an answer: see its `error` and `message`. So is an answer by someone who is not that
+    /// peer, as `WRONG_IDENTITY`.
+    ///
+    /// # Errors
+    /// No answer came: by variant.
+    pub async fn call(
+        &self,
+        peer: NodeId,
+        lane: Lane,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<PeerReply, PeerError> {
+        let refused = |code: ErrorCode, message: String| PeerReply {
+            error: code as i32,
+            message,
+            ..PeerReply::default()
+        };
+        match self.0.peers.call(peer, lane, body, timeout).await {
+            Ok((_, reply)) => Ok(reply),
+            Err(AskError::Peer(error)) => Err(error),
+            Err(error @ (AskError::NoAddress(_) | AskError::Late(_))) => {
+                Err(PeerError::Unreachable(error.to_string()))
+            }
+            Err(AskError::Impostor { message, .. }) => Ok(refused(ErrorCode::WrongIdentity, message)),
+            Err(AskError::Refused { code, message, .. }) => Ok(refused(code, message)),
+            Err(AskError::Malformed { reason, .. }) => Ok(refused(ErrorCode::Internal, reason)),
+        }
+    }
+
+    /// Stops all groups, and talks to nobody any more.
+    pub async fn stop(&self) {
+        let running = {
+            let mut groups = self.0.groups();
+            groups.stopping = true;
+            std::mem::take(&mut groups.running)
+        };
+        for group in running.into_values() {
+            self.0.sessions.forget(group.id());
+            group.stop().await;
+        }
+        let tasks = std::mem::take(&mut *self.0.tasks());
+        for task in tasks {
+            task.stop().await;
+        }
+        self.0.peers.close();
+    }
+}
+
+impl fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftNode").field("node", &self.0.me).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn liveness(&self) -> MutexGuard<'_, Liveness> {
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(super) fn config(&self) -> &RaftConfig {
+        &self.config
+    }
+
+    pub(super) fn group(&self, group: GroupId) -> Option<Group> {
+        self.groups().running.get(&group).cloned()
+    }
+
+    /// What this node leads.
+    pub(super) fn leads(&self) -> BTreeMap<GroupId, Term> {
+        let lead = |(id, group): (&GroupId, &Group)| match group.role() {
+            Role::Leader { term, .. } => Some((*id, term)),
+            Role::Follower { .. } => None,
+        };
+        self.groups().running.iter().filter_map(lead).collect()
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        id: GroupId,
+        members: Vec<Member>,
+        apply: Box<dyn Apply>,
+    ) -> Result<Group, GroupError> {
+        let ours = self.store.facts().identity();
+        for member in &members {
+            if member.node != self.me {
+                self.peers.identities().admit(member.node, member.identity);
+            } else if member.identity != ours {
+                return Err(GroupError::WrongIdentity { group: id, member: member.identity, ours });
+            }
+        }
+        let failed = |reason: &dyn ToString| GroupError::Failed { group: id, reason: reason.to_string() };
+        let log = self.store.log(id);
+        let fresh = log.state().last.is_none();
+        let applied = Arc::new(watch::Sender::new(None));
+        let registry = Registry::new();
+        let scope = Scope::new(self.env.clone(), &registry);
+        let raft = Raft::new(
+            node_to_raft(self.me),
+            self.openraft.clone(),
+            Network::new(self.peers.clone(), id),
+            LogStore::new(log.clone(), self.config.append_bytes_max),
+            Machine::new(id, apply, applied.clone()),
+        );
+        let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
+        let first = fresh && members.first().is_some_and(|first| first.node == self.me);
+        if fresh && members.iter().any(|member| member.node == self.me) {
+            let nodes: BTreeMap<_, _> =
+                members.iter().map(|member| (node_to_raft(member.node), *member)).collect();
+            match scope.enter(raft.initialize(nodes)).boxed().await {
+                // A leader was faster.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
+        let running = Running { id, me: self.me, env: self.env.clone(), log, raft, scope, registry, roles };
+        let group = Group(Arc::new(running));
+        for member in group.members() {
+            if member.node != self.me {
+                self.peers.identities().admit(member.node, member.identity);
+            }
+        }
+        let watching = watch_role(Arc::downgrade(self), group.downgrade(), applied.subscribe());
+        group.0.scope.start(watching);
+        group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), fresh, first));
+        Ok(group)
+    }
+
+    pub(super) fn heard(self: &Arc<Self>, who: Who) {
+        let death = self.liveness().heard(who.node, who.incarnation, self.env.now());
+        self.died(death, "another incarnation");
+    }
+
+    fn link(self: &Arc<Self>, node: NodeId, event: LinkEvent) {
+        let death = self.liveness().link(node, event);
+        self.died(death, "reset, then refused");
+    }
+
+    /// Each group that the dead node led looks for another leader.
+    fn died(self: &Arc<Self>, death: Option<Death>, proof: &'static str) {
+        let Some(Death(dead)) = death else { return };
+        tracing::info!(peer = %dead, proof, "peer died");
+        if self.liveness().forget_leader(dead) {
+            self.changed();
+        }
+        let groups: Vec<Group> = self.groups().running.values().cloned().collect();
+        for group in groups {
+            let vote = group.vote();
+            if vote.committed && vote.leader_id.voted_for == node_to_raft(dead) {
+                group.0.scope.start(election::replace(group.downgrade(), vote, dead, self.config.clone()));
+            }
+        }
+    }
+
+    pub(super) fn beat(&self, node: NodeId, leads: &BTreeMap<GroupId, Term>) {
+        if self.liveness().beat(node, leads) {
+            self.changed();
+        }
+    }
+
+    fn leads_not(&self, group: GroupId, node: NodeId, term: Term) {
+        if self.liveness().leads_not(group, node, term) {
+            self.changed();
+        }
+    }
+
+    fn changed(&self) {
+        self.leaders_changed.send_modify(|version| *version += 1);
+    }
+
+    pub(super) fn is_led(&self, group: GroupId) -> bool {
+        self.liveness().leadership(group).is_some()
+    }
+
+    pub(super) fn heard_since(&self, node: NodeId, since: Moment) -> bool {
+        self.liveness().heard_since(node, since)
+    }
+
+    /// This node's role in one of its groups is `role` now.
+    fn role_changed(&self, group: GroupId, role: Role) {
+        let news = match role {
+            Role::Leader { term, .. } => {
+                let news = self.liveness().leads(group, Leadership { leader: self.me, term });
+                if news {
+                    self.beat_now.notify_one();
+                }
+                news
+            }
+            Role::Follower { leader, term } => {
+                let mut liveness = self.liveness();
+                let mut news = liveness.leads_not(group, self.me, term);
+                // What a vote of before a restart says is no news of a leader.
+                let recent = self.env.now() - Duration::from_millis(self.config.election_timeout_ms_max);
+                if let Some(leader) =
+                    leader.filter(|leader| *leader != self.me && liveness.heard_since(*leader, recent))
+                {
+                    news |= liveness.leads(group, Leadership { leader, term });
+                }
+                news
+            }
+        };
+        if news {
+            self.changed();
+        }
+    }
+
+    /// A group ended and nobody had stopped it.
+    fn group_failed(&self, group: GroupId) {
+        let known = |groups: &Groups| groups.running.contains_key(&group) && !groups.stopping;
+        if known(&self.groups()) {
+            tracing::error!(%group, "raft group ended by itself");
+            self.failed.send_if_modified(|failed| {
+                let first = failed.is_none();
+                failed.get_or_insert_with(|| format!("raft group {group} ended by itself"));
+                first
+            });
+        }
+    }
+}
+
+/// Turns what openraft says of itself into roles.
+async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch::Receiver<Option<LogId>>) {
+    let Some(mut metrics) = group.upgrade().map(|group| group.raft.server_metrics()) else { return };
+    loop {
+        let (Some(node), Some(running)) = (weak.upgrade(), group.upgrade()) else { return };
+        let last = *applied.borrow_and_update();
+        let role = role_of(&metrics.borrow_and_update(), last, running.me);
+        let changed = running.roles.send_if_modified(|known| std::mem::replace(known, role) != role);
+        if changed {
+            tracing::info!(group = %running.id, ?role, "role changed");
+            node.role_changed(running.id, role);
+        }
+        let id = running.id;
+        drop((node, running));
+        let waits = matches!(role, Role::Leader { ready: false, .. });
+        let alive = tokio::select! {
+            biased;
+            changed = metrics.changed() => changed.is_ok(),
+            changed = applied.changed(), if waits => changed.is_ok(),
+        };
+        if !alive {
+            // openraft's own end closes its metrics; a group that is stopped does not get here.
+            if let Some(node) = weak.upgrade() {
+                node.group_failed(id);
+            }
+            return;
+        }
+    }
+}
+
+/// Says to each peer what this node leads, and so that it lives; and hears the same from it.
+async fn beats(env: Env, node: Weak<Inner>) {
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        let (gap, changed) = {
+            let Some(node) = node.upgrade() else { return };
+            let silent = Duration::from_millis(node.config.election_timeout_ms_max) * 2;
+            if node.liveness().expire(env.now() - silent, node.me) {
+                node.changed();
+            }
+            // Before that, nobody would listen.
+            if node.peers.identities().cluster().is_some() {
+                let leads = leads_to_wire(&node.leads());
+                for peer in node.peers.nodes() {
+                    in_flight.push(beat(&node, peer, leads.clone()));
+                }
+            }
+            (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())
+        };
+        let mut pause = env.sleep(gap);
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                () = &mut pause => break,
+                () = changed.notified() => break,
+            }
+        }
+    }
+}
+
+/// One beat. Sent now; the future takes the answer.
+fn beat(
+    node: &Arc<Inner>,
+    peer: NodeId,
+    leads: Vec<v1::Leadership>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let body = peer_request::Body::Beat(v1::NodeBeat { leads });
+    let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
+    let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
+    let node = Arc::downgrade(node);
+    async move {
+        let leads = match asked.await {
+            Ok((_, peer_reply::Body::Beat(reply))) => leads_from_wire(&reply.leads).ok(),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "beat was not answered");
+                return;
+            }
+        };
+        if let (Some(node), Some(leads)) = (node.upgrade(), leads) {
+            node.beat(peer, &leads);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Replication to one peer: many appends in flight, within a bound, answered in the order in which they were sent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, Stream};
+use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::v1::{peer_reply, peer_request};
+
+use super::convert::{Append, Appended, Asked, append_to_wire};
+use super::{AskError, Peers};
+use crate::env::transport::Lane;
+use crate::storage::Body;
+
+/// Bytes of bodies, and what became of them.
+type Answer = (u64, Result<Appended, AskError>);
+
+/// One session of replication to one peer: takes requests as long as there is room, gives answers in order, and ends
+/// with the first that is not a success.
+pub(super) struct Appends<S> {
+    peers: Arc<Peers>,
+    node: NodeId,
+    group: GroupId,
+    session: u64,
+    input: Option<S>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
+    bytes: u64,
+    ended: bool,
+}
+
+impl<S: Stream<Item = Append> + Unpin> Appends<S> {
+    pub(super) fn new(peers: Arc<Peers>, node: NodeId, group: GroupId, input: S) -> Self {
+        let session = peers.next_session();
+        Self {
+            peers,
+            node,
+            group,
+            session,
+            input: Some(input),
+            in_flight: FuturesOrdered::new(),
+            bytes: 0,
+            ended: false,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let config = &self.peers.config;
+        self.in_flight.is_empty()
+            || (self.in_flight.len() < config.append_in_flight_max
+                && self.bytes < config.append_in_flight_bytes_max)
+    }
+
+    fn send(&mut self, request: Append) {
+        let bytes = request.entries.iter().map(body_bytes).sum();
+        let node = self.node;
+        let asked = Asked::of(&request);
+        let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
+        // Sent here, and not when the answer is first asked for: that would not keep the order.
+        let call = append_to_wire(self.group, self.session, request)
+            .map(|append| self.peers.ask(node, Lane::Bulk, peer_request::Body::Append(append), timeout));
+        let answer = async move {
+            let malformed = |reason: String| AskError::Malformed { node, reason };
+            // An entry without its body is a fault of our own: nothing may be replicated past it.
+            let call = call.map_err(|error| malformed(error.to_string()))?;
+            match call.await?.1 {
+                peer_reply::Body::Append(reply) => {
+                    asked.check(reply).map_err(|error| malformed(error.to_string()))
+                }
+                peer_reply::Body::Hello(_)
+                | peer_reply::Body::Vote(_)
+                | peer_reply::Body::Heartbeats(_)
+                | peer_reply::Body::Beat(_)
+                | peer_reply::Body::Command(_)
+                | peer_reply::Body::Snapshot(_)
+                | peer_reply::Body::TransferLeader(_) => {
+                    Err(malformed("not the answer to an append".to_owned()))
+                }
+            }
+        };
+        self.bytes += bytes;
+        self.in_flight.push_back(answer.map(move |answer| (bytes, answer)).boxed());
+    }
+}
+
+fn body_bytes(entry: &crate::raft::types::RaftEntryOf) -> u64 {
+    match &entry.payload {
+        openraft::EntryPayload::Normal(payload) => match &payload.0.body {
+            Body::Here(body) => body.len() as u64,
+            Body::Absent => 0,
+        },
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => 0,
+    }
+}
+
+impl<S: Stream<Item = Append> + Unpin> Stream for Appends<S> {
+    type Item = Result<Appended, AskError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        while this.has_room()
+            && let Some(input) = &mut this.input
+        {
+            match Pin::new(input).poll_next(cx) {
+                Poll::Ready(Some(request)) => this.send(request),
+                Poll::Ready(None) => this.input = None,
+                Poll::Pending => break,
+            }
+        }
+        match Pin::new(&mut this.in_flight).poll_next(cx) {
+            Poll::Ready(Some((bytes, answer))) => {
+                this.bytes -= bytes;
+                if !matches!(answer, Ok(Ok(_))) {
+                    this.ended = true;
+                    this.in_flight.clear();
+                    this.input = None;
+                }
+                Poll::Ready(Some(answer))
+            }
+            Poll::Ready(None) if this.input.is_none() => Poll::Ready(None),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What this node does with its peers' requests: judges the sender, then hands on.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{GroupId, Term};
+use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
+
+use super::convert::{
+    append_from_wire, appended_to_wire, transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
+};
+use super::identity::{Refusal, Standing, Who};
+use crate::env::PeerHandler;
+use crate::raft::group::Group;
+use crate::raft::node::Inner;
+use crate::raft::snapshot::NoSnapshots;
+use crate::raft::types::{Malformed, node_to_raft};
+
+/// Longest that a forwarded command may wait.
+const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+type Done = Result<peer_reply::Body, Refusal>;
+
+/// Answers the peers.
+pub(in crate::raft) struct Handler(pub(in crate::raft) Weak<Inner>);
+
+impl PeerHandler for Handler {
+    fn handle(&self, frame: PeerFrame) -> Vec<BoxFuture<'static, PeerReply>> {
+        let sender = frame.sender;
+        frame.requests.into_iter().map(|request| self.one(sender.as_ref(), request)).collect()
+    }
+
+    fn sender(&self) -> Sender {
+        self.0.upgrade().map(|node| node.peers.sender(0)).unwrap_or_default()
+    }
+}
+
+impl Handler {
+    fn one(&self, sender: Option<&Sender>, request: PeerRequest) -> BoxFuture<'static, PeerReply> {
+        let correlation = request.correlation;
+        let admitted = self.admit(sender, request.body);
+        async move {
+            let done = match admitted {
+                Ok(work) => work.await,
+                Err(refusal) => Err(refusal),
+            };
+            match done {
+                Ok(body) => PeerReply {
+                    correlation,
+                    error: ErrorCode::None as i32,
+                    message: String::new(),
+                    body: Some(body),
+                },
+                Err(refusal) => PeerReply {
+                    correlation,
+                    error: refusal.code as i32,
+                    message: refusal.message,
+                    body: None,
+                },
+            }
+        }
+        .boxed()
+    }
+
+    /// Judges and queues a request now; the future waits for its outcome.
+    fn admit(
+        &self,
+        sender: Option<&Sender>,
+        body: Option<peer_request::Body>,
+    ) -> Result<BoxFuture<'static, Done>, Refusal> {
+        let Some(node) = self.0.upgrade() else {
+            return Err(Refusal::new(ErrorCode::NotAvailable, "this node is stopping"));
+        };
+        let body =
+            body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
+        if let peer_request::Body::Hello(hello) = body {
+            node.peers.identities().judge(sender, Standing::Stranger)?;
+            let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
+            return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
+        }
+        let who = node.peers.identities().judge(sender, Standing::Known)?;
+        node.heard(who);
+        Ok(match body {
+            peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
+            peer_request::Body::Vote(request) => {
+                let group = node.serving(request.group)?;
+                let request = vote_request_from_wire(&request).map_err(malformed)?;
+                candidate(who, request.vote.leader_id.voted_for)?;
+                async move {
+                    remember(&node, who).await?;
+                    let response = group.0.scope.enter(group.0.raft.vote(request)).await.map_err(stopped)?;
+                    Ok(peer_reply::Body::Vote(vote_reply_to_wire(&response)))
+                }
+                .boxed()
+            }
+            peer_request::Body::PreVote(request) => {
+                let group = node.serving(request.group)?;
+                let request = vote_request_from_wire(&request).map_err(malformed)?;
+                candidate(who, request.vote.leader_id.voted_for)?;
+                async move {
+                    remember(&node, who).await?;
+                    let response =
+                        group.0.scope.enter(group.0.raft.pre_vote(request)).await.map_err(stopped)?;
+                    Ok(peer_reply::Body::Vote(vote_reply_to_wire(&response)))
+                }
+                .boxed()
+            }
+            peer_request::Body::Append(request) => {
+                let group = node.serving(request.group)?;
+                let session = request.session;
+                let append = append_from_wire(request).map_err(malformed)?;
+                candidate(who, append.vote.leader_id.voted_for)?;
+                let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
+                async move { Ok(peer_reply::Body::Append(appended_to_wire(&appended.await?))) }.boxed()
+            }
+            peer_request::Body::Heartbeats(request) => {
+                let groups = request.groups.into_iter().map(|beat| {
+                    let accepted = node.serving(beat.group).and_then(|group| {
+                        let beat = append_from_wire(beat).map_err(malformed)?;
+                        if !beat.entries.is_empty() {
+                            return Err(malformed(Malformed::OutOfRange("a heartbeat's number of entries")));
+                        }
+                        candidate(who, beat.vote.leader_id.voted_for)?;
+                        Ok((group, beat))
+                    });
+                    async move {
+                        match accepted {
+                            Ok((group, beat)) => heartbeat(group, beat).await,
+                            Err(refusal) => Err(refusal),
+                        }
+                        .map_or_else(
+                            |refusal| v1::HeartbeatReply {
+                                error: refusal.code as i32,
+                                message: refusal.message,
+                                reply: None,
+                            },
+                            |reply| v1::HeartbeatReply {
+                                error: ErrorCode::None as i32,
+                                message: String::new(),
+                                reply: Some(reply),
+                            },
+                        )
+                    }
+                });
+                let groups = join_all(groups.collect::<Vec<_>>());
+                async move { Ok(peer_reply::Body::Heartbeats(v1::HeartbeatsReply { groups: groups.await })) }
+                    .boxed()
+            }
+            peer_request::Body::TransferLeader(request) => {
+                let group = node.serving(request.group)?;
+                let request = transfer_from_wire(&request).map_err(malformed)?;
+                candidate(who, request.from_leader().leader_id.voted_for)?;
+                async move {
+                    let transfer = group.0.raft.handle_transfer_leader(request);
+                    match group.0.scope.enter(transfer).await.map_err(stopped)? {
+                        Ok(()) => Ok(peer_reply::Body::TransferLeader(v1::Done {})),
+                        Err(error) => Err(Refusal::new(ErrorCode::NotAvailable, error.to_string())),
+                    }
+                }
+                .boxed()
+            }
+            peer_request::Body::Beat(beat) => {
+                node.beat(who.node, &leads_from_wire(&beat.leads)?);
+                let leads = leads_to_wire(&node.leads());
+                async move { Ok(peer_reply::Body::Beat(v1::NodeBeatReply { leads })) }.boxed()
+            }
+            peer_request::Body::Command(command) => {
+                let timeout = Duration::from_millis(u64::from(command.timeout_ms)).min(COMMAND_TIMEOUT_MAX);
+                let done = node.hooks.command(command.command, timeout);
+                let reply = |answer| peer_reply::Body::Command(v1::CommandReply { answer });
+                async move { done.await.map(reply).map_err(refusal) }.boxed()
+            }
+            peer_request::Body::Snapshot(_) => {
+                return Err(Refusal::new(ErrorCode::NotAvailable, NoSnapshots::MESSAGE));
+            }
+        })
+    }
+}
+
+async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::AppendReply, Refusal> {
+    use openraft::raft::{AppendEntriesResponse, StreamAppendError};
+    let prev = beat.prev_log_id;
+    let response = group.0.scope.enter(group.0.raft.append_entries(beat)).await.map_err(stopped)?;
+    let appended = match response {
+        AppendEntriesResponse::Success => Ok(prev),
+        AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
+        AppendEntriesResponse::Conflict => match prev {
+            Some(prev) => Err(StreamAppendError::Conflict(prev)),
+            None => return Err(Refusal::new(ErrorCode::Internal, "a conflict at the start of the log")),
+        },
+        AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+    };
+    Ok(appended_to_wire(&appended))
+}
+
+/// Only a node itself may stand, lead or hand over in its name.
+fn candidate(who: Who, voted_for: u64) -> Result<(), Refusal> {
+    if node_to_raft(who.node) == voted_for {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::InvalidRequest, format!("node {} spoke for node {voted_for}", who.node)))
+}
+
+/// Before the first vote of a peer counts, or is given to it.
+fn remember(node: &Inner, who: Who) -> impl Future<Output = Result<(), Refusal>> + Send {
+    node.peers
+        .identities()
+        .remember(who.node, who.identity)
+        .map(|done| done.map_err(|error| Refusal::new(ErrorCode::NotAvailable, error.to_string())))
+}
+
+pub(in crate::raft) fn leads_to_wire(leads: &BTreeMap<GroupId, Term>) -> Vec<v1::Leadership> {
+    leads.iter().map(|(group, term)| v1::Leadership { group: group.0, term: term.0 }).collect()
+}
+
+pub(in crate::raft) fn leads_from_wire(leads: &[v1::Leadership]) -> Result<BTreeMap<GroupId, Term>, Refusal> {
+    let one = |lead: &v1::Leadership| match i32::try_from(lead.term) {
+        Ok(_) => Ok((GroupId(lead.group), Term(lead.term))),
+        Err(_) => Err(malformed(Malformed::OutOfRange("term"))),
+    };
+    leads.iter().map(one).collect()
+}
+
+fn refusal((code, message): (ErrorCode, String)) -> Refusal {
+    Refusal { code, message }
+}
+
+fn malformed(error: Malformed) -> Refusal {
+    Refusal::new(ErrorCode::InvalidRequest, error.to_string())
+}
+
+fn stopped(error: impl ToString) -> Refusal {
+    Refusal::new(ErrorCode::NotAvailable, error.to_string())
+}
+
+impl Inner {
+    /// The group, if it runs here.
+    fn serving(&self, group: u64) -> Result<Group, Refusal> {
+        let group = GroupId(group);
+        self.group(group).ok_or_else(|| {
+            Refusal::new(ErrorCode::NotAvailable, format!("group {group} does not run on node {}", self.me))
+        })
+    }
+}

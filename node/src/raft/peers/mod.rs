@@ -1,0 +1,222 @@
+//! What nodes say to each other: links to the peers, who may talk, and openraft's network over them.
+//!
+//! Two lanes a peer: entries travel on the bulk lane, everything that keeps a leader a leader on the urgent one.
+
+mod appends;
+mod convert;
+mod handler;
+mod heartbeats;
+mod identity;
+mod network;
+mod sessions;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{Identity, Incarnation, NodeId};
+use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request};
+use thiserror::Error;
+
+pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
+pub(super) use identity::Who;
+use identity::{Identities, Standing};
+pub(super) use network::Network;
+pub(super) use sessions::Sessions;
+
+use super::config::RaftConfig;
+use crate::env::transport::{Lane, LinkWatch, PeerError};
+use crate::env::{Env, PeerLink};
+use crate::storage::Facts;
+use heartbeats::Heartbeats;
+
+/// Why a peer did not do what it was asked.
+#[derive(Clone, Debug, Error)]
+pub(super) enum AskError {
+    /// No address is known.
+    #[error("no address of node {0} is known")]
+    NoAddress(NodeId),
+    /// No answer came.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// None came in time.
+    #[error("node {0} did not answer in time")]
+    Late(NodeId),
+    /// Who answered is not who was asked.
+    #[error("the answer was not that of node {node}: {message}")]
+    Impostor { node: NodeId, message: String },
+    /// It refused, or failed.
+    #[error("node {node} answered {}: {message}", code.as_str_name())]
+    Refused { node: NodeId, code: ErrorCode, message: String },
+    /// The answer is none that we would have given.
+    #[error("node {node} sent a malformed answer: {reason}")]
+    Malformed { node: NodeId, reason: String },
+}
+
+/// The peers of this node. All groups share them.
+pub(super) struct Peers {
+    env: Env,
+    config: RaftConfig,
+    identities: Identities,
+    me: NodeId,
+    identity: Identity,
+    incarnation: Incarnation,
+    watch: LinkWatch,
+    peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Tells a leader's replication streams apart.
+    sessions: AtomicU64,
+    /// Told of every answer whose sender was found to be in order.
+    heard: Box<dyn Fn(Who) + Send + Sync>,
+}
+
+struct Peer {
+    address: String,
+    urgent: Arc<dyn PeerLink>,
+    bulk: Arc<dyn PeerLink>,
+    heartbeats: Heartbeats,
+}
+
+impl Peers {
+    pub(super) fn new(
+        env: Env,
+        config: RaftConfig,
+        facts: &Facts,
+        incarnation: Incarnation,
+        watch: LinkWatch,
+        heard: Box<dyn Fn(Who) + Send + Sync>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            env,
+            config,
+            identities: Identities::new(facts.clone()),
+            me: facts.node(),
+            identity: facts.identity(),
+            incarnation,
+            watch,
+            peers: Mutex::default(),
+            sessions: AtomicU64::new(1),
+            heard,
+        })
+    }
+
+    pub(super) fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Who we are, as put on a frame to `to`; 0 on answers.
+    pub(super) fn sender(&self, to: u32) -> Sender {
+        Sender {
+            cluster_id: self.identities.cluster().map(|id| id.to_wire()).unwrap_or_default(),
+            node: self.me.0,
+            identity: self.identity.to_wire(),
+            incarnation: self.incarnation.0,
+            to,
+        }
+    }
+
+    /// Links to `node` at `address` from now on. Whether the peer is new.
+    pub(super) fn set_address(self: &Arc<Self>, node: NodeId, address: &str) -> bool {
+        let mut peers = self.lock();
+        if peers.get(&node).is_some_and(|peer| peer.address == address) {
+            return false;
+        }
+        let connect = |lane| {
+            let this = Arc::downgrade(self);
+            let sender =
+                Arc::new(move || this.upgrade().map(|peers| peers.sender(node.0)).unwrap_or_default());
+            self.env.transport.connect(node, address, lane, sender, self.watch.clone())
+        };
+        let peer = Peer {
+            address: address.to_owned(),
+            urgent: connect(Lane::Urgent),
+            bulk: connect(Lane::Bulk),
+            heartbeats: Heartbeats::start(self, node),
+        };
+        peers.insert(node, peer).is_none()
+    }
+
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Drops all links: nothing is sent any more.
+    pub(super) fn close(&self) {
+        let peers = std::mem::take(&mut *self.lock());
+        drop(peers);
+    }
+
+    /// Sends `body`, in the order of these calls within a lane, before the future is first polled. The answer is from
+    /// the right peer, if it is an answer; its code has not been looked at.
+    pub(super) fn call(
+        self: &Arc<Self>,
+        node: NodeId,
+        lane: Lane,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(Who, PeerReply), AskError>> + Send + use<> {
+        let standing = match body {
+            peer_request::Body::Hello(_) => Standing::Stranger,
+            peer_request::Body::Vote(_)
+            | peer_request::Body::PreVote(_)
+            | peer_request::Body::Append(_)
+            | peer_request::Body::Heartbeats(_)
+            | peer_request::Body::TransferLeader(_)
+            | peer_request::Body::Beat(_)
+            | peer_request::Body::Command(_)
+            | peer_request::Body::Snapshot(_) => Standing::Known,
+        };
+        let link = self.lock().get(&node).map(|peer| match lane {
+            Lane::Urgent => peer.urgent.clone(),
+            Lane::Bulk => peer.bulk.clone(),
+        });
+        let sent = link.map(|link| link.call(PeerRequest { correlation: 0, body: Some(body) }));
+        let this = self.clone();
+        async move {
+            let sent = sent.ok_or(AskError::NoAddress(node))?;
+            let (sender, reply) =
+                this.env.timeout(timeout, sent).await.map_err(|_| AskError::Late(node))??;
+            // A refusal must be readable even by one who does not know the peer yet.
+            let standing = if reply.error == ErrorCode::None as i32 { standing } else { Standing::Stranger };
+            let who = this.identities.judge(Some(&sender), standing);
+            let who = who.map_err(|refusal| AskError::Impostor { node, message: refusal.message })?;
+            if who.node != node {
+                return Err(AskError::Impostor { node, message: format!("node {} answered", who.node) });
+            }
+            if standing == Standing::Known {
+                (this.heard)(who);
+            }
+            Ok((who, reply))
+        }
+    }
+
+    /// [`Peers::call`], and a refusal is an error.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        node: NodeId,
+        lane: Lane,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(Who, peer_reply::Body), AskError>> + Send + use<> {
+        let call = self.call(node, lane, body, timeout);
+        async move {
+            let (who, reply) = call.await?;
+            let malformed = |reason: &str| AskError::Malformed { node, reason: reason.to_owned() };
+            let code = ErrorCode::try_from(reply.error).map_err(|_| malformed("an unknown error code"))?;
+            if code != ErrorCode::None {
+                return Err(AskError::Refused { node, code, message: reply.message });
+            }
+            Ok((who, reply.body.ok_or_else(|| malformed("nothing in it"))?))
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! openraft's network over [`Peers`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft_rt::{BoxFuture, BoxStream};
+use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::v1::{peer_reply, peer_request};
+
+use super::appends::Appends;
+use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
+use super::{AskError, Peers};
+use crate::env::transport::Lane;
+use crate::raft::snapshot::{NoSnapshots, SnapshotData};
+use crate::raft::types::{Config, Member, RaftVote, node_from_raft, node_to_raft};
+
+/// Gap between attempts to reach a peer, once it was found unreachable.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// One group's way to its peers, or to one of them.
+pub(in crate::raft) struct Network<T = ()> {
+    peers: Arc<Peers>,
+    group: GroupId,
+    to: T,
+}
+
+impl Network {
+    pub(in crate::raft) fn new(peers: Arc<Peers>, group: GroupId) -> Self {
+        Self { peers, group, to: () }
+    }
+}
+
+/// The other end, and for what.
+#[derive(Clone, Copy)]
+pub(in crate::raft) struct To {
+    node: NodeId,
+    heartbeats: bool,
+}
+
+impl RaftNetworkFactory<Config> for Network {
+    type Network = Network<To>;
+
+    async fn new_client(&mut self, target: u64, _member: &Member) -> Network<To> {
+        let to = To { node: node_from_raft(target), heartbeats: false };
+        Network { peers: self.peers.clone(), group: self.group, to }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _member: &Member) -> Network<To> {
+        let to = To { node: node_from_raft(target), heartbeats: true };
+        Network { peers: self.peers.clone(), group: self.group, to }
+    }
+}
+
+impl Network<To> {
+    fn error(&self, error: &AskError, option: &RPCOption, action: RPCTypes) -> RPCError<Config> {
+        match error {
+            AskError::NoAddress(_)
+            | AskError::Peer(_)
+            | AskError::Impostor { .. }
+            | AskError::Refused { .. } => RPCError::Unreachable(Unreachable::from_string(error)),
+            AskError::Late(node) => RPCError::Timeout(Timeout {
+                action,
+                id: node_to_raft(self.peers.me),
+                target: node_to_raft(*node),
+                timeout: option.soft_ttl(),
+            }),
+            AskError::Malformed { .. } => RPCError::Network(NetworkError::from_string(error)),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        body: peer_request::Body,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
+        let fail = |error: &AskError| self.error(error, option, RPCTypes::Vote);
+        let (who, body) = asked.await.map_err(|error| fail(&error))?;
+        let malformed = |reason: String| fail(&AskError::Malformed { node: self.to.node, reason });
+        let peer_reply::Body::Vote(reply) = body else {
+            return Err(malformed("not the answer to a vote".to_owned()));
+        };
+        let response = vote_reply_from_wire(&reply).map_err(|error| malformed(error.to_string()))?;
+        // Before its vote counts: a disk that comes back empty under this id must not vote a second time.
+        self.peers
+            .identities
+            .remember(who.node, who.identity)
+            .await
+            .map_err(|error| malformed(error.to_string()))?;
+        Ok(response)
+    }
+}
+
+impl RaftNetworkV2<Config> for Network<To> {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Config>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
+        let input = futures_util::stream::iter([request]);
+        let mut answers = Appends::new(self.peers.clone(), self.to.node, self.group, input);
+        let answer = answers.next().await.expect("one append has one answer");
+        let appended = answer.map_err(|error| self.error(&error, &option, RPCTypes::AppendEntries))?;
+        Ok(appended.into())
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Config>, RPCError<Config>>>, RPCError<Config>>,
+    >
+    where
+        S: futures_util::Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
+    {
+        let this = &*self;
+        let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
+            Box::pin(input.then(|request| this.peers.heartbeat(this.to.node, this.group, request)))
+        } else {
+            Box::pin(Appends::new(this.peers.clone(), this.to.node, this.group, input))
+        };
+        let answers = answers
+            .map(move |answer| answer.map_err(|error| this.error(&error, &option, RPCTypes::AppendEntries)));
+        Box::pin(async move { Ok(Box::pin(answers) as BoxStream<'s, _>) })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let body = peer_request::Body::Vote(vote_request_to_wire(self.group, &request));
+        self.ask_vote(body, &option).await
+    }
+
+    /// openraft's default grants without asking.
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Config>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let body = peer_request::Body::PreVote(vote_request_to_wire(self.group, &request));
+        self.ask_vote(body, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: RaftVote,
+        _snapshot: openraft::type_config::alias::SnapshotOf<Config, SnapshotData>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        Err(StreamingError::Unreachable(Unreachable::from_string(NoSnapshots::MESSAGE)))
+    }
+
+    /// openraft's default answers that nobody can be reached.
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Config>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        let body = peer_request::Body::TransferLeader(transfer_to_wire(self.group, &request));
+        let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
+        match asked.await {
+            Ok((_, peer_reply::Body::TransferLeader(_))) => Ok(Ok(())),
+            Ok(_) => {
+                let reason = "not the answer to a transfer".to_owned();
+                let error = AskError::Malformed { node: self.to.node, reason };
+                Err(self.error(&error, &option, RPCTypes::TransferLeader))
+            }
+            Err(error) => Err(self.error(&error, &option, RPCTypes::TransferLeader)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY)))
+    }
+}
