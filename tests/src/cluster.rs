@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::command::{Ran, quorate, run, run_with};
+use crate::wire::Wire;
 use crate::{http, ports, wait};
 
 /// How many lines of each node's log a failed test shows.
@@ -197,8 +198,10 @@ impl Cluster {
         let node = self.node_mut(id);
         assert!(node.process.is_none(), "node {id} runs already");
         let log = log_file(&node.log);
+        // Its standard input is a pipe of ours: should the test be killed, the node ends too.
         let child = command
-            .stdin(Stdio::null())
+            .arg("--exit-with-stdin")
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
             .spawn()
@@ -326,6 +329,15 @@ impl Cluster {
         wait::until("a leader", || self.leaders(topic).get(partition).copied().filter(|leader| *leader != 0))
     }
 
+    /// Who leads each partition of a topic, as the first node that answers knows it; nobody anywhere if none answers.
+    pub fn leaders_known(&self, topic: &str) -> Vec<Option<u32>> {
+        let running = self.nodes.values().filter(|node| node.process.is_some());
+        let topic =
+            running.filter_map(|node| Wire::new(&node.grpc).try_topic(topic)).find(|topic| topic.error == 0);
+        let partitions = topic.map(|topic| topic.partitions).unwrap_or_default();
+        partitions.iter().map(|partition| Some(partition.leader).filter(|leader| *leader != 0)).collect()
+    }
+
     /// Every record of a topic, from its beginning to the watermarks of now, as `--format json` shows them.
     ///
     /// # Panics
@@ -367,7 +379,7 @@ fn log_file(path: &Path) -> File {
 /// # Panics
 /// If there is no such process.
 pub fn signal(pid: u32, name: &str) {
-    let ran = run(Command::new("kill").args([format!("-{name}"), pid.to_string()]));
+    let ran = run(Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]));
     assert_eq!(ran.status, Some(0), "cannot signal {pid}: {ran:?}");
 }
 

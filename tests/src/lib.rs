@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod command;
 pub mod http;
 pub mod judge;
+pub mod numbered;
 pub mod ports;
 pub mod wait;
 pub mod wire;

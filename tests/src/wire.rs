@@ -15,6 +15,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::wait;
 
+/// How long a node may take that may be dead.
+const SOON: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A connection to one node. Calls block.
 pub struct Wire {
     runtime: Runtime,
@@ -27,8 +30,8 @@ impl Wire {
     /// # Panics
     /// If the address is none.
     pub fn new(address: &str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime can be had");
         let endpoint =
             Endpoint::from_shared(format!("http://{address}")).expect("an address").timeout(wait::DEADLINE);
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
@@ -40,10 +43,15 @@ impl Wire {
     /// # Panics
     /// If no answer comes.
     pub fn topic(&self, name: &str) -> TopicMetadata {
+        self.try_topic(name).expect("the node answers")
+    }
+
+    /// What the node knows of a topic, if it answers soon.
+    pub fn try_topic(&self, name: &str) -> Option<TopicMetadata> {
         let mut client = MetadataServiceClient::new(self.channel.clone());
         let request = MetadataRequest { all: false, topics: vec![name.to_owned()], auto_create: false };
-        let answer = self.runtime.block_on(client.metadata(request)).expect("the node answers");
-        answer.into_inner().topics.into_iter().next().expect("a topic is answered for each asked for")
+        let answer = async { tokio::time::timeout(SOON, client.metadata(request)).await };
+        self.runtime.block_on(answer).ok()?.ok()?.into_inner().topics.into_iter().next()
     }
 
     /// Asks for a topic of one partition under a name of any kind.
@@ -80,19 +88,43 @@ impl Wire {
     /// # Panics
     /// If no answer comes.
     pub fn produce(&self, topic_id: &[u8], partition: i32, batch: impl Into<Bytes>) -> ProduceResponse {
-        let request = ProduceRequest {
-            correlation: 1,
-            topic_id: Bytes::copy_from_slice(topic_id),
-            partition,
-            leader_epoch: -1,
-            batch: batch.into(),
-            timeout_ms: 10_000,
-        };
-        let mut client = ProduceServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let mut client = ProduceServiceClient::new(self.channel.clone());
+        let request = request(topic_id, partition, batch.into());
         self.runtime.block_on(async {
             let answers = client.produce(tokio_stream::iter([request])).await.expect("the node answers");
             answers.into_inner().message().await.expect("the node answers").expect("one answer a request")
         })
+    }
+
+    /// Sends one batch and hangs up once `done` gives something: its answer is lost.
+    ///
+    /// # Panics
+    /// If `done` gives nothing within the deadline.
+    pub fn produce_unheard(
+        &self,
+        topic_id: &[u8],
+        partition: i32,
+        batch: Bytes,
+        done: impl FnMut() -> Option<()>,
+    ) {
+        let mut client = ProduceServiceClient::new(self.channel.clone());
+        let request = request(topic_id, partition, batch);
+        // The stream of answers is held, and not looked at.
+        let held =
+            self.runtime.block_on(client.produce(tokio_stream::iter([request]))).expect("the node answers");
+        wait::until("the batch to be written", done);
+        drop(held);
+    }
+}
+
+fn request(topic_id: &[u8], partition: i32, batch: Bytes) -> ProduceRequest {
+    ProduceRequest {
+        correlation: 1,
+        topic_id: Bytes::copy_from_slice(topic_id),
+        partition,
+        leader_epoch: -1,
+        batch,
+        timeout_ms: 10_000,
     }
 }
 

@@ -1,0 +1,113 @@
+//! `quorate dev`: three processes, none left behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_tests::cluster::{is_alive, signal, wait_gone};
+use quorate_tests::command::{Running, quorate, run, run_with};
+use quorate_tests::{ports, wait};
+use serde_json::{Value, json};
+
+/// How long processes may take to go.
+const GONE: Duration = Duration::from_secs(20);
+
+/// The flags of a `dev` in this folder, on ports of its own.
+fn dev(data: &Path, flags: &[&str]) -> Command {
+    let mut command = quorate(["dev", "--nodes", "3", "--data"]);
+    command.arg(data).args(flags);
+    for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
+        command.args([flag, &ports::free_row(3).to_string()]);
+    }
+    command
+}
+
+/// The file that says where the nodes are, once it does and `fits`.
+fn cluster_json(data: &Path, fits: impl Fn(&Value) -> bool) -> Value {
+    wait::until("cluster.json", || {
+        let text = fs::read(data.join("cluster.json")).ok()?;
+        let document: Value = serde_json::from_slice(&text).expect("cluster.json is never half written");
+        fits(&document).then_some(document)
+    })
+}
+
+fn pids(document: &Value) -> Vec<u32> {
+    let pid = |node: &Value| {
+        u32::try_from(node["pid"].as_u64().expect("as the format says")).expect("as the format says")
+    };
+    document["nodes"].as_array().expect("as the format says").iter().map(pid).collect()
+}
+
+fn servers(document: &Value) -> String {
+    let grpc: Vec<_> = document["nodes"]
+        .as_array()
+        .expect("as the format says")
+        .iter()
+        .map(|node| node["grpc"].as_str().expect("as the format says"))
+        .collect();
+    grpc.join(",")
+}
+
+fn read(document: &Value, topic: &str) -> String {
+    let args = ["consume", topic, "--from", "beginning", "--until-end", "--servers", &servers(document)];
+    run(&mut quorate(args)).done().text().to_owned()
+}
+
+#[test]
+fn ctrl_c_leaves_nobody_behind_and_keeps_the_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let running = Running::start(&mut dev(&data, &[]));
+    let document = cluster_json(&data, |_| true);
+    assert_eq!(document["version"], json!(env!("CARGO_PKG_VERSION")));
+    let mut keys: Vec<_> = document["nodes"][0].as_object().unwrap().keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["data", "grpc", "http", "id", "peer", "pid"]);
+    let nodes = pids(&document);
+    assert_eq!(nodes.len(), 3);
+    assert!(nodes.iter().all(|pid| is_alive(*pid)));
+
+    // A first produce creates the topic here.
+    let produced =
+        run_with(&mut quorate(["produce", "fresh", "--servers", &servers(&document)]), b"kept\n").done();
+    drop(produced);
+
+    // A node that dies is started again, and the file says so.
+    signal(nodes[1], "KILL");
+    let document = cluster_json(&data, |document| pids(document)[1] != nodes[1]);
+    let nodes = pids(&document);
+
+    signal(running.pid(), "INT");
+    let ended = running.end_within(GONE);
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(nodes.iter().all(|pid| !is_alive(*pid)), "left behind: {nodes:?}");
+
+    let running = Running::start(&mut dev(&data, &[]));
+    let document = cluster_json(&data, |document| pids(document).iter().all(|pid| !nodes.contains(pid)));
+    assert_eq!(read(&document, "fresh"), "kept\n");
+    signal(running.pid(), "TERM");
+    drop(running.end_within(GONE).done());
+}
+
+#[test]
+fn nodes_end_when_dev_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let running = Running::start(&mut dev(&data, &["--no-restart"]));
+    let document = cluster_json(&data, |_| true);
+    let nodes = pids(&document);
+    // Without a restart, who dies stays dead; the others carry on.
+    signal(nodes[0], "KILL");
+    wait_gone(nodes[0], GONE);
+    drop(
+        run_with(&mut quorate(["produce", "t", "--servers", &servers(&document)]), b"two of three\n").done(),
+    );
+    assert_eq!(pids(&cluster_json(&data, |_| true))[0], nodes[0]);
+    assert_eq!(read(&document, "t"), "two of three\n");
+    signal(running.pid(), "KILL");
+    drop(running.end_within(GONE));
+    for pid in &nodes[1..] {
+        wait_gone(*pid, GONE);
+    }
+}

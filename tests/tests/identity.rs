@@ -1,0 +1,75 @@
+//! A disk that is not the one a node had is refused by its peers, and never votes.
+
+use std::fs;
+
+use quorate_tests::cluster::Shape;
+use quorate_tests::command::quorate;
+use quorate_tests::{Cluster, ports, wait};
+use serde_json::json;
+
+/// Waits until a node says in `/readyz` that it is not ready, with `fragment`, and gives the whole sentence.
+fn refused(cluster: &Cluster, id: u32, fragment: &str) -> String {
+    wait::until(&format!("node {id} to be refused with {fragment:?}"), || {
+        let answer = cluster.node(id).get("/readyz").ok()?;
+        (answer.status == 503 && answer.body.contains(fragment)).then_some(answer.body)
+    })
+}
+
+#[test]
+fn a_wiped_disk_is_refused_and_does_not_count() {
+    let mut cluster = Cluster::start(3);
+    cluster.create("t", 1, 3);
+    drop(cluster.run_with(["produce", "t"], "before\n").done());
+    cluster.kill(2);
+    fs::remove_dir_all(&cluster.node(2).data).unwrap();
+    cluster.launch(2);
+    let said = refused(&cluster, 2, "identity");
+    assert!(cluster.node(2).get("/healthz").is_ok_and(|answer| answer.status == 200), "it stays up");
+    assert!(cluster.node(2).log().contains("identity"), "its log says why: {said}");
+
+    // The two others are a majority still.
+    drop(cluster.run_with(["produce", "t"], "with two\n").done());
+    let status = cluster.run(["cluster", "status", "--json"]).done().json();
+    let alive: Vec<_> =
+        status["nodes"].as_array().unwrap().iter().map(|node| node["alive"].clone()).collect();
+    assert_eq!(alive, [json!(true), json!(false), json!(true)], "{status}");
+
+    // With node 1 down only node 3 holds the log. Node 2's vote would make two of three.
+    cluster.kill(1);
+    let produced = cluster.run_with(["produce", "t", "--json", "--timeout", "4s"], "with one\n");
+    assert_eq!((produced.status, &produced.json()["acked"]), (Some(1), &json!(0)), "{produced:?}");
+    refused(&cluster, 2, "identity");
+
+    cluster.launch(1);
+    cluster.wait_ready(1);
+    let values: Vec<_> = cluster.read_all("t").iter().map(|record| record["value"].clone()).collect();
+    assert_eq!(values[..2], ["before", "with two"]);
+    refused(&cluster, 2, "identity");
+}
+
+#[test]
+fn another_clusters_disk_is_refused() {
+    let mut cluster = Cluster::start(3);
+    cluster.create("t", 1, 3);
+    cluster.kill(2);
+    fs::remove_dir_all(&cluster.node(2).data).unwrap();
+
+    // Node 2 of a cluster of its own.
+    let mut other = Cluster::lay_out(&Shape::of(2));
+    let mut alone = quorate(["node", "--id", "2", "--data"]);
+    alone.arg(&cluster.node(2).data);
+    let peer = format!("127.0.0.1:{}", ports::free());
+    let (grpc, http) = (&other.node(2).grpc, &other.node(2).http);
+    alone.args(["--listen-grpc", grpc, "--listen-peer", &peer, "--listen-http", http]);
+    alone.args(["--bootstrap", &format!("2={peer}")]);
+    other.launch_as(2, alone);
+    other.wait_ready(2);
+    other.kill(2);
+
+    cluster.launch(2);
+    refused(&cluster, 2, "cluster");
+    drop(cluster.run_with(["produce", "t"], "with two\n").done());
+    cluster.kill(1);
+    let produced = cluster.run_with(["produce", "t", "--json", "--timeout", "3s"], "with one\n");
+    assert_eq!((produced.status, &produced.json()["acked"]), (Some(1), &json!(0)), "{produced:?}");
+}
