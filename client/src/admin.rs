@@ -1,11 +1,21 @@
-//! stub
-use std::collections::BTreeMap;
+//! Topics and the cluster, for those who look after them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::ErrorCode;
+use quorate_proto::call::{Call, CallError, Reply};
+use quorate_proto::env::{Env, Moment};
 use quorate_proto::ids::{
     ClusterId, Identity, LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId, TopicName,
 };
+use quorate_proto::v1;
 
-use crate::error::AdminError;
+use crate::error::{AdminError, NoServer, Tried};
+use crate::leaders::{Leaders, LookupError, reason, refusal};
+use crate::retry::Backoff;
 
 /// A topic to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,65 +175,376 @@ pub struct OffsetFound {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Creates, lists, describes and deletes topics.
+/// Creates, lists, describes and deletes topics. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Admin {}
+pub struct Admin {
+    env: Env,
+    leaders: Arc<Leaders>,
+}
+
+/// What a server's answer means for a request that any server can do.
+enum Said<T> {
+    Done(T),
+    Refused { code: ErrorCode, message: String },
+    Nonsense,
+}
 
 impl Admin {
-    /// Creates a topic; on return it is known to a majority.
+    pub(crate) fn new(env: Env, leaders: Arc<Leaders>) -> Self {
+        Self { env, leaders }
+    }
+
+    fn timeout(&self) -> Duration {
+        self.leaders.config().admin_timeout
+    }
+
+    fn timeout_ms(&self) -> u32 {
+        u32::try_from(self.timeout().as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Asks one server after the other, again and again, until one has done it, one has refused it for good, or the
+    /// time is up. A request that may have been done is not sent again unless it is `harmless` to do it twice.
+    async fn anywhere<T>(
+        &self,
+        call: Call,
+        harmless: bool,
+        said: impl Fn(Reply) -> Said<T>,
+    ) -> Result<T, AdminError> {
+        let after = self.timeout();
+        let config = self.leaders.config();
+        let deadline = self.env.now() + after;
+        let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+        loop {
+            let mut tried = Vec::new();
+            let mut last = None;
+            for address in self.leaders.servers() {
+                let left = deadline.since(self.env.now());
+                // A server that hangs must not take the time of those after it, if they may be asked at all.
+                let wait = if harmless { left.min(config.metadata_timeout) } else { left };
+                match self.leaders.ask(&address, call.clone(), wait).await {
+                    Ok(reply) => match said(reply) {
+                        Said::Done(done) => return Ok(done),
+                        Said::Refused { code, message } => {
+                            let message = refusal(code, &message);
+                            if code.is_unknown_outcome() && !harmless {
+                                return Err(AdminError::PerhapsDone { reason: message });
+                            }
+                            if !code.is_retriable() {
+                                return Err(AdminError::Refused { code, message });
+                            }
+                            last = Some(message);
+                        }
+                        Said::Nonsense => last = Some("a server answered another question".to_owned()),
+                    },
+                    Err(error @ CallError::Lost { .. }) if !harmless => {
+                        return Err(AdminError::PerhapsDone { reason: error.to_string() });
+                    }
+                    Err(error) => tried.push(Tried { address, reason: reason(error) }),
+                }
+            }
+            let pause = backoff.pause(&self.env);
+            if self.env.now() + pause >= deadline {
+                return Err(match last {
+                    Some(last) => AdminError::TimedOut { after, last },
+                    None => AdminError::NoServer(NoServer { tried }),
+                });
+            }
+            self.env.sleep(pause).await;
+        }
+    }
+
+    /// Creates a topic. On return the controller has it, for good.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `Refused` with the server's words: it exists already, a wrong name, more replicas than nodes, an unknown
+    /// setting. `NoServer` and `TimedOut`: not done. `PerhapsDone`: it may exist now; list the topics.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<CreatedTopic, AdminError> {
-        let _ = topic;
-        unimplemented!()
+        let count = |given: Option<u32>| i32::try_from(given.unwrap_or(0)).unwrap_or(i32::MAX);
+        let entry = |(key, value)| v1::ConfigEntry { key, value };
+        let request = v1::CreateTopicRequest {
+            partitions: count(topic.partitions),
+            replicas: count(topic.replicas),
+            name: topic.name,
+            configs: topic.configs.into_iter().map(entry).collect(),
+            timeout_ms: self.timeout_ms(),
+        };
+        self.anywhere(Call::CreateTopic(request), false, |reply| {
+            let Reply::CreateTopic(reply) = reply else { return Said::Nonsense };
+            match (reply.error(), TopicId::from_wire(&reply.id)) {
+                (ErrorCode::None, Some(id)) => Said::Done(CreatedTopic { id, warnings: reply.warnings }),
+                (ErrorCode::None, None) => Said::Nonsense,
+                (code, _) => Said::Refused { code, message: reply.message },
+            }
+        })
+        .await
     }
 
     /// Deletes a topic and its records.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `Refused`: there is none of that name. `NoServer` and `TimedOut`: not done. `PerhapsDone`: it may be gone.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
-        let _ = name;
-        unimplemented!()
+        let name: TopicName = name.parse()?;
+        let request = v1::DeleteTopicRequest {
+            name: name.to_string(),
+            id: Bytes::new(),
+            timeout_ms: self.timeout_ms(),
+        };
+        self.anywhere(Call::DeleteTopic(request), false, |reply| {
+            let Reply::DeleteTopic(reply) = reply else { return Said::Nonsense };
+            let code = reply.error();
+            if code == ErrorCode::None {
+                Said::Done(())
+            } else {
+                Said::Refused { code, message: reply.message }
+            }
+        })
+        .await
     }
 
     /// All topics, by name.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `NoServer` and `TimedOut`.
     pub async fn list_topics(&self) -> Result<Vec<TopicListing>, AdminError> {
-        unimplemented!()
+        let request = v1::MetadataRequest { all: true, topics: Vec::new(), auto_create: false };
+        let mut topics = self.anywhere(Call::Metadata(request), true, listings).await?;
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
     }
 
-    /// One topic, with what the leaders of its partitions say.
+    /// One topic, with what the leaders of its partitions say. Partitions whose leader does not answer within a
+    /// second or so have neither log start offset nor high watermark.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `Refused`: there is none of that name. `NoServer` and `TimedOut`.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
-        let _ = name;
-        unimplemented!()
+        let name: TopicName = name.parse()?;
+        let request = v1::MetadataRequest { all: false, topics: vec![name.to_string()], auto_create: false };
+        let found = self.anywhere(Call::Metadata(request), true, |reply| only(reply, listings)).await?;
+        // The cache then has the leaders' addresses.
+        let looked_up = self.leaders.refresh(&name).await.is_ok();
+        let limit = self.leaders.config().metadata_timeout;
+        let describe = |listing: PartitionListing| {
+            let (admin, name) = (self.clone(), name.clone());
+            async move {
+                let offset = async |at| {
+                    let found = admin.env.timeout(limit, admin.offset(&name, listing.partition, at)).await;
+                    found.ok()?.ok().flatten().map(|found| found.offset)
+                };
+                let (log_start_offset, high_watermark) = if looked_up && listing.leader.is_some() {
+                    futures_util::future::join(offset(OffsetAt::Earliest), offset(OffsetAt::Latest)).await
+                } else {
+                    (None, None)
+                };
+                PartitionDescription {
+                    partition: listing.partition,
+                    leader: listing.leader,
+                    leader_epoch: listing.leader_epoch,
+                    replicas: listing.replicas,
+                    log_start_offset,
+                    high_watermark,
+                }
+            }
+        };
+        let partitions = futures_util::future::join_all(found.partitions.into_iter().map(describe)).await;
+        Ok(TopicDescription { name: found.name, id: found.id, partitions, configs: found.configs })
     }
 
     /// The cluster, as the first node that answers sees it.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `NoServer` and `TimedOut`.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, AdminError> {
-        unimplemented!()
+        let call = Call::ClusterStatus(v1::ClusterStatusRequest {});
+        self.anywhere(call, true, |reply| {
+            let Reply::ClusterStatus(reply) = reply else { return Said::Nonsense };
+            let code = reply.error();
+            if code == ErrorCode::None {
+                status(reply)
+            } else {
+                Said::Refused { code, message: reply.message }
+            }
+        })
+        .await
     }
 
-    /// An offset of a partition; `None` when no record is that late.
+    /// An offset of a partition; `None` when no record is that late. `Latest` is read with a quorum's word that it is
+    /// the latest.
     ///
     /// # Errors
-    /// See [`AdminError`].
+    /// `Refused`: unknown topic or partition. `NoServer` and `TimedOut`.
     pub async fn list_offset(
         &self,
         topic: &str,
         partition: PartitionId,
         at: OffsetAt,
     ) -> Result<Option<OffsetFound>, AdminError> {
-        let _ = (topic, partition, at);
-        unimplemented!()
+        let topic: TopicName = topic.parse()?;
+        self.offset(&topic, partition, at).await
     }
+
+    /// Asks the leader of a partition, and looks for it as long as there is time.
+    pub(crate) async fn offset(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        at: OffsetAt,
+    ) -> Result<Option<OffsetFound>, AdminError> {
+        let after = self.timeout();
+        let config = self.leaders.config();
+        let deadline = self.env.now() + after;
+        let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+        let mut view = self.leaders.resolve(topic, false).await;
+        loop {
+            let last = match view {
+                Ok(view) => {
+                    let count = view.partitions.len();
+                    if usize::try_from(partition.0).map_or(true, |partition| partition >= count) {
+                        let message =
+                            format!("topic {topic} has no partition {partition}, only 0 to {}", count - 1);
+                        return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
+                    }
+                    match self.offset_once(topic, view.id, partition, at, deadline).await {
+                        Ok(found) => return Ok(found),
+                        Err(Missed::Refused { code, message }) => {
+                            return Err(AdminError::Refused { code, message });
+                        }
+                        Err(Missed::NotNow(reason)) => AdminError::TimedOut { after, last: reason },
+                    }
+                }
+                Err(LookupError::NoServer(error)) => AdminError::NoServer(error),
+                Err(LookupError::NotNow(last)) => AdminError::TimedOut { after, last },
+                Err(LookupError::Refused { code, message }) => {
+                    return Err(AdminError::Refused { code, message });
+                }
+                Err(LookupError::UnknownTopic) => {
+                    let message = format!("topic {topic} does not exist");
+                    return Err(AdminError::Refused { code: ErrorCode::UnknownTopic, message });
+                }
+            };
+            let pause = backoff.pause(&self.env);
+            if self.env.now() + pause >= deadline {
+                return Err(last);
+            }
+            self.env.sleep(pause).await;
+            self.leaders.ask_elsewhere();
+            view = self.leaders.refresh(topic).await;
+        }
+    }
+
+    async fn offset_once(
+        &self,
+        topic: &TopicName,
+        id: TopicId,
+        partition: PartitionId,
+        at: OffsetAt,
+        deadline: Moment,
+    ) -> Result<Option<OffsetFound>, Missed> {
+        let Some(leader) = self.leaders.leader(topic, id, partition) else {
+            return Err(Missed::NotNow(format!("partition {partition} of {topic} has no leader")));
+        };
+        let request = v1::ListOffsetRequest {
+            topic_id: id.to_wire(),
+            partition: partition.0,
+            leader_epoch: leader.epoch.0,
+            at: Some(match at {
+                OffsetAt::Earliest => v1::list_offset_request::At::Earliest(true),
+                OffsetAt::Latest => v1::list_offset_request::At::Latest(true),
+                OffsetAt::Timestamp(timestamp) => v1::list_offset_request::At::TimestampMs(timestamp.0),
+            }),
+        };
+        let left = deadline.since(self.env.now()).min(self.leaders.config().request_timeout);
+        let reply = self.leaders.ask(leader.channel.address(), Call::ListOffset(request), left).await;
+        let reply = match reply {
+            Ok(Reply::ListOffset(reply)) => reply,
+            Ok(_) => return Err(Missed::NotNow("a server answered another question".to_owned())),
+            Err(error) => return Err(Missed::NotNow(error.to_string())),
+        };
+        let code = reply.error();
+        if code != ErrorCode::None {
+            self.leaders.hint(topic, id, partition, reply.leader, reply.leader_epoch);
+            let message = refusal(code, &reply.message);
+            let later = code.is_retriable() || code == ErrorCode::UnknownTopicId;
+            return Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } });
+        }
+        let Ok(offset) = u64::try_from(reply.offset) else { return Ok(None) };
+        let timestamp = match at {
+            OffsetAt::Timestamp(_) => Some(Timestamp(reply.timestamp_ms)),
+            OffsetAt::Earliest | OffsetAt::Latest => None,
+        };
+        Ok(Some(OffsetFound { offset: Offset(offset), timestamp }))
+    }
+}
+
+/// Why a leader gave no offset.
+enum Missed {
+    Refused { code: ErrorCode, message: String },
+    NotNow(String),
+}
+
+fn listings(reply: Reply) -> Said<Vec<TopicListing>> {
+    let Reply::Metadata(reply) = reply else { return Said::Nonsense };
+    if reply.error() != ErrorCode::None {
+        return Said::Refused { code: reply.error(), message: reply.message };
+    }
+    if let Some(bad) = reply.topics.iter().find(|topic| topic.error() != ErrorCode::None) {
+        return Said::Refused { code: bad.error(), message: bad.message.clone() };
+    }
+    match reply.topics.into_iter().map(listing).collect() {
+        Some(topics) => Said::Done(topics),
+        None => Said::Nonsense,
+    }
+}
+
+fn only(reply: Reply, of: impl Fn(Reply) -> Said<Vec<TopicListing>>) -> Said<TopicListing> {
+    match of(reply) {
+        Said::Done(mut topics) => match (topics.pop(), topics.is_empty()) {
+            (Some(topic), true) => Said::Done(topic),
+            _not_one => Said::Nonsense,
+        },
+        Said::Refused { code, message } => Said::Refused { code, message },
+        Said::Nonsense => Said::Nonsense,
+    }
+}
+
+fn listing(topic: v1::TopicMetadata) -> Option<TopicListing> {
+    let mut partitions: Vec<PartitionListing> = topic
+        .partitions
+        .into_iter()
+        .map(|partition| PartitionListing {
+            partition: PartitionId(partition.partition),
+            leader: (partition.leader != 0).then_some(NodeId(partition.leader)),
+            leader_epoch: (partition.leader_epoch >= 0).then_some(LeaderEpoch(partition.leader_epoch)),
+            replicas: partition.replicas.into_iter().map(NodeId).collect(),
+        })
+        .collect();
+    partitions.sort_by_key(|partition| partition.partition);
+    Some(TopicListing {
+        name: topic.name.parse().ok()?,
+        id: TopicId::from_wire(&topic.id)?,
+        partitions,
+        configs: topic.configs.into_iter().map(|entry| (entry.key, entry.value)).collect(),
+    })
+}
+
+fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
+    let Some(cluster_id) = ClusterId::from_wire(&reply.cluster_id) else { return Said::Nonsense };
+    let node = |node: v1::NodeStatus| NodeStatus {
+        id: NodeId(node.id),
+        identity: Identity::from_wire(&node.identity),
+        grpc: node.grpc,
+        http: node.http,
+        alive: node.alive,
+        leads: node.leads,
+        replicas: node.replicas,
+    };
+    let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
+    nodes.sort_by_key(|node| node.id);
+    Said::Done(ClusterStatus {
+        cluster_id,
+        nodes,
+        under_replicated: reply.under_replicated,
+        leaderless: reply.leaderless,
+    })
 }

@@ -7,7 +7,9 @@ use quorate_proto::call::Connect;
 use quorate_proto::env::Env;
 
 use crate::admin::Admin;
+use crate::channel::Grpc;
 use crate::consumer::{Consumer, ConsumerConfig};
+use crate::leaders::Leaders;
 use crate::producer::{Producer, ProducerConfig};
 
 /// Knobs of all that a client does.
@@ -41,39 +43,43 @@ impl Default for ClientConfig {
 /// The way to a cluster. Cheap to clone; its connections and what it knows of leaders are shared.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pub(crate) env: Env,
-    pub(crate) config: ClientConfig,
+    env: Env,
+    leaders: Arc<Leaders>,
 }
 
 impl Client {
     /// A client that lives in `env` and reaches servers over `connect`. `servers` (`host:port`) are asked first, one
     /// after the other; the rest of the cluster is learned from them. Connects to nothing yet.
     pub fn new(env: Env, connect: Arc<dyn Connect>, servers: Vec<String>, config: ClientConfig) -> Self {
-        let _ = (connect, servers);
-        Self { env, config }
+        let leaders = Arc::new(Leaders::new(env.clone(), connect, servers, config));
+        Self { env, leaders }
     }
 
     /// A client over gRPC, in the real environment. Its tasks run on the tokio runtime that it is used in.
     pub fn grpc<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
-        let _: Vec<String> = servers.into_iter().map(Into::into).collect();
-        unimplemented!()
+        Self::grpc_with(servers, ClientConfig::default())
+    }
+
+    /// Like [`Client::grpc`], with knobs.
+    pub fn grpc_with<S: Into<String>>(servers: impl IntoIterator<Item = S>, config: ClientConfig) -> Self {
+        let env = quorate_proto::env::os();
+        let connect = Arc::new(Grpc::new(env.clone()));
+        Self::new(env, connect, servers.into_iter().map(Into::into).collect(), config)
     }
 
     /// A producer of its own, with a producer id, memory and tasks of its own.
     pub fn producer(&self, config: ProducerConfig) -> Producer {
-        let _ = config;
-        unimplemented!()
+        Producer::new(self.env.clone(), Arc::clone(&self.leaders), config)
     }
 
     /// A consumer of its own, with nothing assigned yet.
     pub fn consumer(&self, config: ConsumerConfig) -> Consumer {
-        let _ = config;
-        unimplemented!()
+        Consumer::new(self.env.clone(), Arc::clone(&self.leaders), config)
     }
 
     /// The way to create, list, describe and delete topics.
     pub fn admin(&self) -> Admin {
-        unimplemented!()
+        Admin::new(self.env.clone(), Arc::clone(&self.leaders))
     }
 
     /// The environment that it lives in.
@@ -83,6 +89,6 @@ impl Client {
 
     /// Its knobs.
     pub fn config(&self) -> &ClientConfig {
-        &self.config
+        self.leaders.config()
     }
 }

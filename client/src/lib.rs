@@ -43,13 +43,21 @@
 //! and randomness come from an [`Env`](quorate_proto::env::Env), and connections from a
 //! [`Connect`](quorate_proto::call::Connect), so that all of this runs in the simulator too.
 
+mod accumulator;
 mod admin;
+pub mod channel;
 mod client;
 mod consumer;
 mod error;
+mod leaders;
+mod partitioner;
 mod producer;
 mod record;
+mod retry;
+#[cfg(test)]
+mod testing;
 
+pub use accumulator::Ack;
 pub use admin::{
     Admin, ClusterStatus, CreatedTopic, NewTopic, NodeStatus, OffsetAt, OffsetFound, PartitionDescription,
     PartitionListing, TopicDescription, TopicListing,
@@ -57,7 +65,7 @@ pub use admin::{
 pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerConfig, Partitions, Reset, Start};
 pub use error::{AdminError, ConsumeError, NoServer, Reason, SendError, Tried};
-pub use producer::{Ack, Producer, ProducerConfig};
+pub use producer::{Producer, ProducerConfig};
 pub use quorate_proto::batch::{Compression, RecordHeader};
 pub use quorate_proto::ids::{
     ClusterId, Identity, LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId, TopicName,

@@ -1,12 +1,27 @@
-//! stub
-use std::pin::Pin;
-use std::task::{Context, Poll};
+//! The producer: what callers see of it. [`worker`] does the sending, one task per partition.
+
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use quorate_proto::batch::Compression;
+use quorate_proto::batch::{BATCH_BYTES_MAX, BatchBuilder, Compression, HEADER_BYTES};
+use quorate_proto::env::{Env, Task};
+use quorate_proto::ids::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::error::SendError;
-use crate::record::{Record, RecordPlace};
+use crate::accumulator::{Ack, Pushed, Queue};
+use crate::error::{Reason, SendError};
+use crate::leaders::{Leaders, LookupError, TopicView};
+use crate::partitioner;
+use crate::record::Record;
+use crate::retry::Backoff;
 
 /// Knobs of a producer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,19 +29,21 @@ pub struct ProducerConfig {
     /// How long a batch waits for more records. Zero: it goes out as soon as one of the places in flight is free.
     pub linger: Duration,
     /// A batch is full at this many bytes, before compression. A larger record gets a batch of its own.
-    /// The default lies just below 65,000 bytes: the server's storage packs that size best.
+    /// The default lies just below 65,000 bytes, which the servers' storage packs best.
     pub batch_bytes_max: usize,
-    /// Largest record, encoded, that is sent at all; the server's `max.message.bytes` is the other bound.
+    /// Largest record, encoded, that is sent at all; the topic's `max.message.bytes` is the other bound.
     pub record_bytes_max: usize,
-    /// What all records that are not answered yet may take. A batch counts as `batch_bytes_max` from its first record
-    /// on. When it is used up, [`Producer::send`] waits.
+    /// What all records that are not answered yet may take; at least one record of the largest size. A batch counts
+    /// as `batch_bytes_max` from its first record on. When it is used up, [`Producer::send`] waits.
     pub memory_bytes_max: usize,
     /// How batches are compressed.
     pub compression: Compression,
-    /// Batches sent and not answered, per partition. At most 5: the server recognises retries of the last five.
+    /// Batches sent and not answered, per partition; 1 to 5: the servers recognise a retry of the last five.
     pub in_flight_max: usize,
     /// How long a record may take from [`Producer::send`] to its answer, retries included.
     pub delivery_timeout: Duration,
+    /// Whether a missing topic may be created by the first record for it, where the cluster allows that.
+    pub auto_create_topics: bool,
 }
 
 impl Default for ProducerConfig {
@@ -34,44 +51,326 @@ impl Default for ProducerConfig {
         Self {
             linger: Duration::from_millis(5),
             batch_bytes_max: 64_000,
-            record_bytes_max: quorate_proto::batch::BATCH_BYTES_MAX,
+            record_bytes_max: BATCH_BYTES_MAX - HEADER_BYTES,
             memory_bytes_max: 64 * 1024 * 1024,
             compression: Compression::None,
             in_flight_max: 5,
             delivery_timeout: Duration::from_secs(120),
+            auto_create_topics: true,
         }
     }
 }
 
-/// Sends records. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Producer {}
-
-impl Producer {
-    /// Takes a record; waits while memory is full. The answer is in the [`Ack`].
-    ///
-    /// # Errors
-    /// Always `NotWritten`.
-    pub async fn send(&self, topic: &str, record: Record) -> Result<Ack, SendError> {
-        let _ = (topic, record);
-        unimplemented!()
-    }
-
-    /// Sends what was taken without further waiting, until each record has its answer.
-    pub async fn flush(&self) {}
-
-    /// Flushes, then ends the producer.
-    pub async fn close(&self) {}
+/// Sends records. Cheap to clone; the last clone that is dropped ends it, and what has no answer by then fails as
+/// closed. Call [`Producer::flush`] or [`Producer::close`] before.
+///
+/// It is always idempotent: each batch carries a producer id and a running number, by which servers recognise a
+/// retry. If a batch is given up (its time is over, or a server refuses it for good), the partition goes on under a
+/// new producer id, and the batches sent after it and not answered yet are
+/// - sent anew under that id, if the one given up was surely not written: then neither were they, for a server takes
+///   no number before the one that precedes it;
+/// - failed as perhaps written too ([`Reason::EarlierBatch`]), if it was perhaps written and they may have been: sent
+///   anew they might stand there twice.
+#[derive(Clone)]
+pub struct Producer {
+    owner: Arc<Owner>,
 }
 
-/// The answer to one record. Dropping it changes nothing.
-#[derive(Debug)]
-pub struct Ack {}
+/// Ends the tasks when the last handle goes.
+struct Owner {
+    shared: Arc<Shared>,
+    tasks: Mutex<Vec<Task>>,
+}
 
-impl Future for Ack {
-    type Output = Result<RecordPlace, SendError>;
+/// What handles and workers share.
+struct Shared {
+    env: Env,
+    leaders: Arc<Leaders>,
+    config: ProducerConfig,
+    /// Free bytes of `memory_bytes_max`.
+    memory: Arc<Semaphore>,
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    /// The producer id that partitions begin with; drawn once.
+    writer: tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>,
+    closed: AtomicBool,
+}
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
+/// A topic that is sent to.
+struct Topic {
+    name: TopicName,
+    id: TopicId,
+    queues: Vec<TopicQueue>,
+    /// Where records without a key go until the batch there is sealed; -1: nowhere yet.
+    sticky: AtomicI32,
+}
+
+struct TopicQueue {
+    queue: Arc<Queue>,
+    /// Whether its worker was started.
+    started: AtomicBool,
+}
+
+impl Topic {
+    fn new(name: &TopicName, view: &TopicView, config: &ProducerConfig) -> Self {
+        let count = i32::try_from(view.partitions.len()).expect("partitions are numbered by i32");
+        let queue = |partition| TopicQueue {
+            queue: Arc::new(Queue::new(PartitionId(partition), config.batch_bytes_max)),
+            started: AtomicBool::new(false),
+        };
+        Self {
+            name: name.clone(),
+            id: view.id,
+            queues: (0..count).map(queue).collect(),
+            sticky: AtomicI32::new(-1),
+        }
+    }
+
+    fn queue(&self, partition: PartitionId) -> Option<&TopicQueue> {
+        self.queues.get(usize::try_from(partition.0).ok()?)
+    }
+}
+
+fn not_written(reason: Reason) -> SendError {
+    SendError::NotWritten { reason }
+}
+
+impl Producer {
+    pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ProducerConfig) -> Self {
+        config.in_flight_max = config.in_flight_max.clamp(1, 5);
+        config.batch_bytes_max = config.batch_bytes_max.max(HEADER_BYTES + 1);
+        let largest = config.batch_bytes_max.max(config.record_bytes_max + HEADER_BYTES);
+        config.memory_bytes_max = config.memory_bytes_max.clamp(largest, Semaphore::MAX_PERMITS);
+        let shared = Arc::new(Shared {
+            env,
+            leaders,
+            memory: Arc::new(Semaphore::new(config.memory_bytes_max)),
+            config,
+            topics: RwLock::default(),
+            writer: tokio::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        Self { owner: Arc::new(Owner { shared, tasks: Mutex::default() }) }
+    }
+
+    /// Takes a record. Waits while memory is full, and at the first record for a topic until the topic is found, up
+    /// to the delivery time-out. The answer is in the [`Ack`]. Of one task, the records for one partition are written
+    /// in the order of the calls. Dropping this future before it is ready means that the record was not taken.
+    ///
+    /// # Errors
+    /// Always [`SendError::NotWritten`].
+    pub async fn send(&self, topic: &str, record: Record) -> Result<Ack, SendError> {
+        let shared = &self.owner.shared;
+        let bytes =
+            BatchBuilder::bytes_of_record(record.key.as_deref(), record.value.as_deref(), &record.headers);
+        let limit = shared.config.record_bytes_max;
+        if bytes > limit {
+            return Err(not_written(Reason::TooLarge { bytes, limit }));
+        }
+        let timestamp = record.timestamp.unwrap_or_else(|| shared.env.wall());
+        let mut room = None;
+        loop {
+            let topic = match shared.topic(topic) {
+                Some(topic) => topic,
+                None => self.find(topic).await?,
+            };
+            let fixed = match (record.partition, &record.key) {
+                (Some(partition), _) => Some(partition),
+                (None, Some(key)) => Some(partitioner::keyed(key, topic.queues.len())),
+                (None, None) => None,
+            };
+            let sticky = topic.sticky.load(Ordering::Relaxed);
+            let partition = fixed.unwrap_or(PartitionId(sticky));
+            let mut pushed = match topic.queue(partition) {
+                Some(to) => to.queue.push(&record, timestamp, bytes, &mut room, || shared.env.now()),
+                None if fixed.is_none() => Pushed::NoBatch,
+                None => {
+                    return Err(not_written(Reason::UnknownPartition {
+                        topic: topic.name.clone(),
+                        partition,
+                        partitions: topic.queues.len(),
+                    }));
+                }
+            };
+            if let Pushed::NoBatch = pushed {
+                // Rare: once a batch. Without a key, a new batch is a new choice of partition.
+                let partition = fixed.unwrap_or_else(|| shared.choose(&topic, sticky));
+                let to = topic.queue(partition).expect("a partition of the topic was chosen");
+                self.start(&topic, to);
+                if room.is_none() {
+                    room = Some(shared.room(bytes).await?);
+                }
+                pushed = to.queue.push(&record, timestamp, bytes, &mut room, || shared.env.now());
+            }
+            match pushed {
+                Pushed::Taken(ack) => return Ok(ack),
+                Pushed::NoBatch => {}
+                Pushed::Closed(Reason::TopicDeleted { .. }) => shared.forget(&topic),
+                Pushed::Closed(reason) => return Err(not_written(reason)),
+            }
+        }
+    }
+
+    /// Sends what was taken before this call without waiting for more records, and waits until each of them has its
+    /// answer, good or bad: the acks have it.
+    pub async fn flush(&self) {
+        let mut unfinished = Vec::new();
+        let topics: Vec<Arc<Topic>> = {
+            let topics = self.owner.shared.topics.read().unwrap_or_else(PoisonError::into_inner);
+            topics.values().cloned().collect()
+        };
+        for topic in topics {
+            for to in &topic.queues {
+                unfinished.extend(to.queue.flush());
+            }
+        }
+        for batch in unfinished {
+            batch.ended().await;
+        }
+    }
+
+    /// Takes no more records, flushes, and ends the producer and all its clones. Takes up to the delivery time-out.
+    pub async fn close(&self) {
+        let shared = &self.owner.shared;
+        shared.closed.store(true, Ordering::Relaxed);
+        shared.memory.close();
+        self.flush().await;
+        shared.close_queues();
+        let tasks = std::mem::take(&mut *self.owner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            task.stop().await;
+        }
+    }
+
+    /// Finds a topic for the first time.
+    async fn find(&self, name: &str) -> Result<Arc<Topic>, SendError> {
+        let shared = &self.owner.shared;
+        let name: TopicName = name.parse().map_err(|error| not_written(Reason::TopicName(error)))?;
+        let config = shared.leaders.config();
+        let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+        let after = shared.config.delivery_timeout;
+        let deadline = shared.env.now() + after;
+        loop {
+            if shared.closed.load(Ordering::Relaxed) {
+                return Err(not_written(Reason::Closed));
+            }
+            let left = deadline.since(shared.env.now());
+            let lookup = shared.leaders.resolve(&name, shared.config.auto_create_topics);
+            let last = match shared.env.timeout(left, lookup).await {
+                Ok(Ok(view)) => return Ok(shared.enter(&name, &view)),
+                Ok(Err(LookupError::UnknownTopic)) => {
+                    return Err(not_written(Reason::UnknownTopic { topic: name }));
+                }
+                Ok(Err(LookupError::Refused { code, message })) => {
+                    return Err(not_written(Reason::Refused { code, message }));
+                }
+                Ok(Err(error @ (LookupError::NoServer(_) | LookupError::NotNow(_)))) => error.to_string(),
+                Err(_elapsed) => "no server answered".to_owned(),
+            };
+            let pause = backoff.pause(&shared.env);
+            if shared.env.now() + pause >= deadline {
+                return Err(not_written(Reason::TimedOut { after, last }));
+            }
+            shared.env.sleep(pause).await;
+        }
+    }
+
+    /// Starts the worker of a partition, if it does not run yet.
+    fn start(&self, topic: &Arc<Topic>, to: &TopicQueue) {
+        if to.started.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = &self.owner.shared;
+        let worker = worker::Worker::new(Arc::clone(shared), Arc::clone(topic), Arc::clone(&to.queue));
+        let task = shared.env.spawn("producer partition", worker.run());
+        self.owner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+}
+
+impl Shared {
+    fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Makes a topic that was found one that is sent to, unless another call did so in the meantime.
+    fn enter(&self, name: &TopicName, view: &TopicView) -> Arc<Topic> {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Topic::new(name, view, &self.config));
+        Arc::clone(topics.entry(name.to_string()).or_insert_with(new))
+    }
+
+    /// The topic is gone; another one of its name is looked up anew.
+    fn forget(&self, gone: &Arc<Topic>) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics.get(gone.name.as_str()).is_some_and(|topic| topic.id == gone.id) {
+            topics.remove(gone.name.as_str());
+        }
+    }
+
+    /// Chooses where records without a key go next: by chance, another one than before, one that has a leader.
+    fn choose(&self, topic: &Topic, before: i32) -> PartitionId {
+        let view = self.leaders.known(&topic.name);
+        let has_leader = |at: usize| {
+            view.as_ref().and_then(|view| view.partitions.get(at)).is_some_and(|known| known.leader.is_some())
+        };
+        let mut choice: Vec<PartitionId> = (0..)
+            .zip(0..topic.queues.len())
+            .filter(|(_, at)| has_leader(*at))
+            .map(|(p, _)| PartitionId(p))
+            .collect();
+        if choice.is_empty() {
+            choice = topic.queues.iter().map(|to| to.queue.partition).collect();
+        }
+        if choice.len() > 1 {
+            choice.retain(|partition| partition.0 != before);
+        }
+        let chosen = self.env.random_below(u64::try_from(choice.len()).unwrap_or(u64::MAX));
+        let chosen = choice[usize::try_from(chosen).expect("below a length")];
+        // Another sender may have chosen in the meantime: then both choices get a batch.
+        let _lost = topic.sticky.compare_exchange(before, chosen.0, Ordering::Relaxed, Ordering::Relaxed);
+        chosen
+    }
+
+    /// Waits for the memory of a batch that begins with a record of `bytes`.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, SendError> {
+        let wanted = self.config.batch_bytes_max.max(bytes + HEADER_BYTES);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let closed = || not_written(Reason::Closed);
+        match Arc::clone(&self.memory).try_acquire_many_owned(wanted) {
+            Ok(room) => return Ok(room),
+            Err(TryAcquireError::Closed) => return Err(closed()),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        let after = self.config.delivery_timeout;
+        let free = Arc::clone(&self.memory).acquire_many_owned(wanted);
+        match self.env.timeout(after, free).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_closed)) => Err(closed()),
+            Err(_elapsed) => {
+                let last = format!("{} bytes wait for an answer already", self.config.memory_bytes_max);
+                Err(not_written(Reason::TimedOut { after, last }))
+            }
+        }
+    }
+
+    fn close_queues(&self) {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        for to in topics.values().flat_map(|topic| &topic.queues) {
+            to.queue.close(&Reason::Closed);
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // The workers' batches fail as closed when their tasks are dropped.
+        self.shared.closed.store(true, Ordering::Relaxed);
+        self.shared.memory.close();
+        self.shared.close_queues();
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("config", &self.owner.shared.config).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,393 @@
+//! Connections over gRPC: the only file of the client that touches sockets.
+//!
+//! One HTTP/2 connection per server, one stream on it for all produces and one for all fetches, each made when it is
+//! first needed and made anew after a loss. What is in flight on a stream when it breaks is lost; what waited for a
+//! connection that could not be made was surely not sent.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
+use quorate_proto::env::{Env, Task};
+use quorate_proto::v1;
+use quorate_proto::v1::admin_service_client::AdminServiceClient;
+use quorate_proto::v1::fetch_service_client::FetchServiceClient;
+use quorate_proto::v1::metadata_service_client::MetadataServiceClient;
+use quorate_proto::v1::produce_service_client::ProduceServiceClient;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::transport::{Channel as Http2, Endpoint};
+
+/// Requests that wait to be written to one stream; callers bound theirs far below.
+const QUEUE_MAX: usize = 8192;
+/// Largest answer: a fetch's limit plus one batch that is larger than it.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The stream of fetches may have this much on its way to us.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that answers no ping for so long has gone, whatever TCP says.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// Makes gRPC channels in the real environment.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    env: Env,
+}
+
+impl Grpc {
+    /// Channels whose tasks run in `env`.
+    pub fn new(env: Env) -> Self {
+        Self { env }
+    }
+}
+
+impl Connect for Grpc {
+    fn connect(&self, address: &str) -> Arc<dyn Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map(|endpoint| {
+            endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .connect_lazy()
+        });
+        let http2 = endpoint.map_err(|error| format!("not an address: {}", deepest(&error)));
+        Arc::new(GrpcChannel {
+            env: self.env.clone(),
+            address: Arc::from(address),
+            http2,
+            produces: Mutex::new(None),
+            fetches: Mutex::new(None),
+        })
+    }
+}
+
+struct GrpcChannel {
+    env: Env,
+    address: Arc<str>,
+    /// Connects when it is first used and after each loss; or why the address is none.
+    http2: Result<Http2, String>,
+    produces: Mutex<Option<Pump<v1::ProduceRequest>>>,
+    fetches: Mutex<Option<Pump<v1::FetchRequest>>>,
+}
+
+impl Channel for GrpcChannel {
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let http2 = match &self.http2 {
+            Ok(http2) => http2.clone(),
+            Err(reason) => return ready(Err(self.unreachable(reason))),
+        };
+        match call {
+            Call::Produce(request) => self.stream(&self.produces, &http2, request),
+            Call::Fetch(request) => self.stream(&self.fetches, &http2, request),
+            Call::InitProducer(request) => self.unary(
+                async move { ProduceServiceClient::new(http2).init_producer(request).await },
+                Reply::InitProducer,
+            ),
+            Call::ListOffset(request) => self.unary(
+                async move { FetchServiceClient::new(http2).list_offset(request).await },
+                Reply::ListOffset,
+            ),
+            Call::EpochEnd(request) => self.unary(
+                async move { FetchServiceClient::new(http2).epoch_end(request).await },
+                Reply::EpochEnd,
+            ),
+            Call::Metadata(request) => self.unary(
+                async move { MetadataServiceClient::new(http2).metadata(request).await },
+                Reply::Metadata,
+            ),
+            Call::ClusterStatus(request) => self.unary(
+                async move { MetadataServiceClient::new(http2).cluster_status(request).await },
+                Reply::ClusterStatus,
+            ),
+            Call::CreateTopic(request) => self.unary(
+                async move { AdminServiceClient::new(http2).create_topic(request).await },
+                Reply::CreateTopic,
+            ),
+            Call::DeleteTopic(request) => self.unary(
+                async move { AdminServiceClient::new(http2).delete_topic(request).await },
+                Reply::DeleteTopic,
+            ),
+        }
+    }
+
+    fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl GrpcChannel {
+    fn unreachable(&self, reason: &str) -> CallError {
+        CallError::Unreachable { address: self.address.to_string(), reason: reason.to_owned() }
+    }
+
+    fn unary<T: Send + 'static>(
+        &self,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>> + Send + 'static,
+        reply: impl FnOnce(T) -> Reply + Send + 'static,
+    ) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let address = Arc::clone(&self.address);
+        Box::pin(async move {
+            match answer.await {
+                Ok(response) => Ok(reply(response.into_inner())),
+                Err(status) => Err(Broken::of(&status).error(&address)),
+            }
+        })
+    }
+
+    /// Puts a request on its stream, which is opened first if there is none. The order of calls is the order on the
+    /// stream.
+    fn stream<R: Streamed>(
+        &self,
+        place: &Mutex<Option<Pump<R>>>,
+        http2: &Http2,
+        mut request: R,
+    ) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let pump = match place.take() {
+            Some(pump) if !pump.flights.is_closed() => place.insert(pump),
+            Some(_) | None => place.insert(Pump::open(&self.env, http2.clone())),
+        };
+        let (correlation, reply) = pump.flights.register();
+        request.set_correlation(correlation);
+        if pump.requests.try_send(request).is_err() {
+            // Closed in this moment, or full: it was not taken either way.
+            pump.flights.forget(correlation);
+            return ready(Err(self.unreachable("too many requests wait to be sent, or the stream broke")));
+        }
+        drop(place);
+        let address = Arc::clone(&self.address);
+        Box::pin(async move {
+            match reply.await {
+                Ok(Ok(reply)) => Ok(reply),
+                Ok(Err(broken)) => Err(broken.error(&address)),
+                Err(_dropped) => Err(Broken::lost("the connection was given up").error(&address)),
+            }
+        })
+    }
+}
+
+fn ready(result: Result<Reply, CallError>) -> BoxFuture<'static, Result<Reply, CallError>> {
+    Box::pin(std::future::ready(result))
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+struct Broken {
+    /// No connection could be made: nothing was sent.
+    unreachable: bool,
+    reason: String,
+}
+
+impl Broken {
+    fn lost(reason: &str) -> Self {
+        Self { unreachable: false, reason: reason.to_owned() }
+    }
+
+    fn of(status: &Status) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = status.source();
+        let mut unreachable = false;
+        while let Some(error) = cause {
+            unreachable |= error.is::<tonic::ConnectError>();
+            cause = error.source();
+        }
+        let reason = match status.source() {
+            Some(source) => deepest(source),
+            None => status.message().to_owned(),
+        };
+        Self { unreachable, reason }
+    }
+
+    fn error(&self, address: &str) -> CallError {
+        let (address, reason) = (address.to_owned(), self.reason.clone());
+        if self.unreachable {
+            CallError::Unreachable { address, reason }
+        } else {
+            CallError::Lost { address, reason }
+        }
+    }
+}
+
+/// What lies at the bottom of an error, in plain words where we know them.
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    match deepest.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
+        Some(std::io::ErrorKind::ConnectionReset) => "connection reset".to_owned(),
+        Some(std::io::ErrorKind::TimedOut) => "timed out".to_owned(),
+        Some(std::io::ErrorKind::HostUnreachable) => "host unreachable".to_owned(),
+        Some(_) | None => deepest.to_string(),
+    }
+}
+
+/// What a stream of answers opens to.
+type Opened<T> = Result<BoxStream<'static, Result<T, Status>>, Status>;
+
+/// A kind of request that has a stream of its own.
+trait Streamed: Send + Sized + 'static {
+    type Response: Send + 'static;
+
+    fn set_correlation(&mut self, correlation: u64);
+    fn open(http2: Http2, requests: ReceiverStream<Self>) -> BoxFuture<'static, Opened<Self::Response>>;
+    fn reply(response: Self::Response) -> (u64, Reply);
+}
+
+impl Streamed for v1::ProduceRequest {
+    type Response = v1::ProduceResponse;
+
+    fn set_correlation(&mut self, correlation: u64) {
+        self.correlation = correlation;
+    }
+
+    fn open(http2: Http2, requests: ReceiverStream<Self>) -> BoxFuture<'static, Opened<Self::Response>> {
+        Box::pin(async move {
+            let mut client = ProduceServiceClient::new(http2)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(client.produce(requests).await?.into_inner().boxed())
+        })
+    }
+
+    fn reply(response: Self::Response) -> (u64, Reply) {
+        (response.correlation, Reply::Produce(response))
+    }
+}
+
+impl Streamed for v1::FetchRequest {
+    type Response = v1::FetchResponse;
+
+    fn set_correlation(&mut self, correlation: u64) {
+        self.correlation = correlation;
+    }
+
+    fn open(http2: Http2, requests: ReceiverStream<Self>) -> BoxFuture<'static, Opened<Self::Response>> {
+        Box::pin(async move {
+            let mut client = FetchServiceClient::new(http2).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(client.fetch(requests).await?.into_inner().boxed())
+        })
+    }
+
+    fn reply(response: Self::Response) -> (u64, Reply) {
+        (response.correlation, Reply::Fetch(response))
+    }
+}
+
+/// One stream and the task that reads its answers. Dropping it ends the stream; what is in flight is lost.
+struct Pump<R> {
+    requests: mpsc::Sender<R>,
+    flights: Arc<Flights>,
+    _task: Task,
+}
+
+impl<R: Streamed> Pump<R> {
+    fn open(env: &Env, http2: Http2) -> Self {
+        let (requests, queue) = mpsc::channel(QUEUE_MAX);
+        let flights = Arc::new(Flights::default());
+        let answers = Arc::downgrade(&flights);
+        let task = env.spawn("grpc stream", async move {
+            let broken = run::<R>(http2, queue, &answers).await;
+            if let Some(flights) = answers.upgrade() {
+                flights.close(&broken);
+            }
+        });
+        Self { requests, flights, _task: task }
+    }
+}
+
+async fn run<R: Streamed>(http2: Http2, queue: mpsc::Receiver<R>, answers: &Weak<Flights>) -> Broken {
+    let mut responses = match R::open(http2, ReceiverStream::new(queue)).await {
+        Ok(responses) => responses,
+        Err(status) => return Broken::of(&status),
+    };
+    loop {
+        match responses.next().await {
+            None => return Broken::lost("the server ended the stream"),
+            Some(Err(status)) => {
+                // The stream was open, so requests were sent, whatever broke it.
+                return Broken { unreachable: false, ..Broken::of(&status) };
+            }
+            Some(Ok(response)) => {
+                let (correlation, reply) = R::reply(response);
+                if let Some(flights) = answers.upgrade() {
+                    flights.answer(correlation, reply);
+                }
+            }
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Result<Reply, Broken>>;
+
+/// The requests of a stream that have no answer yet.
+#[derive(Default)]
+struct Flights(Mutex<FlightsState>);
+
+#[derive(Default)]
+struct FlightsState {
+    next: u64,
+    waiting: BTreeMap<u64, Answer>,
+    closed: Option<Broken>,
+}
+
+impl Flights {
+    fn state(&self) -> MutexGuard<'_, FlightsState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state().closed.is_some()
+    }
+
+    fn register(&self) -> (u64, oneshot::Receiver<Result<Reply, Broken>>) {
+        let (answer, reply) = oneshot::channel();
+        let mut state = self.state();
+        state.next += 1;
+        let correlation = state.next;
+        if state.closed.is_none() {
+            state.waiting.insert(correlation, answer);
+        }
+        (correlation, reply)
+    }
+
+    fn forget(&self, correlation: u64) {
+        self.state().waiting.remove(&correlation);
+    }
+
+    fn answer(&self, correlation: u64, reply: Reply) {
+        let waiting = self.state().waiting.remove(&correlation);
+        if let Some(answer) = waiting {
+            // Whoever asked may have stopped waiting.
+            let _unheard = answer.send(Ok(reply)).is_err();
+        }
+    }
+
+    fn close(&self, broken: &Broken) {
+        let waiting = {
+            let mut state = self.state();
+            state.closed = Some(broken.clone());
+            std::mem::take(&mut state.waiting)
+        };
+        for answer in waiting.into_values() {
+            let _unheard = answer.send(Err(broken.clone())).is_err();
+        }
+    }
+}
+
+impl fmt::Debug for GrpcChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcChannel").field("address", &self.address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,467 @@
+//! Who leads what: a cache of metadata, filled by whichever server answers, and the connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorate_proto::ErrorCode;
+use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
+use quorate_proto::env::Env;
+use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
+use quorate_proto::v1;
+use tracing::debug;
+
+use crate::client::ClientConfig;
+use crate::error::{NoServer, Tried};
+
+/// What is known of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TopicView {
+    pub(crate) id: TopicId,
+    /// By number.
+    pub(crate) partitions: Vec<Known>,
+}
+
+/// Who leads a partition, as far as we heard. The epoch never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) leader: Option<NodeId>,
+    /// -1 while none is known.
+    pub(crate) epoch: LeaderEpoch,
+}
+
+impl Known {
+    /// Takes over what is newer. Word that there is no leader in an epoch whose leader we know is taken for lag.
+    fn learn(&mut self, heard: Self) {
+        if heard.epoch > self.epoch || (heard.epoch == self.epoch && heard.leader.is_some()) {
+            *self = heard;
+        }
+    }
+}
+
+/// A leader, and the way to it.
+#[derive(Clone)]
+pub(crate) struct LeaderAt {
+    pub(crate) node: NodeId,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) channel: Arc<dyn Channel>,
+}
+
+/// Why a topic's metadata was not found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    /// Nobody answered.
+    NoServer(NoServer),
+    /// All who answered say that there is no such topic.
+    UnknownTopic,
+    /// Refused, and would be again.
+    Refused { code: ErrorCode, message: String },
+    /// Not now; a later try may help.
+    NotNow(String),
+}
+
+impl LookupError {
+    pub(crate) fn is_retriable(&self) -> bool {
+        match self {
+            Self::NoServer(_) | Self::NotNow(_) => true,
+            Self::UnknownTopic | Self::Refused { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoServer(error) => error.fmt(f),
+            Self::UnknownTopic => f.write_str("the topic does not exist"),
+            Self::Refused { code, message } => write!(f, "{message} ({})", code.as_str_name()),
+            Self::NotNow(reason) => f.write_str(reason),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    channels: BTreeMap<String, Arc<dyn Channel>>,
+    nodes: BTreeMap<NodeId, String>,
+    topics: BTreeMap<TopicName, Arc<TopicView>>,
+    /// Topics that somebody waits for although nothing is known of them yet.
+    wanted: BTreeMap<TopicName, usize>,
+    /// Who answered last: asked first the next time.
+    preferred: Option<String>,
+    /// With which server to begin when none is preferred.
+    rotation: usize,
+    /// How many lookups have ended.
+    lookups: u64,
+    /// Why the last lookup failed, for those who waited for it: as a whole, or for one topic.
+    failed: Option<NoServer>,
+    failed_topics: BTreeMap<TopicName, LookupError>,
+}
+
+/// Metadata and connections of one client, shared by all that it does.
+pub(crate) struct Leaders {
+    env: Env,
+    connect: Arc<dyn Connect>,
+    servers: Vec<String>,
+    config: ClientConfig,
+    state: Mutex<State>,
+    /// Held by the one lookup that is under way; the others wait for its result.
+    lookup: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Leaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaders").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+impl Leaders {
+    pub(crate) fn new(
+        env: Env,
+        connect: Arc<dyn Connect>,
+        servers: Vec<String>,
+        config: ClientConfig,
+    ) -> Self {
+        Self {
+            env,
+            connect,
+            servers,
+            config,
+            state: Mutex::new(State::default()),
+            lookup: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn channel(&self, address: &str) -> Arc<dyn Channel> {
+        let mut state = self.state();
+        if let Some(channel) = state.channels.get(address) {
+            return Arc::clone(channel);
+        }
+        let channel = self.connect.connect(address);
+        state.channels.insert(address.to_owned(), Arc::clone(&channel));
+        channel
+    }
+
+    /// What is known of a topic, without asking.
+    pub(crate) fn known(&self, topic: &TopicName) -> Option<Arc<TopicView>> {
+        self.state().topics.get(topic).cloned()
+    }
+
+    /// Who leads a partition of the topic with this id, without asking.
+    pub(crate) fn leader(&self, topic: &TopicName, id: TopicId, partition: PartitionId) -> Option<LeaderAt> {
+        let (node, epoch, address) = {
+            let state = self.state();
+            let view = state.topics.get(topic).filter(|view| view.id == id)?;
+            let known = view.partitions.get(usize::try_from(partition.0).ok()?)?;
+            let node = known.leader?;
+            (node, known.epoch, state.nodes.get(&node)?.clone())
+        };
+        Some(LeaderAt { node, epoch, channel: self.channel(&address) })
+    }
+
+    /// Takes over what a server said about a partition's leader in passing. `leader` 0 and `epoch` -1 say nothing.
+    pub(crate) fn hint(
+        &self,
+        topic: &TopicName,
+        id: TopicId,
+        partition: PartitionId,
+        leader: u32,
+        epoch: i32,
+    ) {
+        if leader == 0 || epoch < 0 {
+            return;
+        }
+        let mut state = self.state();
+        let Some(view) = state.topics.get_mut(topic).filter(|view| view.id == id) else { return };
+        let Ok(at) = usize::try_from(partition.0) else { return };
+        if let Some(known) = Arc::make_mut(view).partitions.get_mut(at) {
+            known.learn(Known { leader: Some(NodeId(leader)), epoch: LeaderEpoch(epoch) });
+        }
+    }
+
+    /// Whom to ask, in this order: who answered last, those that we were given, those that we heard of.
+    pub(crate) fn servers(&self) -> Vec<String> {
+        let state = self.state();
+        let mut seen = BTreeSet::new();
+        let all = state.preferred.iter().chain(&self.servers).chain(state.nodes.values());
+        let mut all: Vec<String> = all.filter(|address| seen.insert(address.as_str())).cloned().collect();
+        if state.preferred.is_none() && !all.is_empty() {
+            let first = state.rotation % all.len();
+            all.rotate_left(first);
+        }
+        all
+    }
+
+    /// The next lookup begins with another server: the one that answered last may not know better.
+    pub(crate) fn ask_elsewhere(&self) {
+        let mut state = self.state();
+        state.preferred = None;
+        state.rotation = state.rotation.wrapping_add(1);
+    }
+
+    /// Sends one call to one server.
+    ///
+    /// # Errors
+    /// What the channel says; [`CallError::Lost`] when `timeout` passes first.
+    pub(crate) async fn ask(&self, address: &str, call: Call, timeout: Duration) -> Result<Reply, CallError> {
+        let answer = self.channel(address).call(call);
+        let answer = self.env.timeout(timeout, answer).await.unwrap_or_else(|_elapsed| {
+            let reason = format!("no answer within {} ms", timeout.as_millis());
+            Err(CallError::Lost { address: address.to_owned(), reason })
+        });
+        let mut state = self.state();
+        if answer.is_ok() {
+            state.preferred = Some(address.to_owned());
+        } else if state.preferred.as_deref() == Some(address) {
+            state.preferred = None;
+        }
+        drop(state);
+        answer
+    }
+
+    /// Asks about a topic for the first time, one server after the other.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub(crate) async fn resolve(
+        &self,
+        topic: &TopicName,
+        auto_create: bool,
+    ) -> Result<Arc<TopicView>, LookupError> {
+        if let Some(view) = self.known(topic) {
+            return Ok(view);
+        }
+        if auto_create {
+            let _one_at_a_time = self.lookup.lock().await;
+            if let Some(view) = self.known(topic) {
+                return Ok(view);
+            }
+            let only = BTreeSet::from([topic.clone()]);
+            self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
+            return self.result(topic);
+        }
+        self.refresh(topic).await
+    }
+
+    /// Asks again about a topic, and about all others that are known. Whoever comes while a lookup is under way
+    /// waits for that one's result.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub(crate) async fn refresh(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
+        let _wanted = Wanted::new(self, topic);
+        let before = self.state().lookups;
+        let _one_at_a_time = self.lookup.lock().await;
+        let (joined, topics) = {
+            let state = self.state();
+            // The lookup that we waited for knew what was wanted when it began: before us, perhaps.
+            let told = state.topics.contains_key(topic)
+                || state.failed.is_some()
+                || state.failed_topics.contains_key(topic);
+            let topics: BTreeSet<TopicName> =
+                state.topics.keys().chain(state.wanted.keys()).cloned().collect();
+            (state.lookups > before && told, topics)
+        };
+        if !joined {
+            self.look_up(&topics, false).await.map_err(LookupError::NoServer)?;
+        }
+        self.result(topic)
+    }
+
+    fn result(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
+        let state = self.state();
+        if let Some(failed) = &state.failed {
+            return Err(LookupError::NoServer(failed.clone()));
+        }
+        if let Some(failed) = state.failed_topics.get(topic) {
+            return Err(failed.clone());
+        }
+        state.topics.get(topic).cloned().ok_or(LookupError::UnknownTopic)
+    }
+
+    /// One lookup: asks servers in turn until one knows all of `topics`; what none knows is unknown.
+    async fn look_up(&self, topics: &BTreeSet<TopicName>, auto_create: bool) -> Result<(), NoServer> {
+        let mut tried = Vec::new();
+        let mut failed: BTreeMap<TopicName, LookupError> = BTreeMap::new();
+        let mut missing: Vec<TopicName> = topics.iter().cloned().collect();
+        let mut answered = false;
+        for address in self.servers() {
+            let names = missing.iter().map(TopicName::to_string).collect();
+            let request = v1::MetadataRequest { all: false, topics: names, auto_create };
+            let reply = self.ask(&address, Call::Metadata(request), self.config.metadata_timeout).await;
+            match metadata(reply) {
+                Ok(response) => {
+                    answered = true;
+                    missing = self.learn(&missing, response, &mut failed);
+                    if missing.is_empty() {
+                        break;
+                    }
+                }
+                Err(reason) => {
+                    debug!(address, reason, "a server gave no metadata");
+                    tried.push(Tried { address, reason });
+                }
+            }
+        }
+        let result = if answered { Ok(()) } else { Err(NoServer { tried }) };
+        let mut state = self.state();
+        state.lookups += 1;
+        state.failed = result.clone().err();
+        for topic in missing.iter().filter(|_| answered) {
+            if matches!(failed.get(topic), Some(LookupError::UnknownTopic)) {
+                state.topics.remove(topic);
+            }
+        }
+        state.failed_topics = failed;
+        result
+    }
+
+    /// Takes over an answer and returns the topics for which another server should be asked.
+    fn learn(
+        &self,
+        asked: &[TopicName],
+        response: v1::MetadataResponse,
+        failed: &mut BTreeMap<TopicName, LookupError>,
+    ) -> Vec<TopicName> {
+        let mut state = self.state();
+        if !response.nodes.is_empty() {
+            state.nodes = response.nodes.into_iter().map(|node| (NodeId(node.id), node.grpc)).collect();
+            let known: BTreeSet<String> = self.servers.iter().chain(state.nodes.values()).cloned().collect();
+            state.channels.retain(|address, _| known.contains(address));
+        }
+        let mut answers: BTreeMap<String, v1::TopicMetadata> =
+            response.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
+        let mut missing = Vec::new();
+        for name in asked {
+            let result = match answers.remove(name.as_str()) {
+                None => Err(LookupError::UnknownTopic),
+                Some(answer) => view(&answer),
+            };
+            match result {
+                Ok(mut view) => {
+                    if let Some(old) = state.topics.get(name).filter(|old| old.id == view.id) {
+                        for (new, old) in view.partitions.iter_mut().zip(&old.partitions) {
+                            let heard = std::mem::replace(new, *old);
+                            new.learn(heard);
+                        }
+                    }
+                    failed.remove(name);
+                    state.topics.insert(name.clone(), Arc::new(view));
+                }
+                Err(error) => {
+                    failed.insert(name.clone(), error);
+                    missing.push(name.clone());
+                }
+            }
+        }
+        missing
+    }
+
+    /// A producer id that nobody else ever had.
+    ///
+    /// # Errors
+    /// Who was asked, and why each failed.
+    pub(crate) async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), NoServer> {
+        let mut tried = Vec::new();
+        for address in self.servers() {
+            let call = Call::InitProducer(v1::InitProducerRequest {});
+            let reason = match self.ask(&address, call, self.config.request_timeout).await {
+                Ok(Reply::InitProducer(reply)) if reply.error() == ErrorCode::None => {
+                    let epoch = i16::try_from(reply.producer_epoch);
+                    match (reply.producer_id, epoch) {
+                        (0.., Ok(epoch @ 0..)) => {
+                            return Ok((ProducerId(reply.producer_id), ProducerEpoch(epoch)));
+                        }
+                        _nonsense => "it gave no producer id".to_owned(),
+                    }
+                }
+                Ok(Reply::InitProducer(reply)) => refusal(reply.error(), &reply.message),
+                Ok(_) => "it answered another question".to_owned(),
+                Err(error) => reason(error),
+            };
+            tried.push(Tried { address, reason });
+        }
+        Err(NoServer { tried })
+    }
+}
+
+/// Keeps a topic among those that every lookup asks for, as long as somebody waits for it.
+struct Wanted<'a> {
+    leaders: &'a Leaders,
+    topic: TopicName,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(leaders: &'a Leaders, topic: &TopicName) -> Self {
+        *leaders.state().wanted.entry(topic.clone()).or_default() += 1;
+        Self { leaders, topic: topic.clone() }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        let mut state = self.leaders.state();
+        if let Some(count) = state.wanted.get_mut(&self.topic) {
+            *count -= 1;
+            if *count == 0 {
+                state.wanted.remove(&self.topic);
+            }
+        }
+    }
+}
+
+fn metadata(reply: Result<Reply, CallError>) -> Result<v1::MetadataResponse, String> {
+    match reply {
+        Ok(Reply::Metadata(response)) if response.error() == ErrorCode::None => Ok(response),
+        Ok(Reply::Metadata(response)) => Err(refusal(response.error(), &response.message)),
+        Ok(_) => Err("it answered another question".to_owned()),
+        Err(error) => Err(reason(error)),
+    }
+}
+
+fn view(answer: &v1::TopicMetadata) -> Result<TopicView, LookupError> {
+    let code = answer.error();
+    if code != ErrorCode::None {
+        return Err(if code == ErrorCode::UnknownTopic || code == ErrorCode::UnknownTopicId {
+            LookupError::UnknownTopic
+        } else if code.is_retriable() {
+            LookupError::NotNow(refusal(code, &answer.message))
+        } else {
+            LookupError::Refused { code, message: refusal(code, &answer.message) }
+        });
+    }
+    let nonsense = || LookupError::NotNow("a server described the topic wrongly".to_owned());
+    let id = TopicId::from_wire(&answer.id).ok_or_else(nonsense)?;
+    let mut partitions: Vec<_> = answer.partitions.iter().collect();
+    partitions.sort_by_key(|partition| partition.partition);
+    let dense = (0_i32..).zip(&partitions).all(|(at, partition)| partition.partition == at);
+    if partitions.is_empty() || !dense {
+        return Err(nonsense());
+    }
+    let known = |partition: &&v1::PartitionMetadata| Known {
+        leader: (partition.leader != 0).then_some(NodeId(partition.leader)),
+        epoch: LeaderEpoch(partition.leader_epoch),
+    };
+    Ok(TopicView { id, partitions: partitions.iter().map(known).collect() })
+}
+
+/// What a server said, or its code when it said nothing.
+pub(crate) fn refusal(code: ErrorCode, message: &str) -> String {
+    if message.is_empty() { code.as_str_name().to_owned() } else { message.to_owned() }
+}
+
+/// Why there was no answer, without the address.
+pub(crate) fn reason(error: CallError) -> String {
+    match error {
+        CallError::Unreachable { reason, .. } | CallError::Lost { reason, .. } => reason,
+    }
+}

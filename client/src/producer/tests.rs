@@ -1,0 +1,373 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_proto::ErrorCode;
+
+use crate::testing::{Chance, Cluster, Fault, sleep, soon};
+use crate::{
+    Ack, Compression, Offset, PartitionId, Producer, ProducerConfig, Reason, Record, RecordPlace, SendError,
+};
+
+fn quick() -> ProducerConfig {
+    ProducerConfig { delivery_timeout: Duration::from_secs(5), ..ProducerConfig::default() }
+}
+
+/// Every record gets a batch of its own.
+fn one_by_one() -> ProducerConfig {
+    ProducerConfig { batch_bytes_max: 100, linger: Duration::ZERO, ..quick() }
+}
+
+async fn send(producer: &Producer, values: std::ops::Range<u32>) -> Vec<Ack> {
+    let mut acks = Vec::new();
+    for value in values {
+        let record = Record::new(format!("{value}")).partition(PartitionId(0));
+        acks.push(soon(producer.send("t", record)).await.unwrap());
+    }
+    acks
+}
+
+fn offsets(results: &[Result<RecordPlace, SendError>]) -> Vec<u64> {
+    results.iter().map(|result| result.as_ref().unwrap().offset.0).collect()
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|value| value.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_share_a_batch_and_are_told_their_places() {
+    let cluster = Cluster::with_topic("t", 3);
+    let producer = cluster.client(1).producer(ProducerConfig { compression: Compression::Zstd, ..quick() });
+    let acks = send(&producer, 0..100).await;
+    let results = soon(join_all(acks)).await;
+    assert_eq!(offsets(&results), (0..100).collect::<Vec<u64>>());
+    assert_eq!(cluster.partition("t", 0).values(), numbers(0..100));
+    assert_eq!(cluster.state().produces.len(), 1, "all came within linger");
+    let last = results[99].as_ref().unwrap();
+    assert_eq!((last.partition, last.offset), (PartitionId(0), Offset(99)));
+    assert!(last.timestamp.0 >= 1_700_000_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_does_not_wait_for_linger() {
+    let cluster = Cluster::with_topic("t", 1);
+    let client = cluster.client(1);
+    let producer = client.producer(ProducerConfig { linger: Duration::from_secs(4), ..quick() });
+    let acks = send(&producer, 0..3).await;
+    let before = client.env().now();
+    soon(producer.flush()).await;
+    assert!(client.env().now().since(before) < Duration::from_millis(100));
+    assert_eq!(offsets(&soon(join_all(acks)).await), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_key_each_batch_goes_elsewhere() {
+    let cluster = Cluster::with_topic("t", 4);
+    let producer = cluster.client(1).producer(ProducerConfig { batch_bytes_max: 1000, ..quick() });
+    let mut acks = Vec::new();
+    for _ in 0..200 {
+        acks.push(producer.send("t", Record::new("x".repeat(80))).await.unwrap());
+    }
+    let partitions: Vec<i32> = acks.iter().map(|ack| ack.partition().0).collect();
+    let runs = partitions.chunk_by(|a, b| a == b).map(<[i32]>::len).collect::<Vec<_>>();
+    assert!(runs.len() >= 15, "a new partition for each batch: {runs:?}");
+    assert!(runs[..runs.len() - 1].iter().all(|run| (5..=12).contains(run)), "until it is full: {runs:?}");
+    assert!((0..4).all(|partition| partitions.contains(&partition)), "all get some");
+    for result in soon(join_all(acks)).await {
+        result.unwrap();
+    }
+    let first = producer.send("t", Record::new("a")).await.unwrap().partition();
+    sleep(100).await;
+    let second = producer.send("t", Record::new("b")).await.unwrap().partition();
+    assert_ne!(first, second, "the end of linger is the end of a batch too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_key_goes_to_kafkas_partition() {
+    let cluster = Cluster::with_topic("t", 7);
+    let producer = cluster.client(1).producer(quick());
+    for _ in 0..3 {
+        let ack = producer.send("t", Record::new("v").key("foobar")).await.unwrap();
+        assert_eq!(ack.partition(), PartitionId((-790_332_482 & 0x7fff_ffff) % 7));
+    }
+    let refused = producer.send("t", Record::new("v").partition(PartitionId(7))).await.unwrap_err();
+    assert_eq!(refused.to_string(), "not written: topic t has no partition 7, only 0 to 6");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_five_are_in_flight_and_the_first_is_alone() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    cluster.faults((0..20).map(|_| Fault::Slow(100)));
+    let acks = send(&producer, 0..20).await;
+    sleep(50).await;
+    assert_eq!(cluster.state().produces.len(), 1, "until a server knows the producer");
+    assert_eq!(offsets(&soon(join_all(acks)).await), (0..20).collect::<Vec<u64>>());
+    assert_eq!(cluster.state().in_flight_max, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_make_nothing_twice_and_keep_the_order() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    cluster.faults([Fault::LoseReply, Fault::None, Fault::LoseRequest, Fault::LoseReply, Fault::None]);
+    cluster.faults([Fault::None, Fault::DoneUnknown, Fault::Refuse(ErrorCode::Overloaded)]);
+    let acks = send(&producer, 0..30).await;
+    assert_eq!(offsets(&soon(join_all(acks)).await), (0..30).collect::<Vec<u64>>());
+    assert_eq!(cluster.partition("t", 0).values(), numbers(0..30));
+}
+
+/// Every kind of trouble at random, and leaders that move: nothing is lost, doubled or reordered.
+#[tokio::test(start_paused = true)]
+async fn any_trouble_that_ends_leaves_no_trace_but_time() {
+    for seed in 0..100 {
+        let cluster = Cluster::with_topic("t", 2);
+        cluster.state().chance = Some(Chance::new(seed));
+        let config = ProducerConfig { delivery_timeout: Duration::from_secs(120), ..one_by_one() };
+        let producer = cluster.client(seed).producer(config);
+        let mut acks = Vec::new();
+        for value in 0..60 {
+            let partition = PartitionId(value % 2);
+            let record = Record::new(format!("{}", value / 2)).partition(partition);
+            acks.push(soon(producer.send("t", record)).await.unwrap());
+            if value % 20 == 10 {
+                let to = u32::try_from(value).unwrap() / 20 % 3 + 1;
+                cluster.move_leader("t", usize::try_from(value % 2).unwrap(), to);
+                sleep(5).await;
+            }
+        }
+        for (at, result) in (0..).zip(soon(join_all(acks)).await) {
+            let place = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert_eq!(
+                (place.partition.0, place.offset.to_wire()),
+                (at % 2, i64::from(at / 2)),
+                "seed {seed}"
+            );
+        }
+        for partition in 0..2 {
+            assert_eq!(cluster.partition("t", partition).values(), numbers(0..30), "seed {seed}");
+        }
+    }
+}
+
+/// As above, but some are given up: what failed for sure is not there, what is there is there once and in order.
+#[tokio::test(start_paused = true)]
+async fn errors_say_what_is_so() {
+    let mut kinds = [0, 0, 0];
+    for seed in 0..150 {
+        let cluster = Cluster::with_topic("t", 1);
+        cluster.state().chance = Some(Chance::new(seed));
+        let config = ProducerConfig { delivery_timeout: Duration::from_millis(60), ..one_by_one() };
+        let producer = cluster.client(seed).producer(config);
+        let mut acks = Vec::new();
+        let chance = Chance::new(seed + 1000);
+        for value in 0..60 {
+            acks.extend(send(&producer, value..value + 1).await);
+            match chance.below(12) {
+                0 => cluster.faults([Fault::Hang, Fault::Hang]),
+                1 => cluster.faults([Fault::Refuse(ErrorCode::InvalidTimestamp)]),
+                2 => cluster.faults((0..9).map(|_| Fault::Refuse(ErrorCode::NotAvailable))),
+                _ => sleep(chance.below(20)).await,
+            }
+        }
+        let results = soon(join_all(acks)).await;
+        let log: Vec<u32> = cluster.partition("t", 0).values().iter().map(|v| v.parse().unwrap()).collect();
+        assert!(log.is_sorted_by(|a, b| a < b), "seed {seed}: in order and once: {log:?}");
+        for (value, result) in (0..).zip(results) {
+            match result {
+                Ok(place) => {
+                    let at = usize::try_from(place.offset.0).unwrap();
+                    assert_eq!(log.get(at), Some(&value), "seed {seed}");
+                    kinds[0] += 1;
+                }
+                Err(SendError::NotWritten { reason }) => {
+                    assert!(!log.contains(&value), "seed {seed}: {value} is there: {reason}");
+                    kinds[1] += 1;
+                }
+                Err(SendError::PerhapsWritten { .. }) => kinds[2] += 1,
+            }
+        }
+    }
+    assert!(kinds.iter().all(|kind| *kind > 100), "each of them was seen: {kinds:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_down_is_named_within_the_time_out() {
+    let cluster = Cluster::with_topic("t", 1);
+    let client = cluster.client(1);
+    let producer = client.producer(quick());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.state().down.extend(1..=3);
+    let before = client.env().now();
+    let acks = send(&producer, 1..2).await;
+    let error = soon(join_all(acks)).await.pop().unwrap().unwrap_err();
+    let took = client.env().now().since(before);
+    assert!((4900..5100).contains(&took.as_millis()), "{took:?}");
+    assert!(!error.is_perhaps_written());
+    let text = error.to_string();
+    assert!(text.starts_with("not written: not acknowledged within 5 s: cannot reach "), "{text}");
+    assert!(text.ends_with("connection refused"), "{text}");
+
+    // A topic that is not known yet.
+    let other = cluster.client(2).producer(quick());
+    let error = soon(other.send("t", Record::new("x"))).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("cannot reach any server: n1:1: connection refused; n2:1: "), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_majority_is_perhaps_written_and_nothing_is_invented() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults((0..2000).map(|_| Fault::Refuse(ErrorCode::UnknownOutcome)));
+    let acks = send(&producer, 1..4).await;
+    for result in soon(join_all(acks)).await {
+        assert!(result.unwrap_err().is_perhaps_written());
+    }
+    cluster.state().produce_faults.clear();
+    let again = soon(join_all(send(&producer, 4..6).await)).await;
+    assert_eq!(offsets(&again), [1, 2], "under another producer id");
+    assert_eq!(cluster.partition("t", 0).values(), ["0", "4", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_does_not_hold_up_those_behind_it() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults([Fault::None, Fault::Refuse(ErrorCode::BatchTooLarge)]);
+    let mut results = soon(join_all(send(&producer, 1..6).await)).await;
+    let refused = results.remove(1).unwrap_err();
+    assert!(matches!(
+        refused,
+        SendError::NotWritten { reason: Reason::Refused { code: ErrorCode::BatchTooLarge, .. } }
+    ));
+    assert_eq!(offsets(&results), [1, 2, 3, 4]);
+    assert_eq!(cluster.partition("t", 0).values(), ["0", "1", "3", "4", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_found_by_a_hint_or_by_asking() {
+    let cluster = Cluster::with_topic("t", 1);
+    let client = cluster.client(1);
+    let producer = client.producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    let lookups = cluster.state().metadata_calls;
+    cluster.move_leader("t", 0, 2);
+    assert_eq!(offsets(&soon(join_all(send(&producer, 1..4).await)).await), [1, 2, 3]);
+    assert_eq!(cluster.state().metadata_calls, lookups, "the old leader said who leads");
+
+    // The leader dies; the other two say so only after a while.
+    cluster.state().down.insert(2);
+    let before = client.env().now();
+    let acks = send(&producer, 4..7).await;
+    sleep(300).await;
+    cluster.move_leader("t", 0, 3);
+    assert_eq!(offsets(&soon(join_all(acks)).await), [4, 5, 6]);
+    assert!(client.env().now().since(before) < Duration::from_millis(700));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_hangs_is_left_when_another_leads() {
+    let cluster = Cluster::with_topic("t", 1);
+    let client = cluster.client(1);
+    let producer = client.producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    // Node 1 still believes that it leads, hangs on to what it gets and says so to whoever asks for metadata.
+    let stale = cluster.metadata();
+    cluster.state().stale.insert(1, stale);
+    cluster.faults([Fault::Hang, Fault::Hang, Fault::Hang]);
+    let before = client.env().now();
+    let acks = send(&producer, 1..4).await;
+    sleep(500).await;
+    cluster.move_leader("t", 0, 3);
+    assert_eq!(offsets(&soon(join_all(acks)).await), [1, 2, 3]);
+    assert!(client.env().now().since(before) < Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn send_waits_while_memory_is_full() {
+    let cluster = Cluster::with_topic("t", 1);
+    let config = ProducerConfig {
+        batch_bytes_max: 1000,
+        record_bytes_max: 900,
+        memory_bytes_max: 4000,
+        linger: Duration::ZERO,
+        ..quick()
+    };
+    let producer = cluster.client(1).producer(config);
+    cluster.faults([Fault::Slow(1000)]);
+    let mut acks = Vec::new();
+    let started = producer.owner.shared.env.now();
+    for _ in 0..4 {
+        let record = Record::new("x".repeat(850)).partition(PartitionId(0));
+        acks.push(soon(producer.send("t", record)).await.unwrap());
+    }
+    let now = || producer.owner.shared.env.now().since(started);
+    assert!(now() < Duration::from_millis(900));
+    let record = Record::new("x".repeat(850)).partition(PartitionId(0));
+    acks.push(soon(producer.send("t", record)).await.unwrap());
+    assert!(now() >= Duration::from_secs(1), "there was room when the first one was answered");
+    for result in soon(join_all(acks)).await {
+        result.unwrap();
+    }
+    let large = producer.send("t", Record::new("x".repeat(900))).await.unwrap_err();
+    assert!(matches!(large, SendError::NotWritten { reason: Reason::TooLarge { limit: 900, .. } }));
+
+    // What waits for room gives up in time, too.
+    cluster.faults((0..1000).map(|_| Fault::Hang));
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(producer.send("t", Record::new("x".repeat(850)).partition(PartitionId(0))));
+    }
+    let results = soon(join_all(waiting)).await;
+    let full = results.iter().filter(|result| result.is_err()).count();
+    assert!(full <= 1, "{results:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unanswered_when_the_producer_goes_fails_as_closed() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults((0..5).map(|_| Fault::Hang));
+    let acks = send(&producer, 1..8).await;
+    sleep(10).await;
+    drop(producer);
+    let results = soon(join_all(acks)).await;
+    for (at, result) in (0..).zip(results) {
+        let error = result.unwrap_err();
+        assert_eq!(error.reason(), &Reason::Closed);
+        assert_eq!(error.is_perhaps_written(), at < 5, "five were in flight");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_all_and_refuses_more() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(ProducerConfig { linger: Duration::from_secs(4), ..quick() });
+    let acks = send(&producer, 0..3).await;
+    soon(producer.close()).await;
+    assert_eq!(offsets(&soon(join_all(acks)).await), [0, 1, 2]);
+    let refused = producer.send("t", Record::new("x")).await.unwrap_err();
+    assert_eq!(refused, SendError::NotWritten { reason: Reason::Closed });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_topic_is_told_from_its_namesake() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.create("t", 1, 2);
+    let error = soon(join_all(send(&producer, 1..2).await)).await.pop().unwrap().unwrap_err();
+    assert!(matches!(error, SendError::NotWritten { reason: Reason::TopicDeleted { .. } }), "{error}");
+    assert_eq!(offsets(&soon(join_all(send(&producer, 2..4).await)).await), [0, 1], "in the new one");
+    cluster.state().topics.clear();
+    let error = soon(join_all(send(&producer, 4..5).await)).await.pop().unwrap().unwrap_err();
+    assert!(matches!(error, SendError::NotWritten { reason: Reason::TopicDeleted { .. } }), "{error}");
+    let error = soon(producer.send("t", Record::new("x"))).await.unwrap_err();
+    assert_eq!(error.to_string(), "not written: topic t does not exist");
+    let error = soon(producer.send("a/b", Record::new("x"))).await.unwrap_err();
+    assert!(matches!(error, SendError::NotWritten { reason: Reason::TopicName(_) }));
+}
