@@ -225,7 +225,7 @@ mod tests {
         file.sync_data().unwrap();
         disk.publish(&a, &b).unwrap();
         fs::write(folder.path().join("Not Ours"), b"").unwrap();
-        assert_eq!(disk.list().unwrap(), [b.clone()]);
+        assert_eq!(disk.list().unwrap(), std::slice::from_ref(&b));
         let mut read = [9; 3];
         let file = disk.open(&b, false).unwrap();
         file.read(7, &mut read).unwrap();

@@ -86,7 +86,7 @@ impl Meta {
     pub(super) fn create(disk: &Arc<dyn Disk>, content: &MetaContent) -> Result<Self, DiskError> {
         let (name, temporary) = (meta_file(), FileName::new("meta.redb.tmp"));
         guarded_disk("create", &temporary, || {
-            let db = create_database(&**disk, &temporary, CACHE_BYTES)?;
+            let db = create_database(disk, &temporary, CACHE_BYTES)?;
             let write = db.begin_write()?;
             {
                 let mut facts = write.open_table(FACTS)?;
@@ -109,7 +109,7 @@ impl Meta {
             disk.publish(&temporary, &name)?;
             Ok(())
         })?;
-        let (db, _) = guarded_disk("open", &name, || open_database(&**disk, &name, CACHE_BYTES))?;
+        let (db, _) = guarded_disk("open", &name, || open_database(disk, &name, CACHE_BYTES))?;
         Ok(Self { db: Mutex::new(Some(db)) })
     }
 
@@ -117,7 +117,7 @@ impl Meta {
     pub(super) fn open(disk: &Arc<dyn Disk>) -> Result<(Self, MetaContent, bool), ReadError> {
         let name = meta_file();
         let opened = guarded(|| {
-            let (db, repaired) = open_database(&**disk, &name, CACHE_BYTES)?;
+            let (db, repaired) = open_database(disk, &name, CACHE_BYTES)?;
             let content = load(&db)?;
             Ok((db, content, repaired))
         });

@@ -68,7 +68,7 @@ pub(super) fn recover(
     let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     let (meta, mut content) =
         folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
-    folder.settle_unknown(&on_disk, &meta, &mut content, &mut report)?;
+    folder.settle_unknown(&on_disk, &content, &mut report)?;
     let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report)?;
     let mut found = folder.newest(&mut volumes, &meta, &mut content)?;
     if report.failed_before {
@@ -194,8 +194,7 @@ impl Folder<'_> {
     fn settle_unknown(
         &self,
         on_disk: &BTreeSet<VolumeNumber>,
-        meta: &Meta,
-        content: &mut MetaContent,
+        content: &MetaContent,
         report: &mut RecoveryReport,
     ) -> Result<(), OpenError> {
         let newest = content.volumes.keys().next_back().copied();
@@ -204,7 +203,9 @@ impl Folder<'_> {
             if newest.is_some_and(|newest| number < newest) {
                 self.remove(&number.file(), report)?;
             } else {
-                let volume = Volume::sealed(self.disk, number, self.config.active_cache());
+                let opened = Volume::open(self.disk, number, self.config.active_cache());
+                let opened = opened.map_err(|error| self.volume_error(number, ReadError::Disk(error)));
+                let volume = opened?.volume;
                 let begun = self.label(&volume, content.owner).map(drop).and_then(|()| {
                     let replayed = replay(&volume).map_err(|error| self.read_error(error))?;
                     self.disk(volume.close())?;
@@ -216,7 +217,8 @@ impl Folder<'_> {
                         reason: format!("it is older than {}, which it does not list", number.file()),
                     });
                 }
-                self.note(meta, content, number, None)?;
+                // After kill -9 its name may not be durable. It is made again.
+                self.remove(&number.file(), report)?;
             }
         }
         Ok(())

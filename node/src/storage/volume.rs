@@ -12,6 +12,7 @@
 //! A volume that has nothing in its stream is a spare: it counts for nothing yet.
 
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,6 +24,7 @@ use redb::{
 
 use super::entry::{Corrupt, array, check_crc};
 use super::error::{DiskError, Fault, ReadError};
+use super::failure::marker;
 use crate::env::{Disk, FileName};
 
 /// Version of the format of all files of the data folder.
@@ -109,7 +111,7 @@ impl Volume {
         let name = number.file();
         let temporary = FileName::new(format!("{name}.tmp"));
         guarded_disk("create", &temporary, || {
-            let db = create_database(&**disk, &temporary, cache_bytes)?;
+            let db = create_database(disk, &temporary, cache_bytes)?;
             let label = Label { format: FORMAT, owner, number, sealed: false };
             let write = db.begin_write()?;
             {
@@ -136,7 +138,7 @@ impl Volume {
         cache_bytes: usize,
     ) -> Result<Opened, DiskError> {
         let name = number.file();
-        let (db, repaired) = guarded_disk("open", &name, || open_database(&**disk, &name, cache_bytes))?;
+        let (db, repaired) = guarded_disk("open", &name, || open_database(disk, &name, cache_bytes))?;
         let volume =
             Self { number, name, disk: disk.clone(), handle: RwLock::new(Handle::Writer(db)), cache_bytes };
         Ok(Opened { volume, repaired })
@@ -177,7 +179,7 @@ impl Volume {
         let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(*handle, Handle::Closed) {
             let db = guarded_disk("open", &self.name, || {
-                let backend = Backend(self.disk.open(&self.name, false)?);
+                let backend = Backend::open(&self.disk, &self.name, false)?;
                 Ok(Builder::new()
                     .set_cache_size(self.cache_bytes / 4)
                     .open_read_only_with_backend(backend)?)
@@ -299,36 +301,38 @@ pub(super) fn unchecked(value: &[u8]) -> Result<&[u8], Corrupt> {
 
 /// Makes a database in a new file. A leftover of that name is in the way of nothing: it is removed.
 pub(super) fn create_database(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     name: &FileName,
     cache_bytes: usize,
 ) -> Result<Database, Fault> {
     match disk.remove(name) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let backend = Backend(disk.open(name, true)?);
+    let backend = Backend::open(disk, name, true)?;
     Ok(Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?)
 }
 
 /// Opens a database, and tells whether it had to be repaired.
 pub(super) fn open_database(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     name: &FileName,
     cache_bytes: usize,
 ) -> Result<(Database, bool), Fault> {
-    let backend = disk.open(name, false)?;
+    let backend = Backend::open(disk, name, false)?;
     if backend.len()? == 0 {
         // redb would make a new database of it.
         return Err(Fault::Other("the file is empty".to_owned()));
     }
+    // After kill -9 the page cache may show what no sync has reached: it must not count before it is on the disk.
+    backend.sync_data()?;
     let repaired = Arc::new(AtomicBool::new(false));
     let told = repaired.clone();
     let db = Builder::new()
         .set_cache_size(cache_bytes)
         .set_repair_callback(move |_| told.store(true, Ordering::Relaxed))
-        .create_with_backend(Backend(backend))?;
+        .create_with_backend(backend)?;
     Ok((db, repaired.load(Ordering::Relaxed)))
 }
 
@@ -357,38 +361,55 @@ pub(super) fn guarded_disk<T>(
     })
 }
 
-/// A file of the environment's as redb wants it.
-pub(super) struct Backend(pub(super) Box<dyn StorageBackend>);
+/// A file of the environment's as redb wants it. A write or sync that fails marks the folder at once, whoever it was
+/// for: opening and closing write too.
+pub(super) struct Backend {
+    file: Box<dyn StorageBackend>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Backend {
+    fn open(disk: &Arc<dyn Disk>, name: &FileName, create: bool) -> io::Result<Self> {
+        Ok(Self { file: disk.open(name, create)?, disk: disk.clone() })
+    }
+
+    fn marked(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|error| {
+            // Best effort: see `failure`.
+            drop(self.disk.mark(&marker(), error.to_string().as_bytes()));
+        })
+    }
+}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.file.fmt(f)
     }
 }
 
 /// Locks are not passed on: the folder as a whole is locked.
 impl StorageBackend for Backend {
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.read(offset, out)
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.marked(self.file.set_len(len))
     }
 
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.0.sync_data()
+    fn sync_data(&self) -> io::Result<()> {
+        self.marked(self.file.sync_data())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.0.write(offset, data)
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.marked(self.file.write(offset, data))
     }
 
-    fn close(&self) -> std::io::Result<()> {
-        self.0.close()
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
     }
 }
