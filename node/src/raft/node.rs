@@ -207,13 +207,15 @@ impl RaftNode {
             }
         }
         let started = self.0.start(group, members, apply).boxed().await;
-        let mut groups = self.0.groups();
-        groups.starting.remove(&group);
-        if let Ok(started) = &started {
-            groups.running.insert(group, started.clone());
-        }
-        let stopping = groups.stopping;
-        drop(groups);
+        // A block and not a `drop`, which would leave this future not `Send`.
+        let stopping = {
+            let mut groups = self.0.groups();
+            groups.starting.remove(&group);
+            if let Ok(started) = &started {
+                groups.running.insert(group, started.clone());
+            }
+            groups.stopping
+        };
         match started {
             Ok(started) if stopping => {
                 started.stop().await;
