@@ -12,3 +12,6 @@ pub mod partition;
 pub mod raft;
 pub mod storage;
 pub mod telemetry;
+
+#[cfg(test)]
+mod testing;

@@ -162,7 +162,6 @@ mod tests {
     }
 
     /// Applies each line and shows answers and topics. Twice, on two copies: what comes out must be equal.
-    #[expect(clippy::needless_pass_by_value, reason = "expect![] makes a value")]
     fn check(script: &str, expected: Expect) {
         let (mut metadata, mut again) = (Metadata::default(), Metadata::default());
         let mut seen = String::new();

@@ -5,10 +5,15 @@
 
 mod apply;
 mod command;
+mod handle;
+mod machine;
 mod placement;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use command::{Answer, Command, Refusal};
+pub use handle::Controller;
 pub use spec::{NewTopic, PARTITIONS_MAX, describe};
 pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};

@@ -132,7 +132,6 @@ mod tests {
     use super::*;
 
     /// `name partitions replicas [key=value]...`
-    #[expect(clippy::needless_pass_by_value, reason = "expect![] makes a value")]
     fn check(line: &str, expected: Expect) {
         let words: Vec<&str> = line.split(' ').collect();
         let topic = NewTopic {

@@ -23,7 +23,7 @@ pub struct ControllerConfig {
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 2_000 }
+        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 1_500 }
     }
 }
 

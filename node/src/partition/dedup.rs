@@ -87,8 +87,7 @@ impl Producer {
         if let Some(past) = self.past.iter().flatten().find(same) {
             return Judgement::Duplicate { base_offset: past.base_offset, stamp: past.stamp };
         }
-        let ahead = (i64::from(claim.sequence.0) - i64::from(expected.0)).rem_euclid(1 << 31);
-        if ahead < HALF { Judgement::OutOfOrder } else { Judgement::DuplicateSequence }
+        if is_ahead(claim.sequence, expected) { Judgement::OutOfOrder } else { Judgement::DuplicateSequence }
     }
 
     fn record(&mut self, claim: Claim, past: Past) {
@@ -140,11 +139,59 @@ impl Producers {
     pub(super) fn forget(&mut self, producer: ProducerId) {
         self.0.remove(&producer);
     }
+}
 
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+/// First batches of producers that were refused and are surely not written.
+///
+/// A producer that is not known may begin with any sequence. If its first batch was refused, for want of room or of
+/// leadership, and its second one taken, order would be lost and the first one never taken again: so the second
+/// waits for the first. Kept by the leader for what it refuses, and by apply for what was void.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Firsts(BTreeMap<ProducerId, (ProducerEpoch, Sequence)>);
+
+impl Firsts {
+    /// Bounds the memory; producers beyond it only lose this help.
+    const REMEMBERED: usize = 1_000;
+
+    /// A batch was refused and may be sent again.
+    pub(super) fn refused(&mut self, claim: Claim) {
+        if claim.producer == ProducerId::NONE {
+            return;
+        }
+        let earlier = |(epoch, sequence): &(ProducerEpoch, Sequence)| {
+            *epoch > claim.epoch || (*epoch == claim.epoch && !is_ahead(*sequence, claim.sequence))
+        };
+        if self.0.get(&claim.producer).is_some_and(earlier) {
+            return;
+        }
+        if self.0.len() == Self::REMEMBERED {
+            self.0.pop_first();
+        }
+        self.0.insert(claim.producer, (claim.epoch, claim.sequence));
     }
+
+    /// A batch of the producer was taken.
+    pub(super) fn taken(&mut self, producer: ProducerId) {
+        self.0.remove(&producer);
+    }
+
+    /// Whether an earlier batch of the producer was refused. To be asked of producers that are not known.
+    pub(super) fn await_an_earlier(&self, claim: Claim) -> bool {
+        let earlier = |(epoch, sequence): &(ProducerEpoch, Sequence)| {
+            *epoch == claim.epoch && is_ahead(claim.sequence, *sequence)
+        };
+        self.0.get(&claim.producer).is_some_and(earlier)
+    }
+}
+
+/// Whether `sequence` lies ahead of `of`, as sequences wrap.
+fn is_ahead(sequence: Sequence, of: Sequence) -> bool {
+    sequence != of && distance(of, sequence) < HALF
+}
+
+/// From one sequence forward to another.
+fn distance(from: Sequence, to: Sequence) -> i64 {
+    (i64::from(to.0) - i64::from(from.0)).rem_euclid(1 << 31)
 }
 
 #[cfg(test)]
@@ -161,7 +208,6 @@ mod tests {
     }
 
     /// Lines of `epoch sequence records`; each accepted one is recorded at the next offset.
-    #[expect(clippy::needless_pass_by_value, reason = "expect![] makes a value")]
     fn check(script: &str, expected: Expect) {
         let mut producers = Producers::default();
         let mut next = 0;

@@ -4,15 +4,27 @@
 //! Owns: the checks at the door, duplicate detection, the offset and time index, fetches that wait. Must not know:
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
+mod batcher;
 mod config;
 mod dedup;
+mod door;
 mod epochs;
 mod index;
-//mod state;
+mod machine;
+mod manager;
+#[cfg(test)]
+mod model;
+mod replica;
+mod state;
+mod tail;
+#[cfg(test)]
+mod tests;
 mod types;
 mod watermark;
 
 pub use config::PartitionConfig;
+pub use manager::PartitionManager;
+pub use replica::Replica;
 pub use types::{
     EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,
 };

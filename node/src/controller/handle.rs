@@ -1,0 +1,424 @@
+//! The controller as the rest of the node sees it: the metadata as applied here, and the way for commands to the
+//! metadata group's leader.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use quorate_proto::ErrorCode;
+use quorate_proto::env::Moment;
+use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::v1::{self, peer_reply, peer_request};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, info};
+
+use super::command::{Answer, Command, Refusal};
+use super::machine::Machine;
+use super::spec::{NewTopic, warnings};
+use super::types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};
+use crate::env::Env;
+use crate::env::Task;
+use crate::env::transport::{Lane, PeerError};
+use crate::metadata::{Metadata, Node, Topic};
+use crate::raft::{self, Group, GroupError, Member, Proposal, ProposeError, RaftNode, Role};
+
+/// The metadata group on this node. Cheap to clone; [`Controller::stop`] ends it.
+#[derive(Clone)]
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    env: Env,
+    raft: RaftNode,
+    group: Group,
+    config: ControllerConfig,
+    me: NodeId,
+    metadata: watch::Receiver<Arc<Metadata>>,
+    applied: watch::Receiver<LogIndex>,
+    ready: watch::Receiver<bool>,
+    /// Producer ids that this node may hand out.
+    producer_ids: Mutex<Range<i64>>,
+    /// One block is taken at a time.
+    taking: Semaphore,
+    task: Mutex<Option<Task>>,
+}
+
+/// What one attempt at a command came to.
+enum Attempt {
+    Answered(LogIndex, Answer),
+    /// Surely not done: try again.
+    NotDone,
+    /// Perhaps done: trying again is harmless, giving up is not certain.
+    Unknown,
+}
+
+impl Controller {
+    /// Starts the metadata group: with `members` if its log is still empty.
+    ///
+    /// # Errors
+    /// Whatever keeps the group from starting.
+    pub async fn start(
+        env: &Env,
+        raft: &RaftNode,
+        config: ControllerConfig,
+        me: NodeId,
+        members: Vec<Member>,
+    ) -> Result<Self, GroupError> {
+        let (machine, metadata, applied) = Machine::new();
+        let group = raft.start_group(GroupId::METADATA, members, Box::new(machine)).await?;
+        let (ready_tx, ready) = watch::channel(false);
+        let silence = Duration::from_millis(config.silence_ms_max);
+        let watcher = watch_readiness(env.clone(), raft.clone(), group.clone(), me, silence, ready_tx);
+        let task = env.spawn("controller readiness", watcher);
+        let shared = Shared {
+            env: env.clone(),
+            raft: raft.clone(),
+            group,
+            config,
+            me,
+            metadata,
+            applied,
+            ready,
+            producer_ids: Mutex::new(0..0),
+            taking: Semaphore::new(1),
+            task: Mutex::new(Some(task)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Ends the controller's own task; the group itself is left to [`RaftNode::stop`].
+    pub async fn stop(&self) {
+        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.stop().await;
+        }
+    }
+
+    /// The metadata as applied on this node.
+    pub fn metadata(&self) -> watch::Receiver<Arc<Metadata>> {
+        self.shared.metadata.clone()
+    }
+
+    /// The newest metadata applied on this node.
+    pub fn current(&self) -> Arc<Metadata> {
+        Arc::clone(&self.shared.metadata.borrow())
+    }
+
+    /// Whether commands can be expected to succeed: this node leads and hears a majority, or hears the leader.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.shared.ready.clone()
+    }
+
+    /// Waits until the metadata applied here hold all that was agreed before this call.
+    ///
+    /// # Errors
+    /// [`ControllerError::NotAvailable`] if no majority confirmed it in time.
+    pub async fn catch_up(&self, timeout: Duration) -> Result<(), ControllerError> {
+        self.shared.group.read_barrier(timeout).await.map_err(|_| ControllerError::NotAvailable)
+    }
+
+    /// Has the group agree on a command: proposes it here or sends it to the leader, again and again until there is
+    /// an answer or the time is up, and waits until it is applied on this node. Every command may be tried again.
+    ///
+    /// # Errors
+    /// [`ControllerError::Refused`] if the group decided against it.
+    pub async fn submit(&self, command: Command, timeout: Duration) -> Result<Answer, ControllerError> {
+        let bytes = command.encode();
+        let deadline = self.shared.env.now() + timeout;
+        let mut perhaps_done = false;
+        loop {
+            let left = deadline.since(self.shared.env.now());
+            match self.attempt(bytes.clone(), left).await {
+                Attempt::Answered(index, answer) => {
+                    self.applied_here(index, deadline).await;
+                    return match answer {
+                        Answer::Refused(refusal) => Err(ControllerError::Refused(refusal)),
+                        answer @ (Answer::Done
+                        | Answer::Cluster(_)
+                        | Answer::Topic(_)
+                        | Answer::ProducerIds(_)) => Ok(answer),
+                    };
+                }
+                Attempt::NotDone => {}
+                Attempt::Unknown => perhaps_done = true,
+            }
+            let now = self.shared.env.now();
+            if now >= deadline {
+                let error =
+                    if perhaps_done { ControllerError::Unknown } else { ControllerError::NotAvailable };
+                debug!(?command, %error, "command was given up");
+                return Err(error);
+            }
+            let pause = Duration::from_millis(self.shared.config.retry_ms).min(deadline.since(now));
+            self.shared.env.sleep(pause).await;
+        }
+    }
+
+    async fn attempt(&self, command: Bytes, left: Duration) -> Attempt {
+        match self.shared.group.role() {
+            Role::Leader { .. } => self.propose(command, left).await,
+            Role::Follower { leader: Some(leader), .. } if leader != self.shared.me => {
+                self.forward(leader, command, left).await
+            }
+            Role::Follower { .. } => Attempt::NotDone,
+        }
+    }
+
+    async fn propose(&self, command: Bytes, left: Duration) -> Attempt {
+        let Role::Leader { term, .. } = self.shared.group.role() else { return Attempt::NotDone };
+        let proposal = Proposal::command(command, self.shared.env.wall());
+        let Ok(pending) = self.shared.group.propose(term, proposal).await else { return Attempt::NotDone };
+        match self.shared.env.timeout(left, pending).await {
+            Ok(Ok((_, raft::Answer::Command(answer)))) => answered(&answer),
+            Ok(Ok((_, raft::Answer::Nothing | raft::Answer::Batch(_)))) => {
+                unreachable!("a command is answered as a command")
+            }
+            Ok(Err(ProposeError::NotAppended { .. })) => Attempt::NotDone,
+            Ok(Err(ProposeError::Unknown)) | Err(_) => Attempt::Unknown,
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, command: Bytes, left: Duration) -> Attempt {
+        let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let body = peer_request::Body::Command(v1::Command { command, timeout_ms });
+        let reply = match self.shared.raft.call(leader, Lane::Bulk, body, left).await {
+            Ok(reply) => reply,
+            Err(PeerError::Refused(_)) => return Attempt::NotDone,
+            Err(PeerError::Unreachable(_) | PeerError::Lost(_)) => return Attempt::Unknown,
+        };
+        let code = reply.error();
+        match reply.body {
+            Some(peer_reply::Body::Command(reply)) if code == ErrorCode::None => answered(&reply.answer),
+            Some(_) | None if code == ErrorCode::None || code.is_unknown_outcome() => Attempt::Unknown,
+            Some(_) | None => Attempt::NotDone,
+        }
+    }
+
+    /// A command that another node sent here because it believes that this one leads. It is never sent on.
+    ///
+    /// # Errors
+    /// The code and sentence for the other node: `NotLeader` and `InvalidRequest` say not done.
+    pub async fn handle_forwarded(
+        &self,
+        command: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, (ErrorCode, String)> {
+        Command::decode(&command).map_err(|error| (ErrorCode::InvalidRequest, error.to_string()))?;
+        match self.propose(command, timeout).await {
+            Attempt::Answered(index, answer) => Ok(answer.encode(index)),
+            Attempt::NotDone => {
+                Err((ErrorCode::NotLeader, "this node does not lead the metadata group".to_owned()))
+            }
+            Attempt::Unknown => Err((ErrorCode::UnknownOutcome, "no majority answered in time".to_owned())),
+        }
+    }
+
+    /// Waits until this node has applied an entry, or the time is up.
+    async fn applied_here(&self, index: LogIndex, deadline: Moment) {
+        let mut applied = self.shared.applied.clone();
+        let reached = std::pin::pin!(applied.wait_for(|applied| *applied >= index));
+        select(reached, self.shared.env.clock.sleep_until(deadline)).await;
+    }
+
+    /// Names the cluster, unless it has a name; gives the name that it has.
+    ///
+    /// # Errors
+    /// See [`ControllerError`].
+    pub async fn form(&self, cluster_id: ClusterId, timeout: Duration) -> Result<ClusterId, ControllerError> {
+        match self.submit(Command::FormCluster { cluster_id }, timeout).await? {
+            Answer::Cluster(name) => Ok(name),
+            Answer::Done | Answer::Topic(_) | Answer::ProducerIds(_) | Answer::Refused(_) => {
+                Err(unexpected())
+            }
+        }
+    }
+
+    /// Makes this node's identity and addresses known, if they are not as known.
+    ///
+    /// # Errors
+    /// [`ControllerError::Refused`] with `WrongIdentity` if the id is known with another identity.
+    pub async fn register_node(
+        &self,
+        id: NodeId,
+        node: Node,
+        timeout: Duration,
+    ) -> Result<(), ControllerError> {
+        if self.current().nodes.get(&id) == Some(&node) {
+            return Ok(());
+        }
+        self.submit(Command::RegisterNode { id, node }, timeout).await.map(|_| ())
+    }
+
+    /// Creates a topic and waits, within the time, until each of its partitions has a leader.
+    ///
+    /// # Errors
+    /// [`CreateTopicError::Invalid`] if what was asked for cannot be.
+    pub async fn create_topic(
+        &self,
+        topic: NewTopic,
+        timeout: Duration,
+    ) -> Result<Created, CreateTopicError> {
+        let deadline = self.shared.env.now() + timeout;
+        let id = TopicId::from_random(self.shared.env.random_bytes());
+        let command = topic.command(id)?;
+        match self.submit(command, timeout).await {
+            Ok(_) => {}
+            Err(ControllerError::Refused(Refusal { code, message })) => {
+                return Err(CreateTopicError::Invalid { code, message });
+            }
+            Err(error @ (ControllerError::NotAvailable | ControllerError::Unknown)) => {
+                return Err(error.into());
+            }
+        }
+        let made = self.current().topics.get(&id).cloned();
+        info!(topic = topic.name, %id, here = made.is_some(), "topic created");
+        let Some(made) = made else { return Ok(Created { id, warnings: Vec::new() }) };
+        self.led(&made, deadline).await;
+        let replicas = made.partitions.first().map_or(1, |partition| partition.replicas.len());
+        Ok(Created { id, warnings: warnings(replicas) })
+    }
+
+    /// Waits until each partition has a leader, or the time is up.
+    async fn led(&self, topic: &Topic, deadline: Moment) {
+        let mut changed = self.shared.raft.leaders_changed();
+        loop {
+            changed.borrow_and_update();
+            let led = |group| self.shared.raft.leadership(group).is_some();
+            if topic.partitions.iter().all(|partition| led(partition.group)) {
+                return;
+            }
+            let change = std::pin::pin!(changed.changed());
+            match select(change, self.shared.env.clock.sleep_until(deadline)).await {
+                Either::Left((Ok(()), _)) => {}
+                Either::Left((Err(_), _)) | Either::Right(((), _)) => return,
+            }
+        }
+    }
+
+    /// Deletes the topic of that name; only that of the given id, if there is one. Its name is free again once this
+    /// returns; its replicas go in the background.
+    ///
+    /// # Errors
+    /// See [`DeleteTopicError`].
+    pub async fn delete_topic(
+        &self,
+        name: &str,
+        id: Option<TopicId>,
+        timeout: Duration,
+    ) -> Result<(), DeleteTopicError> {
+        let deadline = self.shared.env.now() + timeout;
+        let unknown = || DeleteTopicError::UnknownTopic(name.to_owned());
+        let parsed: TopicName = name.parse().map_err(|_| unknown())?;
+        let found = || self.current().names.get(&parsed).copied();
+        let there = match found() {
+            Some(there) => there,
+            None => {
+                // Another node may have been told of it already.
+                self.catch_up(timeout).await?;
+                found().ok_or_else(unknown)?
+            }
+        };
+        if id.is_some_and(|id| id != there) {
+            return Err(DeleteTopicError::OtherTopic);
+        }
+        let left = deadline.since(self.shared.env.now());
+        match self.submit(Command::DeleteTopic { id: there }, left).await {
+            Ok(_) => {
+                info!(topic = name, id = %there, "topic deleted");
+                Ok(())
+            }
+            Err(ControllerError::Refused(refusal)) if refusal.code == ErrorCode::UnknownTopicId => {
+                Err(unknown())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A producer id that nobody had before.
+    ///
+    /// # Errors
+    /// See [`ControllerError`]; what is perhaps done is that a block of ids was lost, which does no harm.
+    pub async fn producer_id(&self, timeout: Duration) -> Result<ProducerId, ControllerError> {
+        let deadline = self.shared.env.now() + timeout;
+        loop {
+            if let Some(id) = self.producer_ids().next() {
+                return Ok(ProducerId(id));
+            }
+            let turn = self.shared.env.timeout(timeout, self.shared.taking.acquire()).await;
+            let Ok(Ok(_turn)) = turn else { return Err(ControllerError::NotAvailable) };
+            // Somebody else may have taken a block in the meantime.
+            if let Some(id) = self.producer_ids().next() {
+                return Ok(ProducerId(id));
+            }
+            let count = self.shared.config.producer_ids_block;
+            let left = deadline.since(self.shared.env.now());
+            match self.submit(Command::TakeProducerIds { count }, left).await? {
+                Answer::ProducerIds(first) => *self.producer_ids() = first.0..first.0 + i64::from(count),
+                Answer::Done | Answer::Cluster(_) | Answer::Topic(_) | Answer::Refused(_) => {
+                    return Err(unexpected());
+                }
+            }
+        }
+    }
+
+    fn producer_ids(&self) -> std::sync::MutexGuard<'_, Range<i64>> {
+        self.shared.producer_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this node leads the metadata group, or which one does.
+    pub fn role(&self) -> Role {
+        self.shared.group.role()
+    }
+}
+
+/// An answer of another node that does not belong to the command.
+fn unexpected() -> ControllerError {
+    ControllerError::Unknown
+}
+
+fn answered(answer: &[u8]) -> Attempt {
+    match Answer::decode(answer) {
+        Ok((index, answer)) => Attempt::Answered(index, answer),
+        Err(_) => Attempt::Unknown,
+    }
+}
+
+/// Says whether the metadata group can be expected to commit what this node asks.
+async fn watch_readiness(
+    env: Env,
+    raft: RaftNode,
+    group: Group,
+    me: NodeId,
+    silence: Duration,
+    ready: watch::Sender<bool>,
+) {
+    let mut roles = group.roles();
+    loop {
+        let role = *roles.borrow_and_update();
+        let now = env.now();
+        let alive = raft.alive();
+        let heard =
+            |node: NodeId| node == me || alive.get(&node).is_some_and(|heard| now.since(*heard) <= silence);
+        let is_ready = match role {
+            Role::Leader { ready: true, .. } => {
+                let members = group.members();
+                let near = members.iter().filter(|member| heard(member.node)).count();
+                near * 2 > members.len()
+            }
+            Role::Leader { ready: false, .. } => false,
+            Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != me && heard(leader)),
+        };
+        ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
+        let changed = std::pin::pin!(roles.changed());
+        match select(changed, env.sleep(silence / 16)).await {
+            Either::Left((Ok(()), _)) | Either::Right(((), _)) => {}
+            Either::Left((Err(_), _)) => {
+                ready.send_replace(false);
+                return;
+            }
+        }
+    }
+}

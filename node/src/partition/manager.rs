@@ -1,0 +1,299 @@
+//! Makes the replicas that run on this node equal to what metadata assigns to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use quorate_proto::ids::{GroupId, NodeId, PartitionId, TopicId};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::batcher::told;
+use super::config::PartitionConfig;
+use super::replica::{Place, Replica, Surroundings};
+use super::types::NoReplica;
+use crate::env::{Env, Task};
+use crate::metadata::Metadata;
+use crate::raft::{Member, RaftNode};
+use crate::storage::Store;
+
+/// Pause before a start or a removal that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long batches in flight may take when the node stops.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// How long one question to the metadata group may take, before it is asked again.
+const BARRIER: Duration = Duration::from_secs(5);
+
+/// The replicas of this node. Cheap to clone; [`PartitionManager::stop`] ends them.
+#[derive(Clone)]
+pub struct PartitionManager {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    env: Env,
+    raft: RaftNode,
+    metadata: watch::Receiver<Arc<Metadata>>,
+    running: Mutex<BTreeMap<GroupId, Running>>,
+    task: Mutex<Option<Task>>,
+}
+
+struct Running {
+    replica: Replica,
+    batcher: Task,
+}
+
+impl PartitionManager {
+    /// Begins to follow `metadata`. Replicas are started in the background, many at a time.
+    pub fn start(
+        env: &Env,
+        raft: &RaftNode,
+        store: &Store,
+        config: PartitionConfig,
+        me: NodeId,
+        metadata: watch::Receiver<Arc<Metadata>>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            env: env.clone(),
+            raft: raft.clone(),
+            metadata: metadata.clone(),
+            running: Mutex::default(),
+            task: Mutex::default(),
+        });
+        let around = Surroundings {
+            env: env.clone(),
+            raft: raft.clone(),
+            store: store.clone(),
+            config: Arc::new(config),
+            me,
+        };
+        let reconciler = Reconciler {
+            shared: Arc::clone(&shared),
+            around,
+            metadata,
+            wanted: BTreeMap::new(),
+            known: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            jobs: FuturesUnordered::new(),
+        };
+        let task = env.spawn("partitions", reconciler.run());
+        *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Self { shared }
+    }
+
+    /// This node's replica of a partition.
+    ///
+    /// # Errors
+    /// [`NoReplica`] says whether the topic, the partition or only the replica is not here.
+    pub fn replica(&self, topic: TopicId, partition: PartitionId) -> Result<Replica, NoReplica> {
+        let group = {
+            let metadata = self.shared.metadata.borrow();
+            let topic = metadata.topics.get(&topic).ok_or(NoReplica::UnknownTopicId)?;
+            let unknown = || NoReplica::UnknownPartition { partitions: topic.partitions.len() };
+            topic.partition(partition).ok_or_else(unknown)?.group
+        };
+        match self.shared.running().get(&group) {
+            Some(running) => Ok(running.replica.clone()),
+            None => Err(NoReplica::NotHere { leader: told(&self.shared.raft, group) }),
+        }
+    }
+
+    /// Groups of the replicas that run.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.shared.running().keys().copied().collect()
+    }
+
+    /// Stops all replicas, and stops following metadata. What is in flight is given a moment; what has no answer by
+    /// then is unknown to its clients. The groups themselves are left to [`RaftNode::stop`].
+    pub async fn stop(&self) {
+        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.stop().await;
+        }
+        let running = std::mem::take(&mut *self.shared.running());
+        for running in running.values() {
+            running.replica.close();
+        }
+        let ends = join_all(running.into_values().map(|running| running.batcher.join()));
+        if self.shared.env.timeout(PARTING, ends).await.is_err() {
+            warn!("batches were still in flight when the replicas were stopped");
+        }
+    }
+}
+
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<GroupId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a job ended with.
+enum Ended {
+    Started(GroupId),
+    Removed(GroupId),
+    /// The metadata applied here are at least as new as those of the moment when this was asked for.
+    MetadataCurrent,
+}
+
+/// The task that starts and removes.
+struct Reconciler {
+    shared: Arc<Shared>,
+    around: Surroundings,
+    metadata: watch::Receiver<Arc<Metadata>>,
+    /// What metadata assigns to this node.
+    wanted: BTreeMap<GroupId, Place>,
+    /// Groups that this node has: they run, or lie on its disk.
+    known: BTreeSet<GroupId>,
+    /// Groups that are being started or removed: one job at a time each.
+    busy: BTreeSet<GroupId>,
+    jobs: FuturesUnordered<BoxFuture<'static, Ended>>,
+}
+
+impl Reconciler {
+    async fn run(mut self) {
+        self.jobs.push(metadata_is_current(self.around.env.clone(), self.around.raft.clone()).boxed());
+        let starts = Arc::new(tokio::sync::Semaphore::new(self.around.config.starts_at_once_max));
+        self.look(&starts);
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.metadata.changed() => match changed {
+                    Ok(()) => self.look(&starts),
+                    Err(_) => return,
+                },
+                Some(ended) = self.jobs.next() => match ended {
+                    Ended::Started(group) | Ended::Removed(group) => {
+                        self.busy.remove(&group);
+                        self.settle(group, &starts);
+                    }
+                    Ended::MetadataCurrent => self.sweep(&starts),
+                },
+            }
+        }
+    }
+
+    /// Compares all with the newest metadata.
+    fn look(&mut self, starts: &Arc<tokio::sync::Semaphore>) {
+        let metadata = Arc::clone(&self.metadata.borrow_and_update());
+        self.wanted = assigned(&metadata, self.around.me);
+        let groups: BTreeSet<GroupId> = self.known.iter().chain(self.wanted.keys()).copied().collect();
+        for group in groups {
+            self.settle(group, starts);
+        }
+    }
+
+    /// Removes what lies on the disk and is assigned to no one any more: topics that were deleted while this node
+    /// was down.
+    fn sweep(&mut self, starts: &Arc<tokio::sync::Semaphore>) {
+        let on_disk = self.around.store.groups();
+        self.known.extend(on_disk.into_iter().filter(|group| *group != GroupId::METADATA));
+        self.look(starts);
+    }
+
+    /// Starts or removes a group, if it must and is not busy.
+    fn settle(&mut self, group: GroupId, starts: &Arc<tokio::sync::Semaphore>) {
+        if self.busy.contains(&group) {
+            return;
+        }
+        let running = self.shared.running().contains_key(&group);
+        match self.wanted.get(&group) {
+            Some(place) if !running => {
+                self.known.insert(group);
+                self.busy.insert(group);
+                let starts = Arc::clone(starts);
+                let job = start(Arc::clone(&self.shared), self.around.clone(), place.clone(), starts);
+                self.jobs.push(job.boxed());
+            }
+            Some(_) => {}
+            None if self.known.remove(&group) => {
+                self.busy.insert(group);
+                let running = self.shared.running().remove(&group);
+                self.jobs.push(remove(self.around.clone(), group, running).boxed());
+            }
+            None => {}
+        }
+    }
+}
+
+/// What metadata assigns to a node.
+fn assigned(metadata: &Metadata, me: NodeId) -> BTreeMap<GroupId, Place> {
+    let member = |node: &NodeId| {
+        let identity = metadata.nodes.get(node).map(|node| node.identity);
+        identity.map(|identity| Member { node: *node, identity })
+    };
+    let mut places = BTreeMap::new();
+    for topic in metadata.topics.values() {
+        for (number, partition) in (0..).zip(&topic.partitions) {
+            if !partition.replicas.contains(&me) {
+                continue;
+            }
+            let place = Place {
+                topic: topic.name.clone(),
+                partition: PartitionId(number),
+                group: partition.group,
+                config: topic.config,
+                members: partition.replicas.iter().filter_map(member).collect(),
+            };
+            places.insert(partition.group, place);
+        }
+    }
+    places
+}
+
+async fn start(
+    shared: Arc<Shared>,
+    around: Surroundings,
+    place: Place,
+    starts: Arc<tokio::sync::Semaphore>,
+) -> Ended {
+    let group = place.group;
+    let (topic, partition) = (place.topic.clone(), place.partition);
+    let turn = starts.acquire_owned().await;
+    let env = around.env.clone();
+    match Replica::start(around, place).await {
+        Ok((replica, batcher)) => {
+            shared.running().insert(group, Running { replica, batcher });
+            info!(%topic, %partition, %group, "replica started");
+        }
+        Err(error) => {
+            error!(%topic, %partition, %group, %error, "replica did not start");
+            drop(turn);
+            env.sleep(RETRY).await;
+        }
+    }
+    Ended::Started(group)
+}
+
+async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {
+    if let Some(Running { replica, batcher }) = running {
+        replica.close();
+        around.raft.stop_group(group).await;
+        batcher.stop().await;
+    }
+    while let Err(error) = around.store.remove_group(group).await {
+        warn!(%group, %error, "log of a deleted partition was not removed");
+        around.env.sleep(RETRY).await;
+    }
+    info!(%group, "replica removed");
+    Ended::Removed(group)
+}
+
+/// Ready once the metadata applied here hold all that was agreed before this was called.
+async fn metadata_is_current(env: Env, raft: RaftNode) -> Ended {
+    loop {
+        if let Some(group) = raft.group(GroupId::METADATA)
+            && group.read_barrier(BARRIER).await.is_ok()
+        {
+            return Ended::MetadataCurrent;
+        }
+        env.sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,441 @@
+//! A partition's replica on this node: what produce, fetch and lookups ask.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either, select};
+use quorate_proto::batch::{BatchHeader, Records, patch_base_offset, patch_leader_epoch};
+use quorate_proto::env::Moment;
+use quorate_proto::ids::{LeaderEpoch, LogIndex, NodeId, Offset, PartitionId, Term, Timestamp, TopicName};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, info_span};
+
+use super::batcher::{Admitted, Batcher, heard};
+use super::config::PartitionConfig;
+use super::dedup::Firsts;
+use super::door::{self, Progress, Room};
+use super::index::STRIDE;
+use super::machine::{Machine, SharedState};
+use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
+use super::watermark::Watermark;
+use crate::env::{Env, Task};
+use crate::metadata::{Leadership, TopicConfig};
+use crate::raft::{Group, GroupError, Member, RaftNode, Role};
+use crate::storage::{Head, Kind, ReadError, Store};
+
+/// What every replica of a node works with.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) env: Env,
+    pub(super) raft: RaftNode,
+    pub(super) store: Store,
+    pub(super) config: Arc<PartitionConfig>,
+    pub(super) me: NodeId,
+}
+
+/// One replica of one partition. Cheap to clone; works until it is stopped by the manager.
+#[derive(Clone)]
+pub struct Replica {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    around: Surroundings,
+    topic: TopicConfig,
+    group: Group,
+    state: SharedState,
+    watermark: Watermark,
+    room: Room,
+    firsts: Arc<Mutex<Firsts>>,
+    /// `None` once the replica is stopped.
+    queue: Mutex<Option<mpsc::Sender<Admitted>>>,
+}
+
+/// Where a replica belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: TopicName,
+    pub(super) partition: PartitionId,
+    pub(super) group: quorate_proto::ids::GroupId,
+    pub(super) config: TopicConfig,
+    pub(super) members: Vec<Member>,
+}
+
+impl Replica {
+    /// Starts the group and the batcher of a replica.
+    pub(super) async fn start(around: Surroundings, place: Place) -> Result<(Self, Task), GroupError> {
+        let state = SharedState::default();
+        let watermark = Watermark::new(around.config.fetch_waiters_max);
+        let machine = Machine { state: state.clone(), watermark: watermark.clone() };
+        let group = around.raft.start_group(place.group, place.members, Box::new(machine)).await?;
+        let (queue, admitted) = mpsc::channel(around.config.queue_batches_max);
+        let firsts = Arc::default();
+        let batcher = Batcher {
+            env: around.env.clone(),
+            raft: around.raft.clone(),
+            group: group.clone(),
+            state: state.clone(),
+            watermark: watermark.clone(),
+            firsts: Arc::clone(&firsts),
+            timestamp_type: place.config.timestamp_type,
+            in_flight_max: around.config.in_flight_batches_max,
+        };
+        let span =
+            info_span!("replica", node = %around.me, topic = %place.topic, partition = %place.partition);
+        let task = around.env.spawn("batcher", batcher.run(admitted).instrument(span));
+        let room = Room::new(around.config.queue_bytes_max);
+        let queue = Mutex::new(Some(queue));
+        let topic = place.config;
+        let shared = Shared { around, topic, group, state, watermark, room, firsts, queue };
+        Ok((Self { shared: Arc::new(shared) }, task))
+    }
+
+    /// Takes no more batches and wakes who waits; the batcher ends once what is in flight has its answer.
+    pub(super) fn close(&self) {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.watermark.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Writes a batch. It is admitted in this call: batches get their offsets in the order of the calls. The future
+    /// is ready once the batch lies on the disks of a majority and is applied here, or at `deadline` at the latest.
+    /// Dropping it abandons the answer, not the work.
+    ///
+    /// # Errors
+    /// [`ProduceError::Unknown`]: perhaps written. All others: surely not written.
+    pub fn produce(
+        &self,
+        epoch: Option<LeaderEpoch>,
+        batch: Bytes,
+        deadline: Moment,
+    ) -> BoxFuture<'static, Result<Produced, ProduceError>> {
+        let progress = Progress::default();
+        let done = match self.admit(epoch, batch, progress.clone()) {
+            Ok(done) => done,
+            Err(error) => return std::future::ready(Err(error)).boxed(),
+        };
+        let around = &self.shared.around;
+        let longest = Duration::from_millis(around.config.produce_timeout_ms_max);
+        let late = around.env.clock.sleep_until(deadline.min(around.env.now() + longest));
+        async move {
+            match select(done, late).await {
+                Either::Left((Ok(answer), _)) => answer,
+                // The batcher ended before it took the batch, or with the batch in its hands: nobody can say.
+                Either::Left((Err(_), _)) if progress.abandon() => Err(ProduceError::Stopping),
+                Either::Left((Err(_), _)) => Err(ProduceError::Unknown),
+                Either::Right(((), mut done)) => match done.try_recv() {
+                    Ok(answer) => answer,
+                    Err(_) if progress.abandon() => {
+                        Err(ProduceError::NotAvailable("it was not proposed in time"))
+                    }
+                    Err(_) => Err(ProduceError::Unknown),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn admit(
+        &self,
+        epoch: Option<LeaderEpoch>,
+        batch: Bytes,
+        progress: Progress,
+    ) -> Result<oneshot::Receiver<Result<Produced, ProduceError>>, ProduceError> {
+        let shared = &*self.shared;
+        self.leading(epoch).map_err(Unled::produce)?;
+        let header = door::check(&shared.around.config, shared.topic, shared.around.env.wall(), &batch)?;
+        let claim = door::claim_of(&header);
+        let overloaded = |what| {
+            shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
+            ProduceError::Overloaded(what)
+        };
+        if shared.around.store.unsynced_bytes() > shared.around.config.unsynced_bytes_max {
+            return Err(overloaded("the disk does not keep up"));
+        }
+        let room = shared.room.take(batch.len());
+        let room = room.ok_or_else(|| overloaded("the partition has too many bytes in flight"))?;
+        let queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot =
+            queue.as_ref().ok_or(ProduceError::Stopping)?.try_reserve().map_err(|error| match error {
+                TrySendError::Full(()) => overloaded("the partition's queue is full"),
+                TrySendError::Closed(()) => ProduceError::Stopping,
+            })?;
+        let (reply, done) = oneshot::channel();
+        slot.send(Admitted { header, claim, batch, progress, reply, room });
+        Ok(done)
+    }
+
+    /// Reads whole batches from the one that holds the offset. Waits until there are `bytes_min` below the high
+    /// watermark, or no room for more, or the time is up. Safe to drop.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch(&self, request: Fetch) -> Result<Fetched, FetchError> {
+        let shared = &*self.shared;
+        let config = &shared.around.config;
+        let wait = request.wait.min(Duration::from_millis(config.fetch_wait_ms_max));
+        let deadline = shared.around.env.now() + wait;
+        let bytes_max = u64::from(request.bytes_max.min(config.fetch_bytes_max));
+        let bytes_min = u64::from(request.bytes_min).min(bytes_max);
+        loop {
+            let term = self.leading(request.epoch).map_err(Unled::fetch)?;
+            let (range, high_watermark, log_start, applied_bytes) = {
+                let state = shared.state.lock();
+                let (start, end) = (state.log_start, state.next_offset);
+                if request.offset < start || request.offset > end {
+                    return Err(FetchError::OffsetOutOfRange {
+                        offset: request.offset,
+                        log_start: start,
+                        high_watermark: end,
+                    });
+                }
+                let from = state.index.at_offset(request.offset).filter(|_| request.offset < end);
+                let range = from.map(|from| from..state.next_index);
+                (range, end, start, state.applied_bytes)
+            };
+            let (heads, full) = match range {
+                Some(range) => self.heads(range, request.offset, bytes_max).await?,
+                None => (Vec::new(), false),
+            };
+            let found: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
+            let late = shared.around.env.now() >= deadline;
+            if full || found >= bytes_min || late {
+                let batches = self.read(&heads).await?;
+                return Ok(Fetched { batches, high_watermark, log_start, epoch: term.epoch() });
+            }
+            let more = applied_bytes + (bytes_min - found);
+            let mut waiting = shared.watermark.wait(more).map_err(|_| FetchError::Overloaded)?;
+            // Leadership may have gone before the wait began: then nobody wakes it.
+            self.leading(request.epoch).map_err(Unled::fetch)?;
+            let woken = std::pin::pin!(waiting.woken());
+            select(woken, shared.around.env.clock.sleep_until(deadline)).await;
+        }
+    }
+
+    /// The heads of the batches in `range`, from the one that holds `offset`, and whether `bytes_max` ended them.
+    async fn heads(
+        &self,
+        range: Range<LogIndex>,
+        offset: Offset,
+        bytes_max: u64,
+    ) -> Result<(Vec<Head>, bool), FetchError> {
+        let mut found: Vec<Head> = Vec::new();
+        let mut bytes = 0;
+        let mut from = range.start;
+        while from < range.end {
+            let heads = self.log_heads(from..range.end).await?;
+            from = last_of(&heads, from)?.index.next();
+            let state = self.shared.state.lock();
+            for head in heads {
+                if head.kind != Kind::Batch || state.is_void(head.index) || ends(&head) <= offset {
+                    continue;
+                }
+                bytes += u64::from(head.body_bytes);
+                if bytes > bytes_max && !found.is_empty() {
+                    return Ok((found, true));
+                }
+                found.push(head);
+                if bytes >= bytes_max {
+                    return Ok((found, true));
+                }
+            }
+        }
+        Ok((found, false))
+    }
+
+    async fn log_heads(&self, range: Range<LogIndex>) -> Result<Vec<Head>, FetchError> {
+        let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
+        self.shared.group.log().heads(range, stride).await.map_err(|error| damaged(&error))
+    }
+
+    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch.
+    async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
+        if heads.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| damaged(&error))?;
+        let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());
+        for (head, body) in heads.iter().zip(&bodies) {
+            let start = batches.len();
+            batches.extend_from_slice(body);
+            patch_base_offset(&mut batches[start..], head.base_offset);
+            patch_leader_epoch(&mut batches[start..], head.term.epoch());
+        }
+        Ok(batches.freeze())
+    }
+
+    /// Looks an offset up. Safe to drop.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; [`FetchError::NotAvailable`] only for [`OffsetAt::Latest`], which asks a majority.
+    pub async fn list_offset(
+        &self,
+        epoch: Option<LeaderEpoch>,
+        at: OffsetAt,
+    ) -> Result<OffsetFound, FetchError> {
+        let term = self.leading(epoch).map_err(Unled::fetch)?;
+        let shared = &*self.shared;
+        let (offset, timestamp) = match at {
+            OffsetAt::Earliest => (Some(shared.state.lock().log_start), None),
+            OffsetAt::Latest => {
+                let longest = Duration::from_millis(shared.around.config.read_barrier_timeout_ms);
+                if shared.group.read_barrier(longest).await.is_err() {
+                    self.leading(epoch).map_err(Unled::fetch)?;
+                    return Err(FetchError::NotAvailable);
+                }
+                (Some(shared.state.lock().next_offset), None)
+            }
+            OffsetAt::Timestamp(at) => match self.at_time(at).await? {
+                Some((offset, timestamp)) => (Some(offset), Some(timestamp)),
+                None => (None, None),
+            },
+        };
+        Ok(OffsetFound { offset, timestamp, epoch: term.epoch() })
+    }
+
+    /// The first record whose timestamp is at or after `at`: decodes one batch, or a few whose headers claim a later
+    /// time than their records have.
+    async fn at_time(&self, at: Timestamp) -> Result<Option<(Offset, Timestamp)>, FetchError> {
+        let range = {
+            let state = self.shared.state.lock();
+            state.index.at_time(at).map(|from| from..state.next_index)
+        };
+        let Some(Range { start: mut from, end }) = range else { return Ok(None) };
+        while from < end {
+            let heads = self.log_heads(from..end).await?;
+            from = last_of(&heads, from)?.index.next();
+            let late_enough = |head: &Head| {
+                head.kind == Kind::Batch
+                    && head.max_timestamp >= at
+                    && !self.shared.state.lock().is_void(head.index)
+            };
+            for head in heads.into_iter().filter(late_enough) {
+                let batch = self.read(&[head]).await?;
+                let found = first_at(&batch, at, self.shared.around.config.decompressed_bytes_max);
+                if let Some(found) = found.map_err(FetchError::Damaged)? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a leader epoch ended: what a reader compares its own log with (KIP-101).
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn epoch_end(
+        &self,
+        current: Option<LeaderEpoch>,
+        epoch: LeaderEpoch,
+    ) -> Result<EpochEnd, FetchError> {
+        let term = self.leading(current).map_err(Unled::fetch)?;
+        let state = self.shared.state.lock();
+        Ok(EpochEnd { found: state.epochs.end_of(epoch, state.next_offset), epoch: term.epoch() })
+    }
+
+    /// Exclusive end of what may be read, as applied on this node.
+    pub fn high_watermark(&self) -> Offset {
+        self.shared.state.lock().next_offset
+    }
+
+    /// First offset that can be read.
+    pub fn log_start(&self) -> Offset {
+        self.shared.state.lock().log_start
+    }
+
+    /// Whether this node leads the partition.
+    pub fn role(&self) -> Role {
+        self.shared.group.role()
+    }
+
+    /// The newest leadership heard of.
+    pub fn leadership(&self) -> Option<Leadership> {
+        heard(&self.shared.around.raft, &self.shared.group)
+    }
+
+    /// The term this node leads in, if it may answer a request that names `epoch`: an entry of the term is applied,
+    /// so nothing older is missing (KIP-207), and the epochs agree.
+    fn leading(&self, epoch: Option<LeaderEpoch>) -> Result<Term, Unled> {
+        if self.is_closed() {
+            return Err(Unled::Stopping);
+        }
+        let Role::Leader { term, ready: true } = self.role() else {
+            return Err(Unled::NotLeader { leader: self.leadership() });
+        };
+        let current = term.epoch();
+        match epoch {
+            Some(asked) if asked < current => {
+                Err(Unled::Fenced { asked, current, leader: self.leadership() })
+            }
+            Some(asked) if asked > current => Err(Unled::UnknownEpoch { asked, current }),
+            Some(_) | None => Ok(term),
+        }
+    }
+}
+
+/// Why this node does not answer as the leader.
+enum Unled {
+    NotLeader { leader: Option<Leadership> },
+    Fenced { asked: LeaderEpoch, current: LeaderEpoch, leader: Option<Leadership> },
+    UnknownEpoch { asked: LeaderEpoch, current: LeaderEpoch },
+    Stopping,
+}
+
+impl Unled {
+    fn produce(self) -> ProduceError {
+        match self {
+            Self::NotLeader { leader } => ProduceError::NotLeader { leader },
+            Self::Fenced { asked, current, leader } => ProduceError::Fenced { asked, current, leader },
+            Self::UnknownEpoch { asked, current } => ProduceError::UnknownEpoch { asked, current },
+            Self::Stopping => ProduceError::Stopping,
+        }
+    }
+
+    fn fetch(self) -> FetchError {
+        match self {
+            Self::NotLeader { leader } => FetchError::NotLeader { leader },
+            Self::Fenced { asked, current, leader } => FetchError::Fenced { asked, current, leader },
+            Self::UnknownEpoch { asked, current } => FetchError::UnknownEpoch { asked, current },
+            Self::Stopping => FetchError::Stopping,
+        }
+    }
+}
+
+/// The offset after a batch.
+fn ends(head: &Head) -> Offset {
+    head.base_offset.plus(head.records)
+}
+
+fn last_of(heads: &[Head], from: LogIndex) -> Result<&Head, FetchError> {
+    let ends = || FetchError::Damaged(format!("the log ends before entry {from}, which is applied"));
+    heads.last().ok_or_else(ends)
+}
+
+fn damaged(error: &ReadError) -> FetchError {
+    FetchError::Damaged(error.to_string())
+}
+
+/// The first record of a batch at or after a time.
+fn first_at(
+    batch: &Bytes,
+    at: Timestamp,
+    decompressed_bytes_max: usize,
+) -> Result<Option<(Offset, Timestamp)>, String> {
+    let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
+    let records = Records::new(&header, batch, decompressed_bytes_max).map_err(|error| error.to_string())?;
+    for record in records {
+        let record = record.map_err(|error| error.to_string())?;
+        if record.timestamp >= at {
+            return Ok(Some((record.offset, record.timestamp)));
+        }
+    }
+    Ok(None)
+}

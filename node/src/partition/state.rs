@@ -1,0 +1,181 @@
+//! What a replica knows of its partition from the entries applied so far. Pure: heads only, no clock.
+
+use std::collections::BTreeSet;
+
+use quorate_proto::ids::{LogIndex, Offset, Timestamp};
+
+use super::dedup::{Claim, Firsts, Judgement, Producers};
+use super::epochs::Epochs;
+use super::index::OffsetIndex;
+use crate::storage::{Head, Kind};
+
+/// The applied state: the same on every replica that has applied as much.
+///
+/// `log_start <= next_offset`; offsets are dense in between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// Entries below it are applied; a log begins at 0.
+    pub(super) next_index: LogIndex,
+    /// Offset of the next record: the high watermark.
+    pub(super) next_offset: Offset,
+    /// First offset that can be read.
+    pub(super) log_start: Offset,
+    /// Body bytes of accepted batches, counted from the start of this process.
+    pub(super) applied_bytes: u64,
+    /// The largest `appended_at` so far.
+    pub(super) appended_at: Timestamp,
+    pub(super) producers: Producers,
+    /// Producers that are not known, of whom a batch was void.
+    pub(super) firsts: Firsts,
+    pub(super) epochs: Epochs,
+    pub(super) index: OffsetIndex,
+    voids: BTreeSet<LogIndex>,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// No batch: takes an index and no offset.
+    NoBatch,
+    /// Its records have their offsets.
+    Accepted { base_offset: Offset },
+    /// A batch out of place: takes an index and no offset, and is never read.
+    Void,
+}
+
+/// The producer's side of an entry.
+pub(super) fn claim_of(head: &Head) -> Claim {
+    Claim {
+        producer: head.producer_id,
+        epoch: head.producer_epoch,
+        sequence: head.sequence,
+        records: head.records,
+    }
+}
+
+impl State {
+    /// Applies an entry. A batch is accepted only if it begins at the next offset and its sequence fits: whatever
+    /// its leader believed, offsets stay dense and no record is there twice.
+    ///
+    /// # Panics
+    /// If an entry is applied twice or out of order.
+    pub(super) fn apply(&mut self, head: &Head) -> Applied {
+        assert!(head.index >= self.next_index, "entries are applied in order, each once");
+        self.next_index = head.index.next();
+        self.epochs.note(head.term, self.next_offset);
+        match head.kind {
+            Kind::Batch => {}
+            Kind::Blank | Kind::Membership | Kind::Command => return Applied::NoBatch,
+        }
+        let claim = claim_of(head);
+        let unknown = self.producers.get(claim.producer).is_none();
+        if head.base_offset != self.next_offset
+            || head.records == 0
+            || self.producers.judge(claim) != Judgement::Accept
+            || (unknown && self.firsts.await_an_earlier(claim))
+        {
+            if unknown {
+                self.firsts.refused(claim);
+            }
+            self.voids.insert(head.index);
+            return Applied::Void;
+        }
+        self.index.add(head.index, head.base_offset, head.max_timestamp);
+        self.firsts.taken(claim.producer);
+        self.producers.record(claim, head.base_offset, head.max_timestamp);
+        self.next_offset = head.base_offset.plus(head.records);
+        self.appended_at = self.appended_at.max(head.appended_at);
+        self.applied_bytes += u64::from(head.body_bytes);
+        Applied::Accepted { base_offset: head.base_offset }
+    }
+
+    /// Whether a batch of the log, already applied, has offsets.
+    pub(super) fn is_void(&self, index: LogIndex) -> bool {
+        self.voids.contains(&index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use expect_test::{Expect, expect};
+    use quorate_proto::ids::{GroupId, LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Term};
+
+    use super::*;
+
+    /// `term blank` or `term batch base_offset records [producer sequence]`; indexes count from 0.
+    fn check(script: &str, expected: Expect) -> State {
+        let mut state = State::default();
+        let mut seen = String::new();
+        let lines = script.lines().map(str::trim).filter(|line| !line.is_empty());
+        for (index, line) in (0..).zip(lines) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |at: usize| words.get(at).map(|word| word.parse::<u32>().unwrap());
+            let head = Head {
+                group: GroupId(1),
+                index: LogIndex(index),
+                term: Term(number(0).unwrap().into()),
+                kind: if words[1] == "batch" { Kind::Batch } else { Kind::Blank },
+                base_offset: Offset(number(2).unwrap_or(0).into()),
+                records: number(3).unwrap_or(0),
+                producer_id: number(4).map_or(ProducerId::NONE, |id| ProducerId(id.into())),
+                producer_epoch: ProducerEpoch(if words.len() > 4 { 0 } else { -1 }),
+                sequence: Sequence(number(5).map_or(-1, u32::cast_signed)),
+                max_timestamp: Timestamp(0),
+                appended_at: Timestamp(0),
+                body_bytes: 100,
+                body_crc: 0,
+            };
+            let applied = state.apply(&head);
+            writeln!(seen, "{line} -> {applied:?}, next {}", state.next_offset).unwrap();
+        }
+        expected.assert_eq(&seen);
+        state
+    }
+
+    #[test]
+    fn takes_only_what_lies_at_the_next_offset() {
+        let state = check(
+            "1 blank
+             1 batch 0 3
+             1 batch 4 1
+             1 batch 0 3
+             1 batch 3 2
+             2 blank
+             2 batch 4 1
+             2 batch 5 1",
+            expect![[r"
+                1 blank -> NoBatch, next 0
+                1 batch 0 3 -> Accepted { base_offset: Offset(0) }, next 3
+                1 batch 4 1 -> Void, next 3
+                1 batch 0 3 -> Void, next 3
+                1 batch 3 2 -> Accepted { base_offset: Offset(3) }, next 5
+                2 blank -> NoBatch, next 5
+                2 batch 4 1 -> Void, next 5
+                2 batch 5 1 -> Accepted { base_offset: Offset(5) }, next 6
+            "]],
+        );
+        assert_eq!(state.applied_bytes, 300);
+        assert!(state.is_void(LogIndex(2)) && !state.is_void(LogIndex(4)));
+        assert_eq!(state.epochs.end_of(LeaderEpoch(1), Offset(6)), Some((LeaderEpoch(1), Offset(5))));
+    }
+
+    #[test]
+    fn a_batch_that_slipped_through_twice_is_there_once() {
+        check(
+            "1 batch 0 2 7 0
+             1 batch 2 2 7 0
+             1 batch 2 1 7 3
+             1 batch 2 1 7 2
+             1 batch 3 1",
+            expect![[r"
+                1 batch 0 2 7 0 -> Accepted { base_offset: Offset(0) }, next 2
+                1 batch 2 2 7 0 -> Void, next 2
+                1 batch 2 1 7 3 -> Void, next 2
+                1 batch 2 1 7 2 -> Accepted { base_offset: Offset(2) }, next 3
+                1 batch 3 1 -> Accepted { base_offset: Offset(3) }, next 4
+            "]],
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! A replica over a real store and a real Raft group of one node.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use quorate_proto::batch::{BatchBuilder, BatchError, Compression, ProducerStamp, split};
+use quorate_proto::env::Moment;
+use quorate_proto::ids::{
+    GroupId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp,
+};
+
+use super::dedup::Claim;
+use super::replica::{Place, Replica, Surroundings};
+use super::*;
+use crate::env::Task;
+use crate::metadata::{TimestampType, TopicConfig};
+use crate::raft::{Answer, BatchAnswer, Group, Member, Proposal, Role};
+use crate::storage::Kind;
+use crate::testing::{Alone, eventually};
+
+const GROUP: GroupId = GroupId(1);
+const LONG: Duration = Duration::from_secs(20);
+
+/// A partition with its only replica here.
+struct Partition {
+    alone: Alone,
+    replica: Replica,
+    batcher: Task,
+}
+
+impl Partition {
+    async fn start(alone: Alone, config: TopicConfig) -> Self {
+        Self::start_with(alone, config, PartitionConfig::default()).await
+    }
+
+    async fn start_with(alone: Alone, topic: TopicConfig, config: PartitionConfig) -> Self {
+        let around = Surroundings {
+            env: alone.env.clone(),
+            raft: alone.raft.clone(),
+            store: alone.store.clone(),
+            config: config.into(),
+            me: alone.me,
+        };
+        let place = Place {
+            topic: "t".parse().unwrap(),
+            partition: PartitionId(0),
+            group: GROUP,
+            config: topic,
+            members: vec![Member { node: alone.me, identity: alone.identity }],
+        };
+        let (replica, batcher) = Replica::start(around, place).await.unwrap();
+        let role = || matches!(replica.role(), Role::Leader { ready: true, .. });
+        eventually(&alone.env, "the replica leads", role).await;
+        Self { alone, replica, batcher }
+    }
+
+    async fn restart(self, config: TopicConfig) -> Self {
+        self.replica.close();
+        self.batcher.stop().await;
+        drop(self.replica);
+        Self::start(self.alone.restart().await, config).await
+    }
+
+    fn deadline(&self) -> Moment {
+        self.alone.env.now() + LONG
+    }
+
+    async fn produce(&self, batch: Bytes) -> Result<u64, ProduceError> {
+        self.replica.produce(None, batch, self.deadline()).await.map(|produced| produced.base_offset.0)
+    }
+
+    async fn fetch(&self, offset: u64, bytes_max: u32) -> Result<Vec<(u64, u32)>, FetchError> {
+        let wait = Duration::ZERO;
+        let request = Fetch { epoch: None, offset: Offset(offset), bytes_max, bytes_min: 0, wait };
+        let fetched = self.replica.fetch(request).await?;
+        let batches = split(fetched.batches).map(|batch| batch.unwrap().0);
+        Ok(batches.map(|header| (header.base_offset.0, header.records)).collect())
+    }
+
+    fn epoch(&self) -> LeaderEpoch {
+        match self.replica.role() {
+            Role::Leader { term, .. } | Role::Follower { term, .. } => term.epoch(),
+        }
+    }
+
+    fn group(&self) -> Group {
+        self.alone.raft.group(GROUP).unwrap()
+    }
+}
+
+fn batch(stamp: ProducerStamp, timestamps: &[i64]) -> Bytes {
+    let mut builder = BatchBuilder::new(256);
+    for timestamp in timestamps {
+        builder.push(Timestamp(*timestamp), None, Some(b"value"), &[]);
+    }
+    builder.finish(Compression::None, stamp)
+}
+
+fn plain(records: usize) -> Bytes {
+    batch(ProducerStamp::NONE, &vec![0; records])
+}
+
+fn idempotent(sequence: i32, records: usize) -> Bytes {
+    let stamp = ProducerStamp { id: ProducerId(7), epoch: ProducerEpoch(0), sequence: Sequence(sequence) };
+    batch(stamp, &vec![0; records])
+}
+
+#[tokio::test]
+async fn what_is_produced_is_fetched_also_after_a_restart() {
+    let mut partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    assert_eq!(partition.produce(plain(3)).await, Ok(0));
+    assert_eq!(partition.produce(plain(1)).await, Ok(3));
+    assert_eq!(partition.produce(plain(2)).await, Ok(4));
+    for _ in 0..2 {
+        assert_eq!(partition.replica.high_watermark(), Offset(6));
+        assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 3), (3, 1), (4, 2)]));
+        assert_eq!(partition.fetch(2, u32::MAX).await, Ok(vec![(0, 3), (3, 1), (4, 2)]));
+        assert_eq!(partition.fetch(3, 1).await, Ok(vec![(3, 1)]), "the first one comes in any case");
+        assert_eq!(partition.fetch(6, u32::MAX).await, Ok(vec![]));
+        let range = FetchError::OffsetOutOfRange {
+            offset: Offset(7),
+            log_start: Offset(0),
+            high_watermark: Offset(6),
+        };
+        assert_eq!(partition.fetch(7, u32::MAX).await, Err(range));
+        partition = partition.restart(TopicConfig::default()).await;
+    }
+    assert_eq!(partition.produce(plain(1)).await, Ok(6));
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_first_ones_offset() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    let produce = |sequence, records| {
+        partition.replica.produce(None, idempotent(sequence, records), partition.deadline())
+    };
+    // All at once: the retries find their originals in flight.
+    let answers = join_all([produce(0, 2), produce(2, 1), produce(0, 2), produce(2, 1), produce(9, 1)]).await;
+    let offsets: Vec<_> = answers.into_iter().map(|answer| answer.map(|it| it.base_offset.0)).collect();
+    assert_eq!(offsets, [Ok(0), Ok(2), Ok(0), Ok(2), Err(ProduceError::OutOfOrder)]);
+    // And here in what is applied, before a restart and after it.
+    assert_eq!(partition.produce(idempotent(2, 1)).await, Ok(2));
+    let partition = partition.restart(TopicConfig::default()).await;
+    assert_eq!(partition.produce(idempotent(0, 2)).await, Ok(0));
+    assert_eq!(partition.produce(idempotent(1, 1)).await, Err(ProduceError::DuplicateSequence));
+    assert_eq!(partition.produce(idempotent(3, 1)).await, Ok(3));
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 2), (2, 1), (3, 1)]));
+}
+
+#[tokio::test]
+async fn many_clients_get_dense_offsets_in_the_order_of_their_calls() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    let calls: Vec<_> =
+        (0..500).map(|_| partition.replica.produce(None, plain(2), partition.deadline())).collect();
+    let offsets: Vec<u64> = join_all(calls).await.into_iter().map(|it| it.unwrap().base_offset.0).collect();
+    assert_eq!(offsets, (0..500).map(|n| n * 2).collect::<Vec<u64>>());
+    let mut read = Vec::new();
+    while let Some((base, records)) = read.last().copied().or(Some((0, 0))) {
+        let batches = partition.fetch(base + u64::from(records), 9_000).await.unwrap();
+        if batches.is_empty() {
+            break;
+        }
+        read.extend(batches);
+    }
+    assert_eq!(read, (0..500).map(|n| (n * 2, 2)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_fetch_waits_for_enough_or_for_its_time() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    let size = u32::try_from(plain(1).len()).unwrap();
+    let waiting = |bytes_min, wait| {
+        let replica = partition.replica.clone();
+        let request = Fetch { epoch: None, offset: Offset(0), bytes_max: u32::MAX, bytes_min, wait };
+        async move { replica.fetch(request).await.map(|fetched| fetched.batches.len()) }
+    };
+    assert_eq!(waiting(1, Duration::from_millis(20)).await, Ok(0), "nothing came in time");
+    let mut two = Box::pin(waiting(size + 1, LONG));
+    assert!((&mut two).now_or_never().is_none());
+    partition.produce(plain(1)).await.unwrap();
+    assert!((&mut two).now_or_never().is_none(), "one batch is not enough");
+    partition.produce(plain(1)).await.unwrap();
+    assert_eq!(two.await, Ok(2 * plain(1).len()));
+    let mut endless = Box::pin(waiting(u32::MAX, LONG));
+    assert!((&mut endless).now_or_never().is_none());
+    partition.replica.close();
+    assert_eq!(endless.await, Err(FetchError::Stopping), "who waits is sent away");
+    assert_eq!(partition.produce(plain(1)).await, Err(ProduceError::Stopping));
+}
+
+#[tokio::test]
+async fn a_time_is_looked_up_to_the_record() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    for timestamps in [[10, 30, 20], [25, 25, 25], [40, 5, 50]] {
+        partition.produce(batch(ProducerStamp::NONE, &timestamps)).await.unwrap();
+    }
+    let found = async |at| {
+        let at = OffsetAt::Timestamp(Timestamp(at));
+        let found = partition.replica.list_offset(None, at).await.unwrap();
+        found.offset.map(|offset| (offset.0, found.timestamp.unwrap().0))
+    };
+    assert_eq!(found(-5).await, Some((0, 10)));
+    assert_eq!(found(11).await, Some((1, 30)));
+    assert_eq!(found(31).await, Some((6, 40)));
+    assert_eq!(found(41).await, Some((8, 50)));
+    assert_eq!(found(51).await, None);
+    let ends = async |at| partition.replica.list_offset(None, at).await.unwrap().offset;
+    assert_eq!(ends(OffsetAt::Earliest).await, Some(Offset(0)));
+    assert_eq!(ends(OffsetAt::Latest).await, Some(Offset(9)));
+}
+
+#[tokio::test]
+async fn the_leader_stamps_when_the_topic_says_so() {
+    let config = TopicConfig { timestamp_type: TimestampType::LogAppendTime, ..TopicConfig::default() };
+    let partition = Partition::start(Alone::start().await, config).await;
+    let before = partition.alone.env.wall();
+    let far = i64::MAX;
+    let produced = partition
+        .replica
+        .produce(None, batch(ProducerStamp::NONE, &[far]), partition.deadline())
+        .await
+        .unwrap();
+    let stamp = produced.log_append_time.unwrap();
+    assert!(before <= stamp && stamp <= partition.alone.env.wall());
+    let request = Fetch { epoch: None, offset: Offset(0), bytes_max: u32::MAX, bytes_min: 1, wait: LONG };
+    let fetched = partition.replica.fetch(request).await.unwrap();
+    let (header, _) = split(fetched.batches).next().unwrap().expect("the CRC was computed anew");
+    assert!(header.attributes.is_log_append_time());
+    assert_eq!(header.max_timestamp, stamp);
+    assert_eq!(header.leader_epoch, partition.epoch());
+}
+
+#[tokio::test]
+async fn an_entry_out_of_place_is_void_and_the_batcher_begins_anew() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    assert_eq!(partition.produce(idempotent(0, 1)).await, Ok(0));
+    let Role::Leader { term, .. } = partition.replica.role() else { panic!("it leads") };
+    // Behind the batcher's back: once out of place, then in the place that the batcher means to use.
+    for (base_offset, fits) in [(7, false), (1, true)] {
+        let body = plain(1);
+        let claim = Claim {
+            producer: ProducerId::NONE,
+            epoch: ProducerEpoch(-1),
+            sequence: Sequence(-1),
+            records: 1,
+        };
+        let proposal = Proposal {
+            kind: Kind::Batch,
+            base_offset: Offset(base_offset),
+            records: claim.records,
+            producer_id: claim.producer,
+            producer_epoch: claim.epoch,
+            sequence: claim.sequence,
+            max_timestamp: Timestamp(0),
+            appended_at: Timestamp(0),
+            body_crc: crc32c::crc32c(&body),
+            body,
+        };
+        let (_, answer) = partition.group().propose(term, proposal).await.unwrap().await.unwrap();
+        match answer {
+            Answer::Batch(BatchAnswer::Accepted { base_offset }) => {
+                assert!(fits && base_offset == Offset(1));
+            }
+            Answer::Batch(BatchAnswer::Void) => assert!(!fits),
+            Answer::Nothing | Answer::Command(_) => panic!("a batch is answered as a batch"),
+        }
+    }
+    let void = partition.produce(idempotent(1, 1)).await;
+    assert!(matches!(void, Err(ProduceError::NotAvailable(_))), "its place was taken: {void:?}");
+    assert_eq!(partition.produce(idempotent(1, 1)).await, Ok(2));
+    assert_eq!(partition.produce(idempotent(0, 1)).await, Ok(0));
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+    let partition = partition.restart(TopicConfig::default()).await;
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+}
+
+#[tokio::test]
+async fn bad_batches_are_refused_at_the_door() {
+    let config = TopicConfig { message_bytes_max: 200, ..TopicConfig::default() };
+    let partition = Partition::start(Alone::start().await, config).await;
+    let mut damaged = plain(1).to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let refused = partition.produce(damaged.into()).await;
+    assert!(matches!(refused, Err(ProduceError::Batch(BatchError::Crc { .. }))), "{refused:?}");
+    let refused = partition.produce(plain(50)).await;
+    assert!(matches!(refused, Err(ProduceError::Batch(BatchError::TooLarge { .. }))), "{refused:?}");
+    let ahead = partition.alone.env.wall().0 + 3_700_000;
+    let refused = partition.produce(batch(ProducerStamp::NONE, &[ahead])).await;
+    assert!(matches!(refused, Err(ProduceError::InvalidTimestamp { .. })), "{refused:?}");
+    let refused = partition.produce(Bytes::from_static(b"no batch")).await;
+    assert!(matches!(refused, Err(ProduceError::Batch(BatchError::Short { .. }))), "{refused:?}");
+    assert_eq!(partition.replica.high_watermark(), Offset(0));
+}
+
+#[tokio::test]
+async fn epochs_are_fenced_and_their_ends_known() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    partition.produce(plain(3)).await.unwrap();
+    let first = partition.epoch();
+    let partition = partition.restart(TopicConfig::default()).await;
+    partition.produce(plain(2)).await.unwrap();
+    let second = partition.epoch();
+    assert!(second > first, "a restarted leader leads in another term");
+    let later = LeaderEpoch(second.0 + 1);
+    let produce = |epoch| partition.replica.produce(Some(epoch), plain(1), partition.deadline());
+    assert!(matches!(produce(first).await, Err(ProduceError::Fenced { .. })));
+    assert!(matches!(produce(later).await, Err(ProduceError::UnknownEpoch { .. })));
+    assert_eq!(produce(second).await.map(|it| it.base_offset), Ok(Offset(5)));
+    let end = |epoch| partition.replica.epoch_end(None, epoch).unwrap().found;
+    assert_eq!(end(first), Some((first, Offset(3))));
+    assert_eq!(end(later), Some((second, Offset(6))));
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_surely_not_written() {
+    let config = PartitionConfig { queue_bytes_max: 2 * plain(1).len() as u64, ..PartitionConfig::default() };
+    let partition = Partition::start_with(Alone::start().await, TopicConfig::default(), config).await;
+    let calls: Vec<_> =
+        (0..3).map(|_| partition.replica.produce(None, plain(1), partition.deadline())).collect();
+    let answers = join_all(calls).await;
+    assert!(matches!(answers[2], Err(ProduceError::Overloaded(_))), "{answers:?}");
+    assert_eq!(partition.replica.high_watermark(), Offset(2));
+    assert_eq!(partition.produce(plain(1)).await, Ok(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_sync_there_is_no_ack_and_nothing_to_read() {
+    let config = PartitionConfig { in_flight_batches_max: 1, ..PartitionConfig::default() };
+    let partition = Partition::start_with(Alone::start().await, TopicConfig::default(), config).await;
+    assert_eq!(partition.produce(idempotent(0, 1)).await, Ok(0));
+    partition.alone.gate.close();
+    let soon = || partition.alone.env.now() + Duration::from_millis(100);
+    let proposed = partition.replica.produce(None, idempotent(1, 1), soon());
+    let queued = partition.replica.produce(None, idempotent(2, 1), soon());
+    assert_eq!(proposed.await, Err(ProduceError::Unknown), "it may yet be written");
+    let queued = queued.await;
+    assert!(matches!(queued, Err(ProduceError::NotAvailable(_))), "never proposed: {queued:?}");
+    assert_eq!(partition.replica.high_watermark(), Offset(1));
+    assert_eq!(partition.fetch(1, u32::MAX).await, Ok(vec![]));
+    // The retry finds the first one in flight, or applied.
+    let again = partition.replica.produce(None, idempotent(1, 1), partition.deadline());
+    partition.alone.gate.open();
+    assert_eq!(again.await.map(|produced| produced.base_offset), Ok(Offset(1)));
+    assert_eq!(partition.produce(idempotent(2, 1)).await, Ok(2));
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+}

@@ -1,0 +1,202 @@
+//! What unit tests of partition and controller stand on: one node alone, with a real store in a temporary folder and
+//! real Raft, without peers. Its disk can be told to stand still.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{Identity, Incarnation, NodeId};
+use quorate_proto::v1::{Hello, HelloReply, PeerReply, PeerRequest, Sender};
+use tempfile::TempDir;
+
+use crate::env::os::{OsDisk, OsPool};
+use crate::env::transport::{Lane, LinkWatch, PeerError};
+use crate::env::{Disk, Env, FileName, PeerHandler, PeerLink, Task, Transport};
+use crate::raft::{PeerHooks, RaftConfig, RaftNode};
+use crate::storage::{Store, StoreConfig};
+
+/// A node without peers.
+pub(crate) struct Alone {
+    pub(crate) env: Env,
+    pub(crate) store: Store,
+    pub(crate) raft: RaftNode,
+    pub(crate) me: NodeId,
+    pub(crate) identity: Identity,
+    /// Whether its disk syncs.
+    pub(crate) gate: Gate,
+    folder: TempDir,
+}
+
+impl Alone {
+    /// A new node with an empty folder.
+    pub(crate) async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(folder: TempDir) -> Self {
+        let gate = Gate::default();
+        let disk = GatedDisk { disk: OsDisk::open(folder.path()).unwrap(), gate: gate.clone() };
+        let env = Env {
+            base: quorate_proto::env::os(),
+            disk: Arc::new(disk),
+            transport: Arc::new(Nobody),
+            pool: Arc::new(OsPool),
+        };
+        let me = NodeId(1);
+        let (store, _) = Store::open(&env, StoreConfig::default(), me).await.unwrap();
+        let identity = store.facts().identity();
+        let incarnation = Incarnation(env.entropy.next_u64());
+        let config = RaftConfig::default();
+        let raft = RaftNode::new(env.clone(), store.clone(), config, me, incarnation, Arc::new(Nobody));
+        Self { env, store, raft, me, identity, gate, folder }
+    }
+
+    /// Stops it and starts it again with the same folder.
+    pub(crate) async fn restart(self) -> Self {
+        self.raft.stop().await;
+        self.store.close().await;
+        let Self { env, store, raft, folder, .. } = self;
+        drop((raft, store, env));
+        Self::start_in(folder).await
+    }
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually(env: &Env, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = env.now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(env.now() < deadline, "in vain: {what}");
+        env.sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// While closed, nothing is synced: whoever syncs waits.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        *self.0.0.lock().unwrap() = true;
+    }
+
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().unwrap() = false;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |closed| *closed).unwrap());
+    }
+}
+
+struct GatedDisk {
+    disk: OsDisk,
+    gate: Gate,
+}
+
+#[derive(Debug)]
+struct GatedFile {
+    file: Box<dyn redb::StorageBackend>,
+    gate: Gate,
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, name: &FileName, create: bool) -> io::Result<Box<dyn redb::StorageBackend>> {
+        Ok(Box::new(GatedFile { file: self.disk.open(name, create)?, gate: self.gate.clone() }))
+    }
+
+    fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()> {
+        self.disk.publish(from, to)
+    }
+
+    fn remove(&self, name: &FileName) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        self.disk.list()
+    }
+
+    fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
+        self.disk.mark(name, content)
+    }
+
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
+}
+
+impl redb::StorageBackend for GatedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass();
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+/// No peers.
+struct Nobody;
+
+#[async_trait]
+impl Transport for Nobody {
+    fn connect(
+        &self,
+        _peer: NodeId,
+        _address: &str,
+        _lane: Lane,
+        _sender: Arc<dyn Fn() -> Sender + Send + Sync>,
+        _watch: LinkWatch,
+    ) -> Arc<dyn PeerLink> {
+        Arc::new(Self)
+    }
+
+    async fn listen(&self, _address: &str, _handler: Arc<dyn PeerHandler>) -> io::Result<Task> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl PeerLink for Nobody {
+    fn call(&self, _request: PeerRequest) -> BoxFuture<'static, Result<(Sender, PeerReply), PeerError>> {
+        Box::pin(async { Err(PeerError::Unreachable("nobody".to_owned())) })
+    }
+}
+
+impl PeerHooks for Nobody {
+    fn hello(
+        &self,
+        _from: Sender,
+        _hello: Hello,
+    ) -> BoxFuture<'static, Result<HelloReply, (ErrorCode, String)>> {
+        Box::pin(async { Err((ErrorCode::NotReady, "alone".to_owned())) })
+    }
+
+    fn command(
+        &self,
+        _command: bytes::Bytes,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<bytes::Bytes, (ErrorCode, String)>> {
+        Box::pin(async { Err((ErrorCode::NotReady, "alone".to_owned())) })
+    }
+}
