@@ -17,6 +17,7 @@ mod completion;
 mod consume;
 mod dev;
 mod lines;
+mod node;
 mod output;
 mod pace;
 mod produce;
@@ -67,6 +68,8 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node.
+    Node(Box<node::NodeArgs>),
     /// Create, list, describe and delete topics.
     Topic(topic::TopicArgs),
     /// Send lines, a record each, and say how many were acknowledged.
@@ -122,6 +125,7 @@ pub(crate) fn run() -> ExitCode {
     // clap prints its own errors and ends with status 2.
     let cli = Cli::parse();
     let outcome = match cli.command {
+        Command::Node(args) => on_runtime(node::run(*args)),
         Command::Topic(args) => on_runtime(topic::run(cli.global, args)),
         Command::Produce(args) => on_runtime(produce::run(cli.global, args)),
         Command::Consume(args) => on_runtime(consume::run(cli.global, args)),
@@ -145,7 +149,13 @@ pub(crate) fn run() -> ExitCode {
 
 /// Runs a command of a client on a runtime of its own. Use: `Command::Topic(args) => on_runtime(topic::run(cli.global, args))`.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    // Blocking work is commits and reads of one disk: many threads would not make it faster.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // A thread may still wait for standard input, for ever.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The signals that ask a process to end, caught from now on.

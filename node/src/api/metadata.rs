@@ -1,0 +1,239 @@
+//! Topics, partitions and who leads them; the cluster as this node sees it. Every node answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{NodeId, TopicName};
+use quorate_proto::v1::{
+    ClusterStatusResponse, ConfigEntry, MetadataRequest, MetadataResponse, NodeAddress, NodeStatus,
+    PartitionMetadata, TopicMetadata,
+};
+
+use super::status::{self, Status};
+use super::{Api, Parts};
+use crate::controller::{self, NewTopic};
+use crate::metadata::{Metadata, Partition, Topic};
+
+/// Answers for the topics asked for, or for all.
+pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataResponse {
+    let parts = match api.parts() {
+        Ok(parts) => parts,
+        Err(status) => return refused(status),
+    };
+    if request.all && !request.topics.is_empty() {
+        return refused(status::invalid("ask for all topics or for some, not for both"));
+    }
+    let mut failed = BTreeMap::new();
+    if request.auto_create && api.settings.auto_create_topics {
+        for name in &request.topics {
+            if let Err(status) = create_if_missing(api, &parts, name).await {
+                failed.insert(name.as_str(), status);
+            }
+        }
+    }
+    let metadata = parts.controller.metadata().borrow().clone();
+    let topics = if request.all {
+        metadata.topics.values().map(|topic| describe(&parts, topic)).collect()
+    } else {
+        let describe_named = |name: &String| match failed.remove(name.as_str()) {
+            Some(status) => unknown(name, status),
+            None => named(&parts, &metadata, name),
+        };
+        request.topics.iter().map(describe_named).collect()
+    };
+    let address = |(id, node): (&NodeId, &crate::metadata::Node)| NodeAddress {
+        id: id.0,
+        grpc: node.grpc.clone(),
+        http: node.http.clone(),
+    };
+    MetadataResponse {
+        error: ErrorCode::None.into(),
+        message: String::new(),
+        cluster_id: metadata.cluster_id.to_wire(),
+        nodes: metadata.nodes.iter().map(address).collect(),
+        topics,
+    }
+}
+
+fn refused(status: Status) -> MetadataResponse {
+    MetadataResponse { error: status.code.into(), message: status.message, ..MetadataResponse::default() }
+}
+
+async fn create_if_missing(api: &Api, parts: &Parts, name: &str) -> Result<(), Status> {
+    let there = name
+        .parse()
+        .is_ok_and(|name: TopicName| parts.controller.metadata().borrow().topic_named(&name).is_some());
+    if there {
+        return Ok(());
+    }
+    let topic = NewTopic { name: name.to_owned(), ..NewTopic::default() };
+    match parts
+        .controller
+        .create_topic(topic, api.admin_time(0))
+        .await
+        .map_err(|error| status::create_topic(&error))
+    {
+        Ok(created) => {
+            tracing::info!(topic = name, id = %created.id, "topic created for its first produce");
+            Ok(())
+        }
+        // Another request was faster.
+        Err(status) if status.code == ErrorCode::TopicExists => Ok(()),
+        Err(status) => Err(status),
+    }
+}
+
+fn unknown(name: &str, status: Status) -> TopicMetadata {
+    TopicMetadata {
+        error: status.code.into(),
+        message: status.message,
+        name: name.to_owned(),
+        ..TopicMetadata::default()
+    }
+}
+
+fn named(parts: &Parts, metadata: &Metadata, name: &str) -> TopicMetadata {
+    let parsed: TopicName = match name.parse() {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let status =
+                Status { code: ErrorCode::InvalidTopicName, message: error.to_string(), leader: None };
+            return unknown(name, status);
+        }
+    };
+    match metadata.topic_named(&parsed) {
+        Some(topic) => describe(parts, topic),
+        None => {
+            let message = format!("no topic is called {name:?}: create it first");
+            unknown(name, Status { code: ErrorCode::UnknownTopic, message, leader: None })
+        }
+    }
+}
+
+fn describe(parts: &Parts, topic: &Arc<Topic>) -> TopicMetadata {
+    let partition = |(at, partition): (usize, &Partition)| {
+        let leader = parts.raft.leadership(partition.group);
+        PartitionMetadata {
+            partition: i32::try_from(at).expect("a topic has at most 2^31 partitions"),
+            leader: leader.map_or(0, |leader| leader.leader.0),
+            leader_epoch: leader.map_or(-1, |leader| leader.term.epoch().0),
+            replicas: partition.replicas.iter().map(|node| node.0).collect(),
+        }
+    };
+    let config = |(key, value): (&str, String)| ConfigEntry { key: key.to_owned(), value };
+    TopicMetadata {
+        error: ErrorCode::None.into(),
+        message: String::new(),
+        name: topic.name.to_string(),
+        id: topic.id.to_wire(),
+        partitions: topic.partitions.iter().enumerate().map(partition).collect(),
+        configs: controller::describe(topic.config).into_iter().map(config).collect(),
+    }
+}
+
+/// Says which nodes live, what they lead and hold, and which partitions are in trouble.
+pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
+    let parts = match api.parts() {
+        Ok(parts) => parts,
+        Err(status) => {
+            return ClusterStatusResponse {
+                error: status.code.into(),
+                message: status.message,
+                ..ClusterStatusResponse::default()
+            };
+        }
+    };
+    let metadata = parts.controller.metadata().borrow().clone();
+    let alive = alive(api, &parts);
+    let leader_of = |partition: &Partition| {
+        let leader = parts.raft.leadership(partition.group).map(|leader| leader.leader);
+        leader.filter(|leader| alive.contains(leader))
+    };
+    let count = count(&metadata, &alive, leader_of);
+    let node = |(id, node): (&NodeId, &crate::metadata::Node)| NodeStatus {
+        id: id.0,
+        identity: node.identity.to_wire(),
+        grpc: node.grpc.clone(),
+        http: node.http.clone(),
+        alive: alive.contains(id),
+        leads: count.leads.get(id).copied().unwrap_or(0),
+        replicas: count.replicas.get(id).copied().unwrap_or(0),
+    };
+    ClusterStatusResponse {
+        error: ErrorCode::None.into(),
+        message: String::new(),
+        cluster_id: metadata.cluster_id.to_wire(),
+        nodes: metadata.nodes.iter().map(node).collect(),
+        under_replicated: count.under_replicated,
+        leaderless: count.leaderless,
+    }
+}
+
+/// This node, and those heard lately.
+fn alive(api: &Api, parts: &Parts) -> BTreeSet<NodeId> {
+    let now = api.env.now();
+    let heard = parts.raft.alive().into_iter().filter(|(_, at)| now.since(*at) <= api.settings.silence_max);
+    heard.map(|(node, _)| node).chain([api.settings.node]).collect()
+}
+
+/// Partitions, counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    leads: BTreeMap<NodeId, u32>,
+    replicas: BTreeMap<NodeId, u32>,
+    under_replicated: u32,
+    leaderless: u32,
+}
+
+fn count(
+    metadata: &Metadata,
+    alive: &BTreeSet<NodeId>,
+    leader_of: impl Fn(&Partition) -> Option<NodeId>,
+) -> Count {
+    let mut count = Count::default();
+    for partition in metadata.topics.values().flat_map(|topic| &topic.partitions) {
+        for node in &partition.replicas {
+            *count.replicas.entry(*node).or_default() += 1;
+        }
+        count.under_replicated += u32::from(!partition.replicas.iter().all(|node| alive.contains(node)));
+        match leader_of(partition) {
+            Some(leader) => *count.leads.entry(leader).or_default() += 1,
+            None => count.leaderless += 1,
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::{GroupId, TopicId};
+
+    use super::*;
+    use crate::metadata::TopicConfig;
+
+    #[test]
+    fn partitions_in_trouble_are_counted() {
+        let partition = |group, replicas: [u32; 3]| Partition {
+            group: GroupId(group),
+            replicas: replicas.map(NodeId).into(),
+        };
+        let topic = Topic {
+            id: TopicId::from_random([1; 16]),
+            name: "t".parse().unwrap(),
+            partitions: vec![partition(1, [1, 2, 3]), partition(2, [2, 1, 4]), partition(3, [4, 1, 2])],
+            config: TopicConfig::default(),
+        };
+        let metadata = Metadata { topics: [(topic.id, Arc::new(topic))].into(), ..Metadata::default() };
+        let alive = [1, 2, 3].map(NodeId).into();
+        // Group 3 has no leader.
+        let seen = count(&metadata, &alive, |p| (p.group != GroupId(3)).then_some(p.replicas[0]));
+        let expected = Count {
+            leads: [(1, 1), (2, 1)].map(|(node, n)| (NodeId(node), n)).into(),
+            replicas: [(1, 3), (2, 3), (3, 1), (4, 2)].map(|(node, n)| (NodeId(node), n)).into(),
+            under_replicated: 2,
+            leaderless: 1,
+        };
+        assert_eq!(seen, expected);
+    }
+}

@@ -1,0 +1,213 @@
+//! The one table from our errors to wire codes, each with a sentence that says what to do.
+
+use quorate_proto::ErrorCode;
+
+use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
+use crate::metadata::Leadership;
+use crate::partition::{FetchError, NoReplica, ProduceError};
+
+/// An error as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What a program goes by.
+    pub code: ErrorCode,
+    /// What a person reads.
+    pub message: String,
+    /// Who leads the partition, where that is what the caller needs.
+    pub leader: Option<Leadership>,
+}
+
+impl Status {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), leader: None }
+    }
+
+    fn led_by(code: ErrorCode, message: String, leader: Option<Leadership>) -> Self {
+        Self { code, message, leader }
+    }
+
+    /// The leader's node and epoch as they stand in a message: 0 and -1 when not known.
+    pub fn leader_on_wire(&self) -> (u32, i32) {
+        self.leader.map_or((0, -1), |leader| (leader.leader.0, leader.term.epoch().0))
+    }
+}
+
+/// A request that makes no sense.
+pub fn invalid(message: &str) -> Status {
+    Status::new(ErrorCode::InvalidRequest, message)
+}
+
+/// This node does not belong to its cluster, not yet or not any more.
+pub fn not_ready(reason: &str) -> Status {
+    Status::new(ErrorCode::NotReady, format!("this node is not ready ({reason}): ask another one"))
+}
+
+fn not_leader(leader: Option<Leadership>) -> Status {
+    let message = match leader {
+        Some(leader) => format!("this node does not lead the partition: ask node {}", leader.leader),
+        None => {
+            "the partition has no leader that this node knows of: refresh the metadata and retry".to_owned()
+        }
+    };
+    Status::led_by(ErrorCode::NotLeader, message, leader)
+}
+
+/// No replica to ask here.
+pub fn no_replica(error: &NoReplica) -> Status {
+    match error {
+        NoReplica::UnknownTopicId => Status::new(
+            ErrorCode::UnknownTopicId,
+            "no topic has this id: it was deleted, and perhaps created again; refresh the metadata",
+        ),
+        NoReplica::UnknownPartition { partitions } => Status::new(
+            ErrorCode::UnknownPartition,
+            format!("no such partition: the topic has {partitions}, numbered from 0"),
+        ),
+        NoReplica::NotHere { leader } => not_leader(*leader),
+    }
+}
+
+/// A batch that was not acknowledged.
+pub fn produce(error: &ProduceError) -> Status {
+    let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
+    match error {
+        ProduceError::NotLeader { leader } => not_leader(*leader),
+        ProduceError::Fenced { leader, .. } => Status::led_by(
+            ErrorCode::FencedLeaderEpoch,
+            format!("{error}; refresh the metadata and retry"),
+            *leader,
+        ),
+        ProduceError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
+        ProduceError::Overloaded(_) => with(ErrorCode::Overloaded, "; not written: wait and retry"),
+        ProduceError::NotAvailable(_) => with(ErrorCode::NotAvailable, "; retry"),
+        ProduceError::Stopping => with(ErrorCode::NotReady, "; not written: refresh the metadata and retry"),
+        ProduceError::Batch(error) => Status::new(error.code(), error.to_string()),
+        ProduceError::InvalidTimestamp { .. } => with(ErrorCode::InvalidTimestamp, "; correct the clock"),
+        ProduceError::TimestampType => with(ErrorCode::CorruptBatch, ""),
+        ProduceError::DuplicateSequence => with(ErrorCode::DuplicateSequence, ""),
+        ProduceError::OutOfOrder => {
+            with(ErrorCode::OutOfOrderSequence, "; send the missing batch first, then this one again")
+        }
+        ProduceError::InvalidEpoch { .. } => with(
+            ErrorCode::InvalidProducerEpoch,
+            "; a newer instance of this producer is at work: stop this one",
+        ),
+        ProduceError::Unknown => {
+            with(ErrorCode::UnknownOutcome, ", retry with the same producer id and sequence")
+        }
+    }
+}
+
+/// Nothing was read.
+pub fn fetch(error: &FetchError) -> Status {
+    let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
+    match error {
+        FetchError::NotLeader { leader } => not_leader(*leader),
+        FetchError::Fenced { leader, .. } => Status::led_by(
+            ErrorCode::FencedLeaderEpoch,
+            format!("{error}; refresh the metadata and retry"),
+            *leader,
+        ),
+        FetchError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
+        FetchError::OffsetOutOfRange { .. } => {
+            with(ErrorCode::OffsetOutOfRange, "; look up the earliest or latest offset")
+        }
+        FetchError::Overloaded => with(ErrorCode::Overloaded, "; wait and retry"),
+        FetchError::NotAvailable => with(ErrorCode::NotAvailable, "; retry"),
+        FetchError::Stopping => with(ErrorCode::NotReady, "; refresh the metadata and retry"),
+        FetchError::Damaged(_) => with(ErrorCode::CorruptData, "; another replica may have it intact"),
+    }
+}
+
+/// A command of the metadata group has no answer.
+pub fn controller(error: &ControllerError) -> Status {
+    match error {
+        ControllerError::NotAvailable => Status::new(
+            ErrorCode::NotAvailable,
+            format!("{error}: not done; see whether a majority of nodes runs, and retry"),
+        ),
+        ControllerError::Unknown => {
+            Status::new(ErrorCode::UnknownOutcome, format!("{error}; look whether it was before you retry"))
+        }
+        ControllerError::Refused(refusal) => Status::new(refusal.code, refusal.message.clone()),
+    }
+}
+
+/// A topic was not created.
+pub fn create_topic(error: &CreateTopicError) -> Status {
+    match error {
+        CreateTopicError::Invalid { code, message } => Status::new(*code, message.clone()),
+        CreateTopicError::Controller(error) => controller(error),
+    }
+}
+
+/// A topic was not deleted.
+pub fn delete_topic(error: &DeleteTopicError) -> Status {
+    match error {
+        DeleteTopicError::UnknownTopic(_) => Status::new(ErrorCode::UnknownTopic, error.to_string()),
+        DeleteTopicError::OtherTopic => Status::new(ErrorCode::UnknownTopicId, error.to_string()),
+        DeleteTopicError::Controller(error) => controller(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::batch::BatchError;
+    use quorate_proto::ids::{LeaderEpoch, NodeId, ProducerEpoch, Term, Timestamp};
+
+    use super::*;
+    use crate::controller::Refusal;
+
+    fn leader() -> Option<Leadership> {
+        Some(Leadership { term: Term(5), leader: NodeId(2) })
+    }
+
+    /// The codes that say "perhaps written" come from the errors that mean it, and from no other.
+    #[test]
+    fn refused_and_unknown_are_never_mixed_up() {
+        let (asked, current) = (LeaderEpoch(1), LeaderEpoch(2));
+        let surely_not = [
+            ProduceError::NotLeader { leader: leader() },
+            ProduceError::Fenced { asked, current, leader: None },
+            ProduceError::UnknownEpoch { asked, current },
+            ProduceError::Overloaded("x"),
+            ProduceError::NotAvailable("x"),
+            ProduceError::Stopping,
+            ProduceError::Batch(BatchError::TooLarge { found: 2, limit: 1 }),
+            ProduceError::Batch(BatchError::Magic(1)),
+            ProduceError::TimestampType,
+            ProduceError::InvalidTimestamp { timestamp: Timestamp(1), ahead_ms_max: 0 },
+            ProduceError::DuplicateSequence,
+            ProduceError::OutOfOrder,
+            ProduceError::InvalidEpoch { asked: ProducerEpoch(1), current: ProducerEpoch(2) },
+        ];
+        for error in surely_not {
+            let status = produce(&error);
+            assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
+        }
+        assert!(produce(&ProduceError::Unknown).code.is_unknown_outcome());
+        assert!(controller(&ControllerError::Unknown).code.is_unknown_outcome());
+        assert!(!controller(&ControllerError::NotAvailable).code.is_unknown_outcome());
+    }
+
+    #[test]
+    fn who_leads_is_said() {
+        for status in [
+            produce(&ProduceError::NotLeader { leader: leader() }),
+            fetch(&FetchError::NotLeader { leader: leader() }),
+            no_replica(&NoReplica::NotHere { leader: leader() }),
+        ] {
+            assert_eq!(status.code, ErrorCode::NotLeader);
+            assert_eq!(status.leader_on_wire(), (2, 5));
+            assert_eq!(status.message, "this node does not lead the partition: ask node 2");
+        }
+        assert_eq!(produce(&ProduceError::NotLeader { leader: None }).leader_on_wire(), (0, -1));
+    }
+
+    #[test]
+    fn what_the_group_refused_is_passed_on() {
+        let refusal = Refusal { code: ErrorCode::TopicExists, message: "why".into() };
+        let status = create_topic(&CreateTopicError::Controller(ControllerError::Refused(refusal)));
+        assert_eq!((status.code, status.message.as_str()), (ErrorCode::TopicExists, "why"));
+    }
+}

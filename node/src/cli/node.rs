@@ -1,0 +1,364 @@
+//! `quorate node`: one server process.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use quorate_node::config::{self, ApiConfig};
+use quorate_node::controller::ControllerConfig;
+use quorate_node::env::Env;
+use quorate_node::env::grpc::GrpcTransport;
+use quorate_node::env::os::{OsDisk, OsPool};
+use quorate_node::partition::PartitionConfig;
+use quorate_node::raft::RaftConfig;
+use quorate_node::storage::StoreConfig;
+use quorate_node::telemetry::{self, LogFormat};
+use quorate_node::wiring::{self, Ended, NodeConfig};
+use quorate_proto::ids::NodeId;
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+
+use super::{Failure, signals};
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate node --id 1 --data ./one
+      a node alone, on 127.0.0.1
+  quorate node --id 2 --data /var/lib/quorate --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101 \\
+      --listen-grpc 10.0.0.2:7001 --listen-peer 10.0.0.2:7101 --listen-http 127.0.0.1:8081 --insecure
+      one of three
+  quorate node --config node.toml
+      the same words with underscores, and sections [api] [storage] [raft] [partition] [controller]
+
+A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over the file.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct NodeArgs {
+    /// A TOML file with what is not given here.
+    #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Who this node is, 1 to 2147483647.
+    #[arg(long, env = "QUORATE_ID", value_name = "ID", value_parser = config::parse_node_id)]
+    id: Option<NodeId>,
+    /// The folder for its data.
+    #[arg(long, env = "QUORATE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where clients reach it [default: 127.0.0.1:7001]
+    #[arg(long, env = "QUORATE_LISTEN_GRPC", value_name = "HOST:PORT", value_parser = address)]
+    listen_grpc: Option<String>,
+    /// Where the other nodes reach it [default: 127.0.0.1:7101]
+    #[arg(long, env = "QUORATE_LISTEN_PEER", value_name = "HOST:PORT", value_parser = address)]
+    listen_peer: Option<String>,
+    /// Where /healthz, /readyz and /metrics are [default: 127.0.0.1:8081]
+    #[arg(long, env = "QUORATE_LISTEN_HTTP", value_name = "HOST:PORT", value_parser = address)]
+    listen_http: Option<String>,
+    /// Its gRPC address as clients see it [default: the one it listens on]
+    #[arg(long, env = "QUORATE_ADVERTISE_GRPC", value_name = "HOST:PORT", value_parser = address)]
+    advertise_grpc: Option<String>,
+    /// Its peer address as the other nodes see it [default: the one in --bootstrap, or it listens on]
+    #[arg(long, env = "QUORATE_ADVERTISE_PEER", value_name = "HOST:PORT", value_parser = address)]
+    advertise_peer: Option<String>,
+    /// Its HTTP address as others see it [default: the one it listens on]
+    #[arg(long, env = "QUORATE_ADVERTISE_HTTP", value_name = "HOST:PORT", value_parser = address)]
+    advertise_http: Option<String>,
+    /// All nodes that form the cluster, this one included, with their peer addresses; none for a node alone.
+    #[arg(long, env = "QUORATE_BOOTSTRAP", value_name = "1=HOST:PORT,2=..", value_parser = bootstrap)]
+    bootstrap: Option<Bootstrap>,
+    /// Let listeners leave this machine although nothing is encrypted and nobody is asked who they are.
+    #[arg(long, env = "QUORATE_INSECURE")]
+    insecure: bool,
+    /// Create a topic when somebody first produces to it.
+    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS")]
+    auto_create_topics: bool,
+    /// text or json.
+    #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged, in the style of RUST_LOG [default: info,openraft=warn]
+    #[arg(long, env = "QUORATE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// End when standard input does: whoever started us has died.
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+/// The nodes of `--bootstrap`. A type of its own, or clap would take a map for many values.
+#[derive(Clone, Debug)]
+struct Bootstrap(BTreeMap<NodeId, String>);
+
+fn bootstrap(list: &str) -> Result<Bootstrap, String> {
+    config::parse_bootstrap(list).map(Bootstrap)
+}
+
+fn address(text: &str) -> Result<String, String> {
+    config::check_address(text).map(|()| text.to_owned())
+}
+
+/// `node.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NodeFile {
+    id: Option<u32>,
+    data: Option<PathBuf>,
+    listen_grpc: Option<String>,
+    listen_peer: Option<String>,
+    listen_http: Option<String>,
+    advertise_grpc: Option<String>,
+    advertise_peer: Option<String>,
+    advertise_http: Option<String>,
+    bootstrap: Option<String>,
+    insecure: bool,
+    auto_create_topics: bool,
+    log_format: Option<String>,
+    log: Option<String>,
+    api: ApiConfig,
+    storage: StoreConfig,
+    raft: RaftConfig,
+    partition: PartitionConfig,
+    controller: ControllerConfig,
+}
+
+/// What the flags, the environment and the file come to.
+#[derive(Debug)]
+struct Settings {
+    node: NodeConfig,
+    data: PathBuf,
+    /// Listeners that leave this machine.
+    open: Vec<String>,
+    log_format: LogFormat,
+    log: String,
+}
+
+/// Runs the node until a signal comes or it stops itself.
+pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
+    let file = match &args.config {
+        None => NodeFile::default(),
+        Some(path) => {
+            let named = |error: &dyn std::fmt::Display| Failure::work(format!("{}: {error}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+            config::parse(&text).map_err(|error| named(&error))?
+        }
+    };
+    let exit_with_stdin = args.exit_with_stdin;
+    let settings = settings(args, file)?;
+    telemetry::init_log(settings.log_format, &settings.log).map_err(Failure::Usage)?;
+    let recorder = telemetry::init_metrics().map_err(Failure::work)?;
+    let node = settings.node.id;
+    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), config = ?settings.node, "node starts");
+    if !settings.open.is_empty() {
+        tracing::warn!(
+            %node,
+            listeners = settings.open.join(", "),
+            "insecure: listeners leave this machine, nothing is encrypted, and whoever reaches them may read and write all"
+        );
+    }
+
+    let mut signals = signals()?;
+    let asked = async move {
+        let signalled = std::pin::pin!(signals.wait());
+        if exit_with_stdin {
+            futures_util::future::select(signalled, std::pin::pin!(stdin_ended())).await;
+        } else {
+            signalled.await;
+        }
+    };
+    let base = quorate_proto::env::os();
+    let disk = OsDisk::open(&settings.data).map_err(Failure::work)?;
+    let env = Env {
+        disk: Arc::new(disk),
+        transport: Arc::new(GrpcTransport::new(base.clone())),
+        pool: Arc::new(OsPool),
+        base,
+    };
+    match Box::pin(wiring::serve(env, settings.node, Arc::new(recorder), asked)).await {
+        Ok(Ended::Asked) => Ok(()),
+        Ok(Ended::Itself(reason)) => {
+            Err(Failure::StoppedItself(format!("node {node} stopped itself: {reason}")))
+        }
+        Err(error) => Err(Failure::work(error)),
+    }
+}
+
+/// Ready when standard input has ended.
+async fn stdin_ended() {
+    let mut bytes = [0; 64];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+}
+
+/// Joins flags and file, and checks them. What the command line shows to be wrong is wrong usage.
+fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
+    let in_file = |message: String| Failure::work(format!("config file: {message}"));
+    let checked = |flag: Option<String>, file: Option<String>| match (flag, file) {
+        (Some(flag), _) => Ok(Some(flag)),
+        (None, Some(file)) => address(&file).map(Some).map_err(in_file),
+        (None, None) => Ok(None),
+    };
+    let bootstrap = match (args.bootstrap, file.bootstrap) {
+        (Some(Bootstrap(nodes)), _) => nodes,
+        (None, Some(list)) => config::parse_bootstrap(&list).map_err(in_file)?,
+        (None, None) => BTreeMap::new(),
+    };
+    let id = match (args.id, file.id) {
+        (Some(id), _) => id,
+        (None, Some(id)) => config::parse_node_id(&id.to_string()).map_err(in_file)?,
+        (None, None) => {
+            return Err(Failure::Usage("say who this node is with --id, 1 to 2147483647".to_owned()));
+        }
+    };
+    if !bootstrap.is_empty() && !bootstrap.contains_key(&id) {
+        return Err(Failure::Usage(format!(
+            "--bootstrap names all nodes that form the cluster, and node {id} is not among them"
+        )));
+    }
+    let listen =
+        |flag, file, port: u16| Ok::<_, Failure>(checked(flag, file)?.unwrap_or(format!("127.0.0.1:{port}")));
+    let listen_grpc = listen(args.listen_grpc, file.listen_grpc, 7001)?;
+    let listen_peer = listen(args.listen_peer, file.listen_peer, 7101)?;
+    let listen_http = listen(args.listen_http, file.listen_http, 8081)?;
+    let listeners = [&listen_grpc, &listen_peer, &listen_http];
+    let open: Vec<String> =
+        listeners.into_iter().filter(|address| !is_loopback(address)).map(String::clone).collect();
+    if !(open.is_empty() || args.insecure || file.insecure) {
+        return Err(Failure::Usage(format!(
+            "{} can be reached from other machines, and nothing is encrypted yet: listen on 127.0.0.1, or say --insecure \
+             if the network around this machine is safe",
+            open.join(" and ")
+        )));
+    }
+    let seen_as = |flag, file, listen: &String, name: &str| match checked(flag, file)? {
+        Some(address) => Ok(address),
+        None if is_unspecified(listen) => Err(Failure::Usage(format!(
+            "{listen} is every address of this machine: say with --advertise-{name} which one others should use"
+        ))),
+        None => Ok(listen.clone()),
+    };
+    let advertise_grpc = seen_as(args.advertise_grpc, file.advertise_grpc, &listen_grpc, "grpc")?;
+    let advertise_http = seen_as(args.advertise_http, file.advertise_http, &listen_http, "http")?;
+    let in_bootstrap = bootstrap.get(&id).cloned();
+    let advertise_peer = match (args.advertise_peer, file.advertise_peer, in_bootstrap) {
+        (None, None, Some(address)) => address,
+        (flag, file, _) => seen_as(flag, file, &listen_peer, "peer")?,
+    };
+    let log_format = match (args.log_format, file.log_format) {
+        (Some(format), _) => format,
+        (None, Some(format)) => format.parse().map_err(in_file)?,
+        (None, None) => LogFormat::default(),
+    };
+    let node = NodeConfig {
+        listen_grpc: Some(listen_grpc),
+        listen_http: Some(listen_http),
+        advertise_grpc,
+        advertise_peer,
+        advertise_http,
+        bootstrap,
+        auto_create_topics: args.auto_create_topics || file.auto_create_topics,
+        api: file.api,
+        storage: file.storage,
+        raft: file.raft,
+        partition: file.partition,
+        controller: file.controller,
+        ..NodeConfig::new(id, &listen_peer)
+    };
+    let data = args
+        .data
+        .or(file.data)
+        .ok_or_else(|| Failure::Usage("say where its data lie with --data".to_owned()))?;
+    node.validate().map_err(|error| in_file(error.to_string()))?;
+    Ok(Settings {
+        data,
+        node,
+        open,
+        log_format,
+        log: args.log.or(file.log).unwrap_or_else(|| "info,openraft=warn".to_owned()),
+    })
+}
+
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Whether nobody outside this machine can reach the address.
+fn is_loopback(address: &str) -> bool {
+    let host = host(address);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_unspecified(address: &str) -> bool {
+    host(address).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        node: NodeArgs,
+    }
+
+    fn join(line: &str, file: &str) -> Result<Settings, (u8, String)> {
+        let line = format!("node --data d {line}");
+        let args =
+            Line::try_parse_from(line.split_whitespace()).map_err(|error| (2, error.to_string()))?.node;
+        let file = config::parse(file).map_err(|error| (1, error.to_string()))?;
+        settings(args, file).map_err(|failure| match failure {
+            Failure::Work(error) => (1, error.to_string()),
+            Failure::Usage(message) => (2, message),
+            other @ (Failure::Said | Failure::StoppedItself(_)) => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = "id = 3\nlisten_grpc = '127.0.0.1:1'\nlisten_http = '127.0.0.1:2'\n[partition]\nqueue_batches_max = 9";
+        let seen = join("--id 2 --listen-grpc localhost:5", file).unwrap().node;
+        assert_eq!(seen.id, NodeId(2));
+        assert_eq!(seen.advertise_grpc, "localhost:5");
+        assert_eq!(seen.listen_http.as_deref(), Some("127.0.0.1:2"));
+        assert_eq!(seen.listen_peer, "127.0.0.1:7101");
+        assert_eq!(seen.partition.queue_batches_max, 9);
+    }
+
+    #[test]
+    fn nothing_leaves_loopback_unless_told() {
+        for open in ["0.0.0.0:7001", "10.0.0.1:7001", "example.org:7001", "[::]:7001"] {
+            let (status, message) = join(&format!("--id 1 --listen-grpc {open}"), "").unwrap_err();
+            assert_eq!(status, 2);
+            assert!(message.starts_with(&format!("{open} can be reached from other machines")), "{message}");
+        }
+        let open = join("--id 1 --listen-grpc 10.0.0.1:7001 --insecure", "").unwrap();
+        assert_eq!(open.open, ["10.0.0.1:7001"]);
+        assert!(
+            join("--id 1 --listen-peer [::1]:7001 --listen-http localhost:1", "").unwrap().open.is_empty()
+        );
+        let (_, message) = join("--id 1 --listen-grpc 0.0.0.0:7001 --insecure", "").unwrap_err();
+        assert!(message.contains("--advertise-grpc"), "{message}");
+    }
+
+    #[test]
+    fn a_node_is_one_of_its_bootstrap() {
+        let seen = join("--id 2 --bootstrap 1=a:1,2=b:2", "").unwrap().node;
+        assert_eq!(seen.advertise_peer, "b:2");
+        assert_eq!(join("--id 3 --bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
+        assert_eq!(join("--bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let (status, message) = join("--id 1", "listen_grcp = 'x'").unwrap_err();
+        assert_eq!(
+            (status, message.as_str()),
+            (1, "line 1: unknown key \"listen_grcp\", did you mean \"listen_grpc\"?")
+        );
+        let (status, message) = join("--id 1 --lisen-grpc 127.0.0.1:1", "").unwrap_err();
+        assert_eq!(status, 2);
+        assert!(message.contains("--listen-grpc"), "{message}");
+        assert_eq!(join("--id 0", "").unwrap_err().0, 2);
+    }
+}

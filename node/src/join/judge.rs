@@ -1,0 +1,211 @@
+//! Whether another node may be who it says it is. Pure.
+
+use std::collections::BTreeSet;
+
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{ClusterId, Identity, NodeId};
+use quorate_proto::v1;
+
+/// A node that says hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Who it says it is.
+    pub node: NodeId,
+    /// The identity on its disk.
+    pub identity: Identity,
+    /// The cluster that its disk belongs to; `None` if it is fresh.
+    pub cluster: Option<ClusterId>,
+    /// Whom it means to talk to.
+    pub to: NodeId,
+    /// The nodes of its `--bootstrap`, itself included.
+    pub bootstrap: BTreeSet<NodeId>,
+}
+
+/// What the node that was asked knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Here {
+    /// Who we are.
+    pub node: NodeId,
+    /// Our cluster; `None` while it is not formed or not known.
+    pub cluster: Option<ClusterId>,
+    /// The nodes of our `--bootstrap`, ourselves included.
+    pub bootstrap: BTreeSet<NodeId>,
+    /// The identity under which we know the asker's node id.
+    pub known: Option<Identity>,
+    /// The node that we know under the asker's identity.
+    pub owner: Option<NodeId>,
+}
+
+impl Asker {
+    /// Reads what came.
+    ///
+    /// # Errors
+    /// It says nothing that could be an id or an identity.
+    pub fn read(from: &v1::Sender, hello: &v1::Hello) -> Result<Self, (ErrorCode, String)> {
+        let invalid = || (ErrorCode::InvalidRequest, "a hello without node id or identity".to_owned());
+        Ok(Self {
+            node: Some(NodeId(from.node)).filter(|node| node.is_valid()).ok_or_else(invalid)?,
+            identity: Identity::from_wire(&from.identity).ok_or_else(invalid)?,
+            cluster: ClusterId::from_wire(&from.cluster_id),
+            to: NodeId(from.to),
+            bootstrap: hello.bootstrap.iter().copied().map(NodeId).collect(),
+        })
+    }
+}
+
+/// Whether the asker may be who it says it is. That it may does not mean that it belongs to a cluster already.
+///
+/// # Errors
+/// Why it is refused, as a sentence for the operator of the node that asks.
+pub fn judge_hello(here: &Here, asker: &Asker) -> Result<(), (ErrorCode, String)> {
+    let wrong = |reason: String| Err((ErrorCode::WrongIdentity, reason));
+    let Asker { node, identity, cluster, to, bootstrap } = asker;
+    if *to != here.node {
+        return wrong(format!(
+            "this is node {}, not node {to}: the addresses in --bootstrap are mixed up",
+            here.node
+        ));
+    }
+    if *node == here.node {
+        return wrong(format!("node id {node} is taken: this node has it"));
+    }
+    if let (Some(ours), Some(theirs)) = (here.cluster, cluster)
+        && ours != *theirs
+    {
+        return wrong(format!(
+            "node {node} brings the disk of another cluster ({theirs}), this is cluster {ours}"
+        ));
+    }
+    match (here.known, here.owner) {
+        (Some(known), Some(owner)) if known != *identity => {
+            wrong(format!("node {node} brings the disk of node {owner}: each node needs its own"))
+        }
+        (Some(known), None) if known != *identity => wrong(format!(
+            "node {node} is known under another identity ({known}) than its disk has now ({identity}): the disk was \
+             wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the \
+             disk that it had"
+        )),
+        (Some(_), _) => Ok(()),
+        (None, _) if here.cluster.is_some() => {
+            wrong(format!("node {node} is no member of this cluster, which was formed without it"))
+        }
+        (None, _)
+            if !here.bootstrap.contains(node) || (cluster.is_none() && here.bootstrap != *bootstrap) =>
+        {
+            let list = |nodes: &BTreeSet<NodeId>| {
+                nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            };
+            let reason = format!(
+                "--bootstrap names nodes {} at node {}, and {} at node {node}: it must be the same for all",
+                list(&here.bootstrap),
+                here.node,
+                list(bootstrap)
+            );
+            Err((ErrorCode::InvalidConfig, reason))
+        }
+        (None, _) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn identity(byte: u8) -> Identity {
+        Identity(uuid::Uuid::from_bytes([byte; 16]))
+    }
+
+    fn cluster(byte: u8) -> ClusterId {
+        ClusterId(uuid::Uuid::from_bytes([byte; 16]))
+    }
+
+    /// We are node 1 of 1,2,3, in cluster 9 unless said otherwise, and know node 2 by 2 and node 3 by 3.
+    fn check(change: impl FnOnce(&mut Here, &mut Asker), expected: Expect) {
+        let all: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        let mut here = Here {
+            node: NodeId(1),
+            cluster: Some(cluster(9)),
+            bootstrap: all.clone(),
+            known: None,
+            owner: None,
+        };
+        let mut asker = Asker {
+            node: NodeId(2),
+            identity: identity(2),
+            cluster: Some(cluster(9)),
+            to: NodeId(1),
+            bootstrap: all,
+        };
+        change(&mut here, &mut asker);
+        if here.cluster.is_some() {
+            here.known = [2, 3].into_iter().find(|n| NodeId(u32::from(*n)) == asker.node).map(identity);
+            here.owner =
+                [2, 3].into_iter().find(|n| identity(*n) == asker.identity).map(|n| NodeId(u32::from(n)));
+        }
+        let seen = match judge_hello(&here, &asker) {
+            Ok(()) => "welcome".to_owned(),
+            Err((code, reason)) => format!("{code:?}: {reason}"),
+        };
+        expected.assert_eq(&seen);
+    }
+
+    #[test]
+    fn a_member_comes_back() {
+        check(|_, _| {}, expect!["welcome"]);
+        // It was one of those who formed the cluster, and crashed before it wrote that down.
+        check(|_, asker| asker.cluster = None, expect!["welcome"]);
+    }
+
+    #[test]
+    fn fresh_nodes_meet() {
+        check(|here, asker| (here.cluster, asker.cluster) = (None, None), expect!["welcome"]);
+        check(|here, _| here.cluster = None, expect!["welcome"]);
+        check(
+            |here, asker| {
+                (here.cluster, asker.cluster) = (None, None);
+                asker.bootstrap = [1, 2].map(NodeId).into();
+            },
+            expect![
+                "InvalidConfig: --bootstrap names nodes 1,2,3 at node 1, and 1,2 at node 2: it must be the same for all"
+            ],
+        );
+    }
+
+    #[test]
+    fn another_disk_is_refused() {
+        check(
+            |_, asker| (asker.identity, asker.cluster) = (identity(7), None),
+            expect![
+                "WrongIdentity: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has now (07070707-0707-0707-0707-070707070707): the disk was wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the disk that it had"
+            ],
+        );
+        check(
+            |_, asker| asker.cluster = Some(cluster(8)),
+            expect![
+                "WrongIdentity: node 2 brings the disk of another cluster (08080808-0808-0808-0808-080808080808), this is cluster 09090909-0909-0909-0909-090909090909"
+            ],
+        );
+        check(
+            |_, asker| asker.identity = identity(3),
+            expect!["WrongIdentity: node 2 brings the disk of node 3: each node needs its own"],
+        );
+    }
+
+    #[test]
+    fn strangers_and_mistakes_are_refused() {
+        check(
+            |_, asker| (asker.node, asker.identity) = (NodeId(4), identity(4)),
+            expect!["WrongIdentity: node 4 is no member of this cluster, which was formed without it"],
+        );
+        check(
+            |_, asker| asker.to = NodeId(3),
+            expect!["WrongIdentity: this is node 1, not node 3: the addresses in --bootstrap are mixed up"],
+        );
+        check(
+            |_, asker| asker.node = NodeId(1),
+            expect!["WrongIdentity: node id 1 is taken: this node has it"],
+        );
+    }
+}

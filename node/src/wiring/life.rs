@@ -1,0 +1,260 @@
+//! What a node does from its start to its end: join, run, be refused, ask again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use quorate_proto::ids::{GroupId, NodeId};
+use tokio::sync::watch;
+
+use super::{NodeConfig, Readiness};
+use crate::api::{Parts, Stage};
+use crate::controller::{Controller, ControllerError};
+use crate::env::Env;
+use crate::join::Join;
+use crate::metadata::{Metadata, Node};
+use crate::partition::PartitionManager;
+use crate::raft::{GroupError, RaftNode};
+use crate::storage::Store;
+
+/// How long one try at registering may take; it is repeated until it succeeds.
+const REGISTER_TIME: Duration = Duration::from_secs(5);
+/// Pause before something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The node's main task.
+pub(super) struct Life {
+    pub(super) env: Env,
+    pub(super) config: NodeConfig,
+    pub(super) store: Store,
+    pub(super) raft: RaftNode,
+    pub(super) join: Join,
+    pub(super) stage: watch::Sender<Stage>,
+    pub(super) readiness: watch::Sender<Readiness>,
+}
+
+impl Life {
+    pub(super) async fn run(self) {
+        loop {
+            if let Err(error) = self.join.accepted(&self.raft, |reason| self.wait_for(reason)).await {
+                // The store has failed: whoever watches it ends the process.
+                self.wait_for(error.to_string());
+                return;
+            }
+            let parts = match self.start().await {
+                Ok(parts) => parts,
+                Err(error) => {
+                    let node = self.config.id;
+                    tracing::error!(%node, %error, "metadata group did not start");
+                    self.wait_for(format!("the metadata group did not start: {error}"));
+                    self.env.sleep(RETRY).await;
+                    continue;
+                }
+            };
+            drop(self.stage.send_replace(Ok(Arc::clone(&parts))));
+            let reason = self.work(&parts).await;
+            self.wait_for(reason);
+            self.end(&parts).await;
+        }
+    }
+
+    /// Notes why the node is not ready; logged when it changes.
+    fn wait_for(&self, reason: String) {
+        let node = self.config.id;
+        self.stage.send_if_modified(|stage| {
+            let changed = !matches!(stage, Err(known) if *known == reason);
+            if changed {
+                tracing::warn!(%node, reason, "node is not ready");
+                *stage = Err(reason.clone());
+            }
+            changed
+        });
+        self.readiness.send_if_modified(|known| {
+            let new = Readiness::NotReady(reason);
+            let changed = *known != new;
+            *known = new;
+            changed
+        });
+    }
+
+    async fn start(&self) -> Result<Arc<Parts>, GroupError> {
+        let (env, raft, config) = (&self.env, &self.raft, &self.config);
+        let members = self.join.members();
+        let controller = Controller::start(env, raft, config.controller.clone(), config.id, members).await?;
+        let metadata = controller.metadata();
+        let partitions =
+            PartitionManager::start(env, raft, &self.store, config.partition.clone(), config.id, metadata);
+        Ok(Arc::new(Parts { controller, partitions, raft: raft.clone() }))
+    }
+
+    /// Runs as a member of the cluster; ends when this node turns out to be refused, with the reason.
+    async fn work(&self, parts: &Parts) -> String {
+        let refused = std::pin::pin!(self.join.refused(&self.raft));
+        let registering = std::pin::pin!(self.register(parts));
+        let following = std::pin::pin!(self.follow_addresses(parts));
+        let judging = std::pin::pin!(self.judge_readiness(parts));
+        let working = std::pin::pin!(futures_util::future::join3(registering, following, judging));
+        match select(refused, working).await {
+            Either::Left((reason, _)) => reason,
+            Either::Right((((), (), ()), _)) => "the metadata group has ended".to_owned(),
+        }
+    }
+
+    /// Stops the groups: a refused node takes no part.
+    async fn end(&self, parts: &Parts) {
+        let groups = parts.partitions.groups();
+        parts.partitions.stop().await;
+        parts.controller.stop().await;
+        for group in groups.into_iter().chain([GroupId::METADATA]) {
+            self.raft.stop_group(group).await;
+        }
+    }
+
+    /// Names the cluster, and makes known who and where the nodes are: this one, and those that it formed the
+    /// cluster with, so that all are there from the first moment on.
+    async fn register(&self, parts: &Parts) {
+        let controller = &parts.controller;
+        let cluster = self.store.facts().cluster_id().expect("a member knows its cluster");
+        let named = || controller.current().cluster_id == cluster;
+        self.until_done(named, || async { controller.form(cluster, REGISTER_TIME).await.map(|_| ()) }).await;
+
+        for (node, heard) in self.join.heard() {
+            let member = self.store.facts().peer(node) == Some(heard.identity);
+            if member && !controller.current().nodes.contains_key(&node) {
+                let addresses = heard.addresses;
+                let known = Node {
+                    identity: heard.identity,
+                    grpc: addresses.grpc,
+                    peer: addresses.peer,
+                    http: addresses.http,
+                };
+                // It registers itself as well: this is only sooner.
+                drop(controller.register_node(node, known, REGISTER_TIME).await);
+            }
+        }
+
+        let (id, config) = (self.config.id, &self.config);
+        let us = Node {
+            identity: self.store.facts().identity(),
+            grpc: config.advertise_grpc.clone(),
+            peer: config.advertise_peer.clone(),
+            http: config.advertise_http.clone(),
+        };
+        let mut metadata = controller.metadata();
+        loop {
+            let registered = || controller.current().nodes.get(&id) == Some(&us);
+            self.until_done(registered, || controller.register_node(id, us.clone(), REGISTER_TIME)).await;
+            // Another one may have registered us with addresses that we had before.
+            if metadata.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn until_done<F: Future<Output = Result<(), ControllerError>>>(
+        &self,
+        is_done: impl Fn() -> bool,
+        attempt: impl Fn() -> F,
+    ) {
+        while !is_done() {
+            match attempt().await {
+                Ok(()) if is_done() => return,
+                Ok(()) => {}
+                Err(error) => tracing::debug!(node = %self.config.id, %error, "not registered yet"),
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    /// Tells raft where peers are, as they register.
+    async fn follow_addresses(&self, parts: &Parts) {
+        let mut metadata = parts.controller.metadata();
+        loop {
+            let current = Arc::clone(&metadata.borrow_and_update());
+            for (id, node) in current.nodes.iter().filter(|(id, _)| **id != self.config.id) {
+                if self.join.moved(*id, &node.peer) {
+                    self.raft.set_address(*id, &node.peer);
+                }
+            }
+            if metadata.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says whether this node can commit, whenever that changes.
+    async fn judge_readiness(&self, parts: &Parts) {
+        let mut ready = parts.controller.ready();
+        let mut metadata = parts.controller.metadata();
+        let mut failed = self.store.failed();
+        let members: Vec<NodeId> = self.join.members().into_iter().map(|member| member.node).collect();
+        loop {
+            let disk = failed.borrow_and_update().as_ref().map(|error| error.to_string());
+            let verdict =
+                readiness(disk, *ready.borrow_and_update(), &metadata.borrow_and_update(), &members);
+            self.readiness.send_if_modified(|known| {
+                let changed = *known != verdict;
+                if changed {
+                    let node = self.config.id;
+                    match &verdict {
+                        Readiness::Ready => tracing::info!(%node, "node is ready"),
+                        Readiness::NotReady(reason) => tracing::warn!(%node, reason, "node is not ready"),
+                    }
+                    *known = verdict;
+                }
+                changed
+            });
+            let changed = tokio::select! {
+                biased;
+                changed = failed.changed() => changed,
+                changed = ready.changed() => changed,
+                changed = metadata.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What "ready" means, once a node belongs to its cluster. `disk` is what failed there.
+fn readiness(disk: Option<String>, hears_leader: bool, metadata: &Metadata, members: &[NodeId]) -> Readiness {
+    if let Some(error) = disk {
+        return Readiness::NotReady(format!("its disk failed: {error}"));
+    }
+    if !hears_leader {
+        return Readiness::NotReady("it hears no leader of the metadata group, or no majority".to_owned());
+    }
+    // Or a topic created now would be placed on too few.
+    let missing = members.iter().find(|member| !metadata.nodes.contains_key(member));
+    match missing {
+        Some(node) => Readiness::NotReady(format!("node {node} has not registered yet")),
+        None => Readiness::Ready,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::Identity;
+
+    use super::*;
+
+    #[test]
+    fn ready_means_able_to_commit() {
+        let node = Node {
+            identity: Identity::from_random([1; 16]),
+            grpc: String::new(),
+            peer: String::new(),
+            http: String::new(),
+        };
+        let metadata = Metadata { nodes: [(NodeId(1), node)].into(), ..Metadata::default() };
+        let check = |disk: Option<&str>, hears, members: &[NodeId], reason: Option<&str>| {
+            let expected = reason.map_or(Readiness::Ready, |reason| Readiness::NotReady(reason.to_owned()));
+            assert_eq!(readiness(disk.map(str::to_owned), hears, &metadata, members), expected);
+        };
+        check(None, true, &[NodeId(1)], None);
+        check(Some("full"), true, &[NodeId(1)], Some("its disk failed: full"));
+        check(None, false, &[NodeId(1)], Some("it hears no leader of the metadata group, or no majority"));
+        check(None, true, &[NodeId(1), NodeId(2)], Some("node 2 has not registered yet"));
+    }
+}
