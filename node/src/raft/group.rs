@@ -20,8 +20,8 @@ use tokio::sync::{oneshot, watch};
 use super::machine::Machine;
 use super::runtime::{Registry, Scope};
 use super::types::{
-    Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, node_from_raft,
-    node_to_raft,
+    Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
+    node_from_raft, node_to_raft,
 };
 use crate::env::Env;
 use crate::storage::{Log, LogId};
@@ -130,7 +130,7 @@ impl Group {
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.0.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.nodes().map(|(_, member)| *member).collect()
+        members_of(metrics.membership_config.membership()).collect()
     }
 
     /// Queues a proposal behind all those queued before it, to be appended only if this node leads in `term`. Ready

@@ -17,7 +17,7 @@ use super::types::{
     Config, RaftEntryOf, RaftLogId, RaftVote, entry_from_raft, entry_to_raft, log_id_from_raft,
     log_id_to_raft, vote_from_store, vote_to_store,
 };
-use crate::storage::{Body, Entry, Kind, Log};
+use crate::storage::{Body, Entry, Kind, Log, LogId};
 
 /// Heads read at once for apply and restart.
 const HEADS_MAX: usize = 512;
@@ -67,8 +67,9 @@ impl LogStore {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        let first = state.purged.map_or(0, |purged| purged.index.next().0);
         let past = state.last.map_or(0, |last| last.index.next().0);
+        // None: all that there was is trimmed.
+        let first = self.log.term_starts().first().map_or(past, |first| first.index.0);
         start.max(first)..end.min(past)
     }
 
@@ -81,7 +82,9 @@ impl LogStore {
             // The log holds the range, so there is a next one; and apply must never pass over an entry.
             let expected = range.start..range.start.saturating_add(entries.len() as u64);
             if entries.is_empty() || !entries.iter().map(|entry| entry.log_id.index).eq(expected.clone()) {
-                return Err(io::Error::other(format!("entries are missing from {}", range.start)));
+                let found = entries.first().map(|entry| entry.log_id.index);
+                let message = format!("entries are missing from {range:?}: {} found, the first {found:?}", entries.len());
+                return Err(io::Error::other(message));
             }
             Ok(Some((entries, (store, expected.end..range.end))))
         });
@@ -137,17 +140,20 @@ impl RaftLogReader<Config> for LogStore {
         Ok(self.log.state().vote.map(vote_from_store))
     }
 
-    /// From the table of terms, as the default probes the log.
+    /// The *last* entry of each term, whatever the trait's own words say (they are of an older version): from the
+    /// table of terms, as the default probes the log.
     async fn get_key_log_ids(&mut self, range: RangeInclusive<RaftLogId>) -> io::Result<Vec<RaftLogId>> {
-        let (first, last) = (range.start(), range.end());
-        let inside = |id: &RaftLogId| first.index < id.index && id.index < last.index;
-        let starts = self.log.term_starts().into_iter().map(log_id_to_raft).filter(inside);
-        let mut ids: Vec<RaftLogId> = std::iter::once(*first).chain(starts).collect();
-        if first != last {
-            ids.push(*last);
-        }
-        Ok(ids)
+        let (first, last) = (log_id_from_raft(range.start()), log_id_from_raft(range.end()));
+        Ok(last_of_each_term(&self.log.term_starts(), first, last).into_iter().map(log_id_to_raft).collect())
     }
+}
+
+/// The last entry of each term in `first..=last`, given the first of each.
+fn last_of_each_term(starts: &[LogId], first: LogId, last: LogId) -> Vec<LogId> {
+    let ends = starts.windows(2).map(|pair| LogId { term: pair[0].term, index: LogIndex(pair[1].index.0 - 1) });
+    let mut ids: Vec<_> = ends.filter(|end| first.index <= end.index && end.index < last.index).collect();
+    ids.push(last);
+    ids
 }
 
 impl RaftLogStorage<Config> for LogStore {

@@ -15,6 +15,9 @@ mod runtime;
 mod snapshot;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
 pub use liveness::Leadership;

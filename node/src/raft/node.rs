@@ -26,7 +26,7 @@ use super::log_store::LogStore;
 use super::machine::{Apply, Machine};
 use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
 use super::runtime::{Registry, Scope};
-use super::types::{Member, node_to_raft};
+use super::types::{Disk, Member, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Moment, PeerHandler, Task};
 use crate::storage::{LogId, Store};
@@ -379,7 +379,7 @@ impl Inner {
         let first = fresh && members.first().is_some_and(|first| first.node == self.me);
         if fresh && members.iter().any(|member| member.node == self.me) {
             let nodes: BTreeMap<_, _> =
-                members.iter().map(|member| (node_to_raft(member.node), *member)).collect();
+                members.iter().map(|member| (node_to_raft(member.node), Disk(member.identity))).collect();
             match scope.enter(raft.initialize(nodes)).boxed().await {
                 // A leader was faster.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}

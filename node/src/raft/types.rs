@@ -18,6 +18,7 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::runtime::Runtime;
 use crate::storage::{Body, Entry, HardVote, Head, Kind, LogId};
@@ -28,7 +29,7 @@ openraft::declare_raft_types!(
         D = Payload,
         R = Answer,
         NodeId = u64,
-        Node = Member,
+        Node = Disk,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = Runtime,
@@ -38,7 +39,7 @@ pub(super) type CommittedLeaderId = openraft::type_config::alias::CommittedLeade
 pub(super) type RaftLogId = openraft::type_config::alias::LogIdOf<Config>;
 pub(super) type RaftVote = openraft::type_config::alias::VoteOf<Config>;
 pub(super) type RaftEntryOf = openraft::type_config::alias::EntryOf<Config>;
-pub(super) type RaftMembership = Membership<u64, Member>;
+pub(super) type RaftMembership = Membership<u64, Disk>;
 
 /// A member of a group: a node, and the disk that it had when it became one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,11 +50,9 @@ pub struct Member {
     pub identity: Identity,
 }
 
-impl Default for Member {
-    fn default() -> Self {
-        Self { node: NodeId(0), identity: Identity::default() }
-    }
-}
+/// What openraft keeps of a member beside its id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Disk(pub(super) Identity);
 
 /// What a group's owner makes of one committed entry; given to whoever proposed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +153,7 @@ macro_rules! never_serialized {
         })*
     };
 }
-never_serialized!(Payload, Answer, Member);
+never_serialized!(Payload, Answer, Disk);
 
 /// A message of a peer, or an entry on disk, that none of ours would have written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -244,7 +243,7 @@ pub(super) fn membership_to_bytes(membership: &RaftMembership) -> Bytes {
         |nodes: &BTreeSet<u64>| v1::Voters { nodes: nodes.iter().map(|id| node_from_raft(*id).0).collect() };
     let message = v1::GroupMembership {
         configs: membership.get_joint_config().iter().map(voters).collect(),
-        members: membership.nodes().map(|(_, member)| member_to_wire(*member)).collect(),
+        members: members_of(membership).map(member_to_wire).collect(),
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
     bytes.put_u8(MEMBERSHIP_VERSION);
@@ -262,23 +261,18 @@ pub(super) fn membership_from_bytes(bytes: &[u8]) -> Result<RaftMembership, Malf
     let configs = message.configs.iter().map(|voters| voters.nodes.iter().map(|id| u64::from(*id)).collect());
     let mut members = BTreeMap::new();
     for member in &message.members {
-        let member = member_from_wire(member)?;
-        members.insert(node_to_raft(member.node), member);
+        let identity = Uuid::from_slice(&member.identity).map_err(|error| malformed(&error))?;
+        members.insert(u64::from(member.node), Disk(Identity(identity)));
     }
     RaftMembership::new(configs.collect(), members).map_err(|error| malformed(&error))
 }
 
-pub(super) fn member_to_wire(member: Member) -> v1::Member {
-    v1::Member { node: member.node.0, identity: member.identity.to_wire() }
+pub(super) fn members_of(membership: &RaftMembership) -> impl Iterator<Item = Member> {
+    membership.nodes().map(|(node, disk)| Member { node: node_from_raft(*node), identity: disk.0 })
 }
 
-pub(super) fn member_from_wire(member: &v1::Member) -> Result<Member, Malformed> {
-    let node = NodeId(member.node);
-    if !node.is_valid() {
-        return Err(Malformed::OutOfRange("node"));
-    }
-    let identity = Identity::from_wire(&member.identity).ok_or(Malformed::Missing("identity"))?;
-    Ok(Member { node, identity })
+fn member_to_wire(member: Member) -> v1::Member {
+    v1::Member { node: member.node.0, identity: member.identity.to_wire() }
 }
 
 impl Payload {

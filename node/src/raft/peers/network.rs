@@ -21,7 +21,7 @@ use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wir
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
 use crate::raft::snapshot::{NoSnapshots, SnapshotData};
-use crate::raft::types::{Config, Member, RaftVote, node_from_raft, node_to_raft};
+use crate::raft::types::{Config, Disk, RaftVote, node_from_raft, node_to_raft};
 
 /// Gap between attempts to reach a peer, once it was found unreachable.
 const RETRY: Duration = Duration::from_millis(50);
@@ -49,12 +49,12 @@ pub(in crate::raft) struct To {
 impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
-    async fn new_client(&mut self, target: u64, _member: &Member) -> Network<To> {
+    async fn new_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
         let to = To { node: node_from_raft(target), heartbeats: false };
         Network { peers: self.peers.clone(), group: self.group, to }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _member: &Member) -> Network<To> {
+    async fn new_heartbeat_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
         let to = To { node: node_from_raft(target), heartbeats: true };
         Network { peers: self.peers.clone(), group: self.group, to }
     }

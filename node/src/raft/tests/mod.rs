@@ -1,0 +1,126 @@
+//! Real stores, and a transport of plain calls between nodes of one process.
+
+mod cluster;
+mod suite;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use quorate_proto::ids::NodeId;
+use quorate_proto::v1::{PeerFrame, PeerReply, PeerRequest, Sender};
+use tokio::sync::watch;
+
+use crate::env::os::{OsDisk, OsPool};
+use crate::env::transport::{Lane, LinkEvent, LinkWatch, PeerError};
+use crate::env::{Env, PeerHandler, PeerLink, Task, Tasks, Transport};
+
+/// Nodes of one process, by address.
+#[derive(Default)]
+struct Switch(Mutex<BTreeMap<String, Port>>);
+
+#[derive(Clone)]
+struct Port {
+    handler: Arc<dyn PeerHandler>,
+    /// Closed when nobody listens there any more.
+    open: watch::Receiver<()>,
+}
+
+/// One node's side of the switch.
+struct Plug(Arc<Switch>);
+
+struct Link {
+    switch: Arc<Switch>,
+    peer: NodeId,
+    address: String,
+    sender: Arc<dyn Fn() -> Sender + Send + Sync>,
+    watch: LinkWatch,
+    up: AtomicBool,
+}
+
+impl PeerLink for Link {
+    fn call(&self, request: PeerRequest) -> BoxFuture<'static, Result<(Sender, PeerReply), PeerError>> {
+        let port = self.switch.0.lock().unwrap().get(&self.address).cloned();
+        let Some(port) = port else {
+            if self.up.swap(false, Ordering::Relaxed) {
+                (self.watch)(self.peer, LinkEvent::Reset);
+            }
+            (self.watch)(self.peer, LinkEvent::Refused);
+            return std::future::ready(Err(PeerError::Refused(self.address.clone()))).boxed();
+        };
+        if !self.up.swap(true, Ordering::Relaxed) {
+            (self.watch)(self.peer, LinkEvent::Up);
+        }
+        let frame = PeerFrame { sender: Some((self.sender)()), requests: vec![request] };
+        let reply = port.handler.handle(frame).remove(0);
+        let mut open = port.open;
+        let address = self.address.clone();
+        let handler = port.handler;
+        async move {
+            tokio::select! {
+                biased;
+                _ = open.changed() => Err(PeerError::Lost(address)),
+                reply = reply => Ok((handler.sender(), reply)),
+            }
+        }
+        .boxed()
+    }
+}
+
+#[async_trait]
+impl Transport for Plug {
+    fn connect(
+        &self,
+        peer: NodeId,
+        address: &str,
+        _lane: Lane,
+        sender: Arc<dyn Fn() -> Sender + Send + Sync>,
+        watch: LinkWatch,
+    ) -> Arc<dyn PeerLink> {
+        let (switch, address, up) = (self.0.clone(), address.to_owned(), AtomicBool::new(false));
+        Arc::new(Link { switch, peer, address, sender, watch, up })
+    }
+
+    async fn listen(&self, address: &str, handler: Arc<dyn PeerHandler>) -> io::Result<Task> {
+        let (keep, open) = watch::channel(());
+        let (switch, name) = (self.0.clone(), address.to_owned());
+        self.0.0.lock().unwrap().insert(name.clone(), Port { handler, open });
+        let close = move || {
+            switch.0.lock().unwrap().remove(&name);
+            drop(keep);
+        };
+        Ok(Task::new(close, std::future::ready(())))
+    }
+}
+
+/// Tasks that end together, as those of a killed process do.
+#[derive(Default)]
+struct Killable(Mutex<Vec<tokio::task::AbortHandle>>);
+
+impl Killable {
+    fn kill(&self) {
+        self.0.lock().unwrap().drain(..).for_each(|task| task.abort());
+    }
+}
+
+impl Tasks for Killable {
+    #[expect(clippy::disallowed_methods, reason = "stands for env")]
+    fn spawn(&self, _name: &'static str, work: BoxFuture<'static, ()>) -> Task {
+        let handle = tokio::spawn(work);
+        let abort = handle.abort_handle();
+        self.0.lock().unwrap().push(handle.abort_handle());
+        Task::new(move || abort.abort(), handle.map(drop))
+    }
+}
+
+fn env(folder: &Path, switch: Arc<Switch>, tasks: Arc<Killable>) -> Env {
+    let mut base = quorate_proto::env::os();
+    base.tasks = tasks;
+    let disk = Arc::new(OsDisk::open(folder).unwrap());
+    Env { base, disk, transport: Arc::new(Plug(switch)), pool: Arc::new(OsPool) }
+}
