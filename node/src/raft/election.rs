@@ -3,10 +3,12 @@
 //! All of them ask for pre-votes first, so none can depose a leader that a majority hears. The timers of openraft
 //! stay behind them, for what is not seen here.
 
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use quorate_proto::ids::{NodeId, Term};
 
@@ -14,7 +16,7 @@ use super::config::RaftConfig;
 use super::group::{Group, Role, Running};
 use super::liveness::rank;
 use super::node::Inner;
-use super::types::RaftVote;
+use super::types::{Disk, Member, RaftVote, node_to_raft};
 use crate::env::Moment;
 
 /// A node id that is no member's: an election "handed" to it sets the dead leader's lease aside, and no more.
@@ -27,40 +29,61 @@ const RETRY_MS: (u64, u64) = (40, 80);
 /// A candidate's votes must reach disks: it is left alone for so long.
 const CANDIDATE: Duration = Duration::from_millis(300);
 
-/// Brings a group that has just started to its first leader, then hands over to openraft's timers.
+/// Brings a group that has just started to its first leader, then hands over to openraft's timers. `fresh`: who its
+/// members are to be, if its log is empty.
 ///
-/// These are off until the peers have answered, or a short time has passed: a follower that starts with them on may
-/// stand before it has heard the leader.
-pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, fresh: bool, first: bool) {
-    let (config, start) = match node.upgrade() {
-        Some(node) => (node.config().clone(), node.env().now()),
-        None => return,
-    };
-    let others: Vec<NodeId> = match group.upgrade().map(Group) {
-        Some(group) => group.voters().into_iter().filter(|voter| *voter != group.0.me).collect(),
-        None => return,
+/// The timers are off until the peers have answered, or a short time has passed: a follower that starts with them on
+/// may stand before it has heard the leader.
+pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, fresh: Option<Vec<Member>>) {
+    let Some((config, start, me)) =
+        node.upgrade().map(|node| (node.config().clone(), node.env().now(), node.me))
+    else {
+        return;
     };
     let patience = Duration::from_millis(config.election_timeout_ms_min);
-    if others.is_empty() {
-        stand(&group, None, 0, start + patience, &config).await;
-    } else if fresh && first {
-        // The others may still be on their way to start the group.
-        stand(&group, None, 0, start + patience * 4, &config).await;
-    } else {
-        let heard = |node: &Inner| others.iter().all(|other| node.heard_since(*other, start));
-        wait(&node, start + patience, heard).await;
-        if fresh {
-            // The first is tried first; the others stand in for it if nothing comes of that.
-            let led = |_: &Inner| group.upgrade().is_none_or(|group| has_leader(&Group(group)));
-            wait(&node, start + patience * 2, led).await;
-        }
-        // After a restart somebody may lead, whose vote is the one that this node remembers.
+    let mut until = start + patience * 4;
+    let Some(members) = fresh else {
+        let Some(group) = group.upgrade().map(Group) else { return };
+        let others: Vec<NodeId> = group.voters().into_iter().filter(|voter| *voter != me).collect();
+        let group = group.downgrade();
+        let answered = |node: &Inner| others.iter().all(|other| node.heard_since(*other, start));
+        wait(&node, start + patience, answered).await;
+        // Somebody may lead by the very vote that this node remembers.
         let led = node.upgrade().zip(group.upgrade()).is_none_or(|(node, group)| node.is_led(group.id));
-        let place = place_of(&group, None);
         if !led {
-            stand(&group, None, place * config.failover_rank_ms, start + patience * 4, &config).await;
+            stand(&group, None, place_of(&group, None) * config.failover_rank_ms, until, &config).await;
         }
+        return tick(&group);
+    };
+    if members.first().is_none_or(|first| first.node != me) {
+        // The first is tried first; the others stand in for it if nothing comes of that.
+        let place = members.iter().position(|member| member.node == me).unwrap_or(members.len());
+        let turn = start + patience * u32::try_from(place).unwrap_or(u32::MAX);
+        wait(&node, turn, |_| group.upgrade().is_none_or(|group| has_leader(&Group(group)))).await;
+        until = turn + patience * 4;
     }
+    let Some(running) = group.upgrade().map(Group) else { return };
+    if !has_leader(&running) && members.iter().any(|member| member.node == me) {
+        // All begin with the same entry, at index 0 of term 0, so it does not matter how many do it. It also stands
+        // for election at once.
+        let nodes: BTreeMap<_, _> =
+            members.iter().map(|member| (node_to_raft(member.node), Disk(member.identity))).collect();
+        match running.0.raft.initialize(nodes).boxed().await {
+            // A leader was faster.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => {
+                tracing::error!(group = %running.id(), %error, "new group could not be set up");
+                return;
+            }
+        }
+        drop(running);
+        // The others may still be on their way to start the group.
+        stand(&group, None, 0, until, &config).await;
+    }
+    tick(&group);
+}
+
+fn tick(group: &Weak<Running>) {
     if let Some(group) = group.upgrade() {
         group.raft.runtime_config().tick(true);
     }

@@ -83,7 +83,10 @@ impl LogStore {
             let expected = range.start..range.start.saturating_add(entries.len() as u64);
             if entries.is_empty() || !entries.iter().map(|entry| entry.log_id.index).eq(expected.clone()) {
                 let found = entries.first().map(|entry| entry.log_id.index);
-                let message = format!("entries are missing from {range:?}: {} found, the first {found:?}", entries.len());
+                let message = format!(
+                    "entries are missing from {range:?}: {} found, the first {found:?}",
+                    entries.len()
+                );
                 return Err(io::Error::other(message));
             }
             Ok(Some((entries, (store, expected.end..range.end))))
@@ -150,7 +153,8 @@ impl RaftLogReader<Config> for LogStore {
 
 /// The last entry of each term in `first..=last`, given the first of each.
 fn last_of_each_term(starts: &[LogId], first: LogId, last: LogId) -> Vec<LogId> {
-    let ends = starts.windows(2).map(|pair| LogId { term: pair[0].term, index: LogIndex(pair[1].index.0 - 1) });
+    let ends =
+        starts.windows(2).map(|pair| LogId { term: pair[0].term, index: LogIndex(pair[1].index.0 - 1) });
     let mut ids: Vec<_> = ends.filter(|end| first.index <= end.index && end.index < last.index).collect();
     ids.push(last);
     ids

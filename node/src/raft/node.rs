@@ -10,7 +10,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use openraft::Raft;
-use openraft::errors::{InitializeError, RaftError};
 use openraft_rt::WatchReceiver;
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
@@ -26,7 +25,7 @@ use super::log_store::LogStore;
 use super::machine::{Apply, Machine};
 use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
 use super::runtime::{Registry, Scope};
-use super::types::{Disk, Member, node_to_raft};
+use super::types::{Member, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Moment, PeerHandler, Task};
 use crate::storage::{LogId, Store};
@@ -376,16 +375,6 @@ impl Inner {
             Machine::new(id, apply, applied.clone()),
         );
         let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
-        let first = fresh && members.first().is_some_and(|first| first.node == self.me);
-        if fresh && members.iter().any(|member| member.node == self.me) {
-            let nodes: BTreeMap<_, _> =
-                members.iter().map(|member| (node_to_raft(member.node), Disk(member.identity))).collect();
-            match scope.enter(raft.initialize(nodes)).boxed().await {
-                // A leader was faster.
-                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-                Err(error) => return Err(failed(&error)),
-            }
-        }
         let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
         let running = Running { id, me: self.me, env: self.env.clone(), log, raft, scope, registry, roles };
         let group = Group(Arc::new(running));
@@ -396,7 +385,8 @@ impl Inner {
         }
         let watching = watch_role(Arc::downgrade(self), group.downgrade(), applied.subscribe());
         group.0.scope.start(watching);
-        group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), fresh, first));
+        let fresh = fresh.then_some(members);
+        group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), fresh));
         Ok(group)
     }
 

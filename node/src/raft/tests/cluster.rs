@@ -1,1 +1,397 @@
-//! Three nodes.
+//! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{
+    ClusterId, GroupId, Identity, Incarnation, LogIndex, NodeId, Offset, ProducerEpoch, ProducerId, Sequence,
+    Term, Timestamp,
+};
+use quorate_proto::v1::{self, Hello, HelloReply, Sender, peer_request};
+use tempfile::TempDir;
+
+use super::{Killable, Switch};
+use crate::env::transport::Lane;
+use crate::env::{Env, Task, Transport};
+use crate::raft::{
+    Answer, Apply, BatchAnswer, Group, Member, PeerHooks, Proposal, ProposeError, RaftConfig, RaftNode, Role,
+};
+use crate::storage::{Body, Entry, Kind, LogId, Store, StoreConfig};
+
+const GROUP: GroupId = GroupId(7);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct NoHooks;
+
+impl PeerHooks for NoHooks {
+    fn hello(&self, _: Sender, _: Hello) -> BoxFuture<'static, Result<HelloReply, (ErrorCode, String)>> {
+        std::future::ready(Ok(HelloReply::default())).boxed()
+    }
+
+    fn command(&self, command: Bytes, _: Duration) -> BoxFuture<'static, Result<Bytes, (ErrorCode, String)>> {
+        std::future::ready(Ok(command)).boxed()
+    }
+}
+
+/// What was applied: index and checksum of each batch.
+#[derive(Clone, Default)]
+struct Applied(Arc<Mutex<BTreeMap<LogIndex, u32>>>);
+
+impl Apply for Applied {
+    fn apply(&mut self, entry: &Entry) -> Answer {
+        if entry.head.kind != Kind::Batch {
+            return Answer::Nothing;
+        }
+        assert_eq!(entry.body, Body::Absent, "apply does without bodies");
+        assert_eq!(entry.head.group, GROUP);
+        let before = self.0.lock().unwrap().insert(entry.head.index, entry.head.body_crc);
+        assert_eq!(before, None, "each index is applied once");
+        Answer::Batch(BatchAnswer::Accepted { base_offset: entry.head.base_offset })
+    }
+
+    fn applied(&mut self, _: LogId) {}
+}
+
+struct Node {
+    env: Env,
+    tasks: Arc<Killable>,
+    listener: Task,
+    raft: RaftNode,
+    store: Store,
+    group: Group,
+    applied: Applied,
+}
+
+impl Node {
+    async fn stop(self) {
+        self.raft.stop().await;
+        drop(self.listener);
+        self.store.close().await;
+        self.tasks.kill();
+    }
+
+    /// As `kill -9` does.
+    fn kill(self) {
+        self.tasks.kill();
+        drop(self.listener);
+    }
+}
+
+struct Cluster {
+    switch: Arc<Switch>,
+    folders: Vec<TempDir>,
+    members: Vec<Member>,
+    starts: u64,
+}
+
+fn address(node: NodeId) -> String {
+    format!("node-{node}")
+}
+
+impl Cluster {
+    async fn new(count: u32) -> Self {
+        let folders: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut members = Vec::new();
+        let cluster = ClusterId::from_random([9; 16]);
+        for (folder, node) in folders.iter().zip(1..) {
+            let env = super::env(folder.path(), Arc::default(), Arc::default()).await;
+            let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(node)).await.unwrap();
+            store.facts().set_cluster_id(cluster).await.unwrap();
+            members.push(Member { node: NodeId(node), identity: store.facts().identity() });
+            store.close().await;
+        }
+        Self { switch: Arc::default(), folders, members, starts: 0 }
+    }
+
+    async fn start(&mut self, node: u32) -> Node {
+        self.starts += 1;
+        let id = NodeId(node);
+        let tasks = Arc::<Killable>::default();
+        let folder = self.folders[node as usize - 1].path();
+        let env = super::env(folder, self.switch.clone(), tasks.clone()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), id).await.unwrap();
+        let incarnation = Incarnation(self.starts);
+        let raft = RaftNode::new(
+            env.clone(),
+            store.clone(),
+            RaftConfig::default(),
+            id,
+            incarnation,
+            Arc::new(NoHooks),
+        );
+        let listener = env.transport.listen(&address(id), raft.handler()).await.unwrap();
+        for member in &self.members {
+            raft.set_address(member.node, &address(member.node));
+        }
+        let applied = Applied::default();
+        let group = raft.start_group(GROUP, self.members.clone(), Box::new(applied.clone())).await.unwrap();
+        Node { env, tasks, listener, raft, store, group, applied }
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let clock = quorate_proto::env::os();
+    let end = clock.now() + DEADLINE;
+    while !done() {
+        assert!(clock.now() < end, "waited in vain: {what}");
+        clock.sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until one of the nodes leads and may serve.
+async fn leader<'a>(nodes: &[&'a Node]) -> (&'a Node, Term) {
+    let mut found = None;
+    until("a leader", || {
+        found = nodes.iter().find_map(|node| match node.group.role() {
+            Role::Leader { term, ready: true } => Some((*node, term)),
+            Role::Leader { .. } | Role::Follower { .. } => None,
+        });
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+fn proposal(number: u64) -> Proposal {
+    let body = Bytes::from(format!("batch number {number}"));
+    Proposal {
+        kind: Kind::Batch,
+        base_offset: Offset(number),
+        records: 1,
+        producer_id: ProducerId::NONE,
+        producer_epoch: ProducerEpoch(-1),
+        sequence: Sequence(-1),
+        max_timestamp: Timestamp(0),
+        appended_at: Timestamp(0),
+        body_crc: crc32c::crc32c(&body),
+        body,
+    }
+}
+
+/// Proposes, in order, and gives the indexes of what was acknowledged.
+async fn propose(node: &Node, term: Term, numbers: std::ops::Range<u64>) -> Vec<(LogIndex, u32)> {
+    let mut pending = Vec::new();
+    for number in numbers {
+        let proposal = proposal(number);
+        let crc = proposal.body_crc;
+        let Ok(queued) = node.group.propose(term, proposal).await else { break };
+        pending.push(async move {
+            let (id, answer) = queued.await.ok()?;
+            assert_eq!(answer, Answer::Batch(BatchAnswer::Accepted { base_offset: Offset(number) }));
+            Some((id.index, crc))
+        });
+    }
+    join_all(pending).await.into_iter().flatten().collect()
+}
+
+fn holds(node: &Node, acked: &[(LogIndex, u32)]) -> bool {
+    let applied = node.applied.0.lock().unwrap();
+    acked.iter().all(|(index, crc)| applied.get(index) == Some(crc))
+}
+
+fn threads() -> tokio::runtime::Runtime {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    // Only the first test of a process sets it.
+    tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_killed_leader_loses_nothing_that_was_acknowledged() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        assert_eq!(first.group.role(), Role::Leader { term, ready: true });
+        assert_eq!(first.raft.leadership(GROUP).map(|known| known.term), Some(term));
+        let mut acked = propose(first, term, 0..1000).await;
+        assert_eq!(acked.len(), 1000, "nothing stood in the way");
+        assert!(acked.is_sorted(), "in the order of the proposals");
+        first.group.read_barrier(DEADLINE).await.unwrap();
+        let old =
+            nodes.iter().position(|node| node.group.role() == (Role::Leader { term, ready: true })).unwrap();
+
+        // Killed with proposals in flight.
+        let killed = nodes.remove(old);
+        let dead = cluster.members[old].node;
+        let group = killed.group.clone();
+        let mut in_flight = Vec::new();
+        for number in 1000..1200 {
+            let proposal = proposal(number);
+            in_flight.push((proposal.body_crc, group.propose(term, proposal).await.unwrap()));
+        }
+        killed.kill();
+        for (crc, pending) in in_flight {
+            match pending.await {
+                Ok((id, _)) => acked.push((id.index, crc)),
+                Err(error) => assert_eq!(error, ProposeError::Unknown, "perhaps appended"),
+            }
+        }
+        drop(group);
+
+        let began = nodes[0].env.now();
+        let (second, next) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let gap = second.env.now().since(began);
+        assert!(next > term);
+        // Without the proof of its death it would take more than a second.
+        assert!(gap < Duration::from_millis(700), "took {gap:?}");
+        acked.extend(propose(second, next, 2000..2100).await);
+        for node in &nodes {
+            until("the survivors have all", || holds(node, &acked)).await;
+            until("its beats are heard", || {
+                node.raft.leadership(GROUP).is_some_and(|known| known.term == next && known.leader != dead)
+            })
+            .await;
+        }
+
+        // It comes back, and has all of it too, and whatever the others have.
+        let back = cluster.start(dead.0).await;
+        until("the third has all", || holds(&back, &acked)).await;
+        until("all are the same", || {
+            let applied = |node: &Node| node.applied.0.lock().unwrap().clone();
+            nodes.iter().all(|node| applied(node) == applied(&back))
+        })
+        .await;
+        nodes.push(back);
+        for node in nodes {
+            let tasks = node.group.0.registry.clone();
+            node.stop().await;
+            assert_eq!(tasks.running(), 0, "openraft's tasks have ended");
+        }
+    });
+}
+
+#[test]
+fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut acked = Vec::new();
+        for round in 0..3 {
+            let mut nodes = Vec::new();
+            for node in 1..=3 {
+                nodes.push(cluster.start(node).await);
+            }
+            let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+            for node in &nodes {
+                until("what was acknowledged before", || holds(node, &acked)).await;
+            }
+            acked.extend(propose(first, term, round * 100..round * 100 + 100).await);
+            nodes.into_iter().for_each(Node::kill);
+        }
+        assert_eq!(acked.len(), 300);
+    });
+}
+
+#[test]
+fn one_node_alone_leads_at_once() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        let began = quorate_proto::env::os().now();
+        for number in 0..2 {
+            let node = cluster.start(1).await;
+            let (_, term) = leader(&[&node]).await;
+            assert_eq!(propose(&node, term, number..number + 1).await.len(), 1);
+            node.stop().await;
+        }
+        drop(began);
+    });
+}
+
+#[test]
+fn a_dead_preferred_leader_does_not_hold_up_a_new_group() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (second, third) = (cluster.start(2).await, cluster.start(3).await);
+        let (first, term) = leader(&[&second, &third]).await;
+        assert_eq!(propose(first, term, 0..10).await.len(), 10);
+        second.stop().await;
+        third.stop().await;
+    });
+}
+
+#[test]
+fn the_preferred_leader_is_tried_first() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        // The first member comes last.
+        let (third, second, first) = (cluster.start(3).await, cluster.start(2).await, cluster.start(1).await);
+        leader(&[&first]).await;
+        for node in [first, second, third] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_wiped_disk_is_refused_and_does_not_vote() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        until("all have it", || [&first, &second, &third].iter().all(|node| holds(node, &acked))).await;
+        for node in [first, second, third] {
+            node.stop().await;
+        }
+
+        // Node 2 comes back with an empty disk, and says that it was always a member.
+        cluster.folders[1] = tempfile::tempdir().unwrap();
+        let env = super::env(cluster.folders[1].path(), Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(2)).await.unwrap();
+        store.facts().set_cluster_id(ClusterId::from_random([9; 16])).await.unwrap();
+        let wiped = store.facts().identity();
+        store.close().await;
+        drop((store, env));
+        let known = std::mem::replace(&mut cluster.members[1].identity, wiped);
+        let second = cluster.start(2).await;
+        cluster.members[1].identity = known;
+        let third = cluster.start(3).await;
+
+        // With node 1 down, node 3 finds no majority: the vote of node 2 does not count.
+        let hello = peer_request::Body::Hello(Hello::default());
+        let answer = second.raft.call(NodeId(3), Lane::Urgent, hello, DEADLINE).await.unwrap();
+        assert_eq!(answer.error, ErrorCode::WrongIdentity as i32);
+        assert!(answer.message.contains(&wiped.to_string()), "{}", answer.message);
+        let vote = peer_request::Body::Vote(v1::VoteRequest::default());
+        let answer = third.raft.call(NodeId(2), Lane::Urgent, vote, DEADLINE).await.unwrap();
+        assert_eq!(answer.error, ErrorCode::WrongIdentity as i32, "its answers do not count");
+        // Several election timeouts.
+        third.env.sleep(Duration::from_secs(4)).await;
+        for node in [&second, &third] {
+            assert!(!matches!(node.group.role(), Role::Leader { .. }), "{:?}", node.group.role());
+        }
+
+        // With node 1 there is one, and nothing is lost.
+        let first = cluster.start(1).await;
+        leader(&[&first, &third]).await;
+        for node in [&first, &third] {
+            until("what was acknowledged", || holds(node, &acked)).await;
+        }
+        for node in [first, second, third] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn another_identity_as_a_member_is_refused_at_the_start() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        let node = cluster.start(1).await;
+        let impostor = Member { node: NodeId(1), identity: Identity::from_random([5; 16]) };
+        let refused = node.raft.start_group(GroupId(8), vec![impostor], Box::new(Applied::default())).await;
+        assert!(matches!(refused, Err(crate::raft::GroupError::WrongIdentity { .. })), "{refused:?}");
+        let again = node.raft.start_group(GROUP, cluster.members.clone(), Box::new(Applied::default())).await;
+        assert!(matches!(again, Err(crate::raft::GroupError::Running(GROUP))), "{again:?}");
+        node.stop().await;
+    });
+}

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -16,7 +17,7 @@ use quorate_proto::ids::NodeId;
 use quorate_proto::v1::{PeerFrame, PeerReply, PeerRequest, Sender};
 use tokio::sync::watch;
 
-use crate::env::os::{OsDisk, OsPool};
+use crate::env::os::{FolderError, OsDisk, OsPool};
 use crate::env::transport::{Lane, LinkEvent, LinkWatch, PeerError};
 use crate::env::{Env, PeerHandler, PeerLink, Task, Tasks, Transport};
 
@@ -118,9 +119,17 @@ impl Tasks for Killable {
     }
 }
 
-fn env(folder: &Path, switch: Arc<Switch>, tasks: Arc<Killable>) -> Env {
+async fn env(folder: &Path, switch: Arc<Switch>, tasks: Arc<Killable>) -> Env {
     let mut base = quorate_proto::env::os();
     base.tasks = tasks;
-    let disk = Arc::new(OsDisk::open(folder).unwrap());
+    let end = base.now() + Duration::from_secs(10);
+    // A killed node's blocking work may still have it.
+    let disk = loop {
+        match OsDisk::open(folder) {
+            Ok(disk) => break Arc::new(disk),
+            Err(FolderError::InUse { .. }) if base.now() < end => base.sleep(Duration::from_millis(2)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
     Env { base, disk, transport: Arc::new(Plug(switch)), pool: Arc::new(OsPool) }
 }

@@ -81,7 +81,7 @@ impl StoreBuilder<Config, LogStore, Snapshots, (tempfile::TempDir, Store)> for B
         &self,
     ) -> Result<((tempfile::TempDir, Store), LogStore, Snapshots), openraft::StorageError<Config>> {
         let folder = tempfile::tempdir().unwrap();
-        let env = super::env(folder.path(), Arc::default(), Arc::default());
+        let env = super::env(folder.path(), Arc::default(), Arc::default()).await;
         let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
         let log = store.log(GroupId(7));
         Ok(((folder, store), LogStore::new(log, 1 << 20), Snapshots::default()))
@@ -91,7 +91,7 @@ impl StoreBuilder<Config, LogStore, Snapshots, (tempfile::TempDir, Store)> for B
 #[tokio::test]
 async fn openrafts_suite_passes_on_our_log() {
     let folder = tempfile::tempdir().unwrap();
-    let env = super::env(folder.path(), Arc::default(), Arc::default());
+    let env = super::env(folder.path(), Arc::default(), Arc::default()).await;
     let registry = Registry::new();
     Box::pin(Scope::new(env, &registry).enter(Suite::test_all(Builder))).await.unwrap();
 }
