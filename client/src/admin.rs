@@ -548,3 +548,73 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         leaderless: reply.leaderless,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Cluster, Fault, soon};
+
+    #[tokio::test(start_paused = true)]
+    async fn topics_are_created_described_listed_and_deleted() {
+        let cluster = Cluster::with_topic("t", 2);
+        let admin = cluster.client(1).admin();
+        cluster.write("t", 1, &["a", "b"]);
+        let created = soon(admin.create_topic(NewTopic::new("other").partitions(1))).await.unwrap();
+        let names: Vec<String> =
+            soon(admin.list_topics()).await.unwrap().iter().map(|topic| topic.name.to_string()).collect();
+        assert_eq!(names, ["other", "t"]);
+        let described = soon(admin.describe_topic("t")).await.unwrap();
+        let said: Vec<_> = described
+            .partitions
+            .iter()
+            .map(|p| (p.leader.map(|node| node.0), p.log_start_offset, p.high_watermark))
+            .collect();
+        let offset = |offset| Some(Offset(offset));
+        assert_eq!(said, [(Some(1), offset(0), offset(0)), (Some(2), offset(0), offset(2))]);
+        assert_ne!(described.id, created.id);
+
+        // A partition whose leader is down is described by what metadata has.
+        cluster.state().down.insert(2);
+        let described = soon(admin.describe_topic("t")).await.unwrap();
+        assert_eq!(described.partitions[0].high_watermark, offset(0));
+        assert_eq!(described.partitions[1].high_watermark, None);
+
+        soon(admin.delete_topic("t")).await.unwrap();
+        let error = soon(admin.describe_topic("t")).await.unwrap_err();
+        assert!(matches!(error, AdminError::Refused { code: ErrorCode::UnknownTopic, .. }), "{error}");
+        let error = soon(admin.delete_topic("t")).await.unwrap_err();
+        assert_eq!(error.to_string(), "topic t does not exist");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_done_is_not_done_again() {
+        let cluster = Cluster::default();
+        let admin = cluster.client(1).admin();
+        cluster.state().admin_faults.extend([Fault::LoseReply]);
+        let error = soon(admin.create_topic(NewTopic::new("a"))).await.unwrap_err();
+        assert!(matches!(error, AdminError::PerhapsDone { .. }), "{error}");
+        let refused = [Fault::Unreachable, Fault::Refuse(ErrorCode::NotAvailable)];
+        cluster.state().admin_faults.extend(refused);
+        soon(admin.create_topic(NewTopic::new("b"))).await.expect("surely not done, so tried again");
+        cluster.state().admin_faults.extend([Fault::Refuse(ErrorCode::InvalidReplicas)]);
+        let error = soon(admin.create_topic(NewTopic::new("c"))).await.unwrap_err();
+        assert_eq!(error.to_string(), "no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_server_that_answers_will_do_and_none_is_named() {
+        let cluster = Cluster::with_topic("t", 1);
+        let admin = cluster.client(1).admin();
+        cluster.state().down.extend([1, 3]);
+        let status = soon(admin.cluster_status()).await.unwrap();
+        let alive: Vec<_> = status.nodes.iter().map(|node| (node.id.0, node.alive)).collect();
+        assert_eq!(alive, [(1, false), (2, true), (3, false)]);
+        cluster.state().down.insert(2);
+        let error = soon(admin.list_topics()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot reach any server: n1:1: connection refused; n2:1: connection refused; \
+             n3:1: connection refused",
+        );
+    }
+}

@@ -391,3 +391,129 @@ impl fmt::Debug for GrpcChannel {
         f.debug_struct("GrpcChannel").field("address", &self.address).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a real server on a real socket")]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use quorate_proto::v1::produce_service_server::{ProduceService, ProduceServiceServer};
+    use tonic::{Request, Response, Streaming};
+
+    use super::*;
+
+    /// Answers in pairs, the second one first; breaks the stream at a batch of `break`.
+    #[derive(Clone, Default)]
+    struct Server(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    #[tonic::async_trait]
+    impl ProduceService for Server {
+        type ProduceStream = ReceiverStream<Result<v1::ProduceResponse, Status>>;
+
+        async fn produce(
+            &self,
+            request: Request<Streaming<v1::ProduceRequest>>,
+        ) -> Result<Response<Self::ProduceStream>, Status> {
+            let (answers, stream) = mpsc::channel(100);
+            let (seen, mut requests) = (Arc::clone(&self.0), request.into_inner());
+            tokio::spawn(async move {
+                let mut held = None;
+                while let Ok(Some(request)) = requests.message().await {
+                    seen.lock().unwrap().push(request.batch.to_vec());
+                    if request.batch == "break" {
+                        return;
+                    }
+                    let base_offset = i64::try_from(request.batch.len()).unwrap();
+                    let correlation = request.correlation;
+                    let answer = v1::ProduceResponse { correlation, base_offset, ..Default::default() };
+                    match held.take() {
+                        None => held = Some(answer),
+                        Some(first) => {
+                            for answer in [answer, first] {
+                                answers.send(Ok(answer)).await.unwrap();
+                            }
+                        }
+                    }
+                }
+            });
+            Ok(Response::new(ReceiverStream::new(stream)))
+        }
+
+        async fn init_producer(
+            &self,
+            _: Request<v1::InitProducerRequest>,
+        ) -> Result<Response<v1::InitProducerResponse>, Status> {
+            Ok(Response::new(v1::InitProducerResponse { producer_id: 7, ..Default::default() }))
+        }
+    }
+
+    async fn serve(server: Server, address: &str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let serving = tonic::transport::Server::builder()
+            .add_service(ProduceServiceServer::new(server))
+            .serve_with_incoming(incoming);
+        (address, tokio::spawn(async move { serving.await.unwrap() }))
+    }
+
+    fn batch(bytes: impl Into<bytes::Bytes>) -> Call {
+        Call::Produce(v1::ProduceRequest { batch: bytes.into(), ..Default::default() })
+    }
+
+    async fn answer(call: BoxFuture<'static, Result<Reply, CallError>>) -> Result<Reply, CallError> {
+        tokio::time::timeout(Duration::from_secs(20), call).await.expect("an answer comes")
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_requests_and_losses_are_told_apart() {
+        let server = Server::default();
+        let (address, serving) = serve(server.clone(), "127.0.0.1:0").await;
+        let channel = Grpc::new(quorate_proto::env::os()).connect(&address.to_string());
+
+        // In order on the way there, matched on the way back, before any of them is polled.
+        let calls: Vec<_> = (0..50).map(|length| channel.call(batch(vec![0; length]))).collect();
+        for (length, call) in (0..).zip(calls) {
+            let Ok(Reply::Produce(reply)) = answer(call).await else { panic!("no answer to {length}") };
+            assert_eq!(reply.base_offset, length);
+        }
+        let lengths: Vec<usize> = server.0.lock().unwrap().iter().map(Vec::len).collect();
+        assert_eq!(lengths, (0..50).collect::<Vec<_>>());
+        let init = channel.call(Call::InitProducer(v1::InitProducerRequest {}));
+        assert!(matches!(answer(init).await, Ok(Reply::InitProducer(reply)) if reply.producer_id == 7));
+
+        // What is in flight on a stream that breaks is lost; the next call opens another one.
+        let calls = ["break", "never read"].map(|bytes| channel.call(batch(bytes)));
+        for call in calls {
+            let error = answer(call).await.unwrap_err();
+            assert!(matches!(error, CallError::Lost { .. }), "{error}");
+        }
+        let calls = ["a", "bc"].map(|bytes| channel.call(batch(bytes)));
+        for call in calls {
+            answer(call).await.unwrap();
+        }
+
+        // Nobody listens any more; then somebody does again.
+        serving.abort();
+        let _aborted = serving.await;
+        // Connections that were accepted outlive the accepting task: ask another channel.
+        let fresh = Grpc::new(quorate_proto::env::os()).connect(&address.to_string());
+        let error = answer(fresh.call(batch("x"))).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot reach {address}: connection refused"));
+        let unary = answer(fresh.call(Call::InitProducer(v1::InitProducerRequest {}))).await;
+        assert!(matches!(unary, Err(CallError::Unreachable { .. })), "{unary:?}");
+        let (_, _serving) = serve(server, &address.to_string()).await;
+        let calls = ["a", "bc"].map(|bytes| fresh.call(batch(bytes)));
+        for call in calls {
+            answer(call).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_is_said() {
+        let channel = Grpc::new(quorate_proto::env::os()).connect("not an address");
+        let error = answer(channel.call(batch("x"))).await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot reach not an address: not an address: "), "{error}");
+    }
+}

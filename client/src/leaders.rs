@@ -21,6 +21,8 @@ pub(crate) struct TopicView {
     pub(crate) id: TopicId,
     /// By number.
     pub(crate) partitions: Vec<Known>,
+    /// Its `max.message.bytes`, if the servers say it.
+    pub(crate) batch_bytes_max: Option<usize>,
 }
 
 /// Who leads a partition, as far as we heard. The epoch never goes back.
@@ -297,7 +299,10 @@ impl Leaders {
         for address in self.servers() {
             let names = missing.iter().map(TopicName::to_string).collect();
             let request = v1::MetadataRequest { all: false, topics: names, auto_create };
-            let reply = self.ask(&address, Call::Metadata(request), self.config.metadata_timeout).await;
+            // To create a topic takes the cluster longer than to look one up.
+            let timeout =
+                if auto_create { self.config.request_timeout } else { self.config.metadata_timeout };
+            let reply = self.ask(&address, Call::Metadata(request), timeout).await;
             match metadata(reply) {
                 Ok(response) => {
                     answered = true;
@@ -451,7 +456,12 @@ fn view(answer: &v1::TopicMetadata) -> Result<TopicView, LookupError> {
         leader: (partition.leader != 0).then_some(NodeId(partition.leader)),
         epoch: LeaderEpoch(partition.leader_epoch),
     };
-    Ok(TopicView { id, partitions: partitions.iter().map(known).collect() })
+    let limit = answer.configs.iter().find(|entry| entry.key == "max.message.bytes");
+    Ok(TopicView {
+        id,
+        partitions: partitions.iter().map(known).collect(),
+        batch_bytes_max: limit.and_then(|entry| entry.value.parse().ok()),
+    })
 }
 
 /// What a server said, or its code when it said nothing.

@@ -113,8 +113,11 @@ struct TopicQueue {
 impl Topic {
     fn new(name: &TopicName, view: &TopicView, config: &ProducerConfig) -> Self {
         let count = i32::try_from(view.partitions.len()).expect("partitions are numbered by i32");
+        // A topic that takes only small batches gets small batches.
+        let limit = view.batch_bytes_max.map_or(config.batch_bytes_max, |limit| limit.max(HEADER_BYTES + 1));
+        let batch_bytes_max = config.batch_bytes_max.min(limit);
         let queue = |partition| TopicQueue {
-            queue: Arc::new(Queue::new(PartitionId(partition), config.batch_bytes_max)),
+            queue: Arc::new(Queue::new(PartitionId(partition), batch_bytes_max)),
             started: AtomicBool::new(false),
         };
         Self {

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{
-    BatchHeader, DECOMPRESSED_BYTES_MAX, HEADER_BYTES, Limits, Records, patch_base_offset,
-    patch_leader_epoch, validate,
+    BatchBuilder, BatchHeader, Compression, DECOMPRESSED_BYTES_MAX, HEADER_BYTES, Limits, ProducerStamp,
+    Records, patch_base_offset, patch_leader_epoch, validate,
 };
 use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
 use quorate_proto::env::{Clock, Entropy, Env, Moment, Task, Tasks};
@@ -172,11 +172,13 @@ impl Partition {
 pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, (TopicId, Vec<Partition>)>,
     pub(crate) down: BTreeSet<u32>,
-    /// Nodes that answer metadata as it was when they were cut off.
+    /// Nodes that answer metadata as it once was.
     pub(crate) stale: BTreeMap<u32, v1::MetadataResponse>,
     /// For the coming produces, then none.
     pub(crate) produce_faults: VecDeque<Fault>,
     pub(crate) fetch_faults: VecDeque<Fault>,
+    /// For the coming creations of topics, then none.
+    pub(crate) admin_faults: VecDeque<Fault>,
     /// Says what happens to a produce when there is no script.
     pub(crate) chance: Option<Chance>,
     pub(crate) next_producer: i64,
@@ -185,8 +187,8 @@ pub(crate) struct State {
     pub(crate) metadata_calls: usize,
     pub(crate) in_flight: usize,
     pub(crate) in_flight_max: usize,
-    /// Every node leads every partition: for an old leader that does not know.
-    pub(crate) everyone_leads: bool,
+    /// What nodes that were cut off still believe: they serve that.
+    pub(crate) frozen: BTreeMap<u32, BTreeMap<String, (TopicId, Vec<Partition>)>>,
 }
 
 /// Three nodes; node `n` is `n<n>:1`.
@@ -230,6 +232,19 @@ impl Cluster {
 
     pub(crate) fn partition(&self, topic: &str, partition: usize) -> Partition {
         self.state().topics[topic].1[partition].clone()
+    }
+
+    /// Writes a batch of records without a producer.
+    pub(crate) fn write(&self, topic: &str, partition: usize, values: &[&str]) {
+        let mut builder = BatchBuilder::new(0);
+        for value in values {
+            builder.push(Timestamp(0), None, Some(value.as_bytes()), &[]);
+        }
+        let mut state = self.state();
+        let partition = &mut state.topics.get_mut(topic).unwrap().1[partition];
+        partition.producers.remove(&ProducerStamp::NONE.id.0);
+        let (code, _) = partition.append(&builder.finish(Compression::None, ProducerStamp::NONE));
+        assert_eq!(code, ErrorCode::None);
     }
 
     pub(crate) fn metadata(&self) -> v1::MetadataResponse {
@@ -311,9 +326,44 @@ impl Channel for NodeChannel {
             Call::ListOffset(request) => {
                 (Fault::None, Reply::ListOffset(list_offset(&state, self.node, &request)))
             }
-            Call::CreateTopic(_) | Call::DeleteTopic(_) | Call::EpochEnd(_) | Call::ClusterStatus(_) => {
-                return ready(lost);
+            Call::CreateTopic(request) => {
+                let mut response = v1::CreateTopicResponse::default();
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                if let Fault::Refuse(code) = fault {
+                    response.set_error(code);
+                    response.message = "no".to_owned();
+                } else if matches!(fault, Fault::None | Fault::LoseReply) {
+                    let id = TopicId::from_random([9; 16]);
+                    response.id = id.to_wire();
+                    state
+                        .topics
+                        .insert(request.name, (id, vec![Partition { leader: 1, ..Partition::default() }]));
+                }
+                (fault, Reply::CreateTopic(response))
             }
+            Call::DeleteTopic(request) => {
+                let mut response = v1::DeleteTopicResponse::default();
+                if state.topics.remove(&request.name).is_none() {
+                    response.set_error(ErrorCode::UnknownTopic);
+                    response.message = format!("topic {} does not exist", request.name);
+                }
+                (Fault::None, Reply::DeleteTopic(response))
+            }
+            Call::ClusterStatus(_) => {
+                let node = |id: u32| v1::NodeStatus {
+                    id,
+                    identity: vec![1; 16].into(),
+                    grpc: format!("n{id}:1"),
+                    alive: !state.down.contains(&id),
+                    ..Default::default()
+                };
+                let nodes = [3, 1, 2].map(node).to_vec();
+                let cluster_id = vec![5; 16].into();
+                let response =
+                    v1::ClusterStatusResponse { cluster_id, nodes, leaderless: 1, ..Default::default() };
+                (Fault::None, Reply::ClusterStatus(response))
+            }
+            Call::EpochEnd(_) => return ready(lost),
         };
         match fault {
             Fault::None | Fault::Refuse(_) | Fault::DoneUnknown | Fault::Slow(_) => {
@@ -388,11 +438,11 @@ fn lead<'a>(
     topic_id: &[u8],
     partition: i32,
 ) -> Result<&'a mut Partition, (ErrorCode, u32, i32)> {
-    let everyone_leads = state.everyone_leads;
-    let topic = state.topics.values_mut().find(|(id, _)| id.to_wire() == topic_id);
+    let topics = state.frozen.get_mut(&node).unwrap_or(&mut state.topics);
+    let topic = topics.values_mut().find(|(id, _)| id.to_wire() == topic_id);
     let (_, partitions) = topic.ok_or((ErrorCode::UnknownTopicId, 0, -1))?;
     let partition = &mut partitions[usize::try_from(partition).unwrap()];
-    if partition.leader != node && !everyone_leads {
+    if partition.leader != node {
         return Err((ErrorCode::NotLeader, partition.leader, partition.epoch));
     }
     Ok(partition)

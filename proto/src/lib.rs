@@ -2,7 +2,7 @@
 //!
 //! Owns: the generated messages ([`v1`]), positions and names with types of their own ([`ids`]), the record batch
 //! ([`batch`]), the closed set of error codes ([`error_code`]), the calls a client can make of a node ([`call`]) and
-//! the part of the world outside that client and node share ([`env`]). Must not know: anything else of ours.
+//! the part of the world outside that client and node share ([`mod@env`]). Must not know: anything else of ours.
 
 pub mod batch;
 pub mod call;

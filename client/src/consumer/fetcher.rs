@@ -124,6 +124,12 @@ impl Buffer {
         }
     }
 
+    /// What is fetched and not read to its end.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.state().bytes
+    }
+
     /// A chunk was read to its end, or is not wanted.
     pub(super) fn release(&self, chunk: &Chunk) {
         self.state().bytes -= chunk.bytes;
@@ -269,7 +275,7 @@ impl Fetcher {
                     }
                     let leader = self.leaders.leader(self.topic(), self.id, self.partition());
                     let found = leader.map(|leader| (leader.node, leader.epoch));
-                    if found == asked {
+                    if found == asked || found.is_none_or(|(_, newest)| newest < epoch) {
                         // Perhaps the server that we asked does not know better.
                         self.leaders.ask_elsewhere();
                         if found.is_none() {

@@ -1,1 +1,260 @@
+use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, StreamExt};
+use quorate_proto::ErrorCode;
+
+use crate::testing::{Cluster, Fault, sleep, soon};
+use crate::{
+    ConsumeError, Consumer, ConsumerConfig, Offset, PartitionId, Partitions, ProducerConfig, Record, Reset,
+    Start, Timestamp,
+};
+
+const P0: PartitionId = PartitionId(0);
+
+/// Writes records `value = number`, `timestamp = 1000 * number`, three to a batch.
+async fn fill(cluster: &Cluster, partition: i32, numbers: std::ops::Range<u32>) {
+    let producer = cluster.client(99).producer(ProducerConfig::default());
+    for number in numbers {
+        let record = Record::new(format!("{number}"))
+            .partition(PartitionId(partition))
+            .timestamp(Timestamp(i64::from(number) * 1000));
+        soon(producer.send("t", record)).await.unwrap();
+        if number % 3 == 2 {
+            soon(producer.flush()).await;
+        }
+    }
+    soon(producer.flush()).await;
+}
+
+async fn consumer(cluster: &Cluster, partitions: Partitions, start: Start) -> Consumer {
+    let mut consumer = cluster.client(7).consumer(ConsumerConfig::default());
+    soon(consumer.assign("t", partitions, start)).await.unwrap();
+    consumer
+}
+
+async fn read(consumer: &mut Consumer, count: usize) -> Vec<(i32, u64, String)> {
+    let mut records = Vec::new();
+    while records.len() < count {
+        let record = soon(consumer.next()).await.unwrap();
+        let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+        records.push((record.partition.0, record.offset.0, value));
+    }
+    records
+}
+
+fn expected(numbers: std::ops::Range<u64>) -> Vec<(i32, u64, String)> {
+    numbers.map(|number| (0, number, number.to_string())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn begins_where_it_is_told_to() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..20).await;
+    let starts = [
+        (Start::Beginning, 0),
+        (Start::Offset(Offset(7)), 7),
+        (Start::Timestamp(Timestamp(9_500)), 10),
+        (Start::Timestamp(Timestamp(19_000)), 19),
+    ];
+    for (start, first) in starts {
+        let mut consumer = consumer(&cluster, Partitions::All, start).await;
+        assert_eq!(consumer.position("t", P0), Some(Offset(first)));
+        let count = usize::try_from(20 - first).unwrap();
+        assert_eq!(read(&mut consumer, count).await, expected(first..20), "{start:?}");
+        assert_eq!(consumer.position("t", P0), Some(Offset(20)));
+        assert_eq!(consumer.high_watermark("t", P0), Some(Offset(20)));
+    }
+    for start in [Start::End, Start::Timestamp(Timestamp(99_000))] {
+        let mut consumer = consumer(&cluster, Partitions::Only(vec![P0]), start).await;
+        assert_eq!(consumer.position("t", P0), Some(Offset(20)), "{start:?}");
+        assert!(consumer.next().now_or_never().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_at_the_end_for_what_comes() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    let mut consumer = consumer(&cluster, Partitions::All, Start::End).await;
+    let writer = cluster.clone();
+    let write = async {
+        sleep(20_000).await;
+        fill(&writer, 0, 3..9).await;
+    };
+    let (read, ()) = futures_util::future::join(read(&mut consumer, 6), write).await;
+    assert_eq!(read, expected(3..9));
+    let fetches = cluster.state().fetches.len();
+    assert!(fetches < 100, "the server waits, not the client: {fetches} fetches in 20 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_partitions_come_each_in_its_order() {
+    let cluster = Cluster::with_topic("t", 4);
+    for partition in 0..4 {
+        fill(&cluster, partition, 0..50).await;
+    }
+    let consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    let mut next = [0; 4];
+    let mut records = consumer.take(200);
+    while let Some(record) = soon(records.next()).await {
+        let record = record.unwrap();
+        let next = &mut next[usize::try_from(record.partition.0).unwrap()];
+        assert_eq!(record.offset, Offset(*next));
+        *next += 1;
+    }
+    assert_eq!(next, [50; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn follows_the_leader_and_survives_lost_answers() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..9).await;
+    let mut consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    assert_eq!(read(&mut consumer, 4).await, expected(0..4));
+    cluster.move_leader("t", 0, 2);
+    cluster.state().fetch_faults.extend([Fault::LoseReply, Fault::Refuse(ErrorCode::Overloaded)]);
+    fill(&cluster, 0, 9..15).await;
+    assert_eq!(read(&mut consumer, 11).await, expected(4..15));
+    cluster.state().down.insert(2);
+    sleep(400).await;
+    cluster.move_leader("t", 0, 3);
+    fill(&cluster, 0, 15..18).await;
+    assert_eq!(read(&mut consumer, 3).await, expected(15..18));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_a_leader_that_was_cut_off_and_never_goes_back() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    let client = cluster.client(7);
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    assert_eq!(read(&mut consumer, 3).await, expected(0..3));
+    // Node 1 goes on as if it led, answers fetches and says so to whoever asks; it has nothing new.
+    let stale = cluster.metadata();
+    {
+        let mut state = cluster.state();
+        state.stale.insert(1, stale);
+        let topics = state.topics.clone();
+        state.frozen.insert(1, topics);
+    }
+    cluster.move_leader("t", 0, 3);
+    cluster.write("t", 0, &["3", "4", "5"]);
+    let before = client.env().now();
+    assert_eq!(read(&mut consumer, 3).await, expected(3..6));
+    let took = client.env().now().since(before);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let asked = {
+        let mut state = cluster.state();
+        // From here on a server answers for an older epoch: it is not believed.
+        let partition = &mut state.topics.get_mut("t").unwrap().1[0];
+        partition.epoch = 1;
+        state.fetches.len()
+    };
+    cluster.write("t", 0, &["6", "7", "8"]);
+    let reading = tokio_stream::StreamExt::next(&mut consumer);
+    let waited = client.env().timeout(Duration::from_secs(5), reading).await;
+    assert!(waited.is_err(), "{waited:?}");
+    cluster.state().topics.get_mut("t").unwrap().1[0].epoch = 3;
+    assert_eq!(read(&mut consumer, 3).await, expected(6..9));
+    let state = cluster.state();
+    assert!(state.fetches[asked..].iter().all(|fetch| fetch.leader_epoch >= 2), "nor is it asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_out_of_range_is_an_error_or_a_reset() {
+    let cluster = Cluster::with_topic("t", 2);
+    fill(&cluster, 0, 0..6).await;
+    fill(&cluster, 1, 0..3).await;
+    let mut consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    read(&mut consumer, 9).await;
+    soon(consumer.seek("t", P0, Start::Offset(Offset(50)))).await.unwrap();
+    let error = soon(consumer.next()).await.unwrap_err();
+    assert_eq!(error.to_string(), "offset 50 of t/0 is out of range: it can be read from 0 to 6",);
+    fill(&cluster, 1, 3..6).await;
+    assert_eq!(soon(consumer.next()).await.unwrap().partition, PartitionId(1), "the other one goes on");
+    soon(consumer.seek("t", P0, Start::Offset(Offset(4)))).await.unwrap();
+    let mut offsets = Vec::new();
+    for _ in 0..4 {
+        let record = soon(consumer.next()).await.unwrap();
+        offsets.extend((record.partition == P0).then_some(record.offset.0));
+    }
+    assert_eq!(offsets, [4, 5]);
+
+    for (reset, first) in [(Reset::Beginning, 0), (Reset::End, 6)] {
+        let config = ConsumerConfig { reset, ..ConsumerConfig::default() };
+        let mut consumer = cluster.client(8).consumer(config);
+        let only = Partitions::Only(vec![P0]);
+        soon(consumer.assign("t", only, Start::Offset(Offset(1000)))).await.unwrap();
+        if first == 6 {
+            sleep(1000).await;
+            fill(&cluster, 0, 6..7).await;
+        }
+        assert_eq!(soon(consumer.next()).await.unwrap().offset, Offset(first), "{reset:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_batches_are_not_handed_out() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..9).await;
+    {
+        let mut state = cluster.state();
+        let batch: &mut Bytes = &mut state.topics.get_mut("t").unwrap().1[0].batches[1].1;
+        let mut damaged = BytesMut::from(&batch[..]);
+        *damaged.last_mut().unwrap() ^= 1;
+        *batch = damaged.freeze();
+    }
+    let config = ConsumerConfig { fetch_bytes_max: 1, ..ConsumerConfig::default() };
+    let mut consumer = cluster.client(7).consumer(config);
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    assert_eq!(read(&mut consumer, 3).await, expected(0..3));
+    let error = soon(consumer.next()).await.unwrap_err();
+    assert!(matches!(error, ConsumeError::Corrupt { offset: Offset(3), .. }), "{error}");
+    assert_eq!(soon(consumer.next()).await.unwrap_err(), ConsumeError::NothingAssigned);
+    soon(consumer.seek("t", P0, Start::Offset(Offset(6)))).await.unwrap();
+    assert_eq!(read(&mut consumer, 3).await, expected(6..9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_ahead_within_a_bound() {
+    let cluster = Cluster::with_topic("t", 2);
+    for partition in 0..2 {
+        fill(&cluster, partition, 0..300).await;
+    }
+    let config =
+        ConsumerConfig { prefetch_bytes_max: 1000, fetch_bytes_max: 300, ..ConsumerConfig::default() };
+    let mut consumer = cluster.client(7).consumer(config);
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    let mut seen = 0;
+    while seen < 600 {
+        sleep(2).await;
+        let ahead = consumer.buffer.bytes();
+        assert!(ahead <= 1000 + 2 * 300, "{ahead}");
+        seen += read(&mut consumer, 30).await.len();
+    }
+    sleep(2000).await;
+    assert_eq!(consumer.next().now_or_never().map(|_| ()), None);
+    assert_eq!(consumer.buffer.bytes(), 0, "all was given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_there_is_named() {
+    let cluster = Cluster::with_topic("t", 2);
+    let mut consumer = cluster.client(7).consumer(ConsumerConfig::default());
+    let only = Partitions::Only(vec![PartitionId(2)]);
+    let error = soon(consumer.assign("t", only, Start::End)).await.unwrap_err();
+    assert_eq!(error.to_string(), "topic t has no partition 2, only 0 to 1");
+    let error = soon(consumer.assign("nope", Partitions::All, Start::End)).await.unwrap_err();
+    assert_eq!(error.to_string(), "topic nope does not exist");
+    assert_eq!(soon(consumer.next()).await.unwrap_err(), ConsumeError::NothingAssigned);
+    soon(consumer.assign("t", Partitions::Only(vec![P0]), Start::Beginning)).await.unwrap();
+    cluster.state().topics.clear();
+    let error = soon(consumer.next()).await.unwrap_err();
+    assert!(matches!(error, ConsumeError::TopicDeleted { .. }), "{error}");
+
+    cluster.state().down.extend(1..=3);
+    let error = soon(consumer.assign("u", Partitions::All, Start::End)).await.unwrap_err();
+    assert!(error.to_string().starts_with("no answer within 10 s: cannot reach any server: n"), "{error}");
+}

@@ -464,7 +464,7 @@ impl Worker {
         let log_append_time = response.log_append_time_ms;
         flight.completer.written(Written {
             base_offset: Offset(base_offset),
-            log_append_time: (log_append_time >= 0).then_some(Timestamp(log_append_time)),
+            log_append_time: (log_append_time > 0).then_some(Timestamp(log_append_time)),
         });
         if let Some(writer) = &mut self.writer
             && flight.stamp.is_some_and(|stamp| stamp.id == writer.id)
@@ -620,14 +620,16 @@ async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
 impl Shared {
     /// A producer id: the producer's own, or a new one for a partition that gave that up.
     async fn writer(&self, bumped: bool) -> Result<(ProducerId, ProducerEpoch), String> {
+        let new =
+            async { self.leaders.init_producer().await.map_err(|error| format!("no producer id: {error}")) };
         if bumped {
-            return self.leaders.init_producer().await.map_err(|error| error.to_string());
+            return new.await;
         }
         let mut shared = self.writer.lock().await;
         if let Some(writer) = *shared {
             return Ok(writer);
         }
-        let writer = self.leaders.init_producer().await.map_err(|error| error.to_string())?;
+        let writer = new.await?;
         *shared = Some(writer);
         Ok(writer)
     }
