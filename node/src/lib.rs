@@ -15,6 +15,3 @@ pub mod raft;
 pub mod storage;
 pub mod telemetry;
 pub mod wiring;
-
-#[cfg(test)]
-mod testing;

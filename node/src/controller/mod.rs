@@ -9,11 +9,12 @@ mod handle;
 mod machine;
 mod placement;
 mod spec;
-#[cfg(test)]
-mod tests;
 mod types;
 
-pub use command::{Answer, Command, Refusal};
+pub use command::{Answer, Command, NotACommand, Refusal};
 pub use handle::Controller;
 pub use spec::{NewTopic, PARTITIONS_MAX, describe};
 pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use quorate_proto::ids::{ClusterId, NodeId};
 use super::*;
 use crate::metadata::Node;
 use crate::raft::Member;
-use crate::testing::{Alone, eventually};
+use crate::raft::alone::{Alone, eventually};
 
 const LONG: Duration = Duration::from_secs(20);
 

@@ -43,3 +43,6 @@ impl std::fmt::Debug for Env {
         f.write_str("Env")
     }
 }
+
+#[cfg(test)]
+pub(crate) mod gate;

@@ -12,13 +12,9 @@ mod epochs;
 mod index;
 mod machine;
 mod manager;
-#[cfg(test)]
-mod model;
 mod replica;
 mod state;
 mod tail;
-#[cfg(test)]
-mod tests;
 mod types;
 mod watermark;
 
@@ -28,3 +24,9 @@ pub use replica::Replica;
 pub use types::{
     EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,
 };
+
+#[cfg(test)]
+mod model;
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,9 @@ use super::replica::{Place, Replica, Surroundings};
 use super::*;
 use crate::env::Task;
 use crate::metadata::{TimestampType, TopicConfig};
+use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, BatchAnswer, Group, Member, Proposal, Role};
 use crate::storage::Kind;
-use crate::testing::{Alone, eventually};
 
 const GROUP: GroupId = GroupId(1);
 const LONG: Duration = Duration::from_secs(20);

@@ -24,3 +24,6 @@ pub use liveness::Leadership;
 pub use machine::Apply;
 pub use node::{GroupError, PeerHooks, RaftNode};
 pub use types::{Answer, BatchAnswer, Member, Proposal};
+
+#[cfg(test)]
+pub(crate) mod alone;

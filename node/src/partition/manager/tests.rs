@@ -6,9 +6,9 @@ use quorate_proto::ids::{Identity, Offset};
 use super::*;
 use crate::metadata::{Node, Partition, Topic, TopicConfig};
 use crate::partition::FetchError;
+use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, Apply, Role};
 use crate::storage::{Entry, LogId};
-use crate::testing::{Alone, eventually};
 
 /// A topic called `t`, its id made of `byte`, with partitions on these nodes; groups count from `group`.
 fn topic(byte: u8, group: u64, replicas: &[&[u32]]) -> Arc<Topic> {

@@ -1,8 +1,8 @@
-//! What unit tests of partition and controller stand on: one node alone, with a real store in a temporary folder and
+//! What unit tests of raft's users stand on: one node alone, with a real store in a temporary folder and
 //! real Raft, without peers. Its disk can be told to stand still.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,10 +12,11 @@ use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{Hello, HelloReply, PeerReply, PeerRequest, Sender};
 use tempfile::TempDir;
 
+use super::{PeerHooks, RaftConfig, RaftNode};
+use crate::env::gate::{Gate, GatedDisk};
 use crate::env::os::{OsDisk, OsPool};
 use crate::env::transport::{Lane, LinkWatch, PeerError};
-use crate::env::{Disk, Env, FileName, PeerHandler, PeerLink, Task, Transport};
-use crate::raft::{PeerHooks, RaftConfig, RaftNode};
+use crate::env::{Env, PeerHandler, PeerLink, Task, Transport};
 use crate::storage::{Store, StoreConfig};
 
 /// A node without peers.
@@ -70,89 +71,6 @@ pub(crate) async fn eventually(env: &Env, what: &str, mut holds: impl FnMut() ->
     while !holds() {
         assert!(env.now() < deadline, "in vain: {what}");
         env.sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// While closed, nothing is synced: whoever syncs waits.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    pub(crate) fn close(&self) {
-        *self.0.0.lock().unwrap() = true;
-    }
-
-    pub(crate) fn open(&self) {
-        *self.0.0.lock().unwrap() = false;
-        self.0.1.notify_all();
-    }
-
-    fn pass(&self) {
-        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |closed| *closed).unwrap());
-    }
-}
-
-struct GatedDisk {
-    disk: OsDisk,
-    gate: Gate,
-}
-
-#[derive(Debug)]
-struct GatedFile {
-    file: Box<dyn redb::StorageBackend>,
-    gate: Gate,
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, name: &FileName, create: bool) -> io::Result<Box<dyn redb::StorageBackend>> {
-        Ok(Box::new(GatedFile { file: self.disk.open(name, create)?, gate: self.gate.clone() }))
-    }
-
-    fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()> {
-        self.disk.publish(from, to)
-    }
-
-    fn remove(&self, name: &FileName) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<FileName>> {
-        self.disk.list()
-    }
-
-    fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
-        self.disk.mark(name, content)
-    }
-
-    fn describe(&self) -> String {
-        self.disk.describe()
-    }
-}
-
-impl redb::StorageBackend for GatedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.gate.pass();
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
     }
 }
 
