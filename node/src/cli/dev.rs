@@ -283,6 +283,8 @@ impl Cluster {
             let started = Instant::now();
             let ended = match self.start(at) {
                 Ok(mut child) => {
+                    // The pipe that the node watches. Waiting for a child closes its input, unless it is taken.
+                    let _pipe = child.stdin.take();
                     let ended = tokio::select! { biased;
                         _ = stopped.wait_for(|stop| *stop) => None,
                         status = child.wait() => Some(status),
