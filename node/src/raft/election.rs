@@ -91,19 +91,21 @@ fn tick(group: &Weak<Running>) {
 
 /// Replaces a leader whose death was proven. `dead_vote` is the one it led by.
 pub(super) async fn replace(group: Weak<Running>, dead_vote: RaftVote, dead: NodeId, config: RaftConfig) {
-    let until = match group.upgrade() {
-        Some(running) => {
-            // Until now the dead leader's lease stood in the way of every vote.
-            let request = TransferLeaderRequest::new(dead_vote, NOBODY, None);
-            if running.raft.handle_transfer_leader(request).boxed().await.is_err() {
-                return;
-            }
-            running.env.now() + Duration::from_millis(config.election_timeout_ms_max) * 2
-        }
-        None => return,
-    };
+    let Some(until) = group.upgrade().map(|group| group.env.now()) else { return };
+    let until = until + Duration::from_millis(config.election_timeout_ms_max) * 2;
+    if let Some(group) = group.upgrade() {
+        set_lease_aside(&group, dead_vote).await;
+    }
     let place = place_of(&group, Some(dead));
     stand(&group, Some(dead_vote), place * config.failover_rank_ms, until, &config).await;
+}
+
+/// Until this, the lease of a dead leader stands in the way of every vote here. Does nothing if another vote is held.
+async fn set_lease_aside(group: &Running, dead_vote: RaftVote) {
+    let request = TransferLeaderRequest::new(dead_vote, NOBODY, None);
+    if let Err(error) = group.raft.handle_transfer_leader(request).boxed().await {
+        tracing::warn!(group = %group.id, %error, "lease of a dead leader was not set aside");
+    }
 }
 
 /// This node's place among those who may stand.
@@ -164,6 +166,10 @@ async fn stand(
         };
         seen = Some((vote, since));
         if !candidate || now >= since + CANDIDATE {
+            // What the dead leader sent before it died is still on its way through queues, and renews its lease.
+            if let Some(dead_vote) = dead_vote {
+                set_lease_aside(&running.0, dead_vote).await;
+            }
             let alone = running.voters() == [running.0.me];
             if running.0.raft.trigger().elect(!alone).boxed().await.is_err() {
                 return;
