@@ -635,3 +635,46 @@ fn a_failed_sync_is_survived_with_kept_pages() {
         fail_every_sync("kept", script, DirtyPages::Kept);
     }
 }
+
+#[test]
+fn after_a_failed_sync_nothing_more_is_acknowledged() {
+    block_on(async {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk).await.unwrap();
+        let log = store.log(GroupId(1));
+        let (tx, mut answers) = tokio::sync::mpsc::channel(8);
+        let append = |index: u64| {
+            let tx = tx.clone();
+            let entry = entry(1, LogId { term: Term(1), index: LogIndex(index) }, 100);
+            log.append(vec![entry], Box::new(move |result| tx.try_send(result).unwrap()))
+        };
+        append(0).unwrap();
+        assert!(answers.recv().await.unwrap().is_ok());
+        assert!(store.failed().borrow().is_none());
+        let mut failed = store.failed();
+        disk.fail_sync_after(0, DirtyPages::Dropped);
+        append(1).unwrap();
+        append(2).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(answers.recv().await.unwrap(), Err(StoreError::Unknown(_))));
+        }
+        failed.wait_for(Option::is_some).await.unwrap();
+        assert!(matches!(append(3), Err(StoreError::Failed(_))));
+        let vote = HardVote { term: Term(1), node: 1, committed: false };
+        assert!(matches!(log.save_vote(vote).await, Err(StoreError::Failed(_))));
+        assert!(matches!(log.truncate_suffix(LogIndex(0)).await, Err(StoreError::Failed(_))));
+        assert!(matches!(
+            store.facts().remember_peer(NodeId(2), identity_of(2)).await,
+            Err(StoreError::Failed(_))
+        ));
+        store.close().await;
+        disk.kill();
+        let (store, report) = open(&disk).await.unwrap();
+        assert!(report.failed_before);
+        let entries = store.log(GroupId(1)).entries(LogIndex(0)..LogIndex(9), u64::MAX).await.unwrap();
+        assert!((1..=3).contains(&entries.len()));
+        store.close().await;
+        let (_, report) = open(&disk).await.unwrap();
+        assert!(!report.failed_before, "the mark is gone");
+    });
+}

@@ -130,7 +130,8 @@ impl Shared {
         let shared = self.clone();
         pool::run(&*self.pool, move || {
             let mut jobs = jobs.into_iter().peekable();
-            while let Some((_, _, pieces)) = jobs.peek() {
+            while let Some((_, first, pieces)) = jobs.peek() {
+                let first = first.index;
                 let Some(volume) = pieces.first().map(|piece| piece.volume.clone()) else { break };
                 let same =
                     |pieces: &[Piece]| pieces.first().is_some_and(|p| p.volume.number == volume.number);
@@ -138,7 +139,7 @@ impl Shared {
                 while let Some(job) = jobs.next_if(|(_, _, pieces)| same(pieces)) {
                     here.push(job);
                 }
-                shared.use_volume(group, &volume, |read| {
+                let read = shared.use_volume(group, &volume, |read| {
                     let reader = Reader::new(read)?;
                     for (at, wanted, pieces) in &here {
                         let piece = pieces.first().expect("there is one for each body");
@@ -154,7 +155,8 @@ impl Shared {
                         bodies[*at] = reader.body(&head, place)?;
                     }
                     Ok(())
-                })?;
+                });
+                read.map_err(|error| shared.judge(group, first, error))?;
             }
             Ok(bodies)
         })
@@ -213,6 +215,10 @@ impl Shared {
                 while state.open.len() > max {
                     let number = state.open.pop_front();
                     close.extend(number.and_then(|number| state.sealed.get(&number).cloned()));
+                }
+                if matches!(result, Err(ReadError::Disk(_))) {
+                    // redb refuses all reads after one has failed: the next one opens the file anew.
+                    close.extend(state.sealed.get(&volume.number).cloned());
                 }
             }
         }

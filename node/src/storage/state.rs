@@ -199,13 +199,17 @@ impl State {
     /// Makes entries readable; all of them or none.
     pub(super) fn append(&mut self, group: GroupId, entries: &[Entry]) -> Result<u64, StoreError> {
         let visible = self.visible.entry(group).or_default();
-        let mut hard = visible.hard.clone();
+        let mut next = entries.first().map_or(LogIndex(0), |first| first.head.index);
         for entry in entries {
-            hard.append(group, entry.head.log_id())?;
+            if entry.head.index != next {
+                return Err(StoreError::Gap { group, expected: next, found: entry.head.index });
+            }
+            next = next.next();
         }
-        visible.hard = hard;
         let mut bytes = 0;
         for entry in entries {
+            // Only the first one can be refused: the others follow each other.
+            visible.hard.append(group, entry.head.log_id())?;
             let arrival = self.recent.arrivals;
             self.recent.arrivals += 1;
             self.recent.order.push_back((arrival, group));

@@ -13,7 +13,7 @@ use super::committer;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::{OpenError, ReadError, StoreError};
-use super::facts::Facts;
+use super::facts::{Change, Facts, Witness};
 use super::failure::Failure;
 use super::hard::{HardVote, LogState};
 use super::keeper;
@@ -145,14 +145,21 @@ impl Store {
 
 /// Closes all files cleanly, so that the next opening need not repair them.
 fn close_files(shared: &Shared) {
-    let volumes = {
+    let (volumes, witness) = {
         let state = shared.state();
+        let witness = Witness { commit: state.commit, volume: state.active.volume.number };
         let mut volumes = state.sealed.values().cloned().collect::<Vec<_>>();
         volumes.push(state.active.volume.clone());
         volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.clone()));
         volumes.extend(state.spare.clone());
-        volumes
+        (volumes, witness)
     };
+    if witness.commit > 0 && shared.failure.refusal().is_none() {
+        // An older copy put in the active volume's place is seen by this.
+        if let Err(error) = shared.meta.write(&[Change::Witness(witness)]) {
+            shared.failure.raise(&error);
+        }
+    }
     let closed = volumes.iter().map(|volume| volume.close()).chain([shared.meta.close()]);
     for error in closed.filter_map(Result::err) {
         tracing::warn!(error = &error as &dyn std::error::Error, "a file was not closed cleanly");

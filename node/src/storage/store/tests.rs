@@ -324,7 +324,12 @@ fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
         std::fs::write(&volume, &good_volume).unwrap();
         let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
         assert_eq!(all(&store.log(GROUP)).await.len(), 2);
+        append(&store.log(GROUP), vec![entry(GROUP, 2, 2, b"newer")]).await.unwrap().unwrap();
         store.close().await;
+        drop(store);
+        std::fs::write(&volume, &good_volume).unwrap();
+        assert!(refusal(NODE).await.contains("volume-00000001.redb in"));
+        assert!(refusal(NODE).await.contains("is an older copy"));
     });
 }
 
