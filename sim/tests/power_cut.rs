@@ -399,8 +399,9 @@ fn operations_of(script: &[Step]) -> u64 {
         let mut history = History::new();
         history.run(&disk, script).await.unwrap();
         assert_eq!(history.acked(), history.models.len() - 1, "all is acknowledged");
+        let operations = disk.operations();
         opens_and_goes_on(&disk, &history, history.acked()).await;
-        disk.operations()
+        operations
     })
 }
 
