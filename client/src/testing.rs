@@ -515,6 +515,7 @@ async fn long_poll(cluster: &Cluster, node: u32, request: v1::FetchRequest) -> O
                 response.log_start_offset = i64::try_from(partition.log_start).unwrap();
                 if offset < partition.log_start || offset > partition.end() {
                     response.set_error(ErrorCode::OffsetOutOfRange);
+                    response.leader_epoch = -1;
                 } else if offset == partition.end() && waited < request.wait_ms {
                     waited += 1;
                     continue;

@@ -183,6 +183,12 @@ pub(super) struct Fetcher {
     pub(super) position: Offset,
 }
 
+/// Whether an answer comes from an older leader than one that we have read from. Servers that do not say (-1) have
+/// compared the epoch that we sent with their own.
+fn is_older(answered: i32, epoch: LeaderEpoch) -> bool {
+    (0..epoch.0).contains(&answered)
+}
+
 /// What to do after an answer.
 enum Next {
     /// Fetch on.
@@ -347,7 +353,7 @@ impl Fetcher {
             }
             ErrorCode::Overloaded | ErrorCode::UnknownLeaderEpoch => return Next::Pause(message),
             ErrorCode::OffsetOutOfRange => {
-                if response.leader_epoch < epoch.0 {
+                if is_older(response.leader_epoch, *epoch) {
                     return Next::LookUp("a server answered for an older epoch".to_owned());
                 }
                 return self.out_of_range(&response);
@@ -378,10 +384,10 @@ impl Fetcher {
                 return Next::End(ConsumeError::Refused { topic, partition, code, message });
             }
         }
-        if response.leader_epoch < epoch.0 {
+        if is_older(response.leader_epoch, *epoch) {
             return Next::LookUp("a server answered for an older epoch".to_owned());
         }
-        *epoch = LeaderEpoch(response.leader_epoch);
+        *epoch = LeaderEpoch(response.leader_epoch).max(*epoch);
         if let Ok(high_watermark) = u64::try_from(response.high_watermark) {
             self.progress.high_watermark.store(high_watermark, Ordering::Relaxed);
         }
