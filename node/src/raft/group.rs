@@ -121,7 +121,7 @@ impl Group {
         *self.0.roles.borrow()
     }
 
-    /// Watches [`Group::role`]. Closed when the group has stopped.
+    /// Watches [`Group::role`]. A group that has stopped follows nobody.
     pub fn roles(&self) -> watch::Receiver<Role> {
         self.0.roles.subscribe()
     }
@@ -191,6 +191,18 @@ impl Group {
             tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");
         }
         self.0.registry.stop().await;
+        self.0.lost();
+    }
+}
+
+impl Running {
+    /// openraft has ended: this node leads no more.
+    pub(super) fn lost(&self) {
+        self.roles.send_if_modified(|role| {
+            let (Role::Leader { term, .. } | Role::Follower { term, .. }) = *role;
+            let lost = Role::Follower { leader: None, term };
+            std::mem::replace(role, lost) != lost
+        });
     }
 }
 

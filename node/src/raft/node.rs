@@ -504,6 +504,9 @@ async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch:
         };
         if !alive {
             // openraft's own end closes its metrics; a group that is stopped does not get here.
+            if let Some(running) = group.upgrade() {
+                running.lost();
+            }
             if let Some(node) = weak.upgrade() {
                 node.group_failed(id);
             }

@@ -170,3 +170,154 @@ impl Asked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use bytes::Bytes;
+    use openraft::entry::RaftEntry;
+    use openraft::{EntryPayload, Membership};
+    use proptest::prelude::*;
+    use quorate_proto::ids::{Identity, Timestamp};
+
+    use super::*;
+    use crate::raft::types::{CommittedLeaderId, Disk, Payload, Proposal, RaftEntryOf};
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn id(term: u64, index: u64) -> RaftLogId {
+        RaftLogId::new(CommittedLeaderId::new(term), index)
+    }
+
+    /// A blank, a command and a membership, behind (2, 9), of a leader of term 3.
+    fn request() -> Append {
+        let command = Payload::new(Proposal::command(Bytes::from_static(b"command"), Timestamp(5)));
+        let voters: BTreeSet<u64> = [1, 2].into();
+        let disks: BTreeMap<u64, Disk> =
+            [(1, Disk(Identity::from_random([1; 16]))), (2, Disk(Identity::from_random([2; 16])))].into();
+        let membership = Membership::new(vec![voters], disks).unwrap();
+        Append {
+            vote: RaftVote::new_committed(3, 1),
+            prev_log_id: Some(id(2, 9)),
+            entries: vec![
+                RaftEntryOf::new(id(3, 10), EntryPayload::Blank),
+                RaftEntryOf::new(id(3, 11), EntryPayload::Normal(command)),
+                RaftEntryOf::new(id(3, 12), EntryPayload::Membership(membership)),
+            ],
+            leader_commit: Some(id(2, 8)),
+        }
+    }
+
+    fn wire() -> v1::AppendRequest {
+        append_to_wire(GROUP, 4, request()).unwrap()
+    }
+
+    #[test]
+    fn an_append_comes_back_as_it_was_and_has_its_places() {
+        let made = append_from_wire(wire()).unwrap();
+        let ids: Vec<_> = made.entries.iter().map(|entry| entry.log_id).collect();
+        assert_eq!(ids, [id(3, 10), id(3, 11), id(3, 12)]);
+        assert_eq!(made.entries[2].get_membership(), request().entries[2].get_membership());
+        assert_eq!(
+            (made.vote, made.prev_log_id, made.leader_commit),
+            (request().vote, Some(id(2, 9)), Some(id(2, 8)))
+        );
+        let again = append_to_wire(GROUP, 4, made).unwrap();
+        assert_eq!(again, wire());
+    }
+
+    #[test]
+    fn what_no_leader_sends_is_an_error() {
+        let refused = |change: &dyn Fn(&mut v1::AppendRequest)| {
+            let mut request = wire();
+            change(&mut request);
+            assert!(append_from_wire(request.clone()).is_err(), "{request:?}");
+        };
+        refused(&|request| request.vote = None);
+        refused(&|request| request.vote.as_mut().unwrap().committed = false);
+        refused(&|request| request.vote.as_mut().unwrap().term = 1 << 31);
+        refused(&|request| request.vote.as_mut().unwrap().node = 1 << 31);
+        refused(&|request| request.vote.as_mut().unwrap().term = 2);
+        refused(&|request| request.group = 8);
+        refused(&|request| request.prev_log_id = None);
+        refused(&|request| request.prev_log_id.as_mut().unwrap().index = u64::MAX);
+        refused(&|request| request.prev_log_id.as_mut().unwrap().term = 4);
+        refused(&|request| request.leader_commit.as_mut().unwrap().term = u64::MAX);
+        refused(&|request| drop(request.entries.remove(1)));
+        refused(&|request| request.entries.swap(0, 1));
+        refused(&|request| request.entries[0].head = Bytes::new());
+        refused(&|request| request.entries[1].body = Bytes::from_static(b"commanD"));
+        refused(&|request| request.entries[1].body = Bytes::new());
+        let body = wire().entries[2].body.clone();
+        refused(&|request| request.entries[2].body = body.slice(1..));
+    }
+
+    #[test]
+    fn an_entry_without_its_body_is_not_sent() {
+        let mut request = request();
+        let EntryPayload::Normal(payload) = &mut request.entries[1].payload else { panic!("a command") };
+        payload.0.body = crate::storage::Body::Absent;
+        assert!(append_to_wire(GROUP, 4, request).is_err());
+    }
+
+    #[test]
+    fn an_answer_lies_within_what_was_asked() {
+        use v1::append_reply::Result as Reply;
+        let asked = Asked::of(&request());
+        let check = |reply: Option<Reply>| asked.check(v1::AppendReply { result: reply });
+        let matched = |log_id: Option<RaftLogId>| {
+            Some(Reply::Matched(v1::Matched { log_id: log_id.as_ref().map(log_id_to_wire) }))
+        };
+        for good in [id(2, 9), id(3, 10), id(3, 12)] {
+            assert_eq!(check(matched(Some(good))), Ok(Ok(Some(good))));
+        }
+        for bad in [None, Some(id(2, 8)), Some(id(3, 13)), Some(id(4, 12))] {
+            assert!(check(matched(bad)).is_err(), "{bad:?}");
+        }
+        let conflict = |at: RaftLogId| Some(Reply::Conflict(log_id_to_wire(&at)));
+        assert_eq!(check(conflict(id(2, 9))), Ok(Err(StreamAppendError::Conflict(id(2, 9)))));
+        assert!(check(conflict(id(3, 10))).is_err());
+        let higher = |vote: RaftVote| Some(Reply::HigherVote(vote_to_wire(&vote)));
+        assert!(check(higher(RaftVote::new(4, 2))).is_ok());
+        assert!(check(higher(RaftVote::new(2, 2))).is_err(), "it is lower");
+        assert!(check(None).is_err());
+    }
+
+    #[test]
+    fn votes_come_back_as_they_were() {
+        let mut request = VoteRequest::new(RaftVote::new(5, 3), Some(id(4, 20)));
+        request.leadership_transfer = true;
+        assert_eq!(vote_request_from_wire(&vote_request_to_wire(GROUP, &request)), Ok(request));
+        let reply = VoteResponse::new(RaftVote::new(5, 3), None, true);
+        assert_eq!(vote_reply_from_wire(&vote_reply_to_wire(&reply)), Ok(reply));
+        let transfer = TransferLeaderRequest::new(RaftVote::new_committed(5, 3), 2, Some(id(4, 20)));
+        assert_eq!(transfer_from_wire(&transfer_to_wire(GROUP, &transfer)), Ok(transfer));
+        assert!(vote_request_from_wire(&v1::VoteRequest::default()).is_err());
+        assert!(vote_reply_from_wire(&v1::VoteReply::default()).is_err());
+        assert!(transfer_from_wire(&v1::TransferLeaderRequest::default()).is_err());
+    }
+
+    proptest! {
+        /// Whatever is flipped in a message, it is refused or read, and never a panic; an entry that is read is one
+        /// that was sent.
+        #[test]
+        fn flipped_bits_are_refused_or_harmless(flips in prop::collection::vec((0_usize..10_000, 0_u8..8), 1..4)) {
+            use prost::Message;
+            let mut bytes = wire().encode_to_vec();
+            for (at, bit) in flips {
+                let at = at % bytes.len();
+                bytes[at] ^= 1 << bit;
+            }
+            if let Ok(message) = v1::AppendRequest::decode(bytes.as_slice())
+                && let Ok(read) = append_from_wire(message)
+            {
+                let sent = wire().entries;
+                let group = GROUP;
+                for entry in read.entries {
+                    prop_assert!(sent.contains(&entry_to_wire(entry_of(group, entry)).unwrap()));
+                }
+            }
+        }
+    }
+}

@@ -105,11 +105,13 @@ fn send(peers: &Arc<Peers>, node: NodeId, beats: Vec<Beat>) -> impl Future<Outpu
     let timeout = Duration::from_millis(peers.config.heartbeat_ms) * 2;
     let asked = peers.ask(node, Lane::Urgent, body, timeout);
     async move {
-        let replies = asked.await.and_then(|(_, body)| match body {
-            peer_reply::Body::Heartbeats(replies) if replies.groups.len() == answers.len() => {
-                Ok(replies.groups)
+        let replies = asked.await.and_then(|(_, body)| {
+            if let peer_reply::Body::Heartbeats(replies) = body
+                && replies.groups.len() == answers.len()
+            {
+                return Ok(replies.groups);
             }
-            _ => Err(AskError::Malformed { node, reason: "not one reply for each heartbeat".to_owned() }),
+            Err(AskError::Malformed { node, reason: "not one reply for each heartbeat".to_owned() })
         });
         match replies {
             // Who asked may have given up.

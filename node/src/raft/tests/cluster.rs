@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::{Killable, Switch};
 use crate::env::transport::Lane;
-use crate::env::{Env, Task, Transport};
+use crate::env::{Env, Task};
 use crate::raft::{
     Answer, Apply, BatchAnswer, Group, Member, PeerHooks, Proposal, ProposeError, RaftConfig, RaftNode, Role,
 };
@@ -294,14 +294,12 @@ fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
 fn one_node_alone_leads_at_once() {
     threads().block_on(async {
         let mut cluster = Cluster::new(1).await;
-        let began = quorate_proto::env::os().now();
         for number in 0..2 {
             let node = cluster.start(1).await;
             let (_, term) = leader(&[&node]).await;
             assert_eq!(propose(&node, term, number..number + 1).await.len(), 1);
             node.stop().await;
         }
-        drop(began);
     });
 }
 

@@ -1,6 +1,7 @@
 //! Real stores, and a transport of plain calls between nodes of one process.
 
 mod cluster;
+mod links;
 mod suite;
 
 use std::collections::BTreeMap;
