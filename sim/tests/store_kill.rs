@@ -68,8 +68,8 @@ async fn work(
     let mut term = Term(log.state().last.map_or(1, |last| last.term.0 + 1));
     for _ in 0..1_000 {
         let last = log.state().last;
-        if dice.chance(50) && last.is_some() {
-            let from = LogIndex(dice.below(last.unwrap().index.0 + 1));
+        if let Some(last) = last.filter(|_| dice.chance(50)) {
+            let from = LogIndex(dice.below(last.index.0 + 1));
             term = Term(term.0 + 1);
             let truncated = log.truncate_suffix(from).await;
             // After a failure either may stand there.
@@ -96,7 +96,7 @@ async fn work(
                         .unwrap()
                         .extend(heads.iter().map(|head| (head.index, (head.term, head.body_crc))));
                 }
-                drop(tell.send(()));
+                tell.send(()).unwrap_or_default();
             }),
         );
         if appended.is_err() {
