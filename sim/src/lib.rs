@@ -6,7 +6,13 @@ compile_error!(
 );
 
 pub mod check;
+pub mod cluster;
 pub mod dice;
 pub mod env;
 pub mod history;
+pub mod nemesis;
+pub mod run;
+pub mod scenario;
+pub mod sweep;
 pub mod trace;
+pub mod workload;

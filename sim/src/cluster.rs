@@ -1,0 +1,478 @@
+//! Real nodes on simulated machines: started, crashed, started again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quorate_node::env::Env;
+use quorate_node::wiring::{Node, NodeConfig, Readiness};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+use tokio::sync::mpsc;
+
+use crate::dice::Dice;
+use crate::env::channel;
+use crate::env::clock::{self, SimClock};
+use crate::env::disk::{DirtyPages, DiskEvent, Pace, SimDisk};
+use crate::env::entropy::SimEntropy;
+use crate::env::network::Network;
+use crate::env::pool::SimPool;
+use crate::env::tasks::{Host, Life};
+use crate::env::transport::SimTransport;
+use crate::history::{History, ReplicaEntry};
+use crate::trace::{Event, Trace};
+
+/// How a node dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process alone: its machine resets its connections and keeps what it wrote.
+    Kill,
+    /// The machine: silence, and what was not synced is lost in part.
+    PowerCut,
+    /// The same in the middle of the disk operation that many operations ahead.
+    PowerCutAtOperation(u64),
+}
+
+/// What a run's nodes are like, as drawn.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// How many.
+    pub nodes: u32,
+    /// How long a disk takes to sync.
+    pub pace: Pace,
+    /// How long blocking work waits for its turn at most.
+    pub pool_wait_max: Duration,
+    /// Largest volume, in bytes.
+    pub volume_bytes_max: u64,
+    /// Recent entries in memory, in bytes.
+    pub recent_bytes_max: u64,
+}
+
+impl Knobs {
+    /// Draws them: small, so that rolls and reads from disk are common.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let sync_max = dice.time(Duration::from_micros(200), Duration::from_millis(20));
+        Self {
+            nodes: 3,
+            pace: Pace { sync_min: Duration::from_micros(100), sync_max },
+            pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
+            volume_bytes_max: 65_536 << dice.below(5),
+            recent_bytes_max: 8_192 << dice.below(8),
+        }
+    }
+}
+
+/// The nodes of a run.
+pub struct Cluster {
+    seed: u64,
+    knobs: Knobs,
+    network: Network,
+    history: History,
+    trace: Trace,
+    machines: BTreeMap<NodeId, Machine>,
+    falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
+    tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
+}
+
+struct Machine {
+    disk: SimDisk,
+    clock: SimClock,
+    /// Lives so far; the last one may have ended.
+    lives: u64,
+    life: Option<Life>,
+    running: Arc<Mutex<Option<Arc<Node>>>>,
+    /// Whether a sync was made to fail in this life.
+    sync_failed: Arc<AtomicBool>,
+}
+
+impl Cluster {
+    /// Machines with empty disks; none is started.
+    pub fn new(seed: u64, knobs: Knobs, network: Network, history: History, trace: Trace) -> Self {
+        let (tell_fall, falls) = mpsc::unbounded_channel();
+        let mut machines = BTreeMap::new();
+        for node in (1..=knobs.nodes).map(NodeId) {
+            let mut dice = Dice::named(seed, &format!("machine {node}"));
+            let clock = SimClock {
+                origin: Duration::from_millis(dice.below(100_000)),
+                wall_ahead_ms: i64::try_from(dice.below(1_200_000)).unwrap_or_default() - 600_000,
+            };
+            let disk = SimDisk::new();
+            disk.set_pace(knobs.pace, dice);
+            let sync_failed = Arc::new(AtomicBool::new(false));
+            let (noting, failed) = (trace.clone(), sync_failed.clone());
+            disk.watch(move |event| {
+                if matches!(event, DiskEvent::SyncFailed { .. }) {
+                    failed.store(true, Ordering::Relaxed);
+                }
+                noting.note(&Event::Disk { node, event });
+            });
+            let running = Arc::default();
+            machines.insert(node, Machine { disk, clock, lives: 0, life: None, running, sync_failed });
+        }
+        Self { seed, knobs, network, history, trace, machines, falls, tell_fall }
+    }
+
+    /// The ids of all nodes.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.machines.keys().copied().collect()
+    }
+
+    /// Where clients find them.
+    pub fn servers(&self) -> Vec<String> {
+        self.machines.keys().map(|node| grpc_address(*node)).collect()
+    }
+
+    /// The network they are on.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// A node's disk.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn disk(&self, node: NodeId) -> &SimDisk {
+        &self.machine(node).disk
+    }
+
+    /// Puts an event into the trace.
+    pub fn note(&self, event: Event) {
+        self.trace.note(&event);
+    }
+
+    /// Starts a node, if it is down. Ready at once: what the node does then takes its own time.
+    pub async fn start(&mut self, node: NodeId) {
+        self.bury(node).await;
+        if self.machine(node).life.is_some() {
+            return;
+        }
+        let machine = self.machines.get_mut(&node).expect("a node of this cluster");
+        machine.lives += 1;
+        machine.sync_failed.store(false, Ordering::Relaxed);
+        let number = machine.lives;
+        let (history, disk) = (self.history.clone(), machine.disk.clone());
+        let life = Life::new(Host::Node(node), move |host, task, said| {
+            // Without power nobody hears a panic any more.
+            if disk.is_powered() {
+                history.complain("panic", format!("task {task} of {host} panicked: {said}"));
+            }
+        });
+        machine.life = Some(life.clone());
+        machine.running = Arc::default();
+        let running = machine.running.clone();
+        {
+            let (life, network, falls) = (life.clone(), self.network.clone(), self.tell_fall.clone());
+            machine.disk.on_cut(move || {
+                life.end();
+                network.set_dark(Host::Node(node), true);
+                // The run may be over.
+                falls.send((node, number)).unwrap_or_default();
+            });
+        }
+        let purpose = |what: &str| Dice::named(self.seed, &format!("{what} of node {node} in life {number}"));
+        let env = Env {
+            base: quorate_proto::env::Env {
+                clock: Arc::new(machine.clock),
+                tasks: Arc::new(life.clone()),
+                entropy: Arc::new(SimEntropy::new(purpose("entropy"))),
+            },
+            disk: Arc::new(machine.disk.clone()),
+            transport: Arc::new(SimTransport::new(self.network.clone(), life.clone())),
+            pool: Arc::new(SimPool::new(
+                life.clone(),
+                machine.disk.clone(),
+                self.knobs.pool_wait_max,
+                purpose("pool"),
+            )),
+        };
+        self.network.set_dark(Host::Node(node), false);
+        let running_node = RunningNode {
+            node,
+            number,
+            life: life.clone(),
+            network: self.network.clone(),
+            history: self.history.clone(),
+            trace: self.trace.clone(),
+            running,
+            sync_failed: self.machine(node).sync_failed.clone(),
+            falls: self.tell_fall.clone(),
+        };
+        self.note(Event::Node { node, what: format!("starts, life {number}") });
+        life.start("node", Box::pin(running_node.run(env, self.config(node))));
+    }
+
+    /// Crashes a node; `false` if it was down.
+    pub async fn crash(&mut self, node: NodeId, how: Crash, dice: &mut Dice) -> bool {
+        let machine = self.machine(node);
+        if machine.life.as_ref().is_none_or(Life::has_ended) {
+            return false;
+        }
+        match how {
+            Crash::Kill => {
+                self.note(Event::Fault(format!("kills node{node}")));
+                machine.disk.cut_power();
+                self.end(node).await;
+                self.machine(node).disk.kill();
+            }
+            Crash::PowerCut => {
+                self.note(Event::Fault(format!("cuts the power of node{node}")));
+                self.network.set_dark(Host::Node(node), true);
+                machine.disk.cut_power();
+                self.end(node).await;
+                self.machine(node).disk.crash(dice);
+            }
+            Crash::PowerCutAtOperation(ahead) => {
+                let fault = format!("will cut the power of node{node} {ahead} disk operations ahead");
+                self.note(Event::Fault(fault));
+                machine.disk.cut_power_at(machine.disk.operations() + ahead);
+            }
+        }
+        true
+    }
+
+    /// A sync of this node fails after `successes` more; `false` if it is down.
+    pub fn fail_sync(&mut self, node: NodeId, successes: u64, pages: DirtyPages) -> bool {
+        let machine = self.machine(node);
+        if machine.life.as_ref().is_none_or(Life::has_ended) {
+            return false;
+        }
+        self.note(Event::Fault(format!("lets a sync of node{node} fail after {successes}, pages {pages:?}")));
+        machine.disk.fail_sync_after(successes, pages);
+        true
+    }
+
+    /// Takes back what threatens a node's disk.
+    pub fn spare_disk(&self, node: NodeId) {
+        self.machine(node).disk.spare();
+    }
+
+    /// Ready when a node is down that [`Cluster::crash`] did not bring down by itself: its power went at an
+    /// operation, or it stopped itself. [`Cluster::start`] brings it back. Safe to drop: nothing is lost.
+    pub async fn fallen(&mut self) -> NodeId {
+        loop {
+            let Some((node, number)) = self.falls.recv().await else {
+                return std::future::pending().await;
+            };
+            if self.machine(node).lives == number && self.machine(node).life.is_some() {
+                return node;
+            }
+        }
+    }
+
+    /// Waits until every node has started and says that it is ready.
+    pub async fn until_ready(&self, patience: Duration) {
+        let deadline = clock::now() + patience;
+        for node in self.nodes() {
+            loop {
+                let said = match self.running(node) {
+                    Some(running) => {
+                        let readiness = running.readiness().borrow().clone();
+                        match readiness {
+                            Readiness::Ready => break,
+                            Readiness::NotReady(reason) => reason,
+                        }
+                    }
+                    None => "it has not started".to_owned(),
+                };
+                if clock::now() > deadline {
+                    let what = format!("node {node} is not ready after {patience:?}: {said}");
+                    self.history.complain("liveness", what);
+                    return;
+                }
+                clock::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Puts every replica into the evidence, once all replicas of each group are as long as each other.
+    pub async fn collect_replicas(&self, patience: Duration) {
+        let deadline = clock::now() + patience;
+        loop {
+            let lengths = self.replica_ends();
+            let apart = lengths.iter().find(|(_, ends)| {
+                ends.len() < self.machines.len() || ends.values().any(|end| Some(end) != ends.values().next())
+            });
+            let Some((group, ends)) = apart else { break };
+            if clock::now() > deadline {
+                let what = format!(
+                    "replicas of group {group} are not equal {patience:?} after the last write: {ends:?}"
+                );
+                self.history.complain("convergence", what);
+                break;
+            }
+            clock::sleep(Duration::from_millis(50)).await;
+        }
+        for node in self.nodes() {
+            let Some(running) = self.running(node) else { continue };
+            for group in running.store().groups() {
+                self.collect(node, &running, group).await;
+            }
+        }
+    }
+
+    /// Ends all nodes, as if their power went.
+    pub async fn end_all(&mut self) {
+        for node in self.nodes() {
+            self.machine(node).disk.cut_power();
+            self.end(node).await;
+        }
+    }
+
+    /// Last entries of each group's replicas.
+    fn replica_ends(&self) -> BTreeMap<GroupId, BTreeMap<NodeId, Option<(u64, LogIndex)>>> {
+        let mut ends = BTreeMap::<_, BTreeMap<_, _>>::new();
+        for node in self.nodes() {
+            let Some(running) = self.running(node) else { continue };
+            for group in running.store().groups() {
+                let last = running.store().log(group).state().last.map(|last| (last.term.0, last.index));
+                ends.entry(group).or_default().insert(node, last);
+            }
+        }
+        ends
+    }
+
+    async fn collect(&self, node: NodeId, running: &Node, group: GroupId) {
+        let log = running.store().log(group);
+        let state = log.state();
+        let Some(last) = state.last else { return };
+        let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut entries = Vec::new();
+        while next <= last.index {
+            let heads = match log.heads(next..last.index.next(), 1_000).await {
+                Ok(heads) => heads,
+                Err(error) => {
+                    let what = format!("node {node} cannot read heads of group {group} from {next}: {error}");
+                    self.history.complain("readable", what);
+                    return;
+                }
+            };
+            if let Err(error) = log.bodies(&heads).await {
+                let what = format!("node {node} cannot read bodies of group {group} from {next}: {error}");
+                self.history.complain("readable", what);
+                return;
+            }
+            let Some(newest) = heads.last() else {
+                let what =
+                    format!("node {node} has no entry {next} of group {group}, and ends at {}", last.index);
+                self.history.complain("readable", what);
+                return;
+            };
+            next = newest.index.next();
+            entries.extend(heads.iter().map(|head| ReplicaEntry {
+                index: head.index,
+                term: head.term,
+                body_crc: head.body_crc,
+            }));
+        }
+        self.history.evidence().replicas.entry(group).or_default().insert(node, entries);
+    }
+
+    /// Clears away a node that fell by itself.
+    async fn bury(&mut self, node: NodeId) {
+        let machine = self.machine(node);
+        let Some(life) = &machine.life else { return };
+        if !life.has_ended() {
+            return;
+        }
+        let powered = machine.disk.is_powered();
+        machine.disk.cut_power();
+        self.end(node).await;
+        let mut dice =
+            Dice::named(self.seed, &format!("fall of node {node} in life {}", self.machine(node).lives));
+        if powered {
+            self.machine(node).disk.kill();
+        } else {
+            self.machine(node).disk.crash(&mut dice);
+        }
+    }
+
+    async fn end(&mut self, node: NodeId) {
+        let machine = self.machines.get_mut(&node).expect("a node of this cluster");
+        if let Some(life) = machine.life.take() {
+            life.end();
+            let running = machine.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(running);
+            life.gone().await;
+        }
+    }
+
+    fn running(&self, node: NodeId) -> Option<Arc<Node>> {
+        self.machine(node).running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn machine(&self, node: NodeId) -> &Machine {
+        self.machines.get(&node).expect("a node of this cluster")
+    }
+
+    fn config(&self, node: NodeId) -> NodeConfig {
+        let mut config = NodeConfig::new(node, &peer_address(node));
+        config.advertise_grpc = grpc_address(node);
+        config.advertise_http = format!("node{node}:8081");
+        config.bootstrap = self.machines.keys().map(|node| (*node, peer_address(*node))).collect();
+        config.storage.volume_bytes_max = self.knobs.volume_bytes_max;
+        config.storage.recent_bytes_max = self.knobs.recent_bytes_max;
+        config.partition.unsynced_bytes_max = self.knobs.recent_bytes_max;
+        config
+    }
+}
+
+/// A node while it runs.
+struct RunningNode {
+    node: NodeId,
+    number: u64,
+    life: Life,
+    network: Network,
+    history: History,
+    trace: Trace,
+    running: Arc<Mutex<Option<Arc<Node>>>>,
+    sync_failed: Arc<AtomicBool>,
+    falls: mpsc::UnboundedSender<(NodeId, u64)>,
+}
+
+impl RunningNode {
+    async fn run(self, env: Env, config: NodeConfig) {
+        let node = match Node::start(env, config).await {
+            Ok(node) => Arc::new(node),
+            Err(error) => {
+                self.fell(&format!("did not start: {error:?}"));
+                return;
+            }
+        };
+        self.note("started");
+        let _listener = channel::listen(&self.network, &self.life, &grpc_address(self.node), node.api())
+            .expect("a free port");
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
+        let mut stopped = node.stopped_itself();
+        let reason = match stopped.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "its parts are gone".to_owned(),
+        };
+        self.fell(&format!("stopped itself: {reason}"));
+    }
+
+    /// The process ends by itself. Only a failed sync is a reason for that.
+    fn fell(&self, what: &str) {
+        self.note(what);
+        if !self.sync_failed.load(Ordering::Relaxed) {
+            self.history.complain(
+                "standing",
+                format!("node {} {what}, though no sync of its disk failed", self.node),
+            );
+        }
+        self.life.end();
+        // The run may be over.
+        self.falls.send((self.node, self.number)).unwrap_or_default();
+    }
+
+    fn note(&self, what: &str) {
+        self.trace.note(&Event::Node { node: self.node, what: what.to_owned() });
+    }
+}
+
+fn grpc_address(node: NodeId) -> String {
+    format!("node{node}:7001")
+}
+
+fn peer_address(node: NodeId) -> String {
+    format!("node{node}:7101")
+}
