@@ -6,6 +6,7 @@
 //! twice. Must not know: what Raft decides, topics, clients.
 
 mod judge;
+mod locate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,8 +83,10 @@ struct Shared {
 struct Known {
     /// Who said hello to us, the newest word of each.
     heard: BTreeMap<NodeId, Heard>,
-    /// Where members are: by `--bootstrap`, until the metadata say something newer.
+    /// Where members are asked: by `--bootstrap`, until they do not answer there.
     addresses: BTreeMap<NodeId, String>,
+    /// Members that did not answer when they were asked last.
+    lost: BTreeSet<NodeId>,
 }
 
 /// What a round of hellos told.
@@ -134,11 +137,6 @@ impl Join {
     /// Those who said hello in this run.
     pub fn heard(&self) -> BTreeMap<NodeId, Heard> {
         self.shared.known().heard.clone()
-    }
-
-    /// Notes where a member is now; whether that is news.
-    pub fn moved(&self, node: NodeId, peer_address: &str) -> bool {
-        self.shared.moved(node, peer_address)
     }
 
     /// Answers another node's hello.

@@ -19,6 +19,8 @@ use crate::storage::Store;
 
 /// How long one try at registering may take; it is repeated until it succeeds.
 const REGISTER_TIME: Duration = Duration::from_secs(5);
+/// Pause before peers that do not answer are looked for again.
+const LOCATE: Duration = Duration::from_millis(500);
 /// Pause before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -166,18 +168,17 @@ impl Life {
         }
     }
 
-    /// Tells raft where peers are, as they register.
+    /// Keeps raft's idea of where peers are true.
     async fn follow_addresses(&self, parts: &Parts) {
         let mut metadata = parts.controller.metadata();
         loop {
             let current = Arc::clone(&metadata.borrow_and_update());
-            for (id, node) in current.nodes.iter().filter(|(id, _)| **id != self.config.id) {
-                if self.join.moved(*id, &node.peer) {
-                    self.raft.set_address(*id, &node.peer);
-                }
-            }
-            if metadata.changed().await.is_err() {
-                return;
+            let nodes = current.nodes.iter().filter(|(id, _)| **id != self.config.id);
+            let registered = nodes.map(|(id, node)| (*id, node.peer.clone())).collect();
+            self.join.locate(&self.raft, &registered).await;
+            match select(std::pin::pin!(metadata.changed()), self.env.sleep(LOCATE)).await {
+                Either::Left((Err(_), _)) => return,
+                Either::Left((Ok(()), _)) | Either::Right(((), _)) => {}
             }
         }
     }
