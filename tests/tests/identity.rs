@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use quorate_tests::cluster::Shape;
-use quorate_tests::command::quorate;
-use quorate_tests::{Cluster, ports, wait};
+use quorate_tests::{Cluster, wait};
 use serde_json::json;
 
 /// Waits until a node says in `/readyz` that it is not ready, with `fragment`, and gives the whole sentence.
@@ -29,10 +27,12 @@ fn a_wiped_disk_is_refused_and_does_not_count() {
 
     // The two others are a majority still.
     drop(cluster.run_with(["produce", "t"], "with two\n").done());
-    let status = cluster.run(["cluster", "status", "--json"]).done().json();
-    let alive: Vec<_> =
-        status["nodes"].as_array().unwrap().iter().map(|node| node["alive"].clone()).collect();
-    assert_eq!(alive, [json!(true), json!(false), json!(true)], "{status}");
+    wait::until("node 2 to count as not alive", || {
+        let status = cluster.run(["cluster", "status", "--json"]).done().json();
+        let nodes = status["nodes"].as_array().expect("nodes is a list");
+        let alive: Vec<_> = nodes.iter().map(|node| node["alive"] == json!(true)).collect();
+        (alive == [true, false, true]).then_some(())
+    });
 
     // With node 1 down only node 3 holds the log. Node 2's vote would make two of three.
     cluster.kill(1);
@@ -54,17 +54,10 @@ fn another_clusters_disk_is_refused() {
     cluster.kill(2);
     fs::remove_dir_all(&cluster.node(2).data).unwrap();
 
-    // Node 2 of a cluster of its own.
-    let mut other = Cluster::lay_out(&Shape::of(2));
-    let mut alone = quorate(["node", "--id", "2", "--data"]);
-    alone.arg(&cluster.node(2).data);
-    let peer = format!("127.0.0.1:{}", ports::free());
-    let (grpc, http) = (&other.node(2).grpc, &other.node(2).http);
-    alone.args(["--listen-grpc", grpc, "--listen-peer", &peer, "--listen-http", http]);
-    alone.args(["--bootstrap", &format!("2={peer}")]);
-    other.launch_as(2, alone);
-    other.wait_ready(2);
+    let mut other = Cluster::start(3);
+    other.create("t", 1, 3);
     other.kill(2);
+    fs::rename(&other.node(2).data, &cluster.node(2).data).unwrap();
 
     cluster.launch(2);
     refused(&cluster, 2, "cluster");
