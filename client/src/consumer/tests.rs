@@ -1,3 +1,5 @@
+//! The consumer against a cluster of fakes, on paused time.
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};

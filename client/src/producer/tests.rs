@@ -1,3 +1,5 @@
+//! The producer against a cluster of fakes, on paused time.
+
 use std::time::Duration;
 
 use futures_util::future::join_all;

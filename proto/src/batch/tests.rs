@@ -1,3 +1,5 @@
+//! Batches as clients write them, as Kafka wrote them, and as they come out of a damaged wire.
+
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
 use proptest::option;

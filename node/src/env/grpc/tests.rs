@@ -1,3 +1,5 @@
+//! What a transport promises, asked of the real one over loopback.
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
