@@ -39,6 +39,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// A node that ran this long is not in a loop of crashes.
 const STEADY: Duration = Duration::from_secs(10);
+/// How long a port may be in use before that is said.
+const PORTS_TIME_MAX: Duration = Duration::from_secs(1);
 /// Pause between two looks whether a node is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -93,8 +95,11 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     std::fs::create_dir_all(data)
         .map_err(|error| Failure::work(format!("cannot create the folder {}: {error}", data.display())))?;
     let _lock = lock(data)?;
+    // An old one would tell scripts that we are ready.
+    let announcement = data.join("cluster.json");
+    remove_if_there(&announcement)?;
     check_folder(&args)?;
-    check_ports(&places)?;
+    check_ports(&places).await?;
 
     let mut stop = signals()?;
     let (stopping, stopped) = watch::channel(false);
@@ -115,6 +120,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
         all_gone.await;
     }
     drop(announcing.await);
+    remove_if_there(&announcement)?;
     if signalled { Ok(()) } else { Err(Failure::work("no node is left; their logs lie beside their data")) }
 }
 
@@ -164,6 +170,15 @@ fn lock(data: &Path) -> Result<File, Failure> {
     }
 }
 
+fn remove_if_there(file: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::work(format!("cannot remove {}: {error}", file.display())))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// A folder that holds a cluster holds one of as many nodes.
 fn check_folder(args: &DevArgs) -> Result<(), Failure> {
     let there = (1..=999).filter(|id| args.data.join(format!("node-{id}")).is_dir()).count();
@@ -176,11 +191,18 @@ fn check_folder(args: &DevArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says at once, and in one sentence, what a node would say in its log.
-fn check_ports(places: &[Place]) -> Result<(), Failure> {
+/// Says in one sentence what a node would say in its log. A port in use is looked at again for a while: the nodes of
+/// a `dev` that was killed just now are about to end.
+async fn check_ports(places: &[Place]) -> Result<(), Failure> {
+    let deadline = Instant::now() + PORTS_TIME_MAX;
     for place in places {
         for (address, what) in [(&place.grpc, "gRPC"), (&place.peer, "peers"), (&place.http, "HTTP")] {
-            if let Err(error) = std::net::TcpListener::bind(address) {
+            let mut bound = std::net::TcpListener::bind(address);
+            while bound.is_err() && Instant::now() < deadline {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                bound = std::net::TcpListener::bind(address);
+            }
+            if let Err(error) = bound {
                 let reason = if error.kind() == io::ErrorKind::AddrInUse {
                     "port in use: another process listens there".to_owned()
                 } else {
@@ -216,13 +238,6 @@ struct Now {
 
 impl Cluster {
     fn new(args: &DevArgs, places: Vec<Place>) -> Result<Self, Failure> {
-        let file = args.data.join("cluster.json");
-        // An old one would tell scripts that we are ready.
-        if let Err(error) = std::fs::remove_file(&file)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(Failure::work(format!("cannot remove {}: {error}", file.display())));
-        }
         let bootstrap = places.iter().map(|place| format!("{}={}", place.id, place.peer)).collect::<Vec<_>>();
         Ok(Self {
             program: std::env::current_exe()?,
