@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use quorate_sim::env::{clock, tasks};
 use quorate_sim::run::{Options, Report, ReportDocument, run};
+use quorate_sim::scenario::ALL;
 use quorate_sim::sweep::{Summary, sweep};
 use quorate_sim::trace::{Show, first_difference};
 use tracing_subscriber::EnvFilter;
@@ -50,7 +51,10 @@ fn run_one(options: &Run) -> anyhow::Result<ExitCode> {
         tracing::subscriber::set_global_default(subscriber).context("cannot show the nodes' logs")?;
     }
     let keep_trace = options.trace_file.is_some() || options.twice;
-    let report = run(options.seed, Options { show, keep_trace, ..Options::default() });
+    let scenario = ALL.iter().find(|(name, _)| Some(*name) == options.scenario.as_deref());
+    let play = scenario.map_or(run as fn(u64, Options) -> Report, |(_, play)| *play);
+    let scenario = scenario.map(|(name, _)| *name);
+    let report = play(options.seed, Options { show, keep_trace, scenario, ..Options::default() });
     if let Some(path) = &options.trace_file {
         std::fs::write(path, report.trace.join("\n") + "\n")
             .with_context(|| format!("cannot write the trace to {}", path.display()))?;
@@ -61,7 +65,7 @@ fn run_one(options: &Run) -> anyhow::Result<ExitCode> {
         print_report(&report);
     }
     if options.twice {
-        let again = run(options.seed, Options { keep_trace, ..Options::default() });
+        let again = play(options.seed, Options { keep_trace, ..Options::default() });
         if let Some((at, one, other)) = first_difference(&report.trace, &again.trace) {
             eprintln!(
                 "the same seed gave two traces; event {at} is the first to differ:\n  {one}\n  {other}"

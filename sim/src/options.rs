@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use quorate_sim::scenario::ALL;
 
 /// Real nodes on a simulated clock, disk and network, from one seed.
 ///
@@ -34,6 +35,9 @@ pub(crate) struct Run {
     /// Everything in the run is drawn from it.
     #[arg(long, value_name = "N")]
     pub(crate) seed: u64,
+    /// Plays a written-out scenario instead of what chance brings.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(ALL.map(|(name, _)| name)))]
+    pub(crate) scenario: Option<String>,
     /// Shows what happens, in simulated time, on standard error; given twice, every message too.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

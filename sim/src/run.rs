@@ -31,6 +31,8 @@ pub struct Options {
     pub keep_trace: bool,
     /// How long faults strike; drawn if not given.
     pub faults_for: Option<Duration>,
+    /// The scenario that is played, if it is one.
+    pub scenario: Option<&'static str>,
 }
 
 /// What came of a run.
@@ -38,6 +40,8 @@ pub struct Options {
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// The scenario that was played, if it was one.
+    pub scenario: Option<&'static str>,
     /// All events folded into one number.
     pub trace_hash: u64,
     /// How many events there were.
@@ -107,6 +111,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     let violations = check::check(&evidence, simulated);
     Report {
         seed,
+        scenario: options.scenario,
         trace_hash: trace.hash(),
         events: trace.events(),
         ops: evidence.outcomes(),
@@ -160,7 +165,10 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
 impl Report {
     /// The command that repeats the run.
     pub fn replay(&self) -> String {
-        format!("make sim SEED={}", self.seed)
+        match self.scenario {
+            Some(scenario) => format!("make sim ARGS=\"run --scenario {scenario} --seed {}\"", self.seed),
+            None => format!("make sim SEED={}", self.seed),
+        }
     }
 
     /// Whether so little happened that a clean result says nothing.

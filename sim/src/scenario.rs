@@ -6,26 +6,48 @@ use quorate_proto::ids::PartitionId;
 
 use crate::cluster::Crash;
 use crate::env::clock;
+use crate::env::tasks::Host;
 use crate::history::Place;
 use crate::run::{Options, Report, on_stage};
 
-/// A leader's own disk stalls, two others acknowledge what it sends them, and so does it; then its power goes before
-/// its own sync, and comes back at once. If it took up its old term again without an election, it would give the
-/// same log ids to other entries, and what was acked would be gone. (openraft's `enable_leader_restore`; Raft §5.2.)
+/// Plays a scenario with a seed.
+pub type Play = fn(u64, Options) -> Report;
+
+/// The scenarios, by name.
+pub const ALL: [(&str, Play); 2] = [
+    ("leader-restore-kill", |seed, options| leader_restore(seed, Crash::Kill, options)),
+    ("leader-restore-power-cut", |seed, options| leader_restore(seed, Crash::PowerCut, options)),
+];
+
+/// A leader's own disk stalls, two others acknowledge what it sends them, and so does it; then it dies before its own
+/// sync, and is back at once. If it took up its old term again without an election, it would give the same log ids
+/// to other entries, and what was acked would be gone (openraft's `enable_leader_restore`; Raft §5.2).
+///
+/// The proof of its death usually has the two others elect a new leader within a millisecond. So one of them is cut
+/// off: where that is the one whose turn it is to stand first, the other waits for its own turn, and takes what the
+/// old leader sends until then.
 pub fn leader_restore(seed: u64, crash: Crash, options: Options) -> Report {
     on_stage(seed, options, async |stage| {
         let place = Place { topic: "orders".to_owned(), partition: PartitionId(0) };
         let (cluster, workload) = (&mut stage.cluster, &mut stage.workload);
         workload.send(&place, 3, Duration::from_secs(30)).await;
         let Some(leader) = workload.leader(&place).await else { return };
+        let others = cluster.nodes().into_iter().filter(|node| *node != leader).collect::<Vec<_>>();
+        let lonely = others[stage.dice.place(others.len())];
 
         cluster.disk(leader).stall(Duration::from_secs(20));
         workload.send(&place, 5, Duration::from_secs(5)).await;
         cluster.disk(leader).spare();
+        for node in cluster.nodes().into_iter().filter(|node| *node != lonely) {
+            cluster.network().cut(Host::Node(node), Host::Node(lonely));
+            cluster.network().cut(Host::Node(lonely), Host::Node(node));
+        }
         cluster.crash(leader, crash, &mut stage.dice).await;
         cluster.start(leader).await;
+        workload.send(&place, 3, Duration::from_secs(30)).await;
+        cluster.network().mend_all();
 
-        for _ in 0..10 {
+        for _ in 0..5 {
             workload.send(&place, 3, Duration::from_secs(30)).await;
             clock::sleep(Duration::from_millis(300)).await;
         }

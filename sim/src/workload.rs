@@ -49,7 +49,7 @@ impl Shape {
             linger: Duration::from_millis(dice.below(8)),
             batch_bytes_max: usize::try_from(dice.between(200, 4_000)).unwrap_or(1_000),
             in_flight_max: usize::try_from(dice.between(1, 5)).unwrap_or(1),
-            delivery_timeout: dice.time(Duration::from_secs(2), Duration::from_secs(30)),
+            delivery_timeout: dice.time(Duration::from_millis(200), Duration::from_secs(20)),
             ..ProducerConfig::default()
         };
         Self {
