@@ -3,12 +3,10 @@
 //! All of them ask for pre-votes first, so none can depose a leader that a majority hears. The timers of openraft
 //! stay behind them, for what is not seen here.
 
-use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use quorate_proto::ids::{NodeId, Term};
 
@@ -16,7 +14,7 @@ use super::config::RaftConfig;
 use super::group::{Group, Role, Running};
 use super::liveness::rank;
 use super::node::Inner;
-use super::types::{Disk, Member, RaftVote, node_to_raft};
+use super::types::RaftVote;
 use crate::env::Moment;
 
 /// A node id that is no member's: an election "handed" to it sets the dead leader's lease aside, and no more.
@@ -29,56 +27,37 @@ const RETRY_MS: (u64, u64) = (40, 80);
 /// A candidate's votes must reach disks: it is left alone for so long.
 const CANDIDATE: Duration = Duration::from_millis(300);
 
-/// Brings a group that has just started to its first leader, then hands over to openraft's timers. `fresh`: who its
-/// members are to be, if its log is empty.
+/// Brings a group that has just started to its first leader, then hands over to openraft's timers. `place`: which of
+/// the members this node is, if the group is new.
 ///
 /// The timers are off until the peers have answered, or a short time has passed: a follower that starts with them on
 /// may stand before it has heard the leader.
-pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, fresh: Option<Vec<Member>>) {
+pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, place: Option<usize>) {
     let Some((config, start, me)) =
         node.upgrade().map(|node| (node.config().clone(), node.env().now(), node.me))
     else {
         return;
     };
     let patience = Duration::from_millis(config.election_timeout_ms_min);
-    let mut until = start + patience * 4;
-    let Some(members) = fresh else {
-        let Some(group) = group.upgrade().map(Group) else { return };
-        let others: Vec<NodeId> = group.voters().into_iter().filter(|voter| *voter != me).collect();
-        let group = group.downgrade();
-        let answered = |node: &Inner| others.iter().all(|other| node.heard_since(*other, start));
+    if let Some(place) = place {
+        // The first is tried first; the others stand in for it if nothing comes of that.
+        let turn = start + patience * u32::try_from(place).unwrap_or(u32::MAX);
+        wait(&node, turn, |_| group.upgrade().is_none_or(|group| has_leader(&Group(group)))).await;
+        if group.upgrade().is_some_and(|group| !has_leader(&Group(group))) {
+            // The others may still be on their way to start the group.
+            stand(&group, None, 0, turn + patience * 4, &config).await;
+        }
+    } else {
+        let Some(voters) = group.upgrade().map(|group| Group(group).voters()) else { return };
+        let answered =
+            |node: &Inner| voters.iter().all(|voter| *voter == me || node.heard_since(*voter, start));
         wait(&node, start + patience, answered).await;
         // Somebody may lead by the very vote that this node remembers.
         let led = node.upgrade().zip(group.upgrade()).is_none_or(|(node, group)| node.is_led(group.id));
         if !led {
-            stand(&group, None, place_of(&group, None) * config.failover_rank_ms, until, &config).await;
+            let delay_ms = place_of(&group, None) * config.failover_rank_ms;
+            stand(&group, None, delay_ms, start + patience * 4, &config).await;
         }
-        return tick(&group);
-    };
-    if members.first().is_none_or(|first| first.node != me) {
-        // The first is tried first; the others stand in for it if nothing comes of that.
-        let place = members.iter().position(|member| member.node == me).unwrap_or(members.len());
-        let turn = start + patience * u32::try_from(place).unwrap_or(u32::MAX);
-        wait(&node, turn, |_| group.upgrade().is_none_or(|group| has_leader(&Group(group)))).await;
-        until = turn + patience * 4;
-    }
-    let Some(running) = group.upgrade().map(Group) else { return };
-    if !has_leader(&running) && members.iter().any(|member| member.node == me) {
-        // All begin with the same entry, at index 0 of term 0, so it does not matter how many do it. It also stands
-        // for election at once.
-        let nodes: BTreeMap<_, _> =
-            members.iter().map(|member| (node_to_raft(member.node), Disk(member.identity))).collect();
-        match running.0.raft.initialize(nodes).boxed().await {
-            // A leader was faster.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(error) => {
-                tracing::error!(group = %running.id(), %error, "new group could not be set up");
-                return;
-            }
-        }
-        drop(running);
-        // The others may still be on their way to start the group.
-        stand(&group, None, 0, until, &config).await;
     }
     tick(&group);
 }
@@ -130,7 +109,7 @@ async fn wait(node: &Weak<Inner>, until: Moment, done: impl Fn(&Inner) -> bool) 
 
 fn has_leader(group: &Group) -> bool {
     let vote = group.vote();
-    // The vote of term 0 is what a new group begins with.
+    // Nobody leads in term 0, in which a new group begins.
     vote.committed && vote.leader_id.term > 0
 }
 

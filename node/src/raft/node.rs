@@ -15,7 +15,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
 use quorate_proto::v1::{self, Hello, HelloReply, PeerReply, Sender, peer_reply, peer_request};
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::config::RaftConfig;
 use super::election;
@@ -25,10 +25,10 @@ use super::log_store::LogStore;
 use super::machine::{Apply, Machine};
 use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
 use super::runtime::{Registry, Scope};
-use super::types::{Member, node_to_raft};
+use super::types::{Member, first_entry, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Moment, PeerHandler, Task};
-use crate::storage::{LogId, Store};
+use crate::storage::{Entry, Log, LogId, Store, StoreError};
 
 /// What peers ask that is not Raft's business.
 pub trait PeerHooks: Send + Sync + 'static {
@@ -168,6 +168,8 @@ impl RaftNode {
     pub fn set_address(&self, peer: NodeId, address: &str) {
         if peer != self.0.me {
             self.0.peers.set_address(peer, address);
+            // A connection that never stood proves nothing when it is refused.
+            self.0.beat_now.notify_one();
         }
     }
 
@@ -363,7 +365,14 @@ impl Inner {
         }
         let failed = |reason: &dyn ToString| GroupError::Failed { group: id, reason: reason.to_string() };
         let log = self.store.log(id);
-        let fresh = log.state().last.is_none();
+        let place = members.iter().position(|member| member.node == self.me);
+        let place = place.filter(|_| log.state().last.is_none());
+        if place.is_some() {
+            // All members begin with the same entry, so each can write it alone. openraft's own `initialize` would
+            // refuse on a node that has voted before it heard of any entry, and such a group would wait for ever if
+            // its first leader did not come back.
+            append(&log, first_entry(id, &members)).await.map_err(|error| failed(&error))?;
+        }
         let applied = Arc::new(watch::Sender::new(None));
         let registry = Registry::new();
         let scope = Scope::new(self.env.clone(), &registry);
@@ -385,8 +394,7 @@ impl Inner {
         }
         let watching = watch_role(Arc::downgrade(self), group.downgrade(), applied.subscribe());
         group.0.scope.start(watching);
-        let fresh = fresh.then_some(members);
-        group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), fresh));
+        group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), place));
         Ok(group)
     }
 
@@ -480,6 +488,13 @@ impl Inner {
             });
         }
     }
+}
+
+/// Appends an entry that openraft does not know of yet. Durable on return.
+async fn append(log: &Log, entry: Entry) -> Result<(), StoreError> {
+    let (tx, rx) = oneshot::channel();
+    log.append(vec![entry], Box::new(move |synced| drop(tx.send(synced))))?;
+    rx.await.unwrap_or(Err(StoreError::Closed))
 }
 
 /// Turns what openraft says of itself into roles.

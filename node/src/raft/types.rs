@@ -318,6 +318,16 @@ pub(super) fn entry_from_raft(group: GroupId, entry: RaftEntryOf) -> Entry {
     }
 }
 
+/// What the log of a new group begins with, at index 0 of term 0: its members, all of them voters.
+pub(super) fn first_entry(group: GroupId, members: &[Member]) -> Entry {
+    let voters: BTreeSet<u64> = members.iter().map(|member| node_to_raft(member.node)).collect();
+    let disks: BTreeMap<u64, Disk> =
+        members.iter().map(|member| (node_to_raft(member.node), Disk(member.identity))).collect();
+    let membership = RaftMembership::new(vec![voters], disks).expect("each voter has its node");
+    let id = RaftLogId::new(CommittedLeaderId::new(0), 0);
+    entry_from_raft(group, RaftEntryOf::new(id, EntryPayload::Membership(membership)))
+}
+
 fn without_offset(group: GroupId, id: LogId, kind: Kind, body: Bytes) -> Entry {
     let head = Head {
         group,

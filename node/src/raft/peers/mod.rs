@@ -125,11 +125,11 @@ impl Peers {
         }
     }
 
-    /// Links to `node` at `address` from now on. Whether the peer is new.
-    pub(super) fn set_address(self: &Arc<Self>, node: NodeId, address: &str) -> bool {
+    /// Links to `node` at `address` from now on.
+    pub(super) fn set_address(self: &Arc<Self>, node: NodeId, address: &str) {
         let mut peers = self.lock();
         if peers.get(&node).is_some_and(|peer| peer.address == address) {
-            return false;
+            return;
         }
         let connect = |lane| {
             let this = Arc::downgrade(self);
@@ -143,7 +143,7 @@ impl Peers {
             bulk: connect(Lane::Bulk),
             heartbeats: Heartbeats::start(self, node),
         };
-        peers.insert(node, peer).is_none()
+        peers.insert(node, peer);
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeId> {
