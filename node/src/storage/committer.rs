@@ -43,7 +43,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let state = shared.state();
             let full = state.active.tail.bytes >= shared.config.volume_bytes_max;
             let ready = state.sealing.is_none() && state.spare.is_some();
-            (state.queue.is_empty(), state.closing, full && !ready)
+            // Once closing, the keeper prepares no more volumes: the full one takes the rest.
+            (state.queue.is_empty(), state.closing, full && !ready && !state.closing)
         };
         if shared.failure.refusal().is_some() {
             fail(&shared, Vec::new());

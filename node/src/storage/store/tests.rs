@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
+use rand::RngExt;
 
 use super::super::entry::Kind;
 use super::*;
@@ -365,6 +366,55 @@ fn every_flipped_bit_of_an_entry_is_seen() {
                         store.close().await;
                     }
                 }
+            }
+        }
+    });
+}
+
+#[test]
+fn damage_anywhere_is_seen_or_does_no_harm() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let (log, peer) = (store.log(GROUP), Identity::from_random([9; 16]));
+        store.facts().remember_peer(NodeId(2), peer).await.unwrap();
+        for index in 0..14 {
+            append(&log, vec![entry(GROUP, 1, index, &[7; 2_000])]).await.unwrap().unwrap();
+        }
+        let (identity, good) = (store.facts().identity(), all(&log).await);
+        store.close().await;
+        drop((store, log));
+        let mut rng =
+            proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+        for name in ["meta.redb", "volume-00000001.redb", "volume-00000002.redb"] {
+            let path = folder.path().join(name);
+            let intact = std::fs::read(&path).unwrap();
+            let used = intact.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at);
+            let used = used.collect::<Vec<_>>();
+            for _ in 0..25 {
+                let at = used[rng.random_range(0..used.len())];
+                let copy = tempfile::tempdir().unwrap();
+                for file in std::fs::read_dir(folder.path()).unwrap() {
+                    let file = file.unwrap();
+                    std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+                }
+                let mut bad = intact.clone();
+                bad[at] ^= 1 << rng.random_range(0..8);
+                std::fs::write(copy.path().join(name), &bad).unwrap();
+                let Ok((store, _)) = Store::open(&env(copy.path()), small(), NODE).await else { continue };
+                assert_eq!(store.facts().identity(), identity);
+                assert_eq!(store.facts().peer(NodeId(2)), Some(peer));
+                let log = store.log(GROUP);
+                assert_eq!(log.state().last.map(|last| last.index), Some(LogIndex(13)));
+                for expected in &good {
+                    let index = expected.head.index;
+                    match log.entries(index..index.next(), u64::MAX).await {
+                        Ok(found) => assert_eq!(found, std::slice::from_ref(expected), "byte {at} of {name}"),
+                        Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {}
+                        Err(error @ ReadError::Missing { .. }) => panic!("byte {at} of {name}: {error}"),
+                    }
+                }
+                store.close().await;
             }
         }
     });
