@@ -15,7 +15,8 @@ pub struct StoreConfig {
     pub recent_bytes_max: u64,
     /// Sealed volumes open at the same time. Too small: readers of old data open and close files all the time.
     pub volumes_open_max: u32,
-    /// redb's cache for the volume being written; a sealed volume gets a quarter of it.
+    /// redb's cache for the volume being written; a sealed volume gets an eighth of it. At least three times
+    /// `commit_bytes_max`: half of it is for what is being written, and what does not fit is written twice.
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
@@ -27,7 +28,7 @@ impl Default for StoreConfig {
             volume_bytes_max: 256 << 20,
             recent_bytes_max: 128 << 20,
             volumes_open_max: 16,
-            cache_bytes_max: 8 << 20,
+            cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
         }
     }
@@ -55,7 +56,7 @@ impl StoreConfig {
         for (name, value, at_least) in [
             ("commit_bytes_max", commit, 1),
             ("volumes_open_max", u64::from(self.volumes_open_max), 1),
-            ("cache_bytes_max", u64::from(self.cache_bytes_max), 1 << 16),
+            ("cache_bytes_max", u64::from(self.cache_bytes_max), (3 * commit).max(1 << 16)),
             ("volume_bytes_max", self.volume_bytes_max, 1),
             ("recent_bytes_max", self.recent_bytes_max, 1),
         ] {
@@ -68,5 +69,18 @@ impl StoreConfig {
 
     pub(super) fn active_cache(&self) -> usize {
         usize::try_from(self.cache_bytes_max).expect("this program runs on 64 bits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_go_together_is_named() {
+        assert_eq!(StoreConfig::default().validate(), Ok(()));
+        let config = StoreConfig { commit_bytes_max: 16 << 20, ..StoreConfig::default() };
+        let refused = config.validate().unwrap_err().to_string();
+        assert_eq!(refused, "storage.cache_bytes_max is 16777216, it must be at least 50331648");
     }
 }

@@ -140,7 +140,7 @@ impl Shared {
                     here.push(job);
                 }
                 let read = shared.use_volume(group, &volume, |read| {
-                    let reader = Reader::new(read)?;
+                    let mut reader = Reader::new(read)?;
                     for (at, wanted, pieces) in &here {
                         let piece = pieces.first().expect("there is one for each body");
                         let places = match &piece.places {
@@ -278,7 +278,7 @@ fn read_piece(
     bytes: &mut u64,
     found: &mut Vec<Entry>,
 ) -> Result<bool, Fault> {
-    let reader = Reader::new(read)?;
+    let mut reader = Reader::new(read)?;
     let mut next = piece.range.start;
     while next < piece.range.end {
         let looked_up;

@@ -134,7 +134,7 @@ fn read(
         .find(|(volume, _)| volume.number == span.volume)
         .expect("a doubtful span lies in a doubtful volume");
     volume.read(|read| {
-        let reader = Reader::new(read)?;
+        let mut reader = Reader::new(read)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for place in index.places(group, from..span.range.end) {
             let (head, body) = reader.head(*place)?;

@@ -1,7 +1,7 @@
 //! Entries and facts into a volume and back out of it, within one transaction of redb.
 
 use bytes::{Bytes, BytesMut};
-use redb::{ReadOnlyTable, ReadTransaction, WriteTransaction};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, TableDefinition, WriteTransaction};
 
 use super::entry::{Body, Corrupt, Entry, Head};
 use super::error::Fault;
@@ -115,22 +115,43 @@ impl Cursor<'_> {
     }
 }
 
-/// Reads entries of a volume by their places.
+/// Reads entries of a volume by their places. Neighbours lie in the same values, so the last ones are kept.
 pub(super) struct Reader {
-    stream: ReadOnlyTable<u32, &'static [u8]>,
-    bodies: ReadOnlyTable<u32, &'static [u8]>,
+    stream: Values,
+    bodies: Values,
+}
+
+struct Values {
+    table: ReadOnlyTable<u32, &'static [u8]>,
+    last: Option<(u32, AccessGuard<'static, &'static [u8]>)>,
+}
+
+impl Values {
+    fn open(
+        read: &ReadTransaction,
+        table: TableDefinition<'static, u32, &'static [u8]>,
+    ) -> Result<Self, Fault> {
+        Ok(Self { table: read.open_table(table)?, last: None })
+    }
+
+    fn get(&mut self, key: u32) -> Result<Option<&[u8]>, Fault> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != key) {
+            self.last = self.table.get(key)?.map(|value| (key, value));
+        }
+        Ok(self.last.as_ref().map(|(_, value)| value.value()))
+    }
 }
 
 impl Reader {
     pub(super) fn new(read: &ReadTransaction) -> Result<Self, Fault> {
-        Ok(Self { stream: read.open_table(STREAM)?, bodies: read.open_table(BODIES)? })
+        Ok(Self { stream: Values::open(read, STREAM)?, bodies: Values::open(read, BODIES)? })
     }
 
     /// The head at a place, and where its body begins.
-    pub(super) fn head(&self, place: Place) -> Result<(Head, Place), Fault> {
+    pub(super) fn head(&mut self, place: Place) -> Result<(Head, Place), Fault> {
         let at = |corrupt| Fault::corrupt("head", describe(place), corrupt);
         let value = self.stream.get(place.key)?.ok_or_else(|| at(Corrupt::Short))?;
-        match Item::decode(value.value(), to_usize(place.offset)).map_err(at)?.0 {
+        match Item::decode(value, to_usize(place.offset)).map_err(at)?.0 {
             Item::Entry { head, body } => Ok((head, body)),
             Item::State { .. }
             | Item::Vote { .. }
@@ -142,7 +163,7 @@ impl Reader {
     }
 
     /// A head's body, checked against it.
-    pub(super) fn body(&self, head: &Head, place: Place) -> Result<Bytes, Fault> {
+    pub(super) fn body(&mut self, head: &Head, place: Place) -> Result<Bytes, Fault> {
         let at =
             |corrupt| Fault::corrupt("body", format!("group {}, index {}", head.group, head.index), corrupt);
         let (mut key, mut offset) = (place.key, to_usize(place.offset));
@@ -150,13 +171,14 @@ impl Reader {
         let mut body = BytesMut::with_capacity(missing);
         while missing > 0 {
             let value = self.bodies.get(key)?.ok_or_else(|| at(Corrupt::Short))?;
-            let rest = value.value().get(offset..).ok_or_else(|| at(Corrupt::Short))?;
+            let rest = value.get(offset..).ok_or_else(|| at(Corrupt::Short))?;
             let part = rest.len().min(missing);
             if part == 0 {
                 return Err(at(Corrupt::Short));
             }
             body.extend_from_slice(&rest[..part]);
-            (missing, key, offset) = (missing - part, key + 1, 0);
+            missing -= part;
+            (key, offset) = (key + 1, 0);
         }
         head.verify_body(&body).map_err(at)?;
         Ok(body.freeze())

@@ -181,7 +181,7 @@ impl Volume {
             let db = guarded_disk("open", &self.name, || {
                 let backend = Backend::open(&self.disk, &self.name, false)?;
                 Ok(Builder::new()
-                    .set_cache_size(self.cache_bytes / 4)
+                    .set_cache_size(self.cache_bytes / 8)
                     .open_read_only_with_backend(backend)?)
             })?;
             *handle = Handle::Reader(db);
