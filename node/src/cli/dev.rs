@@ -100,6 +100,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     remove_if_there(&announcement)?;
     check_folder(&args)?;
     check_ports(&places).await?;
+    wait_for_folders(&places).await;
 
     let mut stop = signals()?;
     let (stopping, stopped) = watch::channel(false);
@@ -217,6 +218,18 @@ async fn check_ports(places: &[Place]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Waits a while for the nodes of a `dev` that was killed just now to let go of their folders; a node says itself that
+/// another one has its.
+async fn wait_for_folders(places: &[Place]) {
+    let deadline = Instant::now() + PORTS_TIME_MAX;
+    for place in places {
+        let Ok(lock) = File::open(place.data.join(".lock")) else { continue };
+        while lock.try_lock().is_err() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
 }
 
 struct Cluster {

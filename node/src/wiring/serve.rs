@@ -5,15 +5,17 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use quorate_proto::ids::GroupId;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{Node, NodeConfig, Readiness, StartError};
-use crate::api;
+use crate::api::{self, Stage};
 use crate::env::Env;
 use crate::env::grpc::bind;
 use crate::http::{self, Faces};
-use crate::storage::OpenError;
+use crate::raft::Role;
+use crate::storage::{OpenError, Store};
 
 /// What clients' connections may take to end.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -82,7 +84,7 @@ pub async fn serve(
     let asked = std::pin::pin!(asked);
     let (stopping, stopped) = watch::channel(false);
     let faces = Arc::new(NodeFaces {
-        readiness: OnceLock::new(),
+        seen: OnceLock::new(),
         folder: OnceLock::new(),
         recorder: Arc::clone(&recorder),
     });
@@ -113,7 +115,8 @@ pub async fn serve(
         }
         Err(error) => return Err(error.into()),
     };
-    faces.readiness.set(node.readiness()).expect("set once");
+    let seen = Seen { readiness: node.readiness(), stage: node.stage(), store: node.store().clone() };
+    assert!(faces.seen.set(seen).is_ok(), "set once");
 
     let serving = grpc.map(|listener| {
         let (ready_tx, ready) = watch::channel(false);
@@ -167,10 +170,34 @@ async fn stop(mut stopped: watch::Receiver<bool>) {
 
 /// What the HTTP faces show, from before the node has started on.
 struct NodeFaces {
-    readiness: OnceLock<watch::Receiver<Readiness>>,
+    seen: OnceLock<Seen>,
     /// Why the data folder is not this node's.
     folder: OnceLock<String>,
     recorder: Arc<dyn Recorder>,
+}
+
+/// What is looked at of a node that has started.
+struct Seen {
+    readiness: watch::Receiver<Readiness>,
+    stage: watch::Receiver<Stage>,
+    store: Store,
+}
+
+impl Seen {
+    fn record(&self) {
+        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let unsynced = usize::try_from(self.store.unsynced_bytes()).unwrap_or(usize::MAX);
+        metrics::gauge!("quorate_unsynced_bytes").set(count(unsynced));
+        let stage = self.stage.borrow().clone();
+        let groups = stage.as_ref().map(|parts| parts.partitions.groups()).unwrap_or_default();
+        let leads = |group: &&GroupId| {
+            let role =
+                stage.as_ref().ok().and_then(|parts| parts.raft.group(**group)).map(|group| group.role());
+            matches!(role, Some(Role::Leader { .. }))
+        };
+        metrics::gauge!("quorate_replicas").set(count(groups.len()));
+        metrics::gauge!("quorate_partitions_led").set(count(groups.iter().filter(leads).count()));
+    }
 }
 
 impl Faces for NodeFaces {
@@ -178,10 +205,10 @@ impl Faces for NodeFaces {
         if let Some(reason) = self.folder.get() {
             return Err(reason.clone());
         }
-        let Some(readiness) = self.readiness.get() else {
+        let Some(seen) = self.seen.get() else {
             return Err("it is reading what its disk holds".to_owned());
         };
-        match &*readiness.borrow() {
+        match &*seen.readiness.borrow() {
             Readiness::Ready => Ok(()),
             Readiness::NotReady(reason) => Err(reason.clone()),
         }
@@ -189,6 +216,9 @@ impl Faces for NodeFaces {
 
     fn metrics(&self) -> String {
         metrics::gauge!("quorate_ready").set(if self.ready().is_ok() { 1.0 } else { 0.0 });
+        if let Some(seen) = self.seen.get() {
+            seen.record();
+        }
         self.recorder.render()
     }
 }
