@@ -195,14 +195,6 @@ fn a_node_that_cannot_start_says_why() {
     assert_eq!(cluster.read_all("t").len(), 1);
     cluster.kill(1);
 
-    // The folder of another node.
-    let mut other = quorate(["node", "--id", "2", "--data"]);
-    other.arg(&cluster.node(1).data);
-    for flag in ["--listen-grpc", "--listen-peer", "--listen-http"] {
-        other.args([flag, &format!("127.0.0.1:{}", ports::free())]);
-    }
-    run(&mut other).refused(1, "node 1");
-
     // A damaged meta.redb.
     let meta = cluster.node(1).data.join("meta.redb");
     let good = fs::read(&meta).unwrap();

@@ -66,3 +66,22 @@ fn another_clusters_disk_is_refused() {
     let produced = cluster.run_with(["produce", "t", "--json", "--timeout", "3s"], "with one\n");
     assert_eq!((produced.status, &produced.json()["acked"]), (Some(1), &json!(0)), "{produced:?}");
 }
+
+#[test]
+fn another_nodes_disk_is_refused() {
+    let mut cluster = Cluster::start(3);
+    cluster.create("t", 1, 3);
+    cluster.kill_all(&[2, 3]);
+    fs::remove_dir_all(&cluster.node(2).data).unwrap();
+    fs::rename(&cluster.node(3).data, &cluster.node(2).data).unwrap();
+    cluster.launch(2);
+    refused(&cluster, 2, "belongs to node 3");
+    let produced = cluster.run_with(["produce", "t", "--json", "--timeout", "3s"], "with one\n");
+    assert_eq!((produced.status, &produced.json()["acked"]), (Some(1), &json!(0)), "{produced:?}");
+    // In its own place the disk is welcome.
+    cluster.kill(2);
+    fs::rename(&cluster.node(2).data, &cluster.node(3).data).unwrap();
+    cluster.launch(3);
+    cluster.wait_ready(3);
+    drop(cluster.run_with(["produce", "t"], "with two\n").done());
+}
