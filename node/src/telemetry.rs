@@ -37,12 +37,17 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// Below what is asked for, unless it is asked for by name: openraft warns of each heartbeat to a dead peer, ten times
+/// a second and group. What follows from it is in our own events.
+const QUIET: &str = "openraft=error";
+
 /// Sends the log to standard error. `filter` is in the style of `RUST_LOG`: `info,quorate_node::raft=debug`.
 ///
 /// # Errors
 /// The filter cannot be read, or a log was set up before.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|error| format!("log filter {filter:?}: {error}"))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => {

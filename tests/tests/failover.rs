@@ -1,9 +1,10 @@
 //! A leader is killed with lines in flight: nothing acknowledged is lost, nothing is doubled, order is kept.
 
+use quorate_tests::command::Running;
 use quorate_tests::numbered::{Numbered, Plan};
 use quorate_tests::wire::{Wire, batch};
 use quorate_tests::{Cluster, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PARTITIONS: u64 = 4;
 const KILLS: u64 = 4;
@@ -16,6 +17,9 @@ fn nothing_acknowledged_is_lost_when_leaders_are_killed() {
         Plan { topic: "numbers".to_owned(), partitions: PARTITIONS, rate: 1_000, timeout: wait::DEADLINE };
     let numbered = Numbered::start(&cluster.servers(), &plan);
     wait::until("the first acknowledgements", || (numbered.acked() > 500).then_some(()));
+    // Somebody reads along: a change of leader is no business of his.
+    let reading = ["consume", "numbers", "--from", "beginning", "--format", "json", "--max", "2500"];
+    let reader = Running::start(&mut cluster.quorate(reading));
     for kill in 0..KILLS {
         let partition = usize::try_from(kill % PARTITIONS).unwrap();
         let (victim, in_flight) = wait::until("a leader with lines in flight", || {
@@ -48,13 +52,19 @@ fn nothing_acknowledged_is_lost_when_leaders_are_killed() {
     let records = cluster.read_all("numbers");
     let verdict = sent.judge(&records);
     assert!(verdict.is_good(), "{verdict}");
-    // Offsets are dense from 0, in each partition.
+    let read_along = reader.end().done().json_lines();
+    assert_eq!(read_along.len(), 2_500);
     for partition in 0..PARTITIONS {
-        let offsets: Vec<_> =
-            records.iter().filter(|record| record["partition"] == json!(partition)).collect();
-        for (expected, record) in offsets.iter().enumerate() {
+        let of = |records: &[Value]| -> Vec<Value> {
+            records.iter().filter(|record| record["partition"] == json!(partition)).cloned().collect()
+        };
+        let (all, along) = (of(&records), of(&read_along));
+        // Offsets are dense from 0.
+        for (expected, record) in all.iter().enumerate() {
             assert_eq!(record["offset"], json!(expected), "partition {partition}");
         }
+        // What was read along is what is there in the end.
+        assert_eq!(along, all[..along.len()], "partition {partition}");
     }
 }
 

@@ -169,15 +169,16 @@ fn all_at_once(options: &Options) -> Result<()> {
         let in_flight: u64 = ids.iter().map(|id| numbered.in_flight_at(*id, &leaders)).sum();
         let before = numbered.acked();
         cluster.kill_all(&ids);
+        let sent = numbered.sent();
         for id in &ids {
             cluster.launch(*id);
         }
-        let after = wait::until("lines to be acknowledged again", || {
-            Some(numbered.acked()).filter(|now| *now > before)
+        let after = wait::until("every line of then to be acknowledged", || {
+            Some(numbered.acked()).filter(|now| *now >= sent)
         });
         println!(
-            "  moment {moment}: {in_flight} in flight; acknowledged {before} before, {after} when it went on; silence \
-             {} ms",
+            "  moment {moment}: {in_flight} in flight, {sent} sent; acknowledged {before} before, {after} when all of \
+             these were; silence {} ms",
             numbered.take_gap().as_millis()
         );
     }
