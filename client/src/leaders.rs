@@ -15,6 +15,9 @@ use tracing::debug;
 use crate::client::ClientConfig;
 use crate::error::{NoServer, Tried};
 
+/// A server that is given less time than this says nothing by its silence.
+const WORD_TIME_MIN: Duration = Duration::from_millis(100);
+
 /// What is known of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TopicView {
@@ -94,6 +97,8 @@ struct State {
     preferred: Option<String>,
     /// With which server to begin when none is preferred.
     rotation: usize,
+    /// Why each server that does not answer did not, when it was asked last.
+    silent: BTreeMap<String, String>,
     /// How many lookups have ended.
     lookups: u64,
     /// Why the last lookup failed, for those who waited for it: as a whole, or for one topic.
@@ -221,13 +226,40 @@ impl Leaders {
             Err(CallError::Lost { address: address.to_owned(), reason })
         });
         let mut state = self.state();
-        if answer.is_ok() {
-            state.preferred = Some(address.to_owned());
-        } else if state.preferred.as_deref() == Some(address) {
-            state.preferred = None;
+        match answer {
+            Ok(reply) => {
+                state.preferred = Some(address.to_owned());
+                state.silent.remove(address);
+                Ok(reply)
+            }
+            Err(error) => {
+                if state.preferred.as_deref() == Some(address) {
+                    state.preferred = None;
+                }
+                match (error, state.silent.get(address)) {
+                    // In a moment that was too short to answer, the last word is the better one.
+                    (CallError::Lost { address, .. }, Some(known)) if timeout < WORD_TIME_MIN => {
+                        Err(CallError::Lost { address, reason: known.clone() })
+                    }
+                    (error, _) => {
+                        state.silent.insert(address.to_owned(), reason(error.clone()));
+                        Err(error)
+                    }
+                }
+            }
         }
-        drop(state);
-        answer
+    }
+
+    /// Every server, with what it said last, for those whose time is up before a lookup has ended.
+    pub(crate) fn silent(&self) -> NoServer {
+        let servers = self.servers();
+        let state = self.state();
+        let reason = |address: &String| state.silent.get(address).cloned();
+        let tried = servers.into_iter().map(|address| {
+            let reason = reason(&address).unwrap_or_else(|| "no answer yet".to_owned());
+            Tried { address, reason }
+        });
+        NoServer { tried: tried.collect() }
     }
 
     /// Asks about a topic for the first time, one server after the other.

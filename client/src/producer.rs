@@ -267,7 +267,7 @@ impl Producer {
                     return Err(not_written(Reason::Refused { code, message }));
                 }
                 Ok(Err(error @ (LookupError::NoServer(_) | LookupError::NotNow(_)))) => error.to_string(),
-                Err(_elapsed) => "no server answered".to_owned(),
+                Err(_elapsed) => shared.leaders.silent().to_string(),
             };
             let pause = backoff.pause(&shared.env);
             if shared.env.now() + pause >= deadline {
