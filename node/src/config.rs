@@ -77,8 +77,6 @@ pub struct ApiConfig {
     pub admin_timeout_ms: u32,
     /// Longest time until a change of topics is answered, in ms, whatever the request asks for.
     pub admin_timeout_ms_max: u32,
-    /// Most partitions of one topic. Each is a Raft group on every one of its nodes.
-    pub topic_partitions_max: u32,
 }
 
 impl Default for ApiConfig {
@@ -88,7 +86,6 @@ impl Default for ApiConfig {
             stream_bytes_max: 32 << 20,
             admin_timeout_ms: 10_000,
             admin_timeout_ms_max: 60_000,
-            topic_partitions_max: 10_000,
         }
     }
 }
@@ -104,9 +101,6 @@ impl ApiConfig {
         }
         if self.admin_timeout_ms == 0 || self.admin_timeout_ms > self.admin_timeout_ms_max {
             return Err("api.admin_timeout_ms must be 1 to api.admin_timeout_ms_max".to_owned());
-        }
-        if self.topic_partitions_max == 0 || i32::try_from(self.topic_partitions_max).is_err() {
-            return Err("api.topic_partitions_max must be 1 to 2147483647".to_owned());
         }
         Ok(())
     }
