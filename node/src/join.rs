@@ -232,12 +232,13 @@ impl Shared {
         self.known().addresses.insert(node, address.to_owned()).as_deref() != Some(address)
     }
 
-    /// The other nodes of the metadata group, to be or in being.
+    /// The other nodes of the metadata group, to be or in being. Those of `--bootstrap` count even if our disk knows
+    /// of a cluster without them: it may be the disk of another one.
     fn peers(&self) -> BTreeSet<NodeId> {
-        let mut peers: BTreeSet<NodeId> = match self.facts.cluster_id() {
-            Some(_) => self.facts.peers().into_keys().collect(),
-            None => self.bootstrap.keys().copied().collect(),
-        };
+        let mut peers: BTreeSet<NodeId> = self.bootstrap.keys().copied().collect();
+        if self.facts.cluster_id().is_some() {
+            peers.extend(self.facts.peers().into_keys());
+        }
         peers.remove(&self.node);
         peers
     }

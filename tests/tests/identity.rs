@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use quorate_tests::cluster::Shape;
+use quorate_tests::command::quorate;
 use quorate_tests::{Cluster, wait};
 use serde_json::json;
 
@@ -54,10 +56,16 @@ fn another_clusters_disk_is_refused() {
     cluster.kill(2);
     fs::remove_dir_all(&cluster.node(2).data).unwrap();
 
-    let mut other = Cluster::start(3);
-    other.create("t", 1, 3);
+    // Node 2 of a cluster of its own, which needs nobody else.
+    let mut alone = quorate(["node", "--id", "2", "--data"]);
+    alone.arg(&cluster.node(2).data);
+    let mut other = Cluster::lay_out(&Shape::of(2));
+    let (grpc, peer, http) = (&other.node(2).grpc, &other.node(2).peer, &other.node(2).http);
+    alone.args(["--listen-grpc", grpc, "--listen-peer", peer, "--listen-http", http]);
+    alone.args(["--bootstrap", &format!("2={peer}")]);
+    other.launch_as(2, alone);
+    other.wait_ready(2);
     other.kill(2);
-    fs::rename(&other.node(2).data, &cluster.node(2).data).unwrap();
 
     cluster.launch(2);
     refused(&cluster, 2, "cluster");
