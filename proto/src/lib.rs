@@ -6,7 +6,6 @@
 
 pub mod batch;
 pub mod call;
-pub mod convert;
 pub mod env;
 pub mod error_code;
 pub mod ids;

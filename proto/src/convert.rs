@@ -1,1 +1,0 @@
-//! Generated messages to checked domain types, and back.
