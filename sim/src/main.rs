@@ -142,7 +142,10 @@ fn print_summary(summary: &Summary) {
     println!("faults: {}", list(summary.faults.iter().map(|(fault, count)| format!("{count} x {fault}"))));
     println!("{} violations", summary.violations.len());
     if !summary.failed.is_empty() {
-        println!("the simulator failed with seeds {}", list(summary.failed.iter().map(u64::to_string)));
+        println!(
+            "the simulator panicked or did not repeat itself with seeds {}",
+            list(summary.failed.iter().map(u64::to_string))
+        );
     }
 }
 

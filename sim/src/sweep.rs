@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::history::Outcomes;
 use crate::run::{self, Options, Report, ViolationDocument};
 
+/// One seed in so many is run twice.
+const AGAIN: u64 = 50;
+
 /// What came of many runs.
 #[derive(Debug, Default, Serialize)]
 pub struct Summary {
@@ -28,7 +31,7 @@ pub struct Summary {
     pub ops: Outcomes,
     /// Promises that were broken.
     pub violations: Vec<ViolationDocument>,
-    /// Seeds whose run failed in itself.
+    /// Seeds whose run failed in itself: the simulator panicked, or a second run had another trace.
     pub failed: Vec<u64>,
     /// Real time.
     pub elapsed_ms: u128,
@@ -57,9 +60,7 @@ pub fn sweep(
                     if seed >= end {
                         return;
                     }
-                    let ran =
-                        std::panic::catch_unwind(AssertUnwindSafe(|| run::run(seed, Options::default())));
-                    if tell.send(ran.map_err(|_| seed)).is_err() {
+                    if tell.send(run_apart(seed)).is_err() {
                         return;
                     }
                 }
@@ -80,6 +81,17 @@ pub fn sweep(
     });
     summary.elapsed_ms = began.elapsed().as_millis();
     summary
+}
+
+/// Runs a seed, and one in fifty again: its trace must be the same.
+fn run_apart(seed: u64) -> Result<Report, u64> {
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let report = run::run(seed, Options::default());
+        let repeats =
+            !seed.is_multiple_of(AGAIN) || run::run(seed, Options::default()).trace_hash == report.trace_hash;
+        repeats.then_some(report)
+    }));
+    ran.ok().flatten().ok_or(seed)
 }
 
 impl Summary {
