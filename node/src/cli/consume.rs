@@ -200,7 +200,7 @@ impl Reading {
         record.offset < end
     }
 
-    /// Waits for a record. `None`: interrupted.
+    /// Waits for a record. `None`: interrupted, or nobody reads any more.
     async fn wait(&mut self) -> Result<Option<ConsumedRecord>, Failure> {
         let admin = self.admin.clone();
         let no_server = async {
@@ -216,6 +216,7 @@ impl Reading {
             biased;
             interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| None).map_err(Failure::from),
             record = self.consumer.next() => Ok(Some(record?)),
+            () = Output::closed() => Ok(None),
             error = no_server => Err(error.into()),
         }
     }

@@ -5,9 +5,13 @@ use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::Failure;
+
+/// How often it is looked whether somebody still reads.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Standard output, buffered. A reader that has gone away (`quorate consume t | head -1`) is no failure: the command
 /// just has nothing left to do.
@@ -42,6 +46,20 @@ impl Output {
     /// Flushes. `Ok(false)`: nobody reads any more.
     pub(crate) fn flush(&mut self) -> Result<bool, Failure> {
         still_read(self.out.flush())
+    }
+
+    /// Ends when nobody reads standard output any more. A write would tell, but there may be nothing to write for long.
+    pub(crate) async fn closed() {
+        let stdout = io::stdout();
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+            // What cannot be polled is a file, whose reader does not matter.
+            let errors = poll(&mut polled, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+            if errors && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+                return;
+            }
+        }
     }
 
     /// Writes a remark to standard error, where it never mixes with results.
