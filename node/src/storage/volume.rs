@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use quorate_proto::ids::{Identity, NodeId};
 use redb::{
@@ -159,34 +159,38 @@ impl Volume {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, ReadError> {
-        self.ensure_open()?;
-        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        let handle = self.opened()?;
         guarded(|| {
             let read = match &*handle {
                 Handle::Writer(db) => db.begin_read()?,
                 Handle::Reader(db) => db.begin_read()?,
-                Handle::Closed => return Err(Fault::Other("closed at the same moment".to_owned())),
+                Handle::Closed => unreachable!("it was found open under the same lock"),
             };
             work(&read)
         })
         .map_err(|fault| fault.into_read_error("read", &self.name))
     }
 
-    fn ensure_open(&self) -> Result<(), DiskError> {
-        if !matches!(*self.handle.read().unwrap_or_else(PoisonError::into_inner), Handle::Closed) {
-            return Ok(());
+    /// Opens the file if it is closed; it stays open while what is returned lives. Whoever closes it between the
+    /// opening and the look, because it was sealed or others are read more, is no damage: it is opened again.
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Handle>, DiskError> {
+        loop {
+            let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+            if !matches!(*handle, Handle::Closed) {
+                return Ok(handle);
+            }
+            drop(handle);
+            let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*handle, Handle::Closed) {
+                let db = guarded_disk("open", &self.name, || {
+                    let backend = Backend::open(&self.disk, &self.name, false)?;
+                    Ok(Builder::new()
+                        .set_cache_size(self.cache_bytes / 8)
+                        .open_read_only_with_backend(backend)?)
+                })?;
+                *handle = Handle::Reader(db);
+            }
         }
-        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*handle, Handle::Closed) {
-            let db = guarded_disk("open", &self.name, || {
-                let backend = Backend::open(&self.disk, &self.name, false)?;
-                Ok(Builder::new()
-                    .set_cache_size(self.cache_bytes / 8)
-                    .open_read_only_with_backend(backend)?)
-            })?;
-            *handle = Handle::Reader(db);
-        }
-        Ok(())
     }
 
     /// Writes one transaction and syncs it. An error means: perhaps written, and never again.
