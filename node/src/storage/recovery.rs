@@ -77,7 +77,7 @@ pub(super) fn recover(
         doubtful.push((found.active.volume, found.active.index));
         let old = rewrite::In {
             doubtful,
-            spare: volumes.spares.pop(),
+            spares: std::mem::take(&mut volumes.spares),
             durable: &mut found.durable,
             commit: found.commit,
         };

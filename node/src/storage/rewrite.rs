@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::config::StoreConfig;
 use super::entry::{Body, Entry};
-use super::error::{Fault, ReadError};
+use super::error::{DiskError, Fault, ReadError};
 use super::facts::{Change, Meta, MetaContent};
 use super::hard::{Durable, Span};
 use super::index::MemoryIndex;
@@ -27,8 +27,8 @@ const COPY_BYTES: u64 = 4 << 20;
 pub(super) struct In<'a> {
     /// The volumes that were open, and where their entries lie; the active one last.
     pub(super) doubtful: Vec<(Arc<Volume>, MemoryIndex)>,
-    /// The next volume, if there is one: without content, and given up.
-    pub(super) spare: Option<Arc<Volume>>,
+    /// Volumes made ahead, the next one or what an earlier try left: without content, and given up.
+    pub(super) spares: Vec<Arc<Volume>>,
     pub(super) durable: &'a mut BTreeMap<GroupId, Durable>,
     /// The last commit of the active volume.
     pub(super) commit: u64,
@@ -45,6 +45,11 @@ pub(super) fn rewrite(
     old: In<'_>,
 ) -> Result<Active, ReadError> {
     let number = content.volumes.keys().next_back().copied().unwrap_or(VolumeNumber(0)).next();
+    // Before anything else: left in front of a volume that has begun, one without content is taken for an older copy,
+    // and the folder does not open any more.
+    for volume in &old.spares {
+        give_up(disk, meta, content, volume)?;
+    }
     let new = Volume::create(disk, owner, number, config.active_cache())?;
     meta.write(&[Change::Volume(number, None)])?;
     content.volumes.insert(number, None);
@@ -76,15 +81,25 @@ pub(super) fn rewrite(
         written?;
         active.begun = true;
     }
-    for volume in old.doubtful.iter().map(|(volume, _)| volume).chain(&old.spare) {
-        meta.write(&[Change::VolumeGone(volume.number)])?;
-        content.volumes.remove(&volume.number);
-        // What this says does not matter any more.
-        drop(volume.close());
-        guarded_disk("remove", volume.file(), || Ok(disk.remove(volume.file())?))?;
+    for (volume, _) in &old.doubtful {
+        give_up(disk, meta, content, volume)?;
     }
     info!(volume = %number, entries = active.index.entries(), "what was in doubt was written anew");
     Ok(active)
+}
+
+/// Takes a volume off the list, and then its file away.
+fn give_up(
+    disk: &Arc<dyn Disk>,
+    meta: &Meta,
+    content: &mut MetaContent,
+    volume: &Volume,
+) -> Result<(), DiskError> {
+    meta.write(&[Change::VolumeGone(volume.number)])?;
+    content.volumes.remove(&volume.number);
+    // What this says does not matter any more.
+    drop(volume.close());
+    guarded_disk("remove", volume.file(), || Ok(disk.remove(volume.file())?))
 }
 
 fn copy(
