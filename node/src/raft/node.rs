@@ -478,7 +478,10 @@ impl Inner {
 
     /// A group ended and nobody had stopped it.
     fn group_failed(&self, group: GroupId) {
-        let known = |groups: &Groups| groups.running.contains_key(&group) && !groups.stopping;
+        // It may end before its start has.
+        let known = |groups: &Groups| {
+            (groups.running.contains_key(&group) || groups.starting.contains(&group)) && !groups.stopping
+        };
         if known(&self.groups()) {
             tracing::error!(%group, "raft group ended by itself");
             self.failed.send_if_modified(|failed| {
@@ -519,9 +522,9 @@ async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch:
         };
         if !alive {
             // openraft's own end closes its metrics; a group that is stopped does not get here.
-            if let Some(running) = group.upgrade() {
-                running.lost();
-            }
+            // Nor does one whose start was given up: nobody has it any more.
+            let Some(running) = group.upgrade() else { return };
+            running.lost();
             if let Some(node) = weak.upgrade() {
                 node.group_failed(id);
             }
