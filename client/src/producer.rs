@@ -90,8 +90,6 @@ struct Shared {
     /// Free bytes of `memory_bytes_max`.
     memory: Arc<Semaphore>,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
-    /// The producer id that partitions begin with; drawn once.
-    writer: tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>,
     closed: AtomicBool,
 }
 
@@ -102,6 +100,9 @@ struct Topic {
     queues: Vec<TopicQueue>,
     /// Where records without a key go until the batch there is sealed; -1: nowhere yet.
     sticky: AtomicI32,
+    /// The producer id that partitions begin with; drawn once. A topic that is found anew gets another one: its
+    /// sequences begin anew, and under the same id a server would take a new batch for a retry of an old one.
+    writer: tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>,
 }
 
 struct TopicQueue {
@@ -125,6 +126,7 @@ impl Topic {
             id: view.id,
             queues: (0..count).map(queue).collect(),
             sticky: AtomicI32::new(-1),
+            writer: tokio::sync::Mutex::default(),
         }
     }
 
@@ -149,7 +151,6 @@ impl Producer {
             memory: Arc::new(Semaphore::new(config.memory_bytes_max)),
             config,
             topics: RwLock::default(),
-            writer: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
         });
         Self { owner: Arc::new(Owner { shared, tasks: Mutex::default() }) }
@@ -304,7 +305,7 @@ impl Shared {
     /// The topic is gone; another one of its name is looked up anew.
     fn forget(&self, gone: &Arc<Topic>) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        if topics.get(gone.name.as_str()).is_some_and(|topic| topic.id == gone.id) {
+        if topics.get(gone.name.as_str()).is_some_and(|topic| Arc::ptr_eq(topic, gone)) {
             topics.remove(gone.name.as_str());
         }
     }

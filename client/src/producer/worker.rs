@@ -527,14 +527,14 @@ impl Worker {
         let moved = leader.is_some() && leader != self.addressee && self.addressee.is_some();
         let trouble = if moved { Trouble { look_up: false, pause: false } } else { trouble };
         let pause = if trouble.pause { self.backoff.pause(&self.shared.env) } else { Duration::ZERO };
-        let (shared, name) = (Arc::clone(&self.shared), self.topic.name.clone());
+        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&self.topic));
         let (wants_writer, bumped) = (self.writer.is_none(), self.bumped);
         self.inquiry = Some(Box::pin(async move {
             if !pause.is_zero() {
                 shared.env.sleep(pause).await;
             }
-            let view = if trouble.look_up { Some(shared.leaders.refresh(&name).await) } else { None };
-            let writer = if wants_writer { Some(shared.writer(bumped).await) } else { None };
+            let view = if trouble.look_up { Some(shared.leaders.refresh(&topic.name).await) } else { None };
+            let writer = if wants_writer { Some(shared.writer(&topic, bumped).await) } else { None };
             Findings { writer, view }
         }));
     }
@@ -559,6 +559,8 @@ impl Worker {
                 self.trouble = Some(Trouble { look_up: true, ..again });
             }
             Some(Err(error)) => {
+                // Not denied by all who were asked.
+                self.missing_since = None;
                 self.last = error.to_string();
                 self.trouble = Some(Trouble { look_up: true, ..again });
             }
@@ -618,19 +620,19 @@ async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
 }
 
 impl Shared {
-    /// A producer id: the producer's own, or a new one for a partition that gave that up.
-    async fn writer(&self, bumped: bool) -> Result<(ProducerId, ProducerEpoch), String> {
+    /// A producer id: the topic's own, or a new one for a partition that gave that up.
+    async fn writer(&self, topic: &Topic, bumped: bool) -> Result<(ProducerId, ProducerEpoch), String> {
         let new =
             async { self.leaders.init_producer().await.map_err(|error| format!("no producer id: {error}")) };
         if bumped {
             return new.await;
         }
-        let mut shared = self.writer.lock().await;
-        if let Some(writer) = *shared {
+        let mut drawn = topic.writer.lock().await;
+        if let Some(writer) = *drawn {
             return Ok(writer);
         }
         let writer = new.await?;
-        *shared = Some(writer);
+        *drawn = Some(writer);
         Ok(writer)
     }
 }
