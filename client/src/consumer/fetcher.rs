@@ -273,7 +273,10 @@ impl Fetcher {
                         Err(LookupError::UnknownTopic) => {
                             now.since(*missing_since.get_or_insert(now)) >= MISSING
                         }
-                        Err(_later) => false,
+                        Err(_later) => {
+                            missing_since = None;
+                            false
+                        }
                     };
                     if gone {
                         let topic = self.topic().clone();
@@ -408,7 +411,12 @@ impl Fetcher {
         let (from, length) = (self.position, bytes.len());
         let mut batches = VecDeque::new();
         for batch in split(bytes) {
-            let (header, batch) = batch?;
+            let (header, batch) = match batch {
+                Ok(batch) => batch,
+                // What comes before the damage is handed out; the next fetch begins with it.
+                Err(_) if !batches.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             if header.next_offset() <= self.position {
                 continue;
             }
