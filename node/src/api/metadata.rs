@@ -104,6 +104,10 @@ fn named(parts: &Parts, metadata: &Metadata, name: &str) -> TopicMetadata {
     };
     match metadata.topic_named(&parsed) {
         Some(topic) => describe(parts, topic),
+        // What is applied here may lack the newest topics, or all of them after a start.
+        None if !*parts.controller.ready().borrow() => {
+            unknown(name, status::not_ready("it hears no leader that could tell it of new topics"))
+        }
         None => {
             let message = format!("no topic is called {name:?}: create it first");
             unknown(name, Status { code: ErrorCode::UnknownTopic, message, leader: None })
