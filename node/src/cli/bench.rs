@@ -6,6 +6,7 @@ use super::{Failure, Global, bench_disk, bench_produce};
 
 /// What `quorate bench` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate bench produce --seconds 20")]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,

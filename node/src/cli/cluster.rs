@@ -10,6 +10,7 @@ use super::{Failure, Global};
 
 /// What `quorate cluster` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate cluster status")]
 pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,

@@ -3,6 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
+use super::output::Output;
 use super::{Cli, Failure};
 
 #[derive(Debug, Args)]
@@ -14,6 +15,9 @@ pub(crate) struct CompletionArgs {
 
 /// Prints the script.
 pub(crate) fn run(args: &CompletionArgs) -> Result<(), Failure> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "quorate", &mut script);
+    let mut out = Output::new();
+    out.bytes(&script)?;
+    out.flush().map(drop)
 }

@@ -12,6 +12,7 @@ use quorate_client::{
     Partitions, RecordHeader, Start, Timestamp, TopicName,
 };
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
 use super::start_at::{From, parse_from};
@@ -21,6 +22,8 @@ use super::{Failure, Global};
 const QUIET: Duration = Duration::from_millis(500);
 /// ...and again this long after one has answered.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// While records come without a pause, an interruption is looked for each time so many were printed.
+const LOOK_UP_EVERY: u64 = 1_024;
 
 /// What `quorate consume` takes.
 #[derive(Debug, Args)]
@@ -81,8 +84,9 @@ pub(crate) async fn run(global: Global, args: ConsumeArgs) -> Result<(), Failure
     }
     let until =
         args.until_end.then(|| ranges.iter().map(|(partition, range)| (*partition, range.end)).collect());
+    let interrupt = signal(SignalKind::interrupt())?;
     let mut reading =
-        Reading { consumer, admin, topic: args.topic, until, left: args.max.unwrap_or(u64::MAX) };
+        Reading { consumer, admin, topic: args.topic, until, left: args.max.unwrap_or(u64::MAX), interrupt };
     let mut out = Output::new();
     let read = reading.print(&mut out, args.format).await;
     out.flush()?;
@@ -157,6 +161,8 @@ struct Reading {
     until: Option<BTreeMap<PartitionId, Offset>>,
     /// How many records may still be printed.
     left: u64,
+    /// Caught from the start on: one that comes between two waits is seen all the same.
+    interrupt: Signal,
 }
 
 impl Reading {
@@ -168,6 +174,9 @@ impl Reading {
             until.retain(|partition, end| consumer.position(topic, *partition).is_none_or(|at| at < *end));
         }
         while self.left > 0 && self.until.as_ref().is_none_or(|until| !until.is_empty()) {
+            if self.left.is_multiple_of(LOOK_UP_EVERY) && self.interrupt.recv().now_or_never().is_some() {
+                return Ok(());
+            }
             let record = match self.consumer.next().now_or_never() {
                 Some(record) => record?,
                 None => {
@@ -214,7 +223,7 @@ impl Reading {
         };
         tokio::select! {
             biased;
-            interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| None).map_err(Failure::from),
+            _ = self.interrupt.recv() => Ok(None),
             record = self.consumer.next() => Ok(Some(record?)),
             () = Output::closed() => Ok(None),
             error = no_server => Err(error.into()),

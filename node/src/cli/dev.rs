@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::output::Output;
 use super::{Failure, signals};
 
 const EXAMPLES: &str = "\
@@ -427,7 +428,7 @@ impl Cluster {
 }
 
 fn say(line: &str) {
-    eprintln!("quorate dev: {line}");
+    Output::note(format!("quorate dev: {line}"));
 }
 
 /// Asks the node to end, and makes it if it does not.

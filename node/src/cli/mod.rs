@@ -138,8 +138,10 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             match &failure {
-                Failure::Work(error) => eprintln!("error: {error:#}"),
-                Failure::Usage(message) | Failure::StoppedItself(message) => eprintln!("error: {message}"),
+                Failure::Work(error) => output::Output::note(format!("error: {error:#}")),
+                Failure::Usage(message) | Failure::StoppedItself(message) => {
+                    output::Output::note(format!("error: {message}"))
+                }
                 Failure::Said => {}
             }
             ExitCode::from(failure.status())

@@ -27,8 +27,9 @@ use super::pace::Pace;
 use super::tally::{Fate, Tally};
 use super::{Failure, Global};
 
-/// Lines handed to the producer whose fate nobody has looked at yet. The producer's own memory is the tighter bound.
-const IN_FLIGHT_MAX: usize = 1 << 20;
+/// Lines whose fate is waited for. Each takes some hundred bytes here, so that the producer's own memory is the tighter
+/// bound for long lines only.
+const IN_FLIGHT_MAX: usize = 1 << 18;
 /// Lines that change hands at a time.
 const PACK_MAX: usize = 1_024;
 /// How often progress is shown.
@@ -277,7 +278,7 @@ impl Job {
     async fn send_all(&self, lines: Lines, rate: Option<u32>, show: &Show) -> Result<Stop, Failure> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (tx, mut sent) = mpsc::channel(IN_FLIGHT_MAX);
+        let (tx, mut sent) = mpsc::channel(PACK_MAX);
         let mut feeding = Some(Box::pin(self.feed(lines, rate, tx)));
         let mut handed_over = Vec::new();
         let mut waiting = FuturesUnordered::new();
@@ -303,7 +304,7 @@ impl Job {
                         next = waiting.next().now_or_never().flatten();
                     }
                 }
-                count = sent.recv_many(&mut handed_over, PACK_MAX), if !drained => {
+                count = sent.recv_many(&mut handed_over, PACK_MAX), if !drained && waiting.len() < IN_FLIGHT_MAX => {
                     drained = count == 0;
                     waiting.extend(handed_over.drain(..).map(fate));
                 }

@@ -14,6 +14,7 @@ use super::{Failure, Global};
 
 /// What `quorate topic` takes.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate topic create lines --partitions 4")]
 pub(crate) struct TopicArgs {
     #[command(subcommand)]
     command: TopicCommand,
