@@ -35,6 +35,14 @@ pub(super) struct Life {
     pub(super) readiness: watch::Sender<Readiness>,
 }
 
+impl Drop for Life {
+    /// The parts hold the peers' plane, which holds on to whoever asks for the parts: without this a node that was
+    /// dropped, not stopped, would never be freed.
+    fn drop(&mut self) {
+        drop(self.stage.send_replace(Err("this node has stopped".to_owned())));
+    }
+}
+
 impl Life {
     pub(super) async fn run(self) {
         loop {
