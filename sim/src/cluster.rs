@@ -315,6 +315,7 @@ impl Cluster {
         for node in self.nodes() {
             self.machine(node).disk.cut_power();
             self.end(node).await;
+            self.machine(node).disk.forget_watchers();
         }
     }
 

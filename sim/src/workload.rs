@@ -55,7 +55,7 @@ impl Shape {
         Self {
             producers: u32::try_from(dice.between(2, 4)).unwrap_or(2),
             consumers: u32::try_from(dice.between(1, 2)).unwrap_or(1),
-            pause_max: dice.time(Duration::from_millis(40), Duration::from_millis(400)),
+            pause_max: dice.time(Duration::from_millis(60), Duration::from_millis(600)),
             in_flight_max: usize::try_from(dice.between(1, 40)).unwrap_or(1),
             padding_max: dice.between(0, 300),
             producer,

@@ -174,6 +174,13 @@ impl SimDisk {
         self.state().on_cut = Some(Arc::new(hook));
     }
 
+    /// Forgets who watches and who is called: what they hold may in turn hold this disk.
+    pub fn forget_watchers(&self) {
+        let mut state = self.state();
+        state.watch = None;
+        state.on_cut = None;
+    }
+
     /// Operations take this long from now on, drawn from `dice`.
     pub fn set_pace(&self, pace: Pace, dice: Dice) {
         let mut state = self.state();
