@@ -420,7 +420,12 @@ fn last_of(heads: &[Head], from: LogIndex) -> Result<&Head, FetchError> {
 }
 
 fn damaged(error: &ReadError) -> FetchError {
-    FetchError::Damaged(error.to_string())
+    match error {
+        ReadError::Failed(_) => FetchError::Stopping,
+        ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
+            FetchError::Damaged(error.to_string())
+        }
+    }
 }
 
 /// The first record of a batch at or after a time.

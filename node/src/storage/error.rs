@@ -108,6 +108,10 @@ pub enum ReadError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A write or a sync failed before, so that nobody knows what the disk holds, and the process is about to end:
+    /// nothing is damaged that was acknowledged.
+    #[error("nothing is read any more: {0}")]
+    Failed(#[source] StoreError),
 }
 
 /// Where damage was found.

@@ -34,13 +34,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             continue;
         };
         let worker = shared.clone();
-        let result = pool::run(&*shared.pool, move || take(&worker, &step)).await;
+        // The failure is raised where it happened: what is read or written after it must know of it.
+        let taken = pool::run(&*shared.pool, move || {
+            take(&worker, &step).inspect_err(|error| worker.failure.raise(error)).is_ok()
+        });
+        let taken = taken.await;
         shared.kept.notify_one();
-        if let Err(error) = result {
-            let failure = shared.failure.clone();
-            pool::run(&*shared.pool, move || failure.raise(&error)).await;
+        if !taken {
             shared.to_commit.notify_one();
-            shared.kept.notify_one();
             return;
         }
     }

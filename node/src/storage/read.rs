@@ -189,8 +189,12 @@ impl Shared {
         .await
     }
 
-    /// A read that failed because its volume went away, as it was dead, found nothing damaged.
+    /// A read that failed because its volume went away, as it was dead, found nothing damaged; nor did one in a store
+    /// that has failed: a volume whose closing failed cannot be opened any more.
     fn judge(&self, group: GroupId, index: LogIndex, error: ReadError) -> ReadError {
+        if let Some(refusal) = self.failure.refusal() {
+            return ReadError::Failed(refusal);
+        }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
         if held { error } else { ReadError::Missing { group, index } }

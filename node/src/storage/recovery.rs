@@ -157,7 +157,7 @@ impl Folder<'_> {
         }
         let (mut meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
             ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } => {
+            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
                 OpenError::MetaDamaged { folder: self.path.clone(), reason: error.to_string() }
             }
         })?;
@@ -395,7 +395,9 @@ impl Folder<'_> {
         match error {
             ReadError::Disk(error) => self.disk_error(error),
             ReadError::Corrupt(corrupt) => OpenError::Corrupt { folder: self.path.clone(), corrupt },
-            ReadError::Missing { .. } => unreachable!("nothing was asked for by index"),
+            ReadError::Missing { .. } | ReadError::Failed(_) => {
+                unreachable!("nothing was asked for by index")
+            }
         }
     }
 
@@ -403,7 +405,7 @@ impl Folder<'_> {
     fn volume_error(&self, number: VolumeNumber, error: ReadError) -> OpenError {
         match error {
             ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } => {
+            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
                 OpenError::VolumeDamaged {
                     folder: self.path.clone(),
                     file: number.file().to_string(),

@@ -361,7 +361,7 @@ pub(super) fn guarded_disk<T>(
     guarded(work).map_err(|fault| match fault.into_read_error(operation, file) {
         ReadError::Disk(error) => error,
         ReadError::Corrupt(error) => DiskError::new(operation, file, error),
-        ReadError::Missing { .. } => unreachable!("nothing was asked for by index"),
+        ReadError::Missing { .. } | ReadError::Failed(_) => unreachable!("nothing was asked for by index"),
     })
 }
 

@@ -411,7 +411,9 @@ fn damage_anywhere_is_seen_or_does_no_harm() {
                     match log.entries(index..index.next(), u64::MAX).await {
                         Ok(found) => assert_eq!(found, std::slice::from_ref(expected), "byte {at} of {name}"),
                         Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {}
-                        Err(error @ ReadError::Missing { .. }) => panic!("byte {at} of {name}: {error}"),
+                        Err(error @ (ReadError::Missing { .. } | ReadError::Failed(_))) => {
+                            panic!("byte {at} of {name}: {error}")
+                        }
                     }
                 }
                 store.close().await;
