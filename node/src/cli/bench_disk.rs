@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn every_case_is_measured_and_nothing_is_left_behind() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = tempfile::tempdir_in(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).unwrap();
         let report = measure(dir.path(), Duration::from_millis(5), &AtomicBool::new(false)).unwrap().unwrap();
         let cases: Vec<_> =
             report.appenders.iter().map(|case| (case.count, case.chunk_bytes >> 10)).collect();
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_run_says_nothing_and_leaves_nothing() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = tempfile::tempdir_in(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).unwrap();
         let report = measure(dir.path(), Duration::from_secs(3_600), &AtomicBool::new(true)).unwrap();
         assert!(report.is_none());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
