@@ -107,6 +107,11 @@ impl Controller {
         Arc::clone(&self.shared.metadata.borrow())
     }
 
+    /// The last entry that [`Controller::current`] holds.
+    pub fn applied(&self) -> LogIndex {
+        *self.shared.applied.borrow()
+    }
+
     /// Whether commands can be expected to succeed: this node leads and hears a majority, or hears the leader.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.shared.ready.clone()

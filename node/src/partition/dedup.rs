@@ -46,7 +46,7 @@ pub(super) enum Judgement {
 }
 
 /// A batch that a producer wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Past {
     first: Sequence,
     last: Sequence,
@@ -56,7 +56,7 @@ struct Past {
 }
 
 /// What one producer wrote last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Producer {
     epoch: ProducerEpoch,
     /// The newest one first, at least one. Inline: most of a partition's memory would else be allocations.
@@ -101,7 +101,7 @@ impl Producer {
 }
 
 /// The producers of a partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Producers(BTreeMap<ProducerId, Producer>);
 
 impl Producers {
@@ -146,7 +146,7 @@ impl Producers {
 /// A producer that is not known may begin with any sequence. If its first batch was refused, for want of room or of
 /// leadership, and its second one taken, order would be lost and the first one never taken again: so the second
 /// waits for the first. Kept by the leader for what it refuses, and by apply for what was void.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Firsts(BTreeMap<ProducerId, (ProducerEpoch, Sequence)>);
 
 impl Firsts {

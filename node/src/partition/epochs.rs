@@ -4,7 +4,7 @@ use quorate_proto::ids::{LeaderEpoch, Offset, Term};
 
 /// For each term that has an entry in the log: the next offset when its first entry came, blanks included.
 /// Terms and offsets both ascend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Epochs(Vec<(Term, Offset)>);
 
 impl Epochs {

@@ -6,7 +6,7 @@ use quorate_proto::ids::{LogIndex, Offset, Timestamp};
 pub(super) const STRIDE: u32 = 64;
 
 /// Where a run of entries begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Point {
     /// The run's first entry.
     index: LogIndex,
@@ -18,7 +18,7 @@ struct Point {
 }
 
 /// Runs of at most [`STRIDE`] entries, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct OffsetIndex {
     points: Vec<Point>,
     /// Entries in the last run.

@@ -103,6 +103,11 @@ impl PartitionManager {
         }
     }
 
+    /// The replica of a group, if it runs here.
+    pub fn replica_of(&self, group: GroupId) -> Option<Replica> {
+        self.shared.running().get(&group).map(|running| running.replica.clone())
+    }
+
     /// Groups of the replicas that run.
     pub fn groups(&self) -> Vec<GroupId> {
         self.shared.running().keys().copied().collect()

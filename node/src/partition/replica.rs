@@ -1,5 +1,6 @@
 //! A partition's replica on this node: what produce, fetch and lookups ask.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -344,6 +345,19 @@ impl Replica {
     /// Exclusive end of what may be read, as applied on this node.
     pub fn high_watermark(&self) -> Offset {
         self.shared.state.lock().next_offset
+    }
+
+    /// Hashes all that the applied state says of the partition, and gives the index behind the last entry applied:
+    /// replicas that applied the same entries hash alike.
+    pub fn hash_state(&self, into: &mut impl Hasher) -> LogIndex {
+        let state = self.shared.state.lock();
+        state.hash(into);
+        state.next_index
+    }
+
+    /// The index behind the last entry applied here.
+    pub fn next_index(&self) -> LogIndex {
+        self.shared.state.lock().next_index
     }
 
     /// First offset that can be read.

@@ -12,7 +12,7 @@ use crate::storage::{Head, Kind};
 /// The applied state: the same on every replica that has applied as much.
 ///
 /// `log_start <= next_offset`; offsets are dense in between.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct State {
     /// Entries below it are applied; a log begins at 0.
     pub(super) next_index: LogIndex,

@@ -21,10 +21,10 @@ use super::machine::Machine;
 use super::runtime::{Registry, Scope};
 use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
-    node_from_raft, node_to_raft,
+    node_from_raft, node_to_raft, vote_to_store,
 };
 use crate::env::Env;
-use crate::storage::{Log, LogId};
+use crate::storage::{HardVote, Log, LogId};
 
 pub(super) type GroupRaft = Raft<Config, Machine>;
 pub(super) type ServerMetrics = openraft::metrics::RaftServerMetrics<Config>;
@@ -103,6 +103,7 @@ pub(super) struct Running {
     pub(super) scope: Scope,
     pub(super) registry: Arc<Registry>,
     pub(super) roles: watch::Sender<Role>,
+    pub(super) applied: watch::Receiver<Option<LogId>>,
 }
 
 impl Group {
@@ -171,13 +172,23 @@ impl Group {
         }
     }
 
+    /// The vote that this node holds, as durable as its answers need it.
+    pub fn hard_vote(&self) -> HardVote {
+        vote_to_store(&self.vote())
+    }
+
+    /// The last entry that is applied here, in this life of the process.
+    pub fn applied(&self) -> Option<LogId> {
+        *self.0.applied.borrow()
+    }
+
     /// The vote that this node holds: committed once its holder leads.
     pub(super) fn vote(&self) -> RaftVote {
         self.0.raft.server_metrics().borrow_watched().vote
     }
 
-    /// The voters by the newest membership, in order.
-    pub(super) fn voters(&self) -> Vec<NodeId> {
+    /// The voters by the newest membership in the log, in order.
+    pub fn voters(&self) -> Vec<NodeId> {
         self.0.raft.voter_ids().map(node_from_raft).collect()
     }
 

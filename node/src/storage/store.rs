@@ -292,6 +292,14 @@ impl Log {
         self.shared.bodies(self.group, heads).await
     }
 
+    /// Heads of the newest entries, from `from` or later to the end: those that are in memory. Never reads the disk.
+    pub fn recent_heads(&self, from: LogIndex) -> Vec<Head> {
+        let state = self.shared.state();
+        let Some(visible) = state.visible.get(&self.group) else { return Vec::new() };
+        let end = visible.hard.range().end;
+        visible.heads_in_memory(from.max(visible.memory_start())..end).collect()
+    }
+
     /// The first entry that the log holds of each term, ascending.
     pub fn term_starts(&self) -> Vec<LogId> {
         let state = self.shared.state();

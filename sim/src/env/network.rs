@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -70,6 +70,37 @@ pub(super) enum Response {
     Reply(u64, Reply),
 }
 
+/// What a wire carries, for whoever watches it.
+#[derive(Clone, Copy, Debug)]
+pub enum Frame<'a> {
+    /// A node asks its peer.
+    Ask(&'a PeerFrame),
+    /// A node answers its peer.
+    Answer(&'a PeerReplyFrame),
+    /// A client calls a node; the reply will carry the number.
+    Call(u64, &'a Call),
+    /// A node replies to a client.
+    Reply(u64, &'a Reply),
+}
+
+/// Where a frame was sent: an answer travels over the connection of its request, and no two connections of a run have
+/// the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wire {
+    /// Over which connection.
+    pub connection: u64,
+    /// Who sent it.
+    pub from: Host,
+    /// To whom.
+    pub to: Host,
+}
+
+/// Watches the wires.
+pub trait Tap: Send + Sync {
+    /// A frame is sent, each once, whatever becomes of it. Must change nothing.
+    fn sent(&self, wire: Wire, frame: Frame<'_>);
+}
+
 /// Who listens.
 pub(super) trait Service: Send + Sync + 'static {
     /// Takes a request and gives the answers that will come of it.
@@ -85,6 +116,7 @@ struct Inner {
     /// Counts cuts, mends, and machines that come and go.
     changes: watch::Sender<u64>,
     trace: Trace,
+    tap: OnceLock<Arc<dyn Tap>>,
 }
 
 struct State {
@@ -92,6 +124,7 @@ struct State {
     dice: Dice,
     listeners: BTreeMap<String, Listener>,
     next_listener: u64,
+    next_connection: u64,
     /// Machines without power.
     dark: BTreeSet<Host>,
     /// From, to.
@@ -136,12 +169,22 @@ impl Network {
                 dice,
                 listeners: BTreeMap::new(),
                 next_listener: 0,
+                next_connection: 0,
                 dark: BTreeSet::new(),
                 cut: BTreeSet::new(),
             }),
             changes: watch::Sender::new(0),
             trace,
+            tap: OnceLock::new(),
         }))
+    }
+
+    /// Shows `tap` every frame from now on.
+    ///
+    /// # Panics
+    /// If another one watches already.
+    pub fn watch(&self, tap: Arc<dyn Tap>) {
+        assert!(self.0.tap.set(tap).is_ok(), "one watches a network");
     }
 
     /// Nothing sent from `from` reaches `to` until it is mended. One way only.
@@ -230,8 +273,13 @@ impl Network {
             clock::sleep(self.delay(0)).await;
             return Err(Failure::Refused);
         };
-        let (out_requests, in_requests) = self.wire(from, listener.host);
-        let (out_responses, in_responses) = self.wire(listener.host, from);
+        let connection = {
+            let mut state = self.state();
+            state.next_connection += 1;
+            state.next_connection
+        };
+        let (out_requests, in_requests) = self.wire(Wire { connection, from, to: listener.host });
+        let (out_responses, in_responses) = self.wire(Wire { connection, from: listener.host, to: from });
         let incoming = Incoming { requests: in_requests, responses: out_responses };
         let accepted = listener.incoming.send(incoming).is_ok();
         clock::sleep(self.delay(0)).await;
@@ -274,9 +322,10 @@ impl Network {
         }
     }
 
-    fn wire<T: Digest + Send + 'static>(&self, from: Host, to: Host) -> (Outbound<T>, Inbound<T>) {
+    fn wire<T: Digest + Send + 'static>(&self, wire: Wire) -> (Outbound<T>, Inbound<T>) {
         let (tx, rx) = mpsc::unbounded_channel();
-        let outbound = Outbound { network: self.clone(), last_due: Duration::ZERO, frames: tx };
+        let Wire { from, to, .. } = wire;
+        let outbound = Outbound { network: self.clone(), wire, last_due: Duration::ZERO, frames: tx };
         let inbound = Inbound { network: self.clone(), from, to, frames: rx, head: None };
         (outbound, inbound)
     }
@@ -376,6 +425,7 @@ async fn serve(mut arrival: Incoming, service: Arc<dyn Service>) {
 /// The sending end of one direction of a connection.
 pub(super) struct Outbound<T> {
     network: Network,
+    wire: Wire,
     last_due: Duration,
     frames: mpsc::UnboundedSender<(Duration, T)>,
 }
@@ -383,6 +433,9 @@ pub(super) struct Outbound<T> {
 impl<T: Digest> Outbound<T> {
     /// Sends; it arrives after whatever was sent before, if the connection lasts.
     pub(super) fn send(&mut self, frame: T) {
+        if let Some(tap) = self.network.0.tap.get() {
+            tap.sent(self.wire, frame.frame());
+        }
         let due = clock::now() + self.network.delay(frame.bytes());
         self.last_due = self.last_due.max(due);
         // The other end may be gone: then it does not arrive.
@@ -434,6 +487,8 @@ pub(super) trait Digest {
     fn bytes(&self) -> usize;
     /// What it is, its encoded length and the checksum of that.
     fn digest(&self) -> (&'static str, usize, u32);
+    /// What it carries.
+    fn frame(&self) -> Frame<'_>;
 }
 
 fn digest_of(what: &'static str, message: &impl Message) -> (&'static str, usize, u32) {
@@ -442,6 +497,13 @@ fn digest_of(what: &'static str, message: &impl Message) -> (&'static str, usize
 }
 
 impl Digest for Request {
+    fn frame(&self) -> Frame<'_> {
+        match self {
+            Self::Peer(frame) => Frame::Ask(frame),
+            Self::Call(number, call) => Frame::Call(*number, call),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Peer(frame) => frame.encoded_len(),
@@ -469,6 +531,13 @@ impl Digest for Request {
 }
 
 impl Digest for Response {
+    fn frame(&self) -> Frame<'_> {
+        match self {
+            Self::Peer(frame) => Frame::Answer(frame),
+            Self::Reply(number, reply) => Frame::Reply(*number, reply),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Peer(frame) => frame.encoded_len(),
