@@ -46,6 +46,8 @@ pub struct Knobs {
     pub volume_bytes_max: u64,
     /// Recent entries in memory, in bytes.
     pub recent_bytes_max: u64,
+    /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
+    pub leader_restore: bool,
 }
 
 impl Knobs {
@@ -58,6 +60,7 @@ impl Knobs {
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             volume_bytes_max: 65_536 << dice.below(5),
             recent_bytes_max: 8_192 << dice.below(8),
+            leader_restore: false,
         }
     }
 }
@@ -410,6 +413,7 @@ impl Cluster {
         config.advertise_grpc = grpc_address(node);
         config.advertise_http = format!("node{node}:8081");
         config.bootstrap = self.machines.keys().map(|node| (*node, peer_address(*node))).collect();
+        config.raft.leader_restore = self.knobs.leader_restore;
         config.storage.volume_bytes_max = self.knobs.volume_bytes_max;
         config.storage.recent_bytes_max = self.knobs.recent_bytes_max;
         config.partition.unsynced_bytes_max = self.knobs.recent_bytes_max;

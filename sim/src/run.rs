@@ -33,6 +33,8 @@ pub struct Options {
     pub faults_for: Option<Duration>,
     /// The scenario that is played, if it is one.
     pub scenario: Option<&'static str>,
+    /// Changes what was drawn for the nodes.
+    pub adjust: Option<fn(&mut Knobs)>,
 }
 
 /// What came of a run.
@@ -102,7 +104,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     let (faults, simulated) = runtime.block_on(async {
         clock::begin();
         tasks::begin();
-        let mut stage = set(seed, &trace, &history).await;
+        let mut stage = set(seed, options, &trace, &history).await;
         play(&mut stage).await;
         finish(stage).await
     });
@@ -125,7 +127,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
 }
 
 /// Starts nodes, waits until they are ready, and creates topics.
-async fn set(seed: u64, trace: &Trace, history: &History) -> Stage {
+async fn set(seed: u64, options: Options, trace: &Trace, history: &History) -> Stage {
     let mut dice = Dice::named(seed, "run");
     let profile = Profile {
         delay_min: Duration::from_micros(20),
@@ -133,7 +135,10 @@ async fn set(seed: u64, trace: &Trace, history: &History) -> Stage {
         slow_per_mille: dice.below(30),
         slow_max: dice.time(Duration::from_millis(20), Duration::from_millis(500)),
     };
-    let knobs = Knobs::draw(&mut dice);
+    let mut knobs = Knobs::draw(&mut dice);
+    if let Some(adjust) = options.adjust {
+        adjust(&mut knobs);
+    }
     let shape = Shape::draw(&mut dice);
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());
     let mut cluster = Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone());

@@ -30,6 +30,11 @@ pub struct RaftConfig {
     /// After a proven death survivors stand for election one after the other, so many ms apart. Too small, and they
     /// split the vote.
     pub failover_rank_ms: u64,
+    /// Unsafe, and openraft's default: a leader that restarts takes up its term again without an election. It
+    /// replicates before its own sync, so after a crash that took its tail it uses a log id a second time, and entries
+    /// that were acknowledged are lost. Here for the simulator to show it; in code only.
+    #[serde(skip)]
+    pub leader_restore: bool,
 }
 
 impl Default for RaftConfig {
@@ -44,6 +49,7 @@ impl Default for RaftConfig {
             append_timeout_ms: 5_000,
             beat_ms: 100,
             failover_rank_ms: 30,
+            leader_restore: false,
         }
     }
 }
@@ -98,9 +104,7 @@ impl RaftConfig {
             // On once the peers have answered: else a restarted follower may stand before the leader is heard.
             enable_tick: false,
             enable_pre_vote: Some(true),
-            // A leader replicates before its own sync: restored without an election after a crash that took its
-            // tail, it would use a log id a second time, and entries that were acknowledged would be lost.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(self.leader_restore),
             quorum_loss_probe_interval: None,
             ..openraft::Config::default()
         }

@@ -1,4 +1,10 @@
-//! Written-out runs, for orders of events that chance brings too rarely.
+//! A leader's own disk stalls, two others acknowledge what it sends them, and so does it; then it dies before its own
+//! sync, and is back at once. If it took up its old term again without an election, it would give the same log ids
+//! to other entries, and what was acked would be gone (openraft's `enable_leader_restore`; Raft §5.2).
+//!
+//! The proof of its death usually has the two others elect a new leader within a millisecond. So one of them is cut
+//! off: where that is the one whose turn it is to stand first, the other waits for its own turn, and takes what the
+//! old leader sends until then.
 
 use std::time::Duration;
 
@@ -10,23 +16,15 @@ use crate::env::tasks::Host;
 use crate::history::Place;
 use crate::run::{Options, Report, on_stage};
 
-/// Plays a scenario with a seed.
-pub type Play = fn(u64, Options) -> Report;
-
-/// The scenarios, by name.
-pub const ALL: [(&str, Play); 2] = [
-    ("leader-restore-kill", |seed, options| leader_restore(seed, Crash::Kill, options)),
-    ("leader-restore-power-cut", |seed, options| leader_restore(seed, Crash::PowerCut, options)),
-];
-
-/// A leader's own disk stalls, two others acknowledge what it sends them, and so does it; then it dies before its own
-/// sync, and is back at once. If it took up its old term again without an election, it would give the same log ids
-/// to other entries, and what was acked would be gone (openraft's `enable_leader_restore`; Raft §5.2).
-///
-/// The proof of its death usually has the two others elect a new leader within a millisecond. So one of them is cut
-/// off: where that is the one whose turn it is to stand first, the other waits for its own turn, and takes what the
-/// old leader sends until then.
-pub fn leader_restore(seed: u64, crash: Crash, options: Options) -> Report {
+/// Plays it with a process killed (even seeds) or a machine without power (odd ones). `restore` is openraft's
+/// default, `false` is what our nodes do.
+pub fn play(seed: u64, restore: bool, options: Options) -> Report {
+    let crash = if seed.is_multiple_of(2) { Crash::Kill } else { Crash::PowerCut };
+    let options = if restore {
+        Options { adjust: Some(|knobs| knobs.leader_restore = true), ..options }
+    } else {
+        options
+    };
     on_stage(seed, options, async |stage| {
         let place = Place { topic: "orders".to_owned(), partition: PartitionId(0) };
         let (cluster, workload) = (&mut stage.cluster, &mut stage.workload);
