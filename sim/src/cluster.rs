@@ -279,7 +279,7 @@ impl Cluster {
                 };
                 if clock::now() > deadline {
                     let what = format!("node {node} is not ready after {patience:?}: {said}");
-                    self.history.complain("liveness", what);
+                    self.history.complain("O-27", what);
                     return;
                 }
                 clock::sleep(Duration::from_millis(20)).await;
@@ -300,7 +300,7 @@ impl Cluster {
                 let what = format!(
                     "replicas of group {group} are not equal {patience:?} after the last write: {ends:?}"
                 );
-                self.history.complain("convergence", what);
+                self.history.complain("O-28", what);
                 break;
             }
             clock::sleep(Duration::from_millis(50)).await;
@@ -346,19 +346,19 @@ impl Cluster {
                 Ok(heads) => heads,
                 Err(error) => {
                     let what = format!("node {node} cannot read heads of group {group} from {next}: {error}");
-                    self.history.complain("readable", what);
+                    self.history.complain("O-28", what);
                     return;
                 }
             };
             if let Err(error) = log.bodies(&heads).await {
                 let what = format!("node {node} cannot read bodies of group {group} from {next}: {error}");
-                self.history.complain("readable", what);
+                self.history.complain("O-28", what);
                 return;
             }
             let Some(newest) = heads.last() else {
                 let what =
                     format!("node {node} has no entry {next} of group {group}, and ends at {}", last.index);
-                self.history.complain("readable", what);
+                self.history.complain("O-28", what);
                 return;
             };
             next = newest.index.next();
@@ -459,10 +459,8 @@ impl RunningNode {
     fn fell(&self, what: &str) {
         self.note(what);
         if !self.sync_failed.load(Ordering::Relaxed) {
-            self.history.complain(
-                "standing",
-                format!("node {} {what}, though no sync of its disk failed", self.node),
-            );
+            self.history
+                .complain("O-25", format!("node {} {what}, though no sync of its disk failed", self.node));
         }
         self.life.end();
         // The run may be over.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, Term};
 
+use crate::check::{Panel, Seen, Violation};
+
 /// A partition of a topic, by name: no topic of a run is ever created twice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -105,12 +107,34 @@ pub struct Complaint {
 
 /// A run's history, as it grows. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<Evidence>>);
+pub struct History {
+    evidence: Arc<Mutex<Evidence>>,
+    panel: Arc<Mutex<Panel>>,
+}
 
 impl History {
     /// What there is, for writing and reading.
     pub fn evidence(&self) -> MutexGuard<'_, Evidence> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something is seen, at this moment: every check takes note of it.
+    pub fn see(&self, seen: &Seen<'_>) {
+        self.panel().see(crate::env::clock::now(), seen);
+    }
+
+    /// Whether a promise is broken already.
+    pub fn is_broken(&self) -> bool {
+        !self.panel().found().is_empty() || !self.evidence().complaints.is_empty()
+    }
+
+    /// Judges the run, which is over at `end`.
+    pub fn judge(&self, end: Duration) -> Vec<Violation> {
+        self.panel().end(&self.evidence(), end)
+    }
+
+    fn panel(&self) -> MutexGuard<'_, Panel> {
+        self.panel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something that is wrong by itself, at this moment.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::runtime::{Builder, RngSeed};
 
-use crate::check::{self, Violation};
+use crate::check::Violation;
 use crate::cluster::{Cluster, Knobs};
 use crate::dice::Dice;
 use crate::env::clock;
@@ -109,8 +109,8 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
         finish(stage).await
     });
     drop(runtime);
+    let violations = history.judge(simulated);
     let evidence = history.evidence();
-    let violations = check::check(&evidence, simulated);
     Report {
         seed,
         scenario: options.scenario,

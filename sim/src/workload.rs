@@ -13,6 +13,7 @@ use quorate_client::{
 use quorate_proto::ids::{NodeId, Offset, PartitionId};
 use tokio::sync::watch;
 
+use crate::check::Seen;
 use crate::dice::Dice;
 use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
@@ -122,7 +123,7 @@ impl Workload {
                     }
                     tries += 1;
                     if tries >= 20 {
-                        history.complain("liveness", format!("topic {name} cannot be created: {error}"));
+                        history.complain("O-27", format!("topic {name} cannot be created: {error}"));
                         return;
                     }
                     clock::sleep(Duration::from_millis(500)).await;
@@ -197,7 +198,7 @@ impl Workload {
             };
             let Some(pending) = pending else { return };
             if clock::now() > deadline {
-                self.history.complain("liveness", pending);
+                self.history.complain("O-27", pending);
                 return;
             }
             clock::sleep(Duration::from_millis(50)).await;
@@ -219,10 +220,10 @@ impl Workload {
                             Ok(log) => {
                                 history.evidence().scan.insert(place, log);
                             }
-                            Err(said) => history.complain("liveness", format!("cannot read {place}: {said}")),
+                            Err(said) => history.complain("O-27", format!("cannot read {place}: {said}")),
                         },
                         () = clock::sleep(patience) => {
-                            history.complain("liveness", format!("cannot read {place} within {patience:?}"));
+                            history.complain("O-27", format!("cannot read {place} within {patience:?}"));
                         }
                     }
                 });
@@ -352,7 +353,7 @@ impl Producing {
                 let asked = self.history.evidence().sent.get(&record).map(|sent| sent.place.clone());
                 if asked.as_ref().is_none_or(|asked| asked.partition != partition) {
                     let said = format!("{record} was sent to {asked:?} and acked in partition {partition}");
-                    self.history.complain("acked", said);
+                    self.history.complain("O-11", said);
                 }
                 self.learnt(record, Outcome::Acked(offset), format!("at {offset}"));
             }
@@ -396,7 +397,7 @@ async fn consume(number: u32, client: Client, history: History) {
     for (topic, _) in TOPICS {
         while let Err(error) = consumer.assign(topic, Partitions::All, Start::Beginning).await {
             if let Some(said) = never_to_be_said(&error) {
-                history.complain("reads", format!("consumer {number} was told {said}"));
+                history.complain("O-16", format!("consumer {number} was told {said}"));
                 return;
             }
             clock::sleep(Duration::from_millis(100)).await;
@@ -408,17 +409,13 @@ async fn consume(number: u32, client: Client, history: History) {
                 let record = read.value.as_deref().and_then(RecordId::parse);
                 let place = Place { topic: read.topic.as_str().to_owned(), partition: read.partition };
                 let at = clock::now();
-                history.evidence().reads.push(Read {
-                    consumer: number,
-                    place,
-                    offset: read.offset,
-                    record,
-                    at,
-                });
+                let read = Read { consumer: number, place, offset: read.offset, record, at };
+                history.see(&Seen::Read(&read));
+                history.evidence().reads.push(read);
             }
             Err(error) => {
                 if let Some(said) = never_to_be_said(&error) {
-                    history.complain("reads", format!("consumer {number} was told {said}"));
+                    history.complain("O-16", format!("consumer {number} was told {said}"));
                     return;
                 }
                 clock::sleep(Duration::from_millis(100)).await;

@@ -23,7 +23,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
         let elsewhere = elsewhere.map(|(at, _)| at.to_string()).collect::<Vec<_>>().join(", ");
         let elsewhere = if elsewhere.is_empty() { "nowhere".to_owned() } else { format!("at {elsewhere}") };
         found.push(Violation {
-            promise: "acked",
+            promise: "O-11",
             at: end,
             what: format!(
                 "{record}, sent to {} at {:?}, was acked at {:?} for offset {offset}, but {what}; it stands {elsewhere}",
@@ -40,9 +40,9 @@ mod tests {
 
     #[test]
     fn a_lost_or_moved_record_is_seen() {
-        assert_eq!(broken("sent 0 acked 0"), ["acked"]);
-        assert_eq!(broken("sent 0 acked 1\nsent 1 acked 0\nlog 0 0\nlog 1 1"), ["acked"]);
-        assert_eq!(broken("sent 0 acked 0\nsent 1 unknown\nlog 0 1"), ["acked"]);
+        assert_eq!(broken("sent 0 acked 0"), ["O-11"]);
+        assert_eq!(broken("sent 0 acked 1\nsent 1 acked 0\nlog 0 0\nlog 1 1"), ["O-11"]);
+        assert_eq!(broken("sent 0 acked 0\nsent 1 unknown\nlog 0 1"), ["O-11"]);
         assert_eq!(broken("sent 0 acked 0\nlog 0 0"), [""; 0]);
     }
 }

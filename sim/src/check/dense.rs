@@ -14,7 +14,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
         for (offset, _) in log {
             if *offset != expected {
                 found.push(Violation {
-                    promise: "dense",
+                    promise: "O-14",
                     at: end,
                     what: format!("{place}: offset {offset} follows where {expected} should"),
                 });
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_gap_and_a_repetition_are_seen() {
-        assert_eq!(broken("sent 0 unknown\nlog 1 0"), ["dense"]);
-        assert_eq!(broken("sent 0 unknown\nsent 1 unknown\nlog 0 0\nlog 0 1"), ["dense"]);
+        assert_eq!(broken("sent 0 unknown\nlog 1 0"), ["O-14"]);
+        assert_eq!(broken("sent 0 unknown\nsent 1 unknown\nlog 0 0\nlog 0 1"), ["O-14"]);
     }
 }

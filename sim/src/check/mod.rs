@@ -1,4 +1,5 @@
-//! The promises, one file each: what was promised, judged by what the clients and the disks have seen.
+//! The promises, one file each: what was promised, where that stands written, and how it is judged by what was seen of
+//! clients, nodes, wires and disks. A check changes nothing: with it or without it, a run is the same.
 
 mod acked;
 mod complaints;
@@ -11,39 +12,132 @@ mod replicas;
 
 use std::time::Duration;
 
-use crate::history::Evidence;
+use crate::history::{Evidence, Read};
+
+/// All promises that are judged, one line each.
+fn all() -> Vec<Box<dyn Check>> {
+    vec![
+        at_end("at once", complaints::check),
+        at_end("O-11", acked::check),
+        at_end("O-12", phantom::check),
+        at_end("O-12", order::check),
+        at_end("O-13", once::check),
+        at_end("O-14", dense::check),
+        at_end("O-16", reads::check),
+        at_end("O-28", replicas::check),
+    ]
+}
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one, by its name.
+    /// Which one, by the oracle's id.
     pub promise: &'static str,
     /// When it showed, in simulated time; the end for what only the final scan shows.
     pub at: Duration,
-    /// What was seen, for people.
+    /// What was promised, what was seen, and who did what when, for people.
     pub what: String,
+}
+
+/// Something that was seen, told to every check as it happens. A check takes what concerns it.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// A consumer was given a record.
+    Read(&'a Read),
+}
+
+/// Judges one promise.
+pub trait Check: Send {
+    /// The oracle's id.
+    fn id(&self) -> &'static str;
+
+    /// Takes note of something that is seen at `at`. Called for everything, so it must be cheap.
+    fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found);
+
+    /// The run is over at `end`; `evidence` is all there is.
+    fn end(&mut self, evidence: &Evidence, end: Duration, found: &mut Found);
 }
 
 /// At most this many violations of one promise are told: the first ones say it all.
 const TOLD_MAX: usize = 5;
 
-/// Judges the evidence of a run.
-pub fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
-    let checks: [fn(&Evidence, Duration) -> Vec<Violation>; 8] = [
-        complaints::check,
-        acked::check,
-        once::check,
-        phantom::check,
-        order::check,
-        dense::check,
-        reads::check,
-        replicas::check,
-    ];
-    let mut all = Vec::new();
-    for check in checks {
-        all.extend(check(evidence, end).into_iter().take(TOLD_MAX));
+/// Violations that were found.
+#[derive(Debug, Default)]
+pub struct Found(Vec<Violation>);
+
+impl Found {
+    /// One more.
+    pub fn tell(&mut self, promise: &'static str, at: Duration, what: String) {
+        if self.0.iter().filter(|told| told.promise == promise).count() < TOLD_MAX {
+            self.0.push(Violation { promise, at, what });
+        }
     }
-    all
+}
+
+/// All checks of a run at work.
+pub struct Panel {
+    checks: Vec<Box<dyn Check>>,
+    found: Found,
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Self { checks: all(), found: Found::default() }
+    }
+}
+
+impl std::fmt::Debug for Panel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Panel").field("found", &self.found).finish_non_exhaustive()
+    }
+}
+
+impl Panel {
+    /// Shows every check something that happens at `at`.
+    pub fn see(&mut self, at: Duration, seen: &Seen<'_>) {
+        for check in &mut self.checks {
+            check.see(at, seen, &mut self.found);
+        }
+    }
+
+    /// What was found so far.
+    pub fn found(&self) -> &[Violation] {
+        &self.found.0
+    }
+
+    /// Judges the evidence of a run that is over. All that was found, in the order in which it showed.
+    pub fn end(&mut self, evidence: &Evidence, end: Duration) -> Vec<Violation> {
+        for check in &mut self.checks {
+            check.end(evidence, end, &mut self.found);
+        }
+        let mut all = std::mem::take(&mut self.found.0);
+        all.sort_by_key(|violation| violation.at);
+        all
+    }
+}
+
+/// A promise that only the end shows.
+fn at_end(id: &'static str, judge: fn(&Evidence, Duration) -> Vec<Violation>) -> Box<dyn Check> {
+    Box::new(AtEnd { id, judge })
+}
+
+struct AtEnd {
+    id: &'static str,
+    judge: fn(&Evidence, Duration) -> Vec<Violation>,
+}
+
+impl Check for AtEnd {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn see(&mut self, _at: Duration, _seen: &Seen<'_>, _found: &mut Found) {}
+
+    fn end(&mut self, evidence: &Evidence, end: Duration, found: &mut Found) {
+        for Violation { promise, at, what } in (self.judge)(evidence, end) {
+            found.tell(promise, at, what);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +147,7 @@ mod bench {
     use quorate_proto::ids::{Offset, PartitionId};
 
     use super::*;
-    use crate::history::{Outcome, Place, Read, RecordId, Sent};
+    use crate::history::{Outcome, Place, RecordId, Sent};
 
     pub(super) fn place() -> Place {
         Place { topic: "t".into(), partition: PartitionId(0) }
@@ -101,8 +195,11 @@ mod bench {
 
     /// Which promises the history breaks.
     pub(super) fn broken(words: &str) -> Vec<&'static str> {
-        let mut broken =
-            check(&evidence(words), Duration::ZERO).iter().map(|found| found.promise).collect::<Vec<_>>();
+        let mut broken = Panel::default()
+            .end(&evidence(words), Duration::ZERO)
+            .iter()
+            .map(|found| found.promise)
+            .collect::<Vec<_>>();
         broken.dedup();
         broken
     }

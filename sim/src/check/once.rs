@@ -14,7 +14,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
             let Some(record) = record else { continue };
             if let Some((other_place, other)) = first_seen.insert(*record, (place, offset)) {
                 found.push(Violation {
-                    promise: "once",
+                    promise: "O-13",
                     at: end,
                     what: format!(
                         "{record} stands at offset {other} of {other_place} and at {offset} of {place}"
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn a_double_is_seen() {
-        assert_eq!(broken("sent 0 acked 0\nsent 1 acked 1\nlog 0 0\nlog 1 1\nlog 2 1"), ["once"]);
-        assert_eq!(broken("sent 0 unknown\nlog 0 0\nlog 1 0"), ["once"]);
+        assert_eq!(broken("sent 0 acked 0\nsent 1 acked 1\nlog 0 0\nlog 1 1\nlog 2 1"), ["O-13"]);
+        assert_eq!(broken("sent 0 unknown\nlog 0 0\nlog 1 0"), ["O-13"]);
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
                 && before.number > record.number
             {
                 found.push(Violation {
-                    promise: "order",
+                    promise: "O-12",
                     at: end,
                     what: format!("{place}: {before} stands at {at}, before {record} at {offset}"),
                 });
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn a_swap_is_seen() {
-        assert_eq!(broken("sent 0 acked 1\nsent 1 acked 0\nlog 0 1\nlog 1 0"), ["order"]);
-        assert_eq!(broken("sent 0 unknown\nsent 1 acked 0\nlog 0 1\nlog 1 0"), ["order"]);
+        assert_eq!(broken("sent 0 acked 1\nsent 1 acked 0\nlog 0 1\nlog 1 0"), ["O-12"]);
+        assert_eq!(broken("sent 0 unknown\nsent 1 acked 0\nlog 0 1\nlog 1 0"), ["O-12"]);
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
                 },
             };
             found.push(Violation {
-                promise: "phantom",
+                promise: "O-12",
                 at: end,
                 what: format!("offset {offset} of {place} should not be there: {why}"),
             });
@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn what_nobody_sent_or_what_failed_is_seen() {
-        assert_eq!(broken("log 0 foreign"), ["phantom"]);
-        assert_eq!(broken("log 0 7"), ["phantom"]);
-        assert_eq!(broken("sent 0 failed\nlog 0 0"), ["phantom"]);
+        assert_eq!(broken("log 0 foreign"), ["O-12"]);
+        assert_eq!(broken("log 0 7"), ["O-12"]);
+        assert_eq!(broken("sent 0 failed\nlog 0 0"), ["O-12"]);
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn check(evidence: &Evidence, _end: Duration) -> Vec<Violation> {
         let mut tell = |what: String| {
             let what =
                 format!("consumer {} at offset {} of {}: {what}", read.consumer, read.offset, read.place);
-            found.push(Violation { promise: "reads", at: read.at, what });
+            found.push(Violation { promise: "O-16", at: read.at, what });
         };
         match logs.get(&read.place).and_then(|log| log.get(&read.offset)) {
             None => tell(format!("read {}, but the log has no such offset", name(&read.record))),
@@ -46,10 +46,10 @@ mod tests {
     #[test]
     fn what_vanished_changed_or_was_skipped_is_seen() {
         let log = "sent 0 unknown\nsent 1 unknown\nsent 2 unknown\nlog 0 0\nlog 1 1\nlog 2 2\n";
-        assert_eq!(broken(&format!("{log}read 3 3")), ["reads"]);
-        assert_eq!(broken(&format!("{log}read 0 1")), ["reads"]);
-        assert_eq!(broken(&format!("{log}read 0 0\nread 2 2")), ["reads"]);
-        assert_eq!(broken(&format!("{log}read 1 1\nread 0 0")), ["reads"]);
+        assert_eq!(broken(&format!("{log}read 3 3")), ["O-16"]);
+        assert_eq!(broken(&format!("{log}read 0 1")), ["O-16"]);
+        assert_eq!(broken(&format!("{log}read 0 0\nread 2 2")), ["O-16"]);
+        assert_eq!(broken(&format!("{log}read 1 1\nread 0 0")), ["O-16"]);
         assert_eq!(broken(&format!("{log}read 1 1\nread 2 2")), [""; 0]);
     }
 }

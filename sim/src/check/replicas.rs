@@ -19,7 +19,7 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
             let differing = indexes.into_iter().find(|index| ours.get(index) != theirs.get(index));
             if let Some(index) = differing {
                 found.push(Violation {
-                    promise: "replicas",
+                    promise: "O-28",
                     at: end,
                     what: format!(
                         "group {group} at index {index}: node {first_node} holds {:?}, node {node} {:?}",
