@@ -13,7 +13,7 @@ use quorate_proto::batch::{
     Records, patch_base_offset, patch_leader_epoch, validate,
 };
 use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
-use quorate_proto::env::{Clock, Entropy, Env, Moment, Task, Tasks};
+use quorate_proto::env::{Clock, Entropy, Env, Moment, Task, Tasks, Unprobed};
 use quorate_proto::ids::{LeaderEpoch, Offset, Sequence, Timestamp, TopicId};
 use quorate_proto::v1;
 
@@ -76,6 +76,7 @@ pub(crate) fn env(seed: u64) -> Env {
         clock: Arc::new(TestClock(tokio::time::Instant::now())),
         tasks: Arc::new(TestTasks),
         entropy: Arc::new(Chance::new(seed)),
+        probe: Arc::new(Unprobed),
     }
 }
 

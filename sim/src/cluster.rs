@@ -17,9 +17,11 @@ use crate::env::disk::{DirtyPages, DiskEvent, Pace, SimDisk};
 use crate::env::entropy::SimEntropy;
 use crate::env::network::Network;
 use crate::env::pool::SimPool;
+use crate::env::probe::{Points, Probes};
 use crate::env::tasks::{Host, Life};
 use crate::env::transport::SimTransport;
 use crate::history::{History, ReplicaEntry};
+use crate::marks::Marks;
 use crate::trace::{Event, Trace};
 
 /// How a node dies.
@@ -48,6 +50,8 @@ pub struct Knobs {
     pub recent_bytes_max: u64,
     /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
     pub leader_restore: bool,
+    /// Where nodes and clients meet an unkind world.
+    pub points: Points,
 }
 
 impl Knobs {
@@ -61,6 +65,7 @@ impl Knobs {
             volume_bytes_max: 65_536 << dice.below(5),
             recent_bytes_max: 8_192 << dice.below(8),
             leader_restore: false,
+            points: Points::draw(&mut Dice::new(dice.bits())),
         }
     }
 }
@@ -72,6 +77,7 @@ pub struct Cluster {
     network: Network,
     history: History,
     trace: Trace,
+    marks: Marks,
     machines: BTreeMap<NodeId, Machine>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
@@ -90,7 +96,14 @@ struct Machine {
 
 impl Cluster {
     /// Machines with empty disks; none is started.
-    pub fn new(seed: u64, knobs: Knobs, network: Network, history: History, trace: Trace) -> Self {
+    pub fn new(
+        seed: u64,
+        knobs: Knobs,
+        network: Network,
+        history: History,
+        trace: Trace,
+        marks: Marks,
+    ) -> Self {
         let (tell_fall, falls) = mpsc::unbounded_channel();
         let mut machines = BTreeMap::new();
         for node in (1..=knobs.nodes).map(NodeId) {
@@ -112,7 +125,7 @@ impl Cluster {
             let running = Arc::default();
             machines.insert(node, Machine { disk, clock, lives: 0, life: None, running, sync_failed });
         }
-        Self { seed, knobs, network, history, trace, machines, falls, tell_fall }
+        Self { seed, knobs, network, history, trace, marks, machines, falls, tell_fall }
     }
 
     /// The ids of all nodes.
@@ -138,6 +151,16 @@ impl Cluster {
         &self.machine(node).disk
     }
 
+    /// What the run has reached.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Where nodes and clients meet an unkind world, and what they reach.
+    pub fn probes(&self) -> Probes {
+        Probes { points: self.knobs.points.clone(), marks: self.marks.clone() }
+    }
+
     /// Puts an event into the trace.
     pub fn note(&self, event: Event) {
         self.trace.note(&event);
@@ -149,6 +172,7 @@ impl Cluster {
         if self.machine(node).life.is_some() {
             return;
         }
+        let probes = self.probes();
         let machine = self.machines.get_mut(&node).expect("a node of this cluster");
         machine.lives += 1;
         machine.sync_failed.store(false, Ordering::Relaxed);
@@ -178,6 +202,7 @@ impl Cluster {
                 clock: Arc::new(machine.clock),
                 tasks: Arc::new(life.clone()),
                 entropy: Arc::new(SimEntropy::new(purpose("entropy"))),
+                probe: probes.probe(purpose("points")),
             },
             disk: Arc::new(machine.disk.clone()),
             transport: Arc::new(SimTransport::new(self.network.clone(), life.clone())),

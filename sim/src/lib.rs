@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod dice;
 pub mod env;
 pub mod history;
+pub mod marks;
 pub mod nemesis;
 pub mod run;
 pub mod scenario;

@@ -13,6 +13,7 @@ use crate::env::clock;
 use crate::env::network::{Network, Profile};
 use crate::env::tasks;
 use crate::history::{History, Outcomes};
+use crate::marks::Marks;
 use crate::nemesis::{Nemesis, Plan};
 use crate::trace::{Show, Trace};
 use crate::workload::{Shape, Workload};
@@ -54,6 +55,8 @@ pub struct Report {
     pub reads: u64,
     /// Faults that struck, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What was reached, by mark.
+    pub marks: BTreeMap<&'static str, u64>,
     /// Promises that were broken.
     pub violations: Vec<Violation>,
     /// Simulated time.
@@ -95,6 +98,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     let began = Instant::now();
     let trace = Trace::new(options.show, options.keep_trace);
     let history = History::default();
+    let marks = Marks::default();
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -104,7 +108,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     let (faults, simulated) = runtime.block_on(async {
         clock::begin();
         tasks::begin();
-        let mut stage = set(seed, options, &trace, &history).await;
+        let mut stage = set(seed, options, &trace, &history, &marks).await;
         play(&mut stage).await;
         finish(stage).await
     });
@@ -119,6 +123,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
         ops: evidence.outcomes(),
         reads: u64::try_from(evidence.reads.len()).unwrap_or(u64::MAX),
         faults,
+        marks: marks.counts(),
         violations,
         simulated,
         elapsed: began.elapsed(),
@@ -127,7 +132,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
 }
 
 /// Starts nodes, waits until they are ready, and creates topics.
-async fn set(seed: u64, options: Options, trace: &Trace, history: &History) -> Stage {
+async fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Marks) -> Stage {
     let mut dice = Dice::named(seed, "run");
     let profile = Profile {
         delay_min: Duration::from_micros(20),
@@ -141,13 +146,15 @@ async fn set(seed: u64, options: Options, trace: &Trace, history: &History) -> S
     }
     let shape = Shape::draw(&mut dice);
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());
-    let mut cluster = Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone());
+    let mut cluster =
+        Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone(), marks.clone());
     for node in cluster.nodes() {
         cluster.start(node).await;
     }
     cluster.until_ready(PATIENCE).await;
     let servers = cluster.servers();
-    let mut workload = Workload::new(seed, shape, servers, network, history.clone(), trace.clone());
+    let mut workload =
+        Workload::new(seed, shape, servers, network, history.clone(), trace.clone(), cluster.probes());
     workload.create_topics().await;
     Stage { cluster, workload, dice, faults: BTreeMap::new() }
 }

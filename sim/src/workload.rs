@@ -19,6 +19,7 @@ use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
 use crate::env::entropy::SimEntropy;
 use crate::env::network::Network;
+use crate::env::probe::Probes;
 use crate::env::tasks::{Host, Life};
 use crate::history::{History, Outcome, Place, Read, RecordId, Sent};
 use crate::trace::{Event, Trace};
@@ -69,6 +70,7 @@ pub struct Workload {
     network: Network,
     history: History,
     trace: Trace,
+    probes: Probes,
     seed: u64,
     shape: Shape,
     servers: Vec<String>,
@@ -86,12 +88,14 @@ impl Workload {
         network: Network,
         history: History,
         trace: Trace,
+        probes: Probes,
     ) -> Self {
         let producing = watch::Sender::new(true);
         Self {
             network,
             history,
             trace,
+            probes,
             seed,
             shape,
             servers,
@@ -267,6 +271,7 @@ impl Workload {
             clock: Arc::new(SimClock { origin: Duration::from_secs(1), wall_ahead_ms: ahead }),
             tasks: Arc::new(life.clone()),
             entropy: Arc::new(SimEntropy::new(dice)),
+            probe: self.probes.probe(Dice::named(self.seed, &format!("points of {purpose}"))),
         };
         let connect = Arc::new(SimConnect::new(self.network.clone(), life.clone()));
         (Client::new(env, connect, self.servers.clone(), ClientConfig::default()), life)

@@ -11,7 +11,7 @@ pub mod transport;
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use quorate_proto::env::{Clock, Elapsed, Entropy, Moment, Task, Tasks};
+pub use quorate_proto::env::{Clock, Elapsed, Entropy, Mark, Moment, Point, Task, Tasks};
 
 pub use disk::{Disk, FileName};
 pub use pool::Pool;

@@ -20,7 +20,7 @@ use super::machine::SharedState;
 use super::tail::{Refused, Tail, Verdict};
 use super::types::{ProduceError, Produced};
 use super::watermark::Watermark;
-use crate::env::Env;
+use crate::env::{Env, Mark, Point};
 use crate::metadata::{Leadership, TimestampType};
 use crate::raft::{Answer, BatchAnswer, Group, Pending, Proposal, ProposeError, RaftNode, Role};
 use crate::storage::{Kind, LogId};
@@ -105,7 +105,8 @@ impl Batcher {
                 }
                 Event::Landed(outcome) => {
                     let oldest = flying.pop_front().expect("only what is in flight lands");
-                    if !self.land(&mut mode, oldest, outcome) {
+                    let fine = self.land(&mut mode, oldest, outcome);
+                    if !fine || self.env.perturb(Point::BatcherBeginsAnew) {
                         mode = Mode::Draining;
                     }
                 }
@@ -201,10 +202,13 @@ impl Batcher {
             self.firsts().refused(admitted.claim);
             return true;
         }
-        let Mode::Leading(tail) = mode else {
-            self.firsts().refused(admitted.claim);
-            drop(admitted.reply.send(Err(self.not_leader())));
-            return true;
+        let tail = match mode {
+            Mode::Leading(tail) if !self.env.perturb(Point::ProduceNotLeader) => tail,
+            Mode::Leading(_) | Mode::Following | Mode::Draining => {
+                self.firsts().refused(admitted.claim);
+                drop(admitted.reply.send(Err(self.not_leader())));
+                return true;
+            }
         };
         let verdict = tail.judge(&self.state.lock(), &self.firsts(), admitted.claim);
         let base_offset = match verdict {
@@ -216,8 +220,14 @@ impl Batcher {
             Verdict::Refuse(refused) => {
                 debug!(producer = %admitted.claim.producer, sequence = %admitted.claim.sequence, ?refused, "batch refused");
                 drop(admitted.reply.send(Err(match refused {
-                    Refused::DuplicateSequence => ProduceError::DuplicateSequence,
-                    Refused::OutOfOrder => ProduceError::OutOfOrder,
+                    Refused::DuplicateSequence => {
+                        self.env.reached(Mark::DuplicateTooOld);
+                        ProduceError::DuplicateSequence
+                    }
+                    Refused::OutOfOrder => {
+                        self.env.reached(Mark::SequenceGap);
+                        ProduceError::OutOfOrder
+                    }
                     Refused::InvalidEpoch { current } => {
                         ProduceError::InvalidEpoch { asked: admitted.claim.epoch, current }
                     }
@@ -277,8 +287,12 @@ impl Batcher {
     ) {
         let at = flying.partition_point(|original| original.base_offset < base_offset);
         match flying.get_mut(at) {
-            Some(original) if original.base_offset == base_offset => original.replies.push(admitted.reply),
+            Some(original) if original.base_offset == base_offset => {
+                self.env.reached(Mark::DuplicateInFlight);
+                original.replies.push(admitted.reply);
+            }
             Some(_) | None => {
+                self.env.reached(Mark::DuplicateOfApplied);
                 let log_append_time = match self.timestamp_type {
                     TimestampType::CreateTime => None,
                     TimestampType::LogAppendTime => Some(stamp),

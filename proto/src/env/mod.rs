@@ -1,8 +1,10 @@
-//! The world outside, as far as client and node share it: clock, tasks, randomness. Real here, simulated in sim.
+//! The world outside, as far as client and node share it: clock, tasks, randomness, and the probe. Real here,
+//! simulated in sim.
 //!
 //! Everything else in client and node stays inside it: no wall clock, no `tokio::time`, no `tokio::spawn`, no entropy.
 
 mod os;
+mod probe;
 mod task;
 
 use std::fmt;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, Either, select};
 
 pub use os::os;
+pub use probe::{Mark, Point, Probe, Unprobed};
 pub use task::Task;
 
 use crate::ids::Timestamp;
@@ -70,7 +73,7 @@ pub trait Entropy: Send + Sync {
     fn next_u64(&self) -> u64;
 }
 
-/// Clock, tasks and randomness; cheap to clone, passed in, never global.
+/// Clock, tasks, randomness and the probe; cheap to clone, passed in, never global.
 #[derive(Clone)]
 pub struct Env {
     /// The node's clock.
@@ -79,6 +82,8 @@ pub struct Env {
     pub tasks: Arc<dyn Tasks>,
     /// Its randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Whether the world is unkind here, and who wants to know what was reached.
+    pub probe: Arc<dyn Probe>,
 }
 
 /// The time given to [`Env::timeout`] passed first.
@@ -117,6 +122,24 @@ impl Env {
     /// Starts a task, owned by the caller.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Task {
         self.tasks.spawn(name, Box::pin(work))
+    }
+
+    /// Whether to be unkind at this point: never, outside of the simulator.
+    pub fn perturb(&self, point: Point) -> bool {
+        self.probe.perturb(point)
+    }
+
+    /// Dawdles for a random time below `at_most` if this point is unkind.
+    pub async fn dawdle(&self, point: Point, at_most: Duration) {
+        if self.perturb(point) {
+            let micros = self.random_below(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
+            self.sleep(Duration::from_micros(micros)).await;
+        }
+    }
+
+    /// This was reached, for those who count it.
+    pub fn reached(&self, mark: Mark) {
+        self.probe.reached(mark);
     }
 
     /// 16 random bytes, for an identity.

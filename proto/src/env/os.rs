@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use rand::rngs::{ChaCha12Rng, SysRng};
 use rand::{Rng, SeedableRng};
 
-use super::{Clock, Entropy, Env, Moment, Task, Tasks};
+use super::{Clock, Entropy, Env, Moment, Task, Tasks, Unprobed};
 use crate::ids::Timestamp;
 
 /// The real environment. Tasks run on the tokio runtime that the caller is in.
@@ -23,6 +23,7 @@ pub fn os() -> Env {
         clock: Arc::new(OsClock { origin: Instant::now() }),
         tasks: Arc::new(OsTasks),
         entropy: Arc::new(entropy),
+        probe: Arc::new(Unprobed),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod entropy;
 pub mod network;
 pub mod pool;
+pub mod probe;
 pub mod tasks;
 pub mod transport;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quorate_node::env::transport::{Lane, LinkWatch};
 use quorate_node::env::{Env, PeerHandler, PeerLink, Task, Transport};
+use quorate_proto::env::Unprobed;
 use quorate_proto::ids::NodeId;
 use quorate_proto::v1::Sender;
 
@@ -36,6 +38,7 @@ pub fn alone(disk: &SimDisk, seed: u64) -> Env {
             clock: Arc::new(SimClock::default()),
             tasks: Arc::new(life),
             entropy: Arc::new(SimEntropy::new(Dice::named(seed, "entropy"))),
+            probe: Arc::new(Unprobed),
         },
         disk: Arc::new(disk.clone()),
         transport: Arc::new(Nobody),
