@@ -89,13 +89,15 @@ pub enum Reason {
         /// The server's words.
         message: String,
     },
-    /// Larger than a batch may be.
-    #[error("the record takes {bytes} bytes, more than the {limit} of a batch")]
+    /// Larger than a record may be.
+    #[error("the record takes {bytes} bytes, more than {limit}, {of}")]
     TooLarge {
-        /// Of the record, encoded.
+        /// Of the record, encoded, before compression.
         bytes: usize,
-        /// The limit.
+        /// The most that it may take.
         limit: usize,
+        /// Which limit that is.
+        of: SizeLimit,
     },
     /// Not a topic's name.
     #[error(transparent)]
@@ -128,6 +130,43 @@ pub enum Reason {
     /// The producer was closed or dropped.
     #[error("the producer was closed")]
     Closed,
+}
+
+/// What bounds the size of a record, and so what to change if it is too small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SizeLimit {
+    /// The topic's `max.message.bytes`, less the head of a batch.
+    Topic {
+        /// Its name.
+        topic: TopicName,
+        /// Its `max.message.bytes`.
+        message_bytes_max: usize,
+    },
+    /// [`crate::ProducerConfig::record_bytes_max`].
+    RecordBytesMax,
+    /// [`crate::ProducerConfig::memory_bytes_max`], less the head of a batch.
+    MemoryBytesMax,
+    /// What fits into one request: nothing raises it.
+    Request,
+}
+
+impl fmt::Display for SizeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic { topic, message_bytes_max } => write!(
+                f,
+                "what max.message.bytes={message_bytes_max} of topic {topic} leaves for a record: create a topic with a \
+                 larger max.message.bytes"
+            ),
+            Self::RecordBytesMax => f.write_str("which is this producer's record_bytes_max: raise that"),
+            Self::MemoryBytesMax => {
+                f.write_str("what this producer's memory_bytes_max has room for: raise that")
+            }
+            Self::Request => {
+                f.write_str("the most that a request has room for: cut the record into smaller ones")
+            }
+        }
+    }
 }
 
 fn seconds(time: Duration) -> String {

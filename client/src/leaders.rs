@@ -25,7 +25,7 @@ pub(crate) struct TopicView {
     /// By number.
     pub(crate) partitions: Vec<Known>,
     /// Its `max.message.bytes`, if the servers say it.
-    pub(crate) batch_bytes_max: Option<usize>,
+    pub(crate) message_bytes_max: Option<usize>,
 }
 
 /// Who leads a partition, as far as we heard. The epoch never goes back.
@@ -492,7 +492,7 @@ fn view(answer: &v1::TopicMetadata) -> Result<TopicView, LookupError> {
     Ok(TopicView {
         id,
         partitions: partitions.iter().map(known).collect(),
-        batch_bytes_max: limit.and_then(|entry| entry.value.parse().ok()),
+        message_bytes_max: limit.and_then(|entry| entry.value.parse().ok()),
     })
 }
 

@@ -64,7 +64,7 @@ pub use admin::{
 };
 pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerConfig, Partitions, Reset, Start};
-pub use error::{AdminError, ConsumeError, NoServer, Reason, SendError, Tried};
+pub use error::{AdminError, ConsumeError, NoServer, Reason, SendError, SizeLimit, Tried};
 pub use producer::{Producer, ProducerConfig};
 pub use quorate_proto::batch::{Compression, RecordHeader};
 pub use quorate_proto::ids::{

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use quorate_proto::batch::{BATCH_BYTES_MAX, BatchBuilder, Compression, HEADER_BYTES};
+use quorate_proto::batch::{BatchBuilder, Compression, HEADER_BYTES};
 use quorate_proto::env::{Env, Task};
 use quorate_proto::ids::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::accumulator::{Ack, Pushed, Queue};
-use crate::error::{Reason, SendError};
+use crate::error::{Reason, SendError, SizeLimit};
 use crate::leaders::{Leaders, LookupError, TopicView};
 use crate::partitioner;
 use crate::record::Record;
@@ -31,10 +31,12 @@ pub struct ProducerConfig {
     /// A batch is full at this many bytes, before compression. A larger record gets a batch of its own.
     /// The default lies just below 65,000 bytes, which the servers' storage packs best.
     pub batch_bytes_max: usize,
-    /// Largest record, encoded, that is sent at all; the topic's `max.message.bytes` is the other bound.
-    pub record_bytes_max: usize,
-    /// What all records that are not answered yet may take; at least one record of the largest size. A batch counts
-    /// as `batch_bytes_max` from its first record on. When it is used up, [`Producer::send`] waits.
+    /// Largest record, encoded, before compression. `None`: what the topic takes, which its servers say. A larger one
+    /// fails as [`Reason::TooLarge`] without being sent. Kafka's `max.request.size`, except that it need not be raised
+    /// along with a topic's `max.message.bytes`.
+    pub record_bytes_max: Option<usize>,
+    /// What all records that are not answered yet may take; so it bounds a record's size too. A batch counts as
+    /// `batch_bytes_max` from its first record on. When it is used up, [`Producer::send`] waits.
     pub memory_bytes_max: usize,
     /// How batches are compressed.
     pub compression: Compression,
@@ -51,7 +53,7 @@ impl Default for ProducerConfig {
         Self {
             linger: Duration::from_millis(5),
             batch_bytes_max: 64_000,
-            record_bytes_max: BATCH_BYTES_MAX - HEADER_BYTES,
+            record_bytes_max: None,
             memory_bytes_max: 64 * 1024 * 1024,
             compression: Compression::None,
             in_flight_max: 5,
@@ -60,6 +62,9 @@ impl Default for ProducerConfig {
         }
     }
 }
+
+/// Largest record that fits into a request: what the servers take as one message, less what stands around the record.
+const REQUEST_RECORD_BYTES_MAX: usize = 64 * 1024 * 1024 - 64 * 1024;
 
 /// Sends records. Cheap to clone; the last clone that is dropped ends it, and what has no answer by then fails as
 /// closed. Call [`Producer::flush`] or [`Producer::close`] before.
@@ -98,6 +103,8 @@ struct Topic {
     name: TopicName,
     id: TopicId,
     queues: Vec<TopicQueue>,
+    /// Its `max.message.bytes`, if the servers say it.
+    message_bytes_max: Option<usize>,
     /// Where records without a key go until the batch there is sealed; -1: nowhere yet.
     sticky: AtomicI32,
     /// The producer id that partitions begin with; drawn once. A topic that is found anew gets another one: its
@@ -115,7 +122,8 @@ impl Topic {
     fn new(name: &TopicName, view: &TopicView, config: &ProducerConfig) -> Self {
         let count = i32::try_from(view.partitions.len()).expect("partitions are numbered by i32");
         // A topic that takes only small batches gets small batches.
-        let limit = view.batch_bytes_max.map_or(config.batch_bytes_max, |limit| limit.max(HEADER_BYTES + 1));
+        let limit =
+            view.message_bytes_max.map_or(config.batch_bytes_max, |limit| limit.max(HEADER_BYTES + 1));
         let batch_bytes_max = config.batch_bytes_max.min(limit);
         let queue = |partition| TopicQueue {
             queue: Arc::new(Queue::new(PartitionId(partition), batch_bytes_max)),
@@ -125,6 +133,7 @@ impl Topic {
             name: name.clone(),
             id: view.id,
             queues: (0..count).map(queue).collect(),
+            message_bytes_max: view.message_bytes_max,
             sticky: AtomicI32::new(-1),
             writer: tokio::sync::Mutex::default(),
         }
@@ -132,6 +141,36 @@ impl Topic {
 
     fn queue(&self, partition: PartitionId) -> Option<&TopicQueue> {
         self.queues.get(usize::try_from(partition.0).ok()?)
+    }
+
+    /// Refuses a record that is larger than can be sent to this topic. It takes at most `most`, encoded.
+    fn check_size(&self, record: &Record, most: usize, config: &ProducerConfig) -> Result<(), SendError> {
+        let (limit, of) = self.record_limit(config);
+        if most <= limit {
+            return Ok(());
+        }
+        // A record of this size gets a batch of its own.
+        let bytes = BatchBuilder::bytes_of_record_alone(
+            record.key.as_deref(),
+            record.value.as_deref(),
+            &record.headers,
+        );
+        if bytes <= limit { Ok(()) } else { Err(not_written(Reason::TooLarge { bytes, limit, of })) }
+    }
+
+    /// Largest record that is sent to this topic, and what makes it so.
+    fn record_limit(&self, config: &ProducerConfig) -> (usize, SizeLimit) {
+        // Compressed, a record may fit that would not as it is: then the servers judge.
+        let message_bytes_max = self.message_bytes_max.filter(|_| config.compression == Compression::None);
+        let topic = message_bytes_max.map(|message_bytes_max| {
+            let limit = message_bytes_max.saturating_sub(HEADER_BYTES);
+            (limit, SizeLimit::Topic { topic: self.name.clone(), message_bytes_max })
+        });
+        let own = config.record_bytes_max.map(|limit| (limit, SizeLimit::RecordBytesMax));
+        let memory = (config.memory_bytes_max.saturating_sub(HEADER_BYTES), SizeLimit::MemoryBytesMax);
+        let request = (REQUEST_RECORD_BYTES_MAX, SizeLimit::Request);
+        let smaller = |a: (usize, SizeLimit), b: (usize, SizeLimit)| if b.0 < a.0 { b } else { a };
+        [topic, own, Some(memory)].into_iter().flatten().fold(request, smaller)
     }
 }
 
@@ -143,8 +182,8 @@ impl Producer {
     pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ProducerConfig) -> Self {
         config.in_flight_max = config.in_flight_max.clamp(1, 5);
         config.batch_bytes_max = config.batch_bytes_max.max(HEADER_BYTES + 1);
-        let largest = config.batch_bytes_max.max(config.record_bytes_max + HEADER_BYTES);
-        config.memory_bytes_max = config.memory_bytes_max.clamp(largest, Semaphore::MAX_PERMITS);
+        let room_min = config.batch_bytes_max.min(Semaphore::MAX_PERMITS);
+        config.memory_bytes_max = config.memory_bytes_max.clamp(room_min, Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             env,
             leaders,
@@ -166,10 +205,6 @@ impl Producer {
         let shared = &self.owner.shared;
         let bytes =
             BatchBuilder::bytes_of_record(record.key.as_deref(), record.value.as_deref(), &record.headers);
-        let limit = shared.config.record_bytes_max;
-        if bytes > limit {
-            return Err(not_written(Reason::TooLarge { bytes, limit }));
-        }
         let timestamp = record.timestamp.unwrap_or_else(|| shared.env.wall());
         let mut room = None;
         loop {
@@ -177,6 +212,7 @@ impl Producer {
                 Some(topic) => topic,
                 None => self.find(topic).await?,
             };
+            topic.check_size(&record, bytes, &shared.config)?;
             let fixed = match (record.partition, &record.key) {
                 (Some(partition), _) => Some(partition),
                 (None, Some(key)) => Some(partitioner::keyed(key, topic.queues.len())),
@@ -336,7 +372,8 @@ impl Shared {
 
     /// Waits for the memory of a batch that begins with a record of `bytes`.
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, SendError> {
-        let wanted = self.config.batch_bytes_max.max(bytes + HEADER_BYTES);
+        // `bytes` is an upper bound: what does fit into the memory may seem not to.
+        let wanted = self.config.batch_bytes_max.max(bytes + HEADER_BYTES).min(self.config.memory_bytes_max);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let closed = || not_written(Reason::Closed);
         match Arc::clone(&self.memory).try_acquire_many_owned(wanted) {

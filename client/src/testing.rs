@@ -136,8 +136,8 @@ impl Partition {
     }
 
     /// A batch that is taken or refused as a real leader does it.
-    fn append(&mut self, batch: &Bytes) -> (ErrorCode, i64) {
-        let header = match validate(batch, &Limits::default()) {
+    fn append(&mut self, batch: &Bytes, limits: &Limits) -> (ErrorCode, i64) {
+        let header = match validate(batch, limits) {
             Ok(header) => header,
             Err(error) => return (error.code(), -1),
         };
@@ -173,6 +173,10 @@ impl Partition {
 pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, (TopicId, Vec<Partition>)>,
     pub(crate) down: BTreeSet<u32>,
+    /// Of all topics; nodes say it only if it is there.
+    pub(crate) message_bytes_max: Option<usize>,
+    /// Nodes that say this code for each topic that is asked for.
+    pub(crate) cannot_say: BTreeMap<u32, ErrorCode>,
     /// Nodes that answer metadata as it once was.
     pub(crate) stale: BTreeMap<u32, v1::MetadataResponse>,
     /// For the coming produces, then none.
@@ -244,7 +248,8 @@ impl Cluster {
         let mut state = self.state();
         let partition = &mut state.topics.get_mut(topic).unwrap().1[partition];
         partition.producers.remove(&ProducerStamp::NONE.id.0);
-        let (code, _) = partition.append(&builder.finish(Compression::None, ProducerStamp::NONE));
+        let batch = builder.finish(Compression::None, ProducerStamp::NONE);
+        let (code, _) = partition.append(&batch, &Limits::default());
         assert_eq!(code, ErrorCode::None);
     }
 
@@ -316,7 +321,11 @@ impl Channel for NodeChannel {
             Call::Metadata(request) => {
                 state.metadata_calls += 1;
                 let answer = state.stale.get(&self.node).cloned();
-                (Fault::None, Reply::Metadata(answer.unwrap_or_else(|| metadata(&state, &request))))
+                let mut answer = answer.unwrap_or_else(|| metadata(&state, &request));
+                if let Some(code) = state.cannot_say.get(&self.node) {
+                    answer.topics.iter_mut().for_each(|topic| topic.set_error(*code));
+                }
+                (Fault::None, Reply::Metadata(answer))
             }
             Call::InitProducer(_) => {
                 state.next_producer += 1;
@@ -427,7 +436,15 @@ fn metadata(state: &State, request: &v1::MetadataRequest) -> v1::MetadataRespons
             leader_epoch: partition.epoch,
             replicas: vec![1, 2, 3],
         });
-        v1::TopicMetadata { name, id: id.to_wire(), partitions: partitions.collect(), ..Default::default() }
+        let config =
+            |bytes: usize| v1::ConfigEntry { key: "max.message.bytes".into(), value: bytes.to_string() };
+        v1::TopicMetadata {
+            name,
+            id: id.to_wire(),
+            partitions: partitions.collect(),
+            configs: state.message_bytes_max.map(config).into_iter().collect(),
+            ..Default::default()
+        }
     };
     v1::MetadataResponse { nodes, topics: names.into_iter().map(topic).collect(), ..Default::default() }
 }
@@ -451,9 +468,11 @@ fn lead<'a>(
 
 fn produce(state: &mut State, node: u32, request: &v1::ProduceRequest) -> v1::ProduceResponse {
     let mut response = v1::ProduceResponse { base_offset: -1, log_append_time_ms: -1, ..Default::default() };
+    let mut limits = Limits::default();
+    limits.batch_bytes_max = state.message_bytes_max.unwrap_or(limits.batch_bytes_max);
     match lead(state, node, &request.topic_id, request.partition) {
         Ok(partition) => {
-            let (code, base_offset) = partition.append(&request.batch);
+            let (code, base_offset) = partition.append(&request.batch, &limits);
             response.set_error(code);
             response.base_offset = base_offset;
             response.leader_epoch = partition.epoch;

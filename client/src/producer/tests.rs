@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_proto::ErrorCode;
+use quorate_proto::batch::{BATCH_BYTES_MAX, BatchBuilder, HEADER_BYTES};
 
 use crate::testing::{Chance, Cluster, Fault, sleep, soon};
 use crate::{
     Ack, Compression, Offset, PartitionId, Producer, ProducerConfig, Reason, Record, RecordPlace, SendError,
+    SizeLimit,
 };
 
 fn quick() -> ProducerConfig {
@@ -293,7 +295,7 @@ async fn send_waits_while_memory_is_full() {
     let cluster = Cluster::with_topic("t", 1);
     let config = ProducerConfig {
         batch_bytes_max: 1000,
-        record_bytes_max: 900,
+        record_bytes_max: Some(900),
         memory_bytes_max: 4000,
         linger: Duration::ZERO,
         ..quick()
@@ -315,7 +317,10 @@ async fn send_waits_while_memory_is_full() {
         result.unwrap();
     }
     let large = producer.send("t", Record::new("x".repeat(900))).await.unwrap_err();
-    assert!(matches!(large, SendError::NotWritten { reason: Reason::TooLarge { limit: 900, .. } }));
+    assert_eq!(
+        large.to_string(),
+        "not written: the record takes 909 bytes, more than 900, which is this producer's record_bytes_max: raise that"
+    );
 
     // What waits for room gives up in time, too.
     cluster.faults((0..1000).map(|_| Fault::Hang));
@@ -326,6 +331,72 @@ async fn send_waits_while_memory_is_full() {
     let results = soon(join_all(waiting)).await;
     let full = results.iter().filter(|result| result.is_err()).count();
     assert!(full <= 1, "{results:?}");
+}
+
+/// The largest value that a record without a key may have in a batch of `message_bytes_max`.
+fn largest_value(message_bytes_max: usize) -> usize {
+    let encoded = |bytes: usize| BatchBuilder::bytes_of_record_alone(None, Some(&vec![0; bytes]), &[]);
+    (0..message_bytes_max).rfind(|bytes| HEADER_BYTES + encoded(*bytes) <= message_bytes_max).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_may_be_as_large_as_its_topic_takes() {
+    for message_bytes_max in [1_000, BATCH_BYTES_MAX, 5_000_000] {
+        let cluster = Cluster::with_topic("t", 1);
+        cluster.state().message_bytes_max = Some(message_bytes_max);
+        let producer = cluster.client(1).producer(quick());
+        let largest = largest_value(message_bytes_max);
+        let small = soon(producer.send("t", Record::new("small"))).await.unwrap();
+        let large = soon(producer.send("t", Record::new("x".repeat(largest)))).await.unwrap();
+        let error = soon(producer.send("t", Record::new("x".repeat(largest + 1)))).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "not written: the record takes {} bytes, more than {}, what max.message.bytes={message_bytes_max} of \
+                 topic t leaves for a record: create a topic with a larger max.message.bytes",
+                message_bytes_max - HEADER_BYTES + 1,
+                message_bytes_max - HEADER_BYTES,
+            )
+        );
+        assert_eq!(offsets(&soon(join_all([small, large])).await), [0, 1]);
+        let sent = cluster.state().produces.iter().map(|produce| produce.batch.len()).max();
+        assert_eq!(sent, Some(message_bytes_max));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_sent_says_which_limit_to_raise() {
+    let refused = async |message_bytes_max, config: ProducerConfig| {
+        let cluster = Cluster::with_topic("t", 1);
+        cluster.state().message_bytes_max = message_bytes_max;
+        let error =
+            soon(cluster.client(1).producer(config).send("t", Record::new(vec![7; 70_000_000]))).await;
+        assert!(cluster.state().produces.is_empty());
+        let error = error.unwrap_err();
+        let SendError::NotWritten { reason: Reason::TooLarge { of, .. } } = error else { panic!("{error}") };
+        of
+    };
+    let topic = SizeLimit::Topic { topic: "t".parse().unwrap(), message_bytes_max: 64 << 20 };
+    let roomy = ProducerConfig { memory_bytes_max: 1 << 30, ..quick() };
+    let of_memory = ProducerConfig { memory_bytes_max: 200_000, ..quick() };
+    let own = ProducerConfig { record_bytes_max: Some(1_000_000), ..quick() };
+    let packed = ProducerConfig { compression: Compression::Zstd, ..roomy.clone() };
+    assert_eq!(refused(Some(64 << 20), roomy.clone()).await, SizeLimit::Request);
+    assert_eq!(refused(Some(60 << 20), of_memory).await, SizeLimit::MemoryBytesMax);
+    assert_eq!(refused(Some(60 << 20), own).await, SizeLimit::RecordBytesMax);
+    assert_eq!(refused(None, packed).await, SizeLimit::Request);
+    let small = SizeLimit::Topic { topic: "t".parse().unwrap(), message_bytes_max: 1_000 };
+    assert_eq!(refused(Some(1_000), roomy).await, small);
+    assert!(topic.to_string().contains("max.message.bytes=67108864"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_fits_once_it_is_compressed_is_sent() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().message_bytes_max = Some(10_000);
+    let producer = cluster.client(1).producer(ProducerConfig { compression: Compression::Zstd, ..quick() });
+    let sent = soon(producer.send("t", Record::new("x".repeat(3_000_000)))).await.unwrap();
+    assert_eq!(offsets(&[soon(sent).await]), [0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -432,6 +432,12 @@ impl Worker {
                 flight.verdict = Some(Reason::Refused { code, message: message.clone() });
                 self.stumble(message, false, false);
             }
+            ErrorCode::BatchTooLarge => {
+                // As it was compressed; uncompressed, the producer judges itself.
+                let message = format!("{message}: create a topic with a larger max.message.bytes");
+                flight.verdict = Some(Reason::Refused { code, message: message.clone() });
+                self.stumble(message, false, false);
+            }
             ErrorCode::None
             | ErrorCode::TopicExists
             | ErrorCode::InvalidTopicName
@@ -440,7 +446,6 @@ impl Worker {
             | ErrorCode::InvalidConfig
             | ErrorCode::InvalidRequest
             | ErrorCode::CorruptBatch
-            | ErrorCode::BatchTooLarge
             | ErrorCode::InvalidTimestamp
             | ErrorCode::InvalidProducerEpoch
             | ErrorCode::OffsetOutOfRange

@@ -6,9 +6,9 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// The longest line that is taken. No topic takes a record as long, and a file without line ends must not fill the
-/// memory.
-pub(crate) const LINE_BYTES_MAX: usize = 16 << 20;
+/// The longest line that is taken. No topic takes a record that is longer, and a file without line ends must not fill
+/// the memory.
+pub(crate) const LINE_BYTES_MAX: usize = 64 << 20;
 /// Lines travel in packs of about this size...
 const PACK_BYTES: usize = 256 << 10;
 /// ...and of at most so many lines...

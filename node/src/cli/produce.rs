@@ -355,7 +355,7 @@ impl Job {
                     Line::TooLong(bytes) => {
                         self.tally.borrow_mut().refused();
                         Output::note(format!(
-                            "line {number} was not written: its {bytes} bytes are more than the {LINE_BYTES_MAX} of a line"
+                            "line {number} was not written: its {bytes} bytes are more than the {LINE_BYTES_MAX} that any topic takes"
                         ));
                     }
                 }

@@ -66,6 +66,16 @@ impl BatchBuilder {
         FIXED_MAX + key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers
     }
 
+    /// Exactly the bytes that a record takes which is alone in its batch, before compression.
+    pub fn bytes_of_record_alone(
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[RecordHeader],
+    ) -> usize {
+        let body = body_bytes(0, 0, key, value, headers);
+        varint::size(wide(body)) + body
+    }
+
     /// Appends a record and returns its number in the batch, from 0.
     ///
     /// # Panics
@@ -84,17 +94,7 @@ impl BatchBuilder {
         let index = self.records;
         let timestamp_delta = timestamp.0.wrapping_sub(self.base_timestamp.0);
         let offset_delta = i64::from(index);
-        let count = length(headers.len());
-        let body = 1
-            + varint::size(timestamp_delta)
-            + varint::size(offset_delta)
-            + sized(key)
-            + sized(value)
-            + varint::size(count)
-            + headers
-                .iter()
-                .map(|header| sized(Some(&header.key)) + sized(header.value.as_deref()))
-                .sum::<usize>();
+        let body = body_bytes(timestamp_delta, offset_delta, key, value, headers);
         let out = &mut self.bytes;
         varint::put(out, length(body));
         out.push(0);
@@ -102,7 +102,7 @@ impl BatchBuilder {
         varint::put(out, offset_delta);
         put(out, key);
         put(out, value);
-        varint::put(out, count);
+        varint::put(out, length(headers.len()));
         for header in headers {
             put(out, Some(&header.key));
             put(out, header.value.as_deref());
@@ -149,11 +149,36 @@ fn length(count: usize) -> i64 {
     i64::from(i32::try_from(count).expect("a field is far below 2^31 bytes"))
 }
 
+/// As [`length`], of what may be too long to be sent.
+#[inline]
+fn wide(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A record without its own length.
+#[inline]
+fn body_bytes(
+    timestamp_delta: i64,
+    offset_delta: i64,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[RecordHeader],
+) -> usize {
+    let headers_bytes: usize =
+        headers.iter().map(|header| sized(Some(&header.key)) + sized(header.value.as_deref())).sum();
+    1 + varint::size(timestamp_delta)
+        + varint::size(offset_delta)
+        + sized(key)
+        + sized(value)
+        + varint::size(wide(headers.len()))
+        + headers_bytes
+}
+
 #[inline]
 fn sized(field: Option<&[u8]>) -> usize {
     match field {
         None => 1,
-        Some(field) => varint::size(length(field.len())) + field.len(),
+        Some(field) => varint::size(wide(field.len())) + field.len(),
     }
 }
 

@@ -53,7 +53,12 @@ fn build(records: &[Record], compression: Compression) -> Bytes {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let before = builder.bytes();
         builder.push(record.timestamp, key, value, &record.headers);
-        assert!(builder.bytes() - before <= BatchBuilder::bytes_of_record(key, value, &record.headers));
+        let most = BatchBuilder::bytes_of_record(key, value, &record.headers);
+        assert!(builder.bytes() - before <= most);
+        let mut alone = BatchBuilder::new(0);
+        alone.push(record.timestamp, key, value, &record.headers);
+        let bytes = BatchBuilder::bytes_of_record_alone(key, value, &record.headers);
+        assert!(alone.bytes() == HEADER_BYTES + bytes && bytes <= most);
     }
     builder.finish(compression, STAMP)
 }
