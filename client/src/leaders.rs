@@ -58,7 +58,7 @@ pub(crate) struct LeaderAt {
 pub(crate) enum LookupError {
     /// Nobody answered.
     NoServer(NoServer),
-    /// All who answered say that there is no such topic.
+    /// All who answered say that there is no such topic, and none that it cannot say.
     UnknownTopic,
     /// Refused, and would be again.
     Refused { code: ErrorCode, message: String },
@@ -72,6 +72,17 @@ impl LookupError {
             Self::NoServer(_) | Self::NotNow(_) => true,
             Self::UnknownTopic | Self::Refused { .. } => false,
         }
+    }
+
+    /// Of what two servers said about one topic, what is believed. A server that cannot say outweighs one that denies
+    /// the topic: that one may lag behind.
+    fn or_rather(self, other: Self) -> Self {
+        let weight = |error: &Self| match error {
+            Self::UnknownTopic => 0,
+            Self::NoServer(_) | Self::NotNow(_) => 1,
+            Self::Refused { .. } => 2,
+        };
+        if weight(&other) >= weight(&self) { other } else { self }
     }
 }
 
@@ -395,7 +406,11 @@ impl Leaders {
                     state.topics.insert(name.clone(), Arc::new(view));
                 }
                 Err(error) => {
-                    failed.insert(name.clone(), error);
+                    let said = match failed.remove(name) {
+                        Some(before) => before.or_rather(error),
+                        None => error,
+                    };
+                    failed.insert(name.clone(), said);
                     missing.push(name.clone());
                 }
             }

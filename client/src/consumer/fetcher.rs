@@ -354,14 +354,16 @@ impl Fetcher {
                 self.leaders.hint(self.topic(), self.id, self.partition(), leader, newer);
                 return Next::LookUp(message);
             }
-            ErrorCode::Overloaded | ErrorCode::UnknownLeaderEpoch => return Next::Pause(message),
+            ErrorCode::Overloaded => return Next::Pause(message),
             ErrorCode::OffsetOutOfRange => {
                 if is_older(response.leader_epoch, *epoch) {
                     return Next::LookUp("a server answered for an older epoch".to_owned());
                 }
                 return self.out_of_range(&response);
             }
-            ErrorCode::UnknownOutcome
+            // It has not heard of the epoch that we know: it lags behind, or was cut off.
+            ErrorCode::UnknownLeaderEpoch
+            | ErrorCode::UnknownOutcome
             | ErrorCode::NotAvailable
             | ErrorCode::NotReady
             | ErrorCode::UnknownTopic

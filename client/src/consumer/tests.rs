@@ -165,6 +165,51 @@ async fn leaves_a_leader_that_was_cut_off_and_never_goes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_know_the_epoch_is_not_asked_for_ever() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    let client = cluster.client(7);
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    assert_eq!(read(&mut consumer, 3).await, expected(0..3));
+    // Node 1 serves what it has, as if it led still; the others know better.
+    {
+        let mut state = cluster.state();
+        let topics = state.topics.clone();
+        state.frozen.insert(1, topics);
+        state.fetch_faults.push_back(Fault::Refuse(ErrorCode::UnknownLeaderEpoch));
+    }
+    cluster.move_leader("t", 0, 3);
+    cluster.write("t", 0, &["3", "4", "5"]);
+    let before = client.env().now();
+    assert_eq!(read(&mut consumer, 3).await, expected(3..6));
+    let took = client.env().now().since(before);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_a_server_cannot_speak_of_is_not_denied() {
+    let cluster = Cluster::with_topic("t", 1);
+    for order in [[1, 2], [2, 1]] {
+        {
+            let mut state = cluster.state();
+            state.down.insert(3);
+            state.cannot_say = [(order[0], ErrorCode::UnknownTopic), (order[1], ErrorCode::NotReady)].into();
+        }
+        let client = cluster.client(7);
+        let mut consumer = client.consumer(ConsumerConfig::default());
+        let healer = cluster.clone();
+        let heal = async {
+            sleep(3_000).await;
+            healer.state().cannot_say.clear();
+        };
+        let assigned = consumer.assign("t", Partitions::All, Start::Beginning);
+        let (assigned, ()) = soon(futures_util::future::join(assigned, heal)).await;
+        assigned.unwrap_or_else(|error| panic!("{order:?}: {error}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_position_out_of_range_is_an_error_or_a_reset() {
     let cluster = Cluster::with_topic("t", 2);
     fill(&cluster, 0, 0..6).await;
