@@ -264,6 +264,40 @@ async fn damaged_batches_are_not_handed_out() {
     assert_eq!(read(&mut consumer, 3).await, expected(6..9));
 }
 
+/// What comes before the damage is handed out, whatever the damage is and wherever the fetches end.
+#[tokio::test(start_paused = true)]
+async fn good_batches_before_a_damaged_one_are_handed_out() {
+    type Damage = fn(&mut BytesMut);
+    let damages: [(&str, Damage); 5] = [
+        ("a byte of a record", |batch| *batch.last_mut().unwrap() ^= 1),
+        ("the magic", |batch| batch[16] = 1),
+        ("a length beyond the end", |batch| batch[8] = 0x7f),
+        ("a length below a head", |batch| batch[8..12].fill(0)),
+        ("the count", |batch| batch[60] ^= 1),
+    ];
+    for (what, damage) in damages {
+        for (at, fetch_bytes_max) in [(1, 1), (1, 1 << 20), (2, 1 << 20), (0, 1 << 20)] {
+            let cluster = Cluster::with_topic("t", 1);
+            fill(&cluster, 0, 0..9).await;
+            {
+                let mut state = cluster.state();
+                let batch: &mut Bytes = &mut state.topics.get_mut("t").unwrap().1[0].batches[at].1;
+                let mut damaged = BytesMut::from(&batch[..]);
+                damage(&mut damaged);
+                *batch = damaged.freeze();
+            }
+            let config = ConsumerConfig { fetch_bytes_max, ..ConsumerConfig::default() };
+            let mut consumer = cluster.client(7).consumer(config);
+            soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+            let good = u64::try_from(at * 3).unwrap();
+            assert_eq!(read(&mut consumer, at * 3).await, expected(0..good), "{what} of batch {at}");
+            let error = soon(consumer.next()).await.unwrap_err();
+            let there = matches!(error, ConsumeError::Corrupt { offset, .. } if offset == Offset(good));
+            assert!(there, "{what} of batch {at}: {error}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn reads_ahead_within_a_bound() {
     let cluster = Cluster::with_topic("t", 2);
