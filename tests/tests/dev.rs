@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 /// How long processes may take to go.
 const GONE: Duration = Duration::from_secs(20);
 
-/// The flags of a `dev` in this folder, on ports of its own.
+/// The flags of a `dev` in this folder, on ports of its own; those given here take their place.
 fn dev(data: &Path, flags: &[&str]) -> Command {
     let mut command = quorate(["dev", "--nodes", "3", "--data"]);
     command.arg(data).args(flags);
     for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
-        command.args([flag, &ports::free_row(3).to_string()]);
+        if !flags.contains(&flag) {
+            command.args([flag, &ports::free_row(3).to_string()]);
+        }
     }
     command
 }
@@ -58,12 +60,14 @@ fn read(document: &Value, topic: &str) -> String {
 fn ctrl_c_leaves_nobody_behind_and_keeps_the_data() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let running = Running::start(&mut dev(&data, &[]));
+    // Whoever reads the file may stand elsewhere than whoever gave the folder.
+    let running = Running::start(dev(Path::new("./data"), &[]).current_dir(folder.path()));
     let document = cluster_json(&data, |_| true);
     assert_eq!(document["version"], json!(env!("CARGO_PKG_VERSION")));
     let mut keys: Vec<_> = document["nodes"][0].as_object().unwrap().keys().collect();
     keys.sort();
     assert_eq!(keys, ["data", "grpc", "http", "id", "peer", "pid"]);
+    assert_eq!(document["nodes"][0]["data"], json!(data.join("node-1").to_str().unwrap()));
     let nodes = pids(&document);
     assert_eq!(nodes.len(), 3);
     assert!(nodes.iter().all(|pid| is_alive(*pid)));
@@ -109,5 +113,45 @@ fn nodes_end_when_dev_is_killed() {
     drop(running.end_within(GONE));
     for pid in &nodes[1..] {
         wait_gone(*pid, GONE);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_and_nobody_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let base = ports::free_row(3);
+    let taken = format!("127.0.0.1:{}", base + 2);
+    let listener = std::net::TcpListener::bind(&taken).unwrap();
+    for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
+        let ran = run(&mut dev(&data, &[flag, &base.to_string()]));
+        ran.refused(1, &taken);
+        ran.refused(1, "of node 3");
+        ran.refused(1, "choose other ports with");
+        assert!(!data.join("cluster.json").exists());
+        // No node was started: none has a log or a folder.
+        let nodes =
+            fs::read_dir(&data).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        assert_eq!(nodes.filter(|name| name.starts_with("node-")).count(), 0);
+    }
+    drop(listener);
+}
+
+#[test]
+fn flags_that_cannot_be_start_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for (flag, value) in [
+        ("--base-port-grpc", "0"),
+        ("--base-port-peer", "0"),
+        ("--base-port-http", "0"),
+        ("--base-port-http", "65535"),
+        ("--nodes", "0"),
+        ("--nodes", "1000"),
+    ] {
+        let mut command = quorate(["dev", "--data"]);
+        let named = if value == "65535" { value } else { flag };
+        run(command.arg(&data).args([flag, value])).refused(2, named);
+        assert!(!data.exists(), "{flag} {value}");
     }
 }

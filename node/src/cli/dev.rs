@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,26 +42,28 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(10);
 /// How long a port may be in use before that is said.
 const PORTS_TIME_MAX: Duration = Duration::from_secs(1);
+/// How much of a node's log is looked through for its last line.
+const LAST_LINE_BYTES_MAX: u64 = 4 << 10;
 /// Pause between two looks whether a node is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DevArgs {
-    /// How many nodes.
+    /// How many nodes, 1 to 99.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
     nodes: u16,
     /// The folder for data and logs. What is there already is taken up again.
     #[arg(long, default_value = "./quorate-data", value_name = "DIR")]
     data: PathBuf,
     /// gRPC port of node 1.
-    #[arg(long, default_value_t = 7001, value_name = "PORT")]
+    #[arg(long, default_value_t = 7001, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port_grpc: u16,
     /// Peer port of node 1 [default: the gRPC port plus 100]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port_peer: Option<u16>,
     /// HTTP port of node 1.
-    #[arg(long, default_value_t = 8081, value_name = "PORT")]
+    #[arg(long, default_value_t = 8081, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port_http: u16,
     /// Leave a node dead that dies.
     #[arg(long)]
@@ -80,6 +82,7 @@ struct Place {
     grpc: String,
     peer: String,
     http: String,
+    /// Absolute: whoever reads the file may be in another folder.
     data: PathBuf,
 }
 
@@ -128,6 +131,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
 
 /// Where everything goes. Wrong usage if ports run out or overlap.
 fn places(args: &DevArgs) -> Result<Vec<Place>, Failure> {
+    let data = std::path::absolute(&args.data)
+        .map_err(|error| Failure::work(format!("{} is no folder: {error}", args.data.display())))?;
     let beyond = || Failure::Usage("the ports of the last node are beyond 65535".to_owned());
     let peers = match args.base_port_peer {
         Some(port) => port,
@@ -150,7 +155,7 @@ fn places(args: &DevArgs) -> Result<Vec<Place>, Failure> {
                 grpc: address(args.base_port_grpc, at, "gRPC")?,
                 peer: address(peers, at, "peers")?,
                 http: address(args.base_port_http, at, "HTTP")?,
-                data: args.data.join(format!("node-{}", at + 1)),
+                data: data.join(format!("node-{}", at + 1)),
             })
         })
         .collect()
@@ -344,9 +349,9 @@ impl Cluster {
     fn describe_end(&self, at: usize, status: ExitStatus) -> String {
         let Some(code) = status.code() else { return format!("was ended by {status}") };
         let id = self.now().places[at].id;
-        let log = std::fs::read_to_string(self.log_file(id)).unwrap_or_default();
-        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing in its log");
-        format!("ended with status {code} ({})", last.trim())
+        let last = last_line(&self.log_file(id)).unwrap_or_else(|_unreadable| String::new());
+        let last = if last.is_empty() { "nothing in its log" } else { &last };
+        format!("ended with status {code} ({last})")
     }
 
     /// Waits until the nodes are ready, then writes `cluster.json` and says so.
@@ -427,6 +432,18 @@ impl Cluster {
     }
 }
 
+/// The last line of a file that is not blank, or its end if that line is very long; empty if there is none. A node's
+/// log may be far larger than memory.
+fn last_line(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_LINE_BYTES_MAX)))?;
+    let mut end = Vec::new();
+    file.take(LAST_LINE_BYTES_MAX).read_to_end(&mut end)?;
+    let end = String::from_utf8_lossy(&end);
+    Ok(end.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned())
+}
+
 fn say(line: &str) {
     Output::note(format!("quorate dev: {line}"));
 }
@@ -474,7 +491,7 @@ mod tests {
     }
 
     fn ports(line: &str) -> Result<Vec<String>, String> {
-        let args = Line::try_parse_from(line.split(' ')).unwrap().dev;
+        let args = Line::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?.dev;
         match places(&args) {
             Ok(places) => Ok(places.into_iter().flat_map(|p| [p.grpc, p.peer, p.http]).collect()),
             Err(Failure::Usage(message)) => Err(message),
@@ -499,5 +516,32 @@ mod tests {
         );
         assert!(ports("dev --base-port-grpc 65500").is_err());
         assert!(ports("dev --base-port-http 65534").is_err());
+        for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
+            // The system would choose another one at each start, and cluster.json would say 0.
+            let error = ports(&format!("dev {flag} 0")).unwrap_err();
+            assert!(error.contains(flag) && error.contains("1..=65535"), "{error}");
+        }
+        for nodes in ["0", "100", "1000", "-1", "three"] {
+            let error = ports(&format!("dev --nodes={nodes}")).unwrap_err();
+            assert!(error.contains("--nodes") && error.contains(nodes), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_of_any_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let check = |text: &[u8], expected: &str| {
+            std::fs::write(&log, text).unwrap();
+            assert_eq!(last_line(&log).unwrap(), expected);
+        };
+        check(b"", "");
+        check(b" \n\n", "");
+        check(b"a\nb", "b");
+        check(b"a\n  b \n\n", "b");
+        check(b"\xff\nend\n", "end");
+        check(&[b"x\n".repeat(100_000), b"end\n".to_vec()].concat(), "end");
+        check(&b"x".repeat(100_000), &"x".repeat(4_096));
+        assert!(last_line(&dir.path().join("none")).is_err());
     }
 }
