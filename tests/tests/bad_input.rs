@@ -155,6 +155,24 @@ fn flags_and_keys_that_are_unknown() {
     assert!(ran.stderr.contains("listen_grcp") && ran.stderr.contains("listen_grpc"), "{ran:?}");
 }
 
+#[test]
+fn flags_in_the_environment_are_on_or_off() {
+    let start = |word: &str| {
+        let mut node = quorate(["node", "--id", "1", "--data", "/nonexistent", "--listen-grpc", "0.0.0.0:1"]);
+        run(node.env("QUORATE_INSECURE", word))
+    };
+    // Let out of this machine, it wants to know next under which address.
+    for on in ["1", "true", "yes", "on", "YES"] {
+        start(on).refused(2, "--advertise-grpc");
+    }
+    for off in ["0", "false", "no", "off"] {
+        start(off).refused(2, "0.0.0.0:1 can be reached from other machines");
+    }
+    for neither in ["", "maybe", "2"] {
+        start(neither).refused(2, "--insecure");
+    }
+}
+
 /// Makes `meta.redb` one of another version: a fact is its value and the CRC-32C of that.
 fn set_format(meta: &Path, version: u32) {
     const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");

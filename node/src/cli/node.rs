@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use quorate_node::config::{self, ApiConfig};
 use quorate_node::controller::ControllerConfig;
 use quorate_node::env::Env;
@@ -31,7 +32,8 @@ Examples:
   quorate node --config node.toml
       the same words with underscores, and sections [api] [storage] [raft] [partition] [controller]
 
-A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over the file.";
+A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over the file. Flags without a value are
+1, true, yes or on in the environment (0, false, no or off: as if absent), true or false in the file.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -67,10 +69,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "QUORATE_BOOTSTRAP", value_name = "1=HOST:PORT,2=..", value_parser = bootstrap)]
     bootstrap: Option<Bootstrap>,
     /// Let listeners leave this machine although nothing is encrypted and nobody is asked who they are.
-    #[arg(long, env = "QUORATE_INSECURE")]
+    #[arg(long, env = "QUORATE_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
     /// Create a topic when somebody first produces to it.
-    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS")]
+    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_parser = BoolishValueParser::new())]
     auto_create_topics: bool,
     /// text or json.
     #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
