@@ -91,7 +91,8 @@ enum Command {
 pub(crate) enum Failure {
     /// The work failed: status 1.
     Work(anyhow::Error),
-    /// The command line alone shows that it cannot be meant so: status 2.
+    /// The command line and the environment alone show that it cannot be meant so: status 2. What only a file or a
+    /// server can tell, such as an unknown key in `node --config` or in `topic create --config`, is work that failed.
     Usage(String),
     /// The work failed and what there is to say was said already: status 1.
     Said,
@@ -223,6 +224,27 @@ mod tests {
     #[test]
     fn the_tree_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Checks a command and all below it.
+    fn shows_examples(command: &mut clap::Command, name: &str) {
+        let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+        for help in [&short, &long] {
+            let examples = help.split_once("Example").map(|(_, examples)| examples).unwrap_or_default();
+            assert!(examples.contains(name), "the help of `{name}` shows no example:\n{help}");
+        }
+        for below in command.get_subcommands_mut().filter(|below| below.get_name() != "help") {
+            // Global options may stand between `quorate` and this.
+            let name = format!("{name} {}", below.get_name());
+            shows_examples(below, name.trim_start_matches("quorate "));
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_shows_an_example_of_it() {
+        let mut cli = Cli::command();
+        cli.build();
+        shows_examples(&mut cli, "quorate");
     }
 
     #[test]
