@@ -182,6 +182,21 @@ pub struct Admin {
     leaders: Arc<Leaders>,
 }
 
+/// What a server gets less than we have left, so that its own words reach us in time.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+
+/// Tells the server how long it may take, where a request says so.
+fn within(mut call: Call, time: Duration) -> Call {
+    // 0 would stand for the server's own time-out.
+    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1);
+    if let Call::CreateTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::DeleteTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    }
+    call
+}
+
 /// What a server's answer means for a request that any server can do.
 enum Said<T> {
     Done(T),
@@ -198,10 +213,6 @@ impl Admin {
         self.leaders.config().admin_timeout
     }
 
-    fn timeout_ms(&self) -> u32 {
-        u32::try_from(self.timeout().as_millis()).unwrap_or(u32::MAX)
-    }
-
     /// Asks one server after the other, again and again, until one has done it, one has refused it for good, or the
     /// time is up. A request that may have been done is not sent again unless it is `harmless` to do it twice.
     async fn anywhere<T>(
@@ -214,20 +225,29 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+        // What is not harmless is not sent when there is no time left to hear what became of it.
+        let answer_time = if harmless { Duration::ZERO } else { ANSWER_TIME.min(after / 4) };
         loop {
             let mut tried = Vec::new();
             let mut last = None;
             for address in self.leaders.servers() {
                 let left = deadline.since(self.env.now());
+                if left < answer_time {
+                    break;
+                }
+                let call = within(call.clone(), left.saturating_sub(answer_time));
                 // A server that hangs must not take the time of those after it, if they may be asked at all.
                 let wait = if harmless { left.min(config.metadata_timeout) } else { left };
-                match self.leaders.ask(&address, call.clone(), wait).await {
+                match self.leaders.ask(&address, call, wait).await {
                     Ok(reply) => match said(reply) {
                         Said::Done(done) => return Ok(done),
                         Said::Refused { code, message } => {
                             let message = refusal(code, &message);
                             if code.is_unknown_outcome() && !harmless {
-                                return Err(AdminError::PerhapsDone { reason: message });
+                                // The error says as much itself.
+                                let reason = message.strip_prefix("the outcome is not known: ");
+                                let reason = reason.unwrap_or(&message).to_owned();
+                                return Err(AdminError::PerhapsDone { reason });
                             }
                             if !code.is_retriable() {
                                 return Err(AdminError::Refused { code, message });
@@ -243,7 +263,7 @@ impl Admin {
                 }
             }
             let pause = backoff.pause(&self.env);
-            if self.env.now() + pause >= deadline {
+            if self.env.now() + pause + answer_time >= deadline {
                 return Err(match last {
                     Some(last) => AdminError::TimedOut { after, last },
                     None => AdminError::NoServer(NoServer { tried }),
@@ -266,7 +286,7 @@ impl Admin {
             replicas: count(topic.replicas),
             name: topic.name,
             configs: topic.configs.into_iter().map(entry).collect(),
-            timeout_ms: self.timeout_ms(),
+            timeout_ms: 0,
         };
         self.anywhere(Call::CreateTopic(request), false, |reply| {
             let Reply::CreateTopic(reply) = reply else { return Said::Nonsense };
@@ -285,11 +305,7 @@ impl Admin {
     /// `Refused`: there is none of that name. `NoServer` and `TimedOut`: not done. `PerhapsDone`: it may be gone.
     pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
         let name: TopicName = name.parse()?;
-        let request = v1::DeleteTopicRequest {
-            name: name.to_string(),
-            id: Bytes::new(),
-            timeout_ms: self.timeout_ms(),
-        };
+        let request = v1::DeleteTopicRequest { name: name.to_string(), id: Bytes::new(), timeout_ms: 0 };
         self.anywhere(Call::DeleteTopic(request), false, |reply| {
             let Reply::DeleteTopic(reply) = reply else { return Said::Nonsense };
             let code = reply.error();

@@ -323,6 +323,83 @@ fn without_a_majority_the_producer_says_so_and_nothing_is_invented() {
     assert!(values[1..].iter().all(|value| ["second", "third"].contains(&value.as_str())), "{values:?}");
 }
 
+/// A cluster of three of which one node runs, and a topic of its earlier days.
+fn one_of_three() -> (Cluster, u32) {
+    let mut cluster = Cluster::start(3);
+    cluster.create("t", 2, 3);
+    drop(cluster.run_with(["produce", "t"], "first\n").done());
+    cluster.leader("t", 0);
+    let left = cluster.leader("t", 1);
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != left).collect();
+    cluster.kill_all(&others);
+    (cluster, left)
+}
+
+#[test]
+fn without_a_majority_nothing_is_created_or_read_and_that_is_said() {
+    let (mut cluster, left) = one_of_three();
+    let start = Instant::now();
+    let (created, consumed) = std::thread::scope(|scope| {
+        let created = scope.spawn(|| cluster.run(["topic", "create", "new"]));
+        let consumed = scope.spawn(|| cluster.run(["consume", "t", "--from", "beginning", "--until-end"]));
+        (created.join().unwrap(), consumed.join().unwrap())
+    });
+    // Ten seconds, and what processes take on a busy machine.
+    assert!(start.elapsed() < Duration::from_secs(20), "said so after {:?}", start.elapsed());
+    // The node's own words, not a time-out of ours; and they say whether it may have been done all the same.
+    let surely_not = created.stderr.contains("not done within");
+    created.refused(1, if surely_not { "no leader" } else { "the outcome is not known: perhaps done" });
+    assert!(!created.stderr.contains("lost the connection"), "{created:?}");
+    consumed.refused(1, "has no leader");
+    assert!(consumed.stdout.is_empty() && created.stdout.is_empty());
+    for id in cluster.ids().into_iter().filter(|id| *id != left).collect::<Vec<_>>() {
+        cluster.launch(id);
+    }
+    cluster.wait_all_ready();
+    // All of it or nothing: another try makes it, or is told that it is there, and it works.
+    let again = cluster.run(["topic", "create", "new"]);
+    if again.status != Some(0) {
+        again.refused(1, "exists");
+        assert!(!surely_not, "{created:?}, and yet {again:?}");
+    }
+    drop(cluster.run_with(["produce", "new"], "a line\n").done());
+    assert_eq!(cluster.read_all("new").len(), 1);
+    assert_eq!(cluster.read_all("t").len(), 1);
+}
+
+#[test]
+fn a_node_alone_of_three_does_not_deny_its_topics() {
+    let (mut cluster, left) = one_of_three();
+    cluster.kill(left);
+    cluster.launch(left);
+    // It answers its clients before it can hear a leader, which it never does here.
+    wait::until("the node to listen", || std::net::TcpStream::connect(&cluster.node(left).grpc).ok());
+    let commands = [
+        &["topic", "describe", "t"][..],
+        &["consume", "t", "--from", "beginning", "--until-end"],
+        &["produce", "t", "--timeout", "3s"],
+    ];
+    std::thread::scope(|scope| {
+        for args in commands {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let ran = cluster.run_with(args, "a line\n");
+                let described = args[1] == "describe";
+                assert_eq!(ran.status, Some(if described { 0 } else { 1 }), "{ran:?}");
+                assert!(!ran.stderr.contains("lost the connection"), "{ran:?}");
+                for denial in ["does not exist", "no topic is called", "was deleted"] {
+                    assert!(!ran.stderr.contains(denial), "{ran:?}");
+                }
+            });
+        }
+    });
+    for id in cluster.ids().into_iter().filter(|id| *id != left).collect::<Vec<_>>() {
+        cluster.launch(id);
+    }
+    cluster.wait_all_ready();
+    assert_eq!(cluster.read_all("t").len(), 1);
+}
+
 #[test]
 fn an_interrupted_producer_says_what_was_acknowledged() {
     let cluster = Cluster::start(1);

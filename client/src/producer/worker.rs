@@ -40,6 +40,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// So often may the oldest batch be told that one before it is missing, which is not so.
 const OUT_OF_ORDER_MAX: u32 = 8;
 
+/// What stands in the way while nothing else is known to.
+const NO_ANSWER: &str = "no answer yet";
+
 /// A batch that has its sequence, or is about to get one.
 struct Flight {
     /// Running number in this partition.
@@ -146,7 +149,7 @@ impl Worker {
             backoff,
             missing_since: None,
             gone: false,
-            last: "no answer yet".to_owned(),
+            last: NO_ANSWER.to_owned(),
             shared,
         }
     }
@@ -534,6 +537,9 @@ impl Worker {
         let pause = if trouble.pause { self.backoff.pause(&self.shared.env) } else { Duration::ZERO };
         let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&self.topic));
         let (wants_writer, bumped) = (self.writer.is_none(), self.bumped);
+        if wants_writer && self.last == NO_ANSWER {
+            self.last = "no server has given a producer id yet".to_owned();
+        }
         self.inquiry = Some(Box::pin(async move {
             if !pause.is_zero() {
                 shared.env.sleep(pause).await;
