@@ -108,10 +108,8 @@ impl Cluster {
         let mut machines = BTreeMap::new();
         for node in (1..=knobs.nodes).map(NodeId) {
             let mut dice = Dice::named(seed, &format!("machine {node}"));
-            let clock = SimClock {
-                origin: Duration::from_millis(dice.below(100_000)),
-                wall_ahead_ms: i64::try_from(dice.below(1_200_000)).unwrap_or_default() - 600_000,
-            };
+            let ahead_ms = i64::try_from(dice.below(1_200_000)).unwrap_or_default() - 600_000;
+            let clock = SimClock::new(Duration::from_millis(dice.below(100_000)), ahead_ms);
             let disk = SimDisk::new();
             disk.set_pace(knobs.pace, dice);
             let sync_failed = Arc::new(AtomicBool::new(false));
@@ -199,7 +197,7 @@ impl Cluster {
         let purpose = |what: &str| Dice::named(self.seed, &format!("{what} of node {node} in life {number}"));
         let env = Env {
             base: quorate_proto::env::Env {
-                clock: Arc::new(machine.clock),
+                clock: Arc::new(machine.clock.clone()),
                 tasks: Arc::new(life.clone()),
                 entropy: Arc::new(SimEntropy::new(purpose("entropy"))),
                 probe: probes.probe(purpose("points")),

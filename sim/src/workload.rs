@@ -268,7 +268,7 @@ impl Workload {
         let mut dice = Dice::named(self.seed, &purpose);
         let ahead = i64::try_from(dice.below(2_000)).unwrap_or_default() - 1_000;
         let env = quorate_proto::env::Env {
-            clock: Arc::new(SimClock { origin: Duration::from_secs(1), wall_ahead_ms: ahead }),
+            clock: Arc::new(SimClock::new(Duration::from_secs(1), ahead)),
             tasks: Arc::new(life.clone()),
             entropy: Arc::new(SimEntropy::new(dice)),
             probe: self.probes.probe(Dice::named(self.seed, &format!("points of {purpose}"))),

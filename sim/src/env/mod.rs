@@ -10,6 +10,7 @@ pub mod pool;
 pub mod probe;
 pub mod tasks;
 pub mod transport;
+mod wakes;
 
 use std::io;
 use std::sync::Arc;
