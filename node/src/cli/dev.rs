@@ -25,11 +25,11 @@ use super::{Failure, signals};
 const EXAMPLES: &str = "\
 Examples:
   quorate dev
-  quorate dev --nodes 1 --data /tmp/one --base-port-grpc 7201
+  quorate dev --nodes 1 --data /tmp/one --base-port-grpc 7201 --base-port-http 8091
   quorate dev --no-restart      kill a node, and it stays dead
 
-Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log, and DIR/cluster.json
-says where everything is, once all nodes are ready.";
+Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log,
+and DIR/cluster.json says where everything is, once all nodes are ready.";
 
 /// After this long a majority is enough to be announced.
 const ALL_READY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(crate) struct DevArgs {
     /// HTTP port of node 1.
     #[arg(long, default_value_t = 8081, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     base_port_http: u16,
-    /// Leave a node dead that dies.
+    /// Do not start a node again that has died.
     #[arg(long)]
     no_restart: bool,
     /// What the nodes log, in the style of RUST_LOG.

@@ -26,14 +26,16 @@ const EXAMPLES: &str = "\
 Examples:
   quorate node --id 1 --data ./one
       a node alone, on 127.0.0.1
-  quorate node --id 2 --data /var/lib/quorate --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101 \\
-      --listen-grpc 10.0.0.2:7001 --listen-peer 10.0.0.2:7101 --listen-http 127.0.0.1:8081 --insecure
+  quorate node --id 2 --data /var/lib/quorate --insecure \\
+      --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101 \\
+      --listen-grpc 10.0.0.2:7001 --listen-peer 10.0.0.2:7101 --listen-http 127.0.0.1:8081
       one of three
   quorate node --config node.toml
-      the same words with underscores, and sections [api] [storage] [raft] [partition] [controller]
+      with lines such as: id = 1, listen_grpc = \"127.0.0.1:7001\", insecure = true;
+      then sections [api] [storage] [raft] [partition] [controller]
 
-A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over the file. Flags without a value are
-1, true, yes or on in the environment (0, false, no or off: as if absent), true or false in the file.";
+A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over the file.
+In the environment, flags without a value are 1, true, yes or on; 0, false, no or off.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,25 +43,25 @@ pub(crate) struct NodeArgs {
     /// A TOML file with what is not given here.
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Who this node is, 1 to 2147483647.
+    /// Who this node is, 1 to 2147483647; required, here or in the environment or the file.
     #[arg(long, env = "QUORATE_ID", value_name = "ID", value_parser = config::parse_node_id)]
     id: Option<NodeId>,
-    /// The folder for its data.
+    /// The folder for its data; required likewise.
     #[arg(long, env = "QUORATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where clients reach it [default: 127.0.0.1:7001]
+    /// Listen here for clients [default: 127.0.0.1:7001]
     #[arg(long, env = "QUORATE_LISTEN_GRPC", value_name = "HOST:PORT", value_parser = address)]
     listen_grpc: Option<String>,
-    /// Where the other nodes reach it [default: 127.0.0.1:7101]
+    /// Listen here for the other nodes [default: 127.0.0.1:7101]
     #[arg(long, env = "QUORATE_LISTEN_PEER", value_name = "HOST:PORT", value_parser = address)]
     listen_peer: Option<String>,
-    /// Where /healthz, /readyz and /metrics are [default: 127.0.0.1:8081]
+    /// Listen here for /healthz, /readyz and /metrics [default: 127.0.0.1:8081]
     #[arg(long, env = "QUORATE_LISTEN_HTTP", value_name = "HOST:PORT", value_parser = address)]
     listen_http: Option<String>,
     /// Its gRPC address as clients see it [default: the one it listens on]
     #[arg(long, env = "QUORATE_ADVERTISE_GRPC", value_name = "HOST:PORT", value_parser = address)]
     advertise_grpc: Option<String>,
-    /// Its peer address as the other nodes see it [default: the one in --bootstrap, or it listens on]
+    /// Its peer address as the other nodes see it [default: its own in --bootstrap, or else the one it listens on]
     #[arg(long, env = "QUORATE_ADVERTISE_PEER", value_name = "HOST:PORT", value_parser = address)]
     advertise_peer: Option<String>,
     /// Its HTTP address as others see it [default: the one it listens on]

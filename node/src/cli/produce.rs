@@ -48,8 +48,9 @@ Examples:
   printf 'k1:v1\\nk2:v2\\n' | quorate produce lines --key-separator : --header source=shell
 
 A line is the record's value, without its line end; a last line without one is
-sent too. A line that is too large is passed over; after any other failure no
-more is read. The exit status is 0 only if every line was acknowledged.
+sent too. A line that is larger than the topic's max.message.bytes allows is
+passed over; after any other failure no more is read. The exit status is 0 only
+if every line was acknowledged.
 
 --json prints one document:
   {\"lines\",\"acked\",\"unknown\",\"failed\",\"elapsed_ms\",\"longest_ack_gap_ms\"}
@@ -60,13 +61,13 @@ pub(crate) struct ProduceArgs {
     /// Read this file instead of standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// What stands before the first of these in a line is the record's key; a line without one has no key.
+    /// Split each line at the first TEXT: what stands before it is the record's key. A line without it has no key.
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// A header for each record, may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_header)]
     header: Vec<RecordHeader>,
-    /// Send to this partition, whatever the key [default: by the key].
+    /// Send to this partition [default: the same one for the same key; any for a record without a key].
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// none, gzip, snappy, lz4 or zstd.
@@ -75,7 +76,7 @@ pub(crate) struct ProduceArgs {
     /// Send at most this many lines a second [default: as many as the cluster takes].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// How long a line may take to be acknowledged, retries included.
+    /// How long a line may take to be acknowledged, retries included, such as 500ms or 30s.
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_timeout)]
     timeout: Duration,
     /// Print one JSON document at the end.

@@ -38,10 +38,10 @@ Example:
   quorate topic create lines --partitions 4 --replicas 3 --config max.message.bytes=2000000
 
 Keys of --config:
-  max.message.bytes        largest batch that is taken, in bytes (1048588)
+  max.message.bytes        the largest batch in bytes, and so the largest record (default 1048588)
   message.timestamp.type   CreateTime: the producer's clock (default); LogAppendTime: the leader's")]
 struct CreateArgs {
-    /// 1 to 249 letters, digits, '.', '_' and '-'.
+    /// Its name: 1 to 249 letters, digits, '.', '_' and '-'.
     topic: TopicName,
     /// How many partitions [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
