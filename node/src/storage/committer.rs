@@ -2,9 +2,11 @@
 //!
 //! While one commit runs the next requests gather, so a commit grows with the load and there is no fixed delay.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 use quorate_proto::ids::GroupId;
 
 use super::entry::LogId;
@@ -25,10 +27,25 @@ struct Work {
     commit: u64,
     /// All groups' state, if the volume has not begun.
     base: Vec<(GroupId, Durable)>,
-    requests: Vec<Request>,
     committed: Vec<(GroupId, Option<LogId>)>,
     /// The volume is the next one: it takes the active one's place with this commit.
     rolls: bool,
+}
+
+/// The requests of the commit that runs. Kept apart from what is handed over to write them: whatever panics, each one
+/// is answered.
+#[derive(Clone, Default)]
+struct InFlight(Arc<Mutex<VecDeque<Request>>>);
+
+impl InFlight {
+    fn requests(&self) -> MutexGuard<'_, VecDeque<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the first one: it is answered without the lock.
+    fn next(&self) -> Option<Request> {
+        self.requests().pop_front()
+    }
 }
 
 struct Done {
@@ -36,8 +53,19 @@ struct Done {
     places: Vec<Place>,
 }
 
-/// Runs until the store is closed and all that was queued is answered.
+/// Runs until the store is closed and all that was queued is answered. A panic is a failure like the disk's: what is
+/// in flight or queued is answered "unknown", nothing more is written, and then it goes on.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let in_flight = InFlight::default();
+    let serving = AssertUnwindSafe(serve(&shared, &in_flight)).catch_unwind().await;
+    if let Err(panic) = serving {
+        shared.failure.raise(&DiskError::panicked("the committer", &*panic));
+        fail(&shared, &in_flight);
+        resume_unwind(panic);
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, in_flight: &InFlight) {
     loop {
         let (idle, closing, must_wait) = {
             let state = shared.state();
@@ -47,11 +75,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
             (state.queue.is_empty(), state.closing, full && !ready && !state.closing)
         };
         if shared.failure.refusal().is_some() {
-            fail(&shared, Vec::new());
+            fail(shared, in_flight);
         } else if !idle && must_wait {
             shared.kept.notified().await;
         } else if !idle {
-            commit(&shared).await;
+            commit(shared, in_flight).await;
             continue;
         }
         if idle && closing {
@@ -63,38 +91,46 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn commit(shared: &Arc<Shared>) {
-    let work = take(shared);
-    let changes = changes(shared, &work);
+async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
+    let work = take(shared, &mut in_flight.requests());
+    let changes = changes(shared, &in_flight.requests());
+    let requests = in_flight.clone();
     let (failure, other, meta) = (shared.failure.clone(), shared.failure.clone(), shared.meta.clone());
     let entries = pool::run(&*shared.pool, move || {
-        let done = write(&work);
-        if let Err(error) = &done {
-            failure.raise(error);
-        }
+        let done = failure.catch("a commit", || {
+            write(&work, &requests.requests()).inspect_err(|error| failure.raise(error))
+        });
         (work, done)
     });
-    let (work, done) = if changes.is_empty() {
-        entries.await
+    let ((work, done), noted) = if changes.is_empty() {
+        (entries.await, Ok(()))
     } else {
         let facts = pool::run(&*shared.pool, move || {
-            if let Err(error) = meta.write(&changes) {
-                other.raise(&error);
-            }
+            other.catch("a commit's facts", || {
+                if let Err(error) = meta.write(&changes) {
+                    other.raise(&error);
+                }
+            })
         });
-        future::join(entries, facts).await.0
+        future::join(entries, facts).await
     };
-    match done {
-        Ok(done) if shared.failure.refusal().is_none() => accept(shared, work, done),
-        Ok(_) | Err(_) => fail(shared, work.requests),
+    match (done, noted) {
+        (Ok(Ok(done)), Ok(())) if shared.failure.refusal().is_none() => {
+            accept(shared, work, done, &in_flight.requests());
+            while let Some(request) = in_flight.next() {
+                request.answer(Ok(()));
+            }
+        }
+        (Ok(_), Ok(())) => fail(shared, in_flight),
+        (Err(panic), _) | (_, Err(panic)) => resume_unwind(panic),
     }
 }
 
 /// What `meta.redb` is to hold beside this commit: it is written at the same time, so it is witness of the last
 /// commit only.
-fn changes(shared: &Shared, work: &Work) -> Vec<Change> {
+fn changes(shared: &Shared, requests: &VecDeque<Request>) -> Vec<Change> {
     let mut changes = Vec::new();
-    for request in &work.requests {
+    for request in requests {
         match request {
             Request::Vote { group, vote, .. } => changes.push(Change::Vote(*group, *vote)),
             Request::Remove { group, .. } => changes.push(Change::VoteGone(*group)),
@@ -112,11 +148,10 @@ fn changes(shared: &Shared, work: &Work) -> Vec<Change> {
 }
 
 /// Takes requests off the queue, up to the bytes of one commit.
-fn take(shared: &Shared) -> Work {
+fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
     let mut state = shared.state();
     let bytes_max = u64::from(shared.config.commit_bytes_max);
     let mut bytes = 0;
-    let mut requests = Vec::new();
     while let Some(request) = state.queue.front() {
         let more = match request {
             Request::Append { bytes, .. } => *bytes,
@@ -150,16 +185,16 @@ fn take(shared: &Shared) -> Work {
         Some(next) => (next, Tail::default()),
         None => (state.active.volume.clone(), state.active.tail),
     };
-    Work { volume, tail, commit: state.commit + 1, base, requests, committed, rolls }
+    Work { volume, tail, commit: state.commit + 1, base, committed, rolls }
 }
 
 /// Writes and syncs. Blocks.
-fn write(work: &Work) -> Result<Done, DiskError> {
+fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
     let mut lines = Vec::new();
     for (group, state) in &work.base {
         lines.push(Line::Fact(Item::State { group: *group, state: state.clone() }));
     }
-    for request in &work.requests {
+    for request in requests {
         match request {
             Request::Append { entries, .. } => lines.extend(entries.iter().map(Line::Entry)),
             Request::Truncate { group, from, .. } => {
@@ -182,95 +217,79 @@ fn write(work: &Work) -> Result<Done, DiskError> {
     Ok(Done { tail, places })
 }
 
-/// Notes what is durable now, and answers.
-fn accept(shared: &Shared, work: Work, done: Done) {
-    let mut answers: Vec<Box<dyn FnOnce() + Send>> = Vec::with_capacity(work.requests.len());
-    {
-        let mut state = shared.state();
-        let state = &mut *state;
-        if work.rolls {
-            let next =
-                Active { volume: work.volume, index: MemoryIndex::default(), tail: done.tail, begun: true };
-            let full = std::mem::replace(&mut state.active, next);
-            state.sealing = Some(Sealing { volume: full.volume, index: Arc::new(full.index) });
-            state.spare = None;
-            shared.to_keep.notify_one();
-        } else {
-            state.active.tail = done.tail;
-            state.active.begun = true;
-        }
-        state.commit = work.commit;
-        let volume = state.active.volume.number;
-        let mut places = done.places.into_iter();
-        let mut arrivals_synced = 0;
-        for request in work.requests {
-            match request {
-                Request::Append { group, entries, bytes, arrivals, done } => {
-                    let durable = state.durable.entry(group).or_default();
-                    for entry in &entries {
-                        let follows = durable.append(group, entry.head.log_id(), volume);
-                        follows.expect("what was queued in order is written in order");
-                        let place = places.next().expect("each entry was given a place");
-                        state.active.index.insert(group, entry.head.index, place);
-                    }
-                    arrivals_synced = arrivals;
-                    state.unsynced_bytes -= bytes;
-                    answers.push(Box::new(move || done(Ok(()))));
+/// Notes what is durable now.
+fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>) {
+    let mut state = shared.state();
+    let state = &mut *state;
+    if work.rolls {
+        let next =
+            Active { volume: work.volume, index: MemoryIndex::default(), tail: done.tail, begun: true };
+        let full = std::mem::replace(&mut state.active, next);
+        state.sealing = Some(Sealing { volume: full.volume, index: Arc::new(full.index) });
+        state.spare = None;
+        shared.to_keep.notify_one();
+    } else {
+        state.active.tail = done.tail;
+        state.active.begun = true;
+    }
+    state.commit = work.commit;
+    let volume = state.active.volume.number;
+    let mut places = done.places.into_iter();
+    let mut arrivals_synced = 0;
+    for request in requests {
+        match request {
+            Request::Append { group, entries, bytes, arrivals, .. } => {
+                let durable = state.durable.entry(*group).or_default();
+                for entry in entries {
+                    let follows = durable.append(*group, entry.head.log_id(), volume);
+                    follows.expect("what was queued in order is written in order");
+                    let place = places.next().expect("each entry was given a place");
+                    state.active.index.insert(*group, entry.head.index, place);
                 }
-                Request::Truncate { group, from, reply } => {
-                    state.durable.entry(group).or_default().truncate(from);
-                    state.look_for_dead = true;
-                    answers.push(Box::new(move || drop(reply.send(Ok(())))));
-                }
-                Request::Trim { group, through, reply } => {
-                    state.durable.entry(group).or_default().purge(through);
-                    state.look_for_dead = true;
-                    answers.push(Box::new(move || drop(reply.send(Ok(())))));
-                }
-                Request::Vote { group, vote, reply } => {
-                    state.durable.entry(group).or_default().hard.vote = Some(vote);
-                    answers.push(Box::new(move || drop(reply.send(Ok(())))));
-                }
-                Request::Remove { group, reply } => {
-                    state.durable.remove(&group);
-                    state.active.index.remove(group);
-                    state.look_for_dead = true;
-                    answers.push(Box::new(move || drop(reply.send(Ok(())))));
-                }
+                arrivals_synced = *arrivals;
+                state.unsynced_bytes -= bytes;
+            }
+            Request::Truncate { group, from, .. } => {
+                state.durable.entry(*group).or_default().truncate(*from);
+                state.look_for_dead = true;
+            }
+            Request::Trim { group, through, .. } => {
+                state.durable.entry(*group).or_default().purge(*through);
+                state.look_for_dead = true;
+            }
+            Request::Vote { group, vote, .. } => {
+                state.durable.entry(*group).or_default().hard.vote = Some(*vote);
+            }
+            Request::Remove { group, .. } => {
+                state.durable.remove(group);
+                state.active.index.remove(*group);
+                state.look_for_dead = true;
             }
         }
-        for (group, committed) in work.committed {
-            state.durable.entry(group).or_default().hard.committed = committed;
-        }
-        state.synced(arrivals_synced, shared.config.recent_bytes_max);
-        if state.look_for_dead {
-            shared.to_keep.notify_one();
-        }
     }
-    for answer in answers {
-        answer();
+    for (group, committed) in work.committed {
+        state.durable.entry(group).or_default().hard.committed = committed;
+    }
+    state.synced(arrivals_synced, shared.config.recent_bytes_max);
+    if state.look_for_dead {
+        shared.to_keep.notify_one();
     }
 }
 
 /// Answers what was in flight and what is queued with "unknown", and takes no more.
-fn fail(shared: &Shared, in_flight: Vec<Request>) {
-    let queued = {
+fn fail(shared: &Shared, in_flight: &InFlight) {
+    let mut queued = {
         let mut state = shared.state();
         state.failed = true;
         std::mem::take(&mut state.queue)
     };
+    in_flight.requests().append(&mut queued);
     let error = match shared.failure.refusal() {
         Some(StoreError::Failed(cause)) => StoreError::Unknown(cause),
         Some(other) => other,
         None => StoreError::Closed,
     };
-    for request in in_flight.into_iter().chain(queued) {
-        match request {
-            Request::Append { done, .. } => done(Err(error.clone())),
-            Request::Truncate { reply, .. }
-            | Request::Trim { reply, .. }
-            | Request::Vote { reply, .. }
-            | Request::Remove { reply, .. } => drop(reply.send(Err(error.clone()))),
-        }
+    while let Some(request) = in_flight.next() {
+        request.answer(Err(error.clone()));
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong, one enum per operation.
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -30,6 +31,18 @@ impl DiskError {
         Self { operation, file: file.to_string(), cause: Arc::from(cause.into()) }
     }
 
+    /// A part of the store panicked: as bad as a disk that failed.
+    pub(super) fn panicked(part: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let message = format!("it panicked: {}", said(panic));
+        Self { operation: "go on in", file: part.to_owned(), cause: Arc::from(Box::from(message)) }
+    }
+
+    /// A request was dropped without an answer.
+    pub(super) fn dropped() -> Self {
+        let cause = Arc::from(Box::from("it was dropped".to_owned()));
+        Self { operation: "wait for", file: "the store".to_owned(), cause }
+    }
+
     /// What the system said, if it was the system that spoke.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         let mut cause: &(dyn Error + 'static) = &*self.cause;
@@ -55,6 +68,15 @@ impl Error for DiskError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.cause)
     }
+}
+
+/// The words of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&'static str>().copied())
+        .unwrap_or("no message")
 }
 
 /// Why something was not written, or perhaps not.

@@ -10,6 +10,7 @@
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
@@ -338,10 +339,13 @@ impl Facts {
         }
         let inner = self.0.clone();
         pool::run(&*self.0.pool, move || {
-            inner.meta.write(&[change]).map_err(|error| {
-                inner.failure.raise(&error);
-                StoreError::Unknown(error)
-            })
+            let written = inner.failure.catch("the facts", || {
+                inner.meta.write(&[change]).map_err(|error| {
+                    inner.failure.raise(&error);
+                    StoreError::Unknown(error)
+                })
+            });
+            written.unwrap_or_else(|panic| resume_unwind(panic))
         })
         .await
     }

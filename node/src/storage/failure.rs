@@ -4,6 +4,8 @@
 //! nothing is written any more, what is in flight is unknown, and a mark in the folder makes the next start write
 //! everything anew before it counts for anything.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -11,6 +13,9 @@ use tracing::error;
 
 use super::error::{DiskError, StoreError};
 use crate::env::{Disk, FileName};
+
+/// What a panic left behind, for whoever lets it go on.
+pub(super) type Panic = Box<dyn Any + Send>;
 
 /// The mark's name.
 pub(super) fn marker() -> FileName {
@@ -47,6 +52,14 @@ impl Failure {
             marked = marked.is_ok(),
             "write failed; store closed"
         );
+    }
+
+    /// Runs work that writes. A panic in it is a failure, raised here where it happened: nobody knows what the disk
+    /// holds, or whether our memory agrees with it. Whoever gets the panic answers what is in flight, and then lets
+    /// it go on. Blocks.
+    pub(super) fn catch<T>(&self, what: &'static str, work: impl FnOnce() -> T) -> Result<T, Panic> {
+        catch_unwind(AssertUnwindSafe(work))
+            .inspect_err(|panic| self.raise(&DiskError::panicked(what, &**panic)))
     }
 
     /// The first failure, for what was not begun before it.

@@ -1,8 +1,10 @@
 //! What is done beside the commits, off their path: seals full volumes, makes the next one ahead of time, removes
 //! those that hold nothing alive.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tracing::{info, warn};
 
 use super::error::DiskError;
@@ -18,8 +20,18 @@ enum Step {
     Remove(Arc<Volume>),
 }
 
-/// Runs until the store is closed or has failed.
+/// Runs until the store is closed or has failed. A panic is a failure like the disk's, and then goes on.
 pub(super) async fn run(shared: Arc<Shared>) {
+    if let Err(panic) = AssertUnwindSafe(keep(&shared)).catch_unwind().await {
+        shared.failure.raise(&DiskError::panicked("the keeper", &*panic));
+        // The committer may wait for a volume, or for something to do: it answers what is queued.
+        shared.kept.notify_one();
+        shared.to_commit.notify_one();
+        resume_unwind(panic);
+    }
+}
+
+async fn keep(shared: &Arc<Shared>) {
     loop {
         let step = {
             let state = shared.state();
@@ -27,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 return;
             }
             drop(state);
-            next(&shared)
+            next(shared)
         };
         let Some(step) = step else {
             shared.to_keep.notified().await;
@@ -36,9 +48,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let worker = shared.clone();
         // The failure is raised where it happened: what is read or written after it must know of it.
         let taken = pool::run(&*shared.pool, move || {
-            take(&worker, &step).inspect_err(|error| worker.failure.raise(error)).is_ok()
+            let taken = || take(&worker, &step).inspect_err(|error| worker.failure.raise(error)).is_ok();
+            worker.failure.catch("the keeper", taken)
         });
-        let taken = taken.await;
+        let taken = taken.await.unwrap_or_else(|panic| resume_unwind(panic));
         shared.kept.notify_one();
         if !taken {
             shared.to_commit.notify_one();

@@ -36,6 +36,20 @@ pub(super) enum Request {
     Remove { group: GroupId, reply: Reply },
 }
 
+impl Request {
+    /// Tells whoever asked what became of it.
+    pub(super) fn answer(self, result: Result<(), StoreError>) {
+        match self {
+            Self::Append { done, .. } => done(result),
+            // Whoever has gone does not hear it.
+            Self::Truncate { reply, .. }
+            | Self::Trim { reply, .. }
+            | Self::Vote { reply, .. }
+            | Self::Remove { reply, .. } => drop(reply.send(result)),
+        }
+    }
+}
+
 /// All parts of a store hold it.
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,

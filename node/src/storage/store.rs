@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
@@ -12,7 +14,7 @@ use tracing::info;
 use super::committer;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
-use super::error::{OpenError, ReadError, StoreError};
+use super::error::{DiskError, OpenError, ReadError, StoreError};
 use super::facts::{Change, Facts, Witness};
 use super::failure::Failure;
 use super::hard::{HardVote, LogState};
@@ -108,7 +110,7 @@ impl Store {
             state.remove(group);
             Ok(Request::Remove { group, reply })
         })?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        answered(answer).await
     }
 
     /// Bytes of entries that were appended and are not synced yet: whoever admits more stops at
@@ -136,11 +138,17 @@ impl Store {
         shared.to_keep.notify_one();
         let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
-            task.join().await;
+            // A panic was a failure, and has been told: whoever closes the store ends for that reason.
+            drop(AssertUnwindSafe(task.join()).catch_unwind().await);
         }
         let worker = shared.clone();
         pool::run(&*shared.pool, move || close_files(&worker)).await;
     }
+}
+
+/// The committer's answer. It gives one to all that it has taken: without one, nobody can say what became of it.
+async fn answered(answer: oneshot::Receiver<Result<(), StoreError>>) -> Result<(), StoreError> {
+    answer.await.unwrap_or_else(|_| Err(StoreError::Unknown(DiskError::dropped())))
 }
 
 /// Closes all files cleanly, so that the next opening need not repair them.
@@ -227,7 +235,7 @@ impl Log {
             state.truncate(group, from);
             Ok(Request::Truncate { group, from, reply })
         })?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        answered(answer).await
     }
 
     /// Removes `through` and all entries before it; past the end, the log goes on behind it. Durable on return.
@@ -240,7 +248,7 @@ impl Log {
             state.trim(group, through);
             Ok(Request::Trim { group, through, reply })
         })?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        answered(answer).await
     }
 
     /// Saves the vote. Durable on return.
@@ -253,7 +261,7 @@ impl Log {
             state.visible.entry(group).or_default().hard.vote = Some(vote);
             Ok(Request::Vote { group, vote, reply })
         })?;
-        answer.await.unwrap_or(Err(StoreError::Closed))
+        answered(answer).await
     }
 
     /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none.

@@ -23,7 +23,7 @@ use redb::{
 };
 
 use super::entry::{Corrupt, array, check_crc};
-use super::error::{DiskError, Fault, ReadError};
+use super::error::{DiskError, Fault, ReadError, said};
 use super::failure::marker;
 use crate::env::{Disk, FileName};
 
@@ -342,14 +342,8 @@ pub(super) fn open_database(
 
 /// Runs work on redb; a panic in there, as damaged pages cause it, is an error.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&'static str>().copied())
-            .unwrap_or("no message");
-        Err(Fault::Other(format!("redb panicked: {message}")))
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Fault::Other(format!("redb panicked: {}", said(&*panic)))))
 }
 
 /// [`guarded`], for work that cannot end in damage of ours.

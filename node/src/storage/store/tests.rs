@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use rand::RngExt;
 use super::super::entry::Kind;
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
-use crate::env::{Disk, FileName};
+use crate::env::{Disk, FileName, Pool};
 
 struct NoTransport;
 
@@ -456,4 +457,64 @@ fn volumes_without_live_entries_go() {
 
 fn disk_deadline() -> std::time::Instant {
     std::time::Instant::now() + std::time::Duration::from_secs(20)
+}
+
+/// Panics instead of working, once it is told to.
+#[derive(Default)]
+struct Breaking(Arc<AtomicBool>);
+
+impl Pool for Breaking {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> futures_util::future::BoxFuture<'static, ()> {
+        assert!(!self.0.load(Ordering::Relaxed), "the pool breaks");
+        OsPool.run(work)
+    }
+}
+
+async fn ended(store: &Store, folder: &std::path::Path, words: &str) {
+    let failed = store.failed().wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert!(failed.to_string().contains(words), "{failed}");
+    let refused = store.log(GROUP).save_vote(HardVote { term: Term(9), node: 1, committed: false }).await;
+    assert!(matches!(refused, Err(StoreError::Failed(_) | StoreError::Unknown(_))), "{refused:?}");
+    store.close().await;
+    assert!(folder.join("failed").exists(), "the next start writes everything anew");
+}
+
+#[tokio::test]
+async fn a_panic_in_the_committer_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&env(folder.path()), small(), NODE).await.unwrap().0;
+    let log = store.log(GROUP);
+    let first = append(&log, vec![entry(GROUP, 1, 0, b"a")]);
+    log.append(vec![entry(GROUP, 1, 1, b"b")], Box::new(|_| panic!("words"))).unwrap();
+    let second = append(&log, vec![entry(GROUP, 1, 2, b"c")]);
+    // Of another commit: it is too large for the first one.
+    let third = append(&log, vec![entry(GROUP, 1, 3, &[0; 5_000])]);
+    first.await.unwrap().unwrap();
+    for unknown in [second, third] {
+        let answer = unknown.await.unwrap();
+        assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+    }
+    ended(&store, folder.path(), "words").await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_job_is_a_failure() {
+    for keeper_first in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let broken = Arc::new(AtomicBool::new(false));
+        let env = Env { pool: Arc::new(Breaking(Arc::clone(&broken))), ..env(folder.path()) };
+        let store = Store::open(&env, small(), NODE).await.unwrap().0;
+        let log = store.log(GROUP);
+        if !keeper_first {
+            while store.0.shared.state().spare.is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+        broken.store(true, Ordering::Relaxed);
+        let unknown = append(&log, vec![entry(GROUP, 1, 0, b"a")]);
+        let answer = unknown.await.unwrap();
+        assert!(matches!(answer, Err(StoreError::Unknown(_))), "{answer:?}");
+        broken.store(false, Ordering::Relaxed);
+        ended(&store, folder.path(), "the pool breaks").await;
+    }
 }
