@@ -87,7 +87,8 @@ impl Replica {
         };
         let span =
             info_span!("replica", node = %around.me, topic = %place.topic, partition = %place.partition);
-        let task = around.env.spawn("batcher", batcher.run(admitted).instrument(span));
+        let (raft, batching) = (around.raft.clone(), batcher.run(admitted).instrument(span));
+        let task = around.env.spawn("batcher", async move { raft.vital("batcher", batching).await });
         let room = Room::new(around.config.queue_bytes_max);
         let queue = Mutex::new(Some(queue));
         let topic = place.config;

@@ -1,8 +1,9 @@
 //! All of a node's groups and its peers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -104,8 +105,16 @@ pub(super) struct Inner {
 struct Groups {
     running: BTreeMap<GroupId, Group>,
     /// Being started: a second start is refused.
-    starting: BTreeSet<GroupId>,
+    starting: BTreeMap<GroupId, Starting>,
     stopping: bool,
+}
+
+/// A start has a task of its own, so that whoever asked for it may go.
+struct Starting {
+    /// `None` once somebody waits for its end.
+    task: Option<Task>,
+    /// It has started for nobody and is being stopped.
+    given_up: bool,
 }
 
 impl RaftNode {
@@ -188,7 +197,8 @@ impl RaftNode {
 
     /// Starts a group. `members` count while its log is empty, and then every member must call this with the same
     /// ones: the first is tried first as leader. What was committed before is applied again from the start of the log
-    /// before this returns. Not cancel safe: a group half started stays refused until the process ends.
+    /// before this returns. Dropping the future gives the group up: it is stopped once it has started, and refused
+    /// until then; see [`RaftNode::stop_groups`].
     ///
     /// # Errors
     /// By variant.
@@ -198,32 +208,24 @@ impl RaftNode {
         members: Vec<Member>,
         apply: Box<dyn Apply>,
     ) -> Result<Group, GroupError> {
+        let (reply, started) = oneshot::channel();
         {
             let mut groups = self.0.groups();
             if groups.stopping {
                 return Err(GroupError::Stopping);
             }
-            if groups.running.contains_key(&group) || !groups.starting.insert(group) {
+            if groups.running.contains_key(&group) || groups.starting.contains_key(&group) {
                 return Err(GroupError::Running(group));
             }
+            let (node, starting) = (self.clone(), self.0.clone().start_for(group, members, apply, reply));
+            let task = self
+                .0
+                .env
+                .spawn("group start", async move { node.vital("start of a group", starting).await });
+            // Under one lock with the look above: the task takes itself off the list.
+            groups.starting.insert(group, Starting { task: Some(task), given_up: false });
         }
-        let started = self.0.start(group, members, apply).boxed().await;
-        // A block and not a `drop`, which would leave this future not `Send`.
-        let stopping = {
-            let mut groups = self.0.groups();
-            groups.starting.remove(&group);
-            if let Ok(started) = &started {
-                groups.running.insert(group, started.clone());
-            }
-            groups.stopping
-        };
-        match started {
-            Ok(started) if stopping => {
-                started.stop().await;
-                Err(GroupError::Stopping)
-            }
-            started => started,
-        }
+        started.await.unwrap_or(Err(GroupError::Stopping))
     }
 
     /// The group, if it runs here.
@@ -238,6 +240,31 @@ impl RaftNode {
         if let Some(stopped) = stopped {
             stopped.stop().await;
             self.0.leads_not(group, self.0.me, Term(u64::MAX));
+        }
+    }
+
+    /// Stops all groups, also those that are being started; their logs stay, and they may be started again. For
+    /// whoever sees to it that nobody starts any meanwhile.
+    pub async fn stop_groups(&self) {
+        loop {
+            let (running, starting) = {
+                let mut groups = self.0.groups();
+                let running = std::mem::take(&mut groups.running);
+                // Taken and not removed: a second start is refused until this one has ended.
+                (running, groups.starting.values_mut().find_map(|start| start.task.take()))
+            };
+            if running.is_empty() && starting.is_none() {
+                return;
+            }
+            for group in running.into_values() {
+                self.0.sessions.forget(group.id());
+                group.stop().await;
+                self.0.leads_not(group.id(), self.0.me, Term(u64::MAX));
+            }
+            if let Some(starting) = starting {
+                // A panic in it has been told.
+                drop(AssertUnwindSafe(starting.join()).catch_unwind().await);
+            }
         }
     }
 
@@ -256,9 +283,21 @@ impl RaftNode {
         self.0.liveness().alive()
     }
 
-    /// A sentence once a group has ended without being stopped, as after a failed write: this node must stop.
+    /// A sentence once a group has ended without being stopped, as after a failed write, or a vital task has
+    /// panicked: this node must stop.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.0.failed.subscribe()
+    }
+
+    /// Runs a task that this node cannot do without. If it panics, the node must stop as if a group had ended by
+    /// itself: what was in its hands has no answer, and a broken invariant is not mended by trying again. Then the
+    /// panic goes on.
+    pub async fn vital(&self, name: &'static str, work: impl Future<Output = ()> + Send) {
+        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+            tracing::error!(task = name, "vital task panicked");
+            self.0.must_stop(|| format!("the {name} panicked"));
+            resume_unwind(panic);
+        }
     }
 
     /// Asks a peer. A refusal is an answer: see its `error` and `message`. So is an answer by someone who is not that
@@ -292,15 +331,8 @@ impl RaftNode {
 
     /// Stops all groups, and talks to nobody any more.
     pub async fn stop(&self) {
-        let running = {
-            let mut groups = self.0.groups();
-            groups.stopping = true;
-            std::mem::take(&mut groups.running)
-        };
-        for group in running.into_values() {
-            self.0.sessions.forget(group.id());
-            group.stop().await;
-        }
+        self.0.groups().stopping = true;
+        self.stop_groups().await;
         let tasks = std::mem::take(&mut *self.0.tasks());
         for task in tasks {
             task.stop().await;
@@ -347,6 +379,41 @@ impl Inner {
             Role::Follower { .. } => None,
         };
         self.groups().running.iter().filter_map(lead).collect()
+    }
+
+    /// Starts a group for whoever waits for `reply`; stops it again if nobody does any more.
+    async fn start_for(
+        self: Arc<Self>,
+        id: GroupId,
+        members: Vec<Member>,
+        apply: Box<dyn Apply>,
+        reply: oneshot::Sender<Result<Group, GroupError>>,
+    ) {
+        let started = self.start(id, members, apply).boxed().await;
+        // Told under the lock: whoever hears of it finds it listed.
+        let given_up = {
+            let mut groups = self.groups();
+            match started {
+                Ok(group) if groups.stopping || reply.is_closed() => {
+                    if let Some(start) = groups.starting.get_mut(&id) {
+                        start.given_up = true;
+                    }
+                    group
+                }
+                started => {
+                    if let Ok(group) = &started {
+                        groups.running.insert(id, group.clone());
+                    }
+                    groups.starting.remove(&id);
+                    // Whoever goes now leaves it running.
+                    drop(reply.send(started));
+                    return;
+                }
+            }
+        };
+        given_up.stop().await;
+        self.leads_not(id, self.me, Term(u64::MAX));
+        self.groups().starting.remove(&id);
     }
 
     async fn start(
@@ -481,16 +548,21 @@ impl Inner {
     fn group_failed(&self, group: GroupId) {
         // It may end before its start has.
         let known = |groups: &Groups| {
-            (groups.running.contains_key(&group) || groups.starting.contains(&group)) && !groups.stopping
+            let starting = groups.starting.get(&group).is_some_and(|start| !start.given_up);
+            (groups.running.contains_key(&group) || starting) && !groups.stopping
         };
         if known(&self.groups()) {
             tracing::error!(%group, "raft group ended by itself");
-            self.failed.send_if_modified(|failed| {
-                let first = failed.is_none();
-                failed.get_or_insert_with(|| format!("raft group {group} ended by itself"));
-                first
-            });
+            self.must_stop(|| format!("raft group {group} ended by itself"));
         }
+    }
+
+    fn must_stop(&self, reason: impl FnOnce() -> String) {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert_with(reason);
+            first
+        });
     }
 }
 

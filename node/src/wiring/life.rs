@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::NodeId;
 use tokio::sync::watch;
 
 use super::{NodeConfig, Readiness};
@@ -112,12 +112,10 @@ impl Life {
 
     /// Stops the groups: a refused node takes no part.
     async fn end(&self, parts: &Parts) {
-        let groups = parts.partitions.groups();
         parts.partitions.stop().await;
         parts.controller.stop().await;
-        for group in groups.into_iter().chain([GroupId::METADATA]) {
-            self.raft.stop_group(group).await;
-        }
+        // Also those whose start was cut short just now: else they would never start again.
+        self.raft.stop_groups().await;
     }
 
     /// Names the cluster, and makes known who and where the nodes are: this one, and those that it formed the

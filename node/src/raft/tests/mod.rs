@@ -2,6 +2,7 @@
 
 mod cluster;
 mod links;
+mod starts;
 mod suite;
 
 use std::collections::BTreeMap;
