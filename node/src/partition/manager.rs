@@ -1,6 +1,7 @@
 //! Makes the replicas that run on this node equal to what metadata assigns to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,9 +26,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long batches in flight may take when the node stops.
 const PARTING: Duration = Duration::from_secs(2);
-
-/// How long one question to the metadata group may take, before it is asked again.
-const BARRIER: Duration = Duration::from_secs(5);
 
 /// The replicas of this node. Cheap to clone; [`PartitionManager::stop`] ends them.
 #[derive(Clone)]
@@ -78,10 +76,13 @@ impl PartitionManager {
             metadata,
             wanted: BTreeMap::new(),
             known: BTreeSet::new(),
+            unjudged: store.groups().into_iter().filter(|group| *group != GroupId::METADATA).collect(),
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
         };
-        let task = env.spawn("partitions", reconciler.run());
+        let raft = raft.clone();
+        let task =
+            env.spawn("partitions", async move { raft.vital("partition manager", reconciler.run()).await });
         *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Self { shared }
     }
@@ -118,13 +119,16 @@ impl PartitionManager {
     pub async fn stop(&self) {
         let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
-            task.stop().await;
+            drop(AssertUnwindSafe(task.stop()).catch_unwind().await);
         }
         let running = std::mem::take(&mut *self.shared.running());
         for running in running.values() {
             running.replica.close();
         }
-        let ends = join_all(running.into_values().map(|running| running.batcher.join()));
+        // A batcher that panicked has told so.
+        let ends =
+            running.into_values().map(|running| AssertUnwindSafe(running.batcher.join()).catch_unwind());
+        let ends = join_all(ends);
         if self.shared.env.timeout(PARTING, ends).await.is_err() {
             warn!("batches were still in flight when the replicas were stopped");
         }
@@ -141,8 +145,6 @@ impl Shared {
 enum Ended {
     Started(GroupId),
     Removed(GroupId),
-    /// The metadata applied here are at least as new as those of the moment when this was asked for.
-    MetadataCurrent,
 }
 
 /// The task that starts and removes.
@@ -154,6 +156,8 @@ struct Reconciler {
     wanted: BTreeMap<GroupId, Place>,
     /// Groups that this node has: they run, or lie on its disk.
     known: BTreeSet<GroupId>,
+    /// Groups that lay on the disk at the start and of which the metadata applied here cannot tell yet.
+    unjudged: BTreeSet<GroupId>,
     /// Groups that are being started or removed: one job at a time each.
     busy: BTreeSet<GroupId>,
     jobs: FuturesUnordered<BoxFuture<'static, Ended>>,
@@ -161,7 +165,6 @@ struct Reconciler {
 
 impl Reconciler {
     async fn run(mut self) {
-        self.jobs.push(metadata_is_current(self.around.env.clone(), self.around.raft.clone()).boxed());
         let starts = Arc::new(tokio::sync::Semaphore::new(self.around.config.starts_at_once_max));
         self.look(&starts);
         loop {
@@ -176,28 +179,24 @@ impl Reconciler {
                         self.busy.remove(&group);
                         self.settle(group, &starts);
                     }
-                    Ended::MetadataCurrent => self.sweep(&starts),
                 },
             }
         }
     }
 
-    /// Compares all with the newest metadata.
+    /// Compares all with the newest metadata. What lies on the disk and is assigned to nobody is removed: its topic
+    /// was deleted, perhaps while this node was down. That needs nobody's word that the metadata are the newest:
+    /// groups are numbered upwards and no number is used twice, so one below `next_group` was made, and if no topic
+    /// has it, deleted. Of the others these metadata do not know yet.
     fn look(&mut self, starts: &Arc<tokio::sync::Semaphore>) {
         let metadata = Arc::clone(&self.metadata.borrow_and_update());
         self.wanted = assigned(&metadata, self.around.me);
+        let not_made = self.unjudged.split_off(&GroupId(metadata.next_group));
+        self.known.append(&mut std::mem::replace(&mut self.unjudged, not_made));
         let groups: BTreeSet<GroupId> = self.known.iter().chain(self.wanted.keys()).copied().collect();
         for group in groups {
             self.settle(group, starts);
         }
-    }
-
-    /// Removes what lies on the disk and is assigned to no one any more: topics that were deleted while this node
-    /// was down.
-    fn sweep(&mut self, starts: &Arc<tokio::sync::Semaphore>) {
-        let on_disk = self.around.store.groups();
-        self.known.extend(on_disk.into_iter().filter(|group| *group != GroupId::METADATA));
-        self.look(starts);
     }
 
     /// Starts or removes a group, if it must and is not busy.
@@ -278,7 +277,7 @@ async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) 
     if let Some(Running { replica, batcher }) = running {
         replica.close();
         around.raft.stop_group(group).await;
-        batcher.stop().await;
+        drop(AssertUnwindSafe(batcher.stop()).catch_unwind().await);
     }
     while let Err(error) = around.store.remove_group(group).await {
         warn!(%group, %error, "log of a deleted partition was not removed");
@@ -286,18 +285,6 @@ async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) 
     }
     info!(%group, "replica removed");
     Ended::Removed(group)
-}
-
-/// Ready once the metadata applied here hold all that was agreed before this was called.
-async fn metadata_is_current(env: Env, raft: RaftNode) -> Ended {
-    loop {
-        if let Some(group) = raft.group(GroupId::METADATA)
-            && group.read_barrier(BARRIER).await.is_ok()
-        {
-            return Ended::MetadataCurrent;
-        }
-        env.sleep(RETRY).await;
-    }
 }
 
 #[cfg(test)]

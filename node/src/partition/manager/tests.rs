@@ -22,6 +22,11 @@ fn topic(byte: u8, group: u64, replicas: &[&[u32]]) -> Arc<Topic> {
 }
 
 fn metadata(topics: &[Arc<Topic>], me: Identity) -> Arc<Metadata> {
+    metadata_with(topics, me, 0)
+}
+
+/// With the number of the group that is made next.
+fn metadata_with(topics: &[Arc<Topic>], me: Identity, next_group: u64) -> Arc<Metadata> {
     let node = |id: u8| Node {
         identity: if id == 1 { me } else { Identity::from_random([id; 16]) },
         grpc: String::new(),
@@ -31,6 +36,7 @@ fn metadata(topics: &[Arc<Topic>], me: Identity) -> Arc<Metadata> {
     Arc::new(Metadata {
         nodes: (1..=3).map(|id| (NodeId(id.into()), node(id))).collect(),
         topics: topics.iter().map(|topic| (topic.id, Arc::clone(topic))).collect(),
+        next_group,
         ..Metadata::default()
     })
 }
@@ -50,7 +56,7 @@ fn finds_what_is_assigned_to_a_node() {
     .assert_eq(&seen);
 }
 
-/// The metadata group's part in this test: a log to ask for a read barrier.
+/// A log that lies there.
 struct Nothing;
 
 impl Apply for Nothing {
@@ -105,21 +111,27 @@ async fn replicas_follow_metadata() {
     manager.stop().await;
 }
 
+/// Without anybody's word on what the newest metadata are: here is no metadata group to ask.
 #[tokio::test]
-async fn what_was_deleted_while_the_node_was_down_is_swept() {
+async fn what_was_deleted_while_the_node_was_down_is_removed() {
     let alone = Alone::start().await;
-    start_group(&alone, GroupId(5)).await;
-    start_group(&alone, GroupId(6)).await;
+    for group in 5..=7 {
+        start_group(&alone, GroupId(group)).await;
+    }
     let alone = alone.restart().await;
     let kept = topic(1, 6, &[&[1]]);
-    let (_tx, rx) = watch::channel(metadata(&[kept], alone.identity));
+    let known = |next_group| metadata_with(&[Arc::clone(&kept)], alone.identity, next_group);
+    // As the log of the metadata group is applied again: of groups 5 and 7 nothing is known yet.
+    let (tx, rx) = watch::channel(known(5));
     let config = PartitionConfig::default();
     let manager = PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx);
     eventually(&alone.env, "the replica runs", || manager.groups() == [GroupId(6)]).await;
-    assert!(alone.store.groups().contains(&GroupId(5)), "metadata may be old: nothing is removed yet");
-    start_group(&alone, GroupId::METADATA).await;
-    let swept = || !alone.store.groups().contains(&GroupId(5));
-    eventually(&alone.env, "the other log is removed", swept).await;
-    assert!(alone.store.groups().contains(&GroupId(6)));
+    assert_eq!(alone.store.groups(), [5, 6, 7].map(GroupId));
+    tx.send_replace(known(7));
+    let there = || alone.store.groups();
+    eventually(&alone.env, "the deleted log is removed", || there() == [6, 7].map(GroupId)).await;
+    tx.send_replace(known(8));
+    eventually(&alone.env, "the other one as well", || there() == [GroupId(6)]).await;
+    assert_eq!(manager.groups(), [GroupId(6)]);
     manager.stop().await;
 }
