@@ -221,8 +221,20 @@ impl Replica {
         }
     }
 
+    /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
+    /// then nothing is damaged.
+    fn unread(&self, reason: &ReadError) -> FetchError {
+        match reason {
+            ReadError::Failed(_) => FetchError::Stopping,
+            _ if self.is_closed() => FetchError::Stopping,
+            ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
+                FetchError::Damaged(reason.to_string())
+            }
+        }
+    }
+
     /// The heads of the batches in `range`, from the one that holds `offset`, and whether `bytes_max` ended them.
-    async fn heads(
+    pub(super) async fn heads(
         &self,
         range: Range<LogIndex>,
         offset: Offset,
@@ -232,8 +244,8 @@ impl Replica {
         let mut bytes = 0;
         let mut from = range.start;
         while from < range.end {
-            let heads = self.log_heads(from..range.end).await?;
-            from = last_of(&heads, from)?.index.next();
+            let (heads, next) = self.log_heads(from..range.end).await?;
+            from = next;
             let state = self.shared.state.lock();
             for head in heads {
                 if head.kind != Kind::Batch || state.is_void(head.index) || ends(&head) <= offset {
@@ -252,17 +264,23 @@ impl Replica {
         Ok((found, false))
     }
 
-    async fn log_heads(&self, range: Range<LogIndex>) -> Result<Vec<Head>, FetchError> {
+    /// Some of the heads in a range that is applied, at least one; and where the rest begins.
+    async fn log_heads(&self, range: Range<LogIndex>) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
-        self.shared.group.log().heads(range, stride).await.map_err(|error| damaged(&error))
+        let (log, from) = (self.shared.group.log(), range.start);
+        let heads = log.heads(range, stride).await.map_err(|error| self.unread(&error))?;
+        match heads.last().map(|last| last.index.next()) {
+            Some(next) => Ok((heads, next)),
+            None => Err(self.unread(&ReadError::Missing { group: log.group(), index: from })),
+        }
     }
 
     /// The bodies of `heads`, one after the other, each with its base offset and leader epoch.
-    async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
+    pub(super) async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
         if heads.is_empty() {
             return Ok(Bytes::new());
         }
-        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| damaged(&error))?;
+        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| self.unread(&error))?;
         let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());
         for (head, body) in heads.iter().zip(&bodies) {
             let start = batches.len();
@@ -311,8 +329,8 @@ impl Replica {
         };
         let Some(Range { start: mut from, end }) = range else { return Ok(None) };
         while from < end {
-            let heads = self.log_heads(from..end).await?;
-            from = last_of(&heads, from)?.index.next();
+            let (heads, next) = self.log_heads(from..end).await?;
+            from = next;
             let late_enough = |head: &Head| {
                 head.kind == Kind::Batch
                     && head.max_timestamp >= at
@@ -427,20 +445,6 @@ impl Unled {
 /// The offset after a batch.
 fn ends(head: &Head) -> Offset {
     head.base_offset.plus(head.records)
-}
-
-fn last_of(heads: &[Head], from: LogIndex) -> Result<&Head, FetchError> {
-    let ends = || FetchError::Damaged(format!("the log ends before entry {from}, which is applied"));
-    heads.last().ok_or_else(ends)
-}
-
-fn damaged(error: &ReadError) -> FetchError {
-    match error {
-        ReadError::Failed(_) => FetchError::Stopping,
-        ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
-            FetchError::Damaged(error.to_string())
-        }
-    }
 }
 
 /// The first record of a batch at or after a time.

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use quorate_proto::batch::{BatchBuilder, BatchError, Compression, ProducerStamp, split};
 use quorate_proto::env::Moment;
 use quorate_proto::ids::{
-    GroupId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp,
+    GroupId, LeaderEpoch, LogIndex, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp,
 };
 
 use super::dedup::Claim;
@@ -345,4 +345,21 @@ async fn before_the_sync_there_is_no_ack_and_nothing_to_read() {
     assert_eq!(again.await.map(|produced| produced.base_offset), Ok(Offset(1)));
     assert_eq!(partition.produce(idempotent(2, 1)).await, Ok(2));
     assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+}
+
+/// The replica was asked before it was stopped, and reads when its log is gone.
+#[tokio::test]
+async fn a_read_that_races_with_the_topics_deletion_finds_no_damage() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    partition.produce(plain(1)).await.unwrap();
+    let Partition { alone, replica, batcher } = partition;
+    let all = LogIndex(0)..LogIndex(3);
+    let (heads, _) = replica.heads(all.clone(), Offset(0), 1_000).await.unwrap();
+    assert_eq!(heads.len(), 1);
+    replica.close();
+    alone.raft.stop_group(GROUP).await;
+    batcher.stop().await;
+    alone.store.remove_group(GROUP).await.unwrap();
+    assert_eq!(replica.heads(all, Offset(0), 1_000).await, Err(FetchError::Stopping));
+    assert_eq!(replica.read(&heads).await, Err(FetchError::Stopping));
 }
