@@ -37,9 +37,10 @@ pub(super) enum Judgement {
     Accept,
     /// One of the last five batches, again.
     Duplicate { base_offset: Offset, stamp: Timestamp },
-    /// Lies behind, and is none of the last five.
+    /// Lies behind, and is none of the last five: perhaps written, all of it or a part.
     DuplicateSequence,
-    /// Something between the last batch and this one is missing.
+    /// It does not follow, and is surely not written: something between the last batch and this one is missing, or it
+    /// lies before the first one that this producer wrote here.
     OutOfOrder,
     /// A newer instance of the producer has written.
     InvalidEpoch { current: ProducerEpoch },
@@ -87,7 +88,20 @@ impl Producer {
         if let Some(past) = self.past.iter().flatten().find(same) {
             return Judgement::Duplicate { base_offset: past.base_offset, stamp: past.stamp };
         }
-        if is_ahead(claim.sequence, expected) { Judgement::OutOfOrder } else { Judgement::DuplicateSequence }
+        if is_ahead(claim.sequence, expected) || self.precedes_all(claim) {
+            return Judgement::OutOfOrder;
+        }
+        Judgement::DuplicateSequence
+    }
+
+    /// Whether the claim ends before the first batch that the producer ever wrote here in this epoch; known only
+    /// while all of them are remembered. What they hold is without gaps, so nothing of the claim is written.
+    fn precedes_all(&self, claim: Claim) -> bool {
+        let full = self.past.iter().all(Option::is_some);
+        let oldest = self.past.iter().flatten().last();
+        oldest.filter(|_| !full).is_some_and(|oldest| {
+            is_ahead(oldest.first, claim.sequence) && is_ahead(oldest.first, claim.last())
+        })
     }
 
     fn record(&mut self, claim: Claim, past: Past) {
@@ -164,7 +178,7 @@ impl Firsts {
         if self.0.get(&claim.producer).is_some_and(earlier) {
             return;
         }
-        if self.0.len() == Self::REMEMBERED {
+        if self.0.len() == Self::REMEMBERED && !self.0.contains_key(&claim.producer) {
             self.0.pop_first();
         }
         self.0.insert(claim.producer, (claim.epoch, claim.sequence));
@@ -280,13 +294,40 @@ mod tests {
         check(
             "3 90 10
              3 100 1
+             3 89 1
+             3 89 2
+             3 101 1
+             3 102 1
+             3 89 1
+             3 103 1
              3 89 1",
             expect![[r"
                 3 90 10 -> at 0
                 3 100 1 -> at 10
+                3 89 1 -> OutOfOrder
+                3 89 2 -> DuplicateSequence
+                3 101 1 -> at 11
+                3 102 1 -> at 12
+                3 89 1 -> OutOfOrder
+                3 103 1 -> at 13
                 3 89 1 -> DuplicateSequence
             "]],
         );
+    }
+
+    #[test]
+    fn a_refused_first_that_is_replaced_evicts_nobody() {
+        let of = |producer, sequence| Claim { producer: ProducerId(producer), ..claim(0, sequence, 1) };
+        let mut firsts = Firsts::default();
+        let all = i64::try_from(Firsts::REMEMBERED).unwrap();
+        for producer in 0..all {
+            firsts.refused(of(producer, 5));
+        }
+        firsts.refused(of(all - 1, 4));
+        assert!(firsts.await_an_earlier(of(all - 1, 5)), "the earlier of two counts");
+        assert!(firsts.await_an_earlier(of(0, 6)), "and no other one is forgotten for it");
+        firsts.refused(of(all, 5));
+        assert!(!firsts.await_an_earlier(of(0, 6)), "one more is one too many");
     }
 
     #[test]
@@ -321,7 +362,7 @@ mod tests {
                 0 2147483645 5 -> at 0
                 0 2 1 -> at 5
                 0 2147483645 5 -> Duplicate { base_offset: Offset(0), stamp: Timestamp(0) }
-                0 2147483640 5 -> DuplicateSequence
+                0 2147483640 5 -> OutOfOrder
                 0 4 1 -> OutOfOrder
             "]],
         );
@@ -349,15 +390,17 @@ mod tests {
             let mut written: Vec<(i64, u32)> = Vec::new();
             let mut expected = start;
             for (shift, records) in tries {
-                let sequence = (expected + shift).max(start);
+                let sequence = expected + shift;
                 let claim = claim(0, wire(sequence), records);
                 let recent = written.len().saturating_sub(REMEMBERED);
+                let before_all = written.len() < REMEMBERED
+                    && written.first().is_some_and(|first| sequence + i64::from(records) <= first.0);
                 let model = if written.is_empty() || sequence == expected {
                     Judgement::Accept
                 } else if let Some(at) = written[recent..].iter().position(|w| *w == (sequence, records)) {
                     let base = written[..recent + at].iter().map(|(_, records)| u64::from(*records)).sum();
                     Judgement::Duplicate { base_offset: Offset(base), stamp: Timestamp(base.cast_signed()) }
-                } else if sequence > expected {
+                } else if sequence > expected || before_all {
                     Judgement::OutOfOrder
                 } else {
                     Judgement::DuplicateSequence

@@ -72,10 +72,10 @@ pub enum ProduceError {
     /// The batch claims to have been stamped by a leader.
     #[error("a producer must not set the timestamp type LogAppendTime")]
     TimestampType,
-    /// Written already, longer ago than the last five batches.
+    /// All or a part of it was perhaps written before, longer ago than the last five batches.
     #[error("the batch was written before, and its offset is not remembered")]
     DuplicateSequence,
-    /// A batch between the last one and this one is missing.
+    /// A batch between the last one and this one is missing, or it lies before the producer's first one.
     #[error("the batch does not follow the producer's last one")]
     OutOfOrder,
     /// A newer instance of the producer has written.
