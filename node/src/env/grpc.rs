@@ -36,7 +36,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Largest HTTP/2 frame: fewer of them, less work each.
 pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;
-/// How often a quiet connection is asked whether it lives, and how long it may take to say so.
+/// How often a connection is asked whether it lives, and how long the urgent lane's may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Requests of one lane that are being answered; more wait in the connection.
 const IN_FLIGHT: Bound = Bound { requests_max: 8_192, bytes_max: 64 << 20 };

@@ -239,6 +239,15 @@ impl Stream for Frames {
     }
 }
 
+/// How long a connection may leave a question unanswered. Without one, packets that are dropped without a word would be
+/// waited for as long as TCP sends them again: many minutes. The bulk lane's question waits behind megabytes.
+fn patience(lane: Lane) -> Duration {
+    match lane {
+        Lane::Urgent => KEEP_ALIVE,
+        Lane::Bulk => 3 * KEEP_ALIVE,
+    }
+}
+
 /// Connects, reads answers, connects again.
 struct Runner {
     env: Env,
@@ -312,18 +321,15 @@ impl Runner {
     }
 
     async fn open(&self) -> Result<Streaming<PeerReplyFrame>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut endpoint = Endpoint::from_shared(format!("http://{}", self.shared.address))?
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.shared.address))?
             .connect_timeout(CONNECT_TIME_MAX)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(HTTP2_FRAME_BYTES);
-        if self.lane == Lane::Urgent {
-            endpoint = endpoint
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .keep_alive_while_idle(true);
-        }
+            .max_frame_size(HTTP2_FRAME_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(patience(self.lane))
+            .keep_alive_while_idle(true);
         let channel = endpoint.connect().await?;
         let frames = Frames {
             shared: self.shared.clone(),

@@ -124,6 +124,34 @@ async fn a_link_says_refused_and_lost_and_comes_back() {
     assert_eq!(pair.events().last(), Some(&LinkEvent::Up));
 }
 
+/// Packets that are dropped without a word: nobody resets the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_lane_gives_up_a_connection_that_fell_silent() {
+    let pair = pair().await;
+    let _listening = pair.listen().await;
+    let wire = bind("127.0.0.1:0").await.unwrap();
+    let between = wire.local_addr().unwrap().to_string();
+    let (silence, mut silent) = watch::channel(false);
+    let address = pair.address.clone();
+    let _carrying = os().spawn("wire", async move {
+        let (mut near, _) = wire.accept().await.unwrap();
+        let mut far = TcpStream::connect(address).await.unwrap();
+        tokio::select! {
+            biased;
+            _ = silent.wait_for(|silent| *silent) => {}
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+        }
+        // Both sides stay open.
+        std::future::pending().await
+    });
+    let sender = Arc::new(|| Sender { node: 1, ..Sender::default() });
+    let link = pair.transport.connect(NodeId(2), &between, Lane::Bulk, sender, Arc::new(|_, _| {}));
+    link.call(request(1, 1)).await.unwrap();
+    silence.send_replace(true);
+    let lost = os().timeout(Duration::from_secs(30), link.call(request(2, 1))).await;
+    assert_eq!(lost, Ok(Err(PeerError::Lost(between))));
+}
+
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let taken = bind("127.0.0.1:0").await.unwrap();
