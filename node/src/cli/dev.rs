@@ -69,7 +69,7 @@ pub(crate) struct DevArgs {
     #[arg(long)]
     no_restart: bool,
     /// What the nodes log, in the style of RUST_LOG.
-    #[arg(long, default_value = "info,openraft=warn", value_name = "FILTER")]
+    #[arg(long, default_value = "info", value_name = "FILTER")]
     log: String,
 }
 

@@ -79,7 +79,7 @@ pub(crate) struct NodeArgs {
     /// text or json.
     #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What is logged, in the style of RUST_LOG [default: info,openraft=warn]
+    /// What is logged, in the style of RUST_LOG [default: info]
     #[arg(long, env = "QUORATE_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// End when standard input does: whoever started us has died.
@@ -275,7 +275,7 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
         node,
         open,
         log_format,
-        log: args.log.or(file.log).unwrap_or_else(|| "info,openraft=warn".to_owned()),
+        log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
     })
 }
 
