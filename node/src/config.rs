@@ -72,6 +72,10 @@ pub struct ApiConfig {
     pub stream_requests_max: usize,
     /// Bytes of one stream's requests that are being answered; more wait in the connection.
     pub stream_bytes_max: usize,
+    /// Bytes of records that are read ahead for one stream's reader; its other fetches wait. Too few, and a fast
+    /// reader of many partitions waits for the disk; a reader that takes nothing holds as much memory. An answer
+    /// that is larger goes alone.
+    pub stream_answer_bytes_max: u32,
     /// Longest time until a change of topics is answered, in ms, when the request asks for none. Shorter than a
     /// failover takes, and creating a topic fails whenever a node dies.
     pub admin_timeout_ms: u32,
@@ -84,6 +88,7 @@ impl Default for ApiConfig {
         Self {
             stream_requests_max: 1_024,
             stream_bytes_max: 32 << 20,
+            stream_answer_bytes_max: 32 << 20,
             admin_timeout_ms: 10_000,
             admin_timeout_ms_max: 60_000,
         }
@@ -98,6 +103,9 @@ impl ApiConfig {
     pub fn validate(&self) -> Result<(), String> {
         if self.stream_requests_max == 0 || self.stream_bytes_max == 0 {
             return Err("api.stream_requests_max and api.stream_bytes_max must be at least 1".to_owned());
+        }
+        if self.stream_answer_bytes_max == 0 {
+            return Err("api.stream_answer_bytes_max must be at least 1".to_owned());
         }
         if self.admin_timeout_ms == 0 || self.admin_timeout_ms > self.admin_timeout_ms_max {
             return Err("api.admin_timeout_ms must be 1 to api.admin_timeout_ms_max".to_owned());

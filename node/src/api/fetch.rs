@@ -9,18 +9,22 @@ use quorate_proto::v1::{FetchRequest, FetchResponse};
 
 use super::status::{self, Status};
 use super::{Api, epoch};
-use crate::partition::{Fetch, FetchError};
+use crate::partition::{AnswerHold, AnswerRoom, Fetch, FetchError};
 
-/// Reads batches; waits for them as the request says.
-pub(super) async fn fetch(api: &Api, request: FetchRequest) -> FetchResponse {
+/// Reads batches; waits for them as the request says, and for room if it is bounded.
+pub(super) async fn fetch(
+    api: &Api,
+    request: FetchRequest,
+    room: Option<&AnswerRoom>,
+) -> (FetchResponse, Option<AnswerHold>) {
     let correlation = request.correlation;
-    match read(api, request).await {
-        Ok(response) => FetchResponse { correlation, ..response },
+    match read(api, request, room).await {
+        Ok((response, hold)) => (FetchResponse { correlation, ..response }, hold),
         Err(status) => {
             metrics::counter!("quorate_fetch_errors_total", "error" => status.code.as_str_name())
                 .increment(1);
             let (leader, leader_epoch) = status.leader_on_wire();
-            FetchResponse {
+            let response = FetchResponse {
                 correlation,
                 error: status.code.into(),
                 message: status.message,
@@ -29,12 +33,17 @@ pub(super) async fn fetch(api: &Api, request: FetchRequest) -> FetchResponse {
                 log_start_offset: -1,
                 leader,
                 leader_epoch,
-            }
+            };
+            (response, None)
         }
     }
 }
 
-async fn read(api: &Api, request: FetchRequest) -> Result<FetchResponse, Status> {
+async fn read(
+    api: &Api,
+    request: FetchRequest,
+    room: Option<&AnswerRoom>,
+) -> Result<(FetchResponse, Option<AnswerHold>), Status> {
     let replica = api.replica(&request.topic_id, request.partition)?;
     let offset = u64::try_from(request.offset).map_err(|_| status::invalid("offset must be 0 or more"))?;
     let asked = Fetch {
@@ -44,11 +53,11 @@ async fn read(api: &Api, request: FetchRequest) -> Result<FetchResponse, Status>
         bytes_min: request.bytes_min,
         wait: Duration::from_millis(request.wait_ms.into()),
     };
-    match replica.fetch(asked).await {
-        Ok(fetched) => {
+    match replica.fetch_within(asked, room).await {
+        Ok((fetched, hold)) => {
             let bytes = u64::try_from(fetched.batches.len()).unwrap_or(u64::MAX);
             metrics::counter!("quorate_fetch_bytes_total").increment(bytes);
-            Ok(FetchResponse {
+            let response = FetchResponse {
                 correlation: 0,
                 error: ErrorCode::None.into(),
                 message: String::new(),
@@ -57,12 +66,13 @@ async fn read(api: &Api, request: FetchRequest) -> Result<FetchResponse, Status>
                 log_start_offset: fetched.log_start.to_wire(),
                 leader: 0,
                 leader_epoch: fetched.epoch.0,
-            })
+            };
+            Ok((response, hold))
         }
         // The reader needs the bounds to find its place again.
         Err(error @ FetchError::OffsetOutOfRange { log_start, high_watermark, .. }) => {
             let status = status::fetch(&error);
-            Ok(FetchResponse {
+            let response = FetchResponse {
                 correlation: 0,
                 error: status.code.into(),
                 message: status.message,
@@ -71,7 +81,8 @@ async fn read(api: &Api, request: FetchRequest) -> Result<FetchResponse, Status>
                 log_start_offset: log_start.to_wire(),
                 leader: 0,
                 leader_epoch: -1,
-            })
+            };
+            Ok((response, None))
         }
         Err(error) => Err(status::fetch(&error)),
     }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use prost::Message;
 use quorate_proto::call::{Call, Reply, Serve};
 use quorate_proto::v1::admin_service_server::{AdminService, AdminServiceServer};
@@ -17,8 +18,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::{Api, fetch};
 use crate::config::ApiConfig;
 use crate::env::grpc::{self, Admitted, Answers, Bound, MESSAGE_BYTES_MAX};
+use crate::partition::AnswerRoom;
 
 /// Serves clients on `listener` until `stopped` is true or its sender gone, and then until their connections have
 /// ended. `ready` is what the health service says.
@@ -27,13 +30,14 @@ use crate::env::grpc::{self, Admitted, Answers, Bound, MESSAGE_BYTES_MAX};
 /// The listener broke.
 pub async fn serve(
     listener: TcpListener,
-    api: Arc<dyn Serve>,
+    api: Arc<Api>,
     config: &ApiConfig,
     mut ready: watch::Receiver<bool>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let bound = Bound { requests_max: config.stream_requests_max, bytes_max: config.stream_bytes_max };
-    let services = Services { api, bound, stopped: stopped.clone() };
+    let answer_bytes_max = config.stream_answer_bytes_max;
+    let services = Services { api, bound, answer_bytes_max, stopped: stopped.clone() };
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -88,8 +92,9 @@ async fn stop(mut stopped: watch::Receiver<bool>) {
 
 #[derive(Clone)]
 struct Services {
-    api: Arc<dyn Serve>,
+    api: Arc<Api>,
     bound: Bound,
+    answer_bytes_max: u32,
     stopped: watch::Receiver<bool>,
 }
 
@@ -102,12 +107,20 @@ impl Services {
         open: impl Fn(Reply) -> Option<O> + Send + 'static,
     ) -> BoxStream<'static, Result<O, Status>> {
         let api = self.api.clone();
+        let answers = self.answers(requests, move |request| api.serve(call(request)));
+        answers.map(move |reply| open(reply).ok_or_else(mixed_up)).boxed()
+    }
+
+    fn answers<I: Message + 'static, O>(
+        &self,
+        requests: Streaming<I>,
+        answer: impl Fn(I) -> BoxFuture<'static, O> + Send + 'static,
+    ) -> Answers<I, O> {
         let admit = move |request: I| {
             let bytes = request.encoded_len();
-            VecDeque::from([Admitted { answer: api.serve(call(request)), bytes }])
+            VecDeque::from([Admitted { answer: answer(request), bytes }])
         };
-        let answers = Answers::new(requests, admit, self.bound, stop(self.stopped.clone()));
-        answers.map(move |reply| open(reply).ok_or_else(mixed_up)).boxed()
+        Answers::new(requests, admit, self.bound, stop(self.stopped.clone()))
     }
 
     async fn single<O>(&self, call: Call, open: impl Fn(Reply) -> Option<O>) -> Result<Response<O>, Status> {
@@ -153,7 +166,17 @@ impl FetchService for Services {
         &self,
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        Ok(Response::new(self.pipeline(request.into_inner(), Call::Fetch, only!(Fetch))))
+        let (api, room) = (self.api.clone(), AnswerRoom::new(self.answer_bytes_max));
+        let answers = self.answers(request.into_inner(), move |request| {
+            let (api, room) = (api.clone(), room.clone());
+            async move { fetch::fetch(&api, request, Some(&room)).await }.boxed()
+        });
+        let sent = answers.map(|(response, hold)| {
+            // Asked for by the wire, which takes one answer at a time.
+            drop(hold);
+            Ok(response)
+        });
+        Ok(Response::new(sent.boxed()))
     }
 
     async fn list_offset(

@@ -103,7 +103,9 @@ impl Serve for Api {
             // Admitted before the future is made: the order of calls is the order in the log.
             Call::Produce(request) => produce::produce(self, request),
             Call::InitProducer(_) => async move { Reply::InitProducer(produce::init(&api).await) }.boxed(),
-            Call::Fetch(request) => async move { Reply::Fetch(fetch::fetch(&api, request).await) }.boxed(),
+            Call::Fetch(request) => {
+                async move { Reply::Fetch(fetch::fetch(&api, request, None).await.0) }.boxed()
+            }
             Call::ListOffset(request) => {
                 async move { Reply::ListOffset(offsets::list(&api, request).await) }.boxed()
             }

@@ -12,6 +12,7 @@ mod epochs;
 mod index;
 mod machine;
 mod manager;
+mod outgoing;
 mod replica;
 mod state;
 mod tail;
@@ -20,6 +21,7 @@ mod watermark;
 
 pub use config::PartitionConfig;
 pub use manager::PartitionManager;
+pub use outgoing::{AnswerHold, AnswerRoom};
 pub use replica::Replica;
 pub use types::{
     EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,

@@ -21,6 +21,7 @@ use super::dedup::Firsts;
 use super::door::{self, Progress, Room};
 use super::index::STRIDE;
 use super::machine::{Machine, SharedState};
+use super::outgoing::{AnswerHold, AnswerRoom};
 use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
 use super::watermark::Watermark;
 use crate::env::{Env, Task};
@@ -180,12 +181,26 @@ impl Replica {
     /// # Errors
     /// See [`FetchError`].
     pub async fn fetch(&self, request: Fetch) -> Result<Fetched, FetchError> {
+        Ok(self.fetch_within(request, None).await?.0)
+    }
+
+    /// [`Replica::fetch`] for a reader with bounded room: waits for room once it is known what is to be read, and
+    /// never while it waits for records. The answer has its room until what is returned with it is dropped.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch_within(
+        &self,
+        request: Fetch,
+        room: Option<&AnswerRoom>,
+    ) -> Result<(Fetched, Option<AnswerHold>), FetchError> {
         let shared = &*self.shared;
         let config = &shared.around.config;
         let wait = request.wait.min(Duration::from_millis(config.fetch_wait_ms_max));
         let deadline = shared.around.env.now() + wait;
-        let bytes_max = u64::from(request.bytes_max.min(config.fetch_bytes_max));
-        let bytes_min = u64::from(request.bytes_min).min(bytes_max);
+        let mut bytes_max = u64::from(request.bytes_max.min(config.fetch_bytes_max));
+        let mut bytes_min = u64::from(request.bytes_min).min(bytes_max);
+        let mut hold = None;
         loop {
             let term = self.leading(request.epoch).map_err(Unled::fetch)?;
             let (range, high_watermark, log_start, applied_bytes) = {
@@ -209,8 +224,18 @@ impl Replica {
             let found: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
             let late = shared.around.env.now() >= deadline;
             if full || found >= bytes_min || late {
+                if let (Some(room), None) = (room, &hold) {
+                    hold = room.try_take(found);
+                    if hold.is_none() {
+                        // Of many small batches the heads alone are as large: they are looked up again.
+                        drop(heads);
+                        hold = Some(room.take(found).await);
+                        (bytes_max, bytes_min) = (found, bytes_min.min(found));
+                        continue;
+                    }
+                }
                 let batches = self.read(&heads).await?;
-                return Ok(Fetched { batches, high_watermark, log_start, epoch: term.epoch() });
+                return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
             let more = applied_bytes + (bytes_min - found);
             let mut waiting = shared.watermark.wait(more).map_err(|_| FetchError::Overloaded)?;

@@ -363,3 +363,45 @@ async fn a_read_that_races_with_the_topics_deletion_finds_no_damage() {
     assert_eq!(replica.heads(all, Offset(0), 1_000).await, Err(FetchError::Stopping));
     assert_eq!(replica.read(&heads).await, Err(FetchError::Stopping));
 }
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_bounded_in_bytes() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    for _ in 0..4 {
+        partition.produce(plain(1)).await.unwrap();
+    }
+    let bytes = u32::try_from(plain(1).len()).unwrap();
+    let room = AnswerRoom::new(2 * bytes + 1);
+    let fetch = |offset, batches: u32, wait| {
+        let (replica, room) = (partition.replica.clone(), room.clone());
+        let (bytes_max, bytes_min) = (batches * bytes, 1);
+        let request = Fetch { epoch: None, offset: Offset(offset), bytes_max, bytes_min, wait };
+        async move {
+            let (fetched, hold) = replica.fetch_within(request, Some(&room)).await?;
+            Ok::<_, FetchError>((split(fetched.batches).count(), hold))
+        }
+        .boxed()
+    };
+    let mut waits_for_records = fetch(4, 1, LONG);
+    assert!((&mut waits_for_records).now_or_never().is_none());
+    let (count, first) = fetch(0, 1, LONG).await.unwrap();
+    assert_eq!(count, 1);
+    let (count, second) = fetch(1, 1, LONG).await.unwrap();
+    assert_eq!(count, 1, "whoever waits for records takes no room");
+    let mut third = fetch(2, 2, LONG);
+    assert!((&mut third).now_or_never().is_none());
+    drop(first);
+    assert!((&mut third).now_or_never().is_none());
+    let mut large = fetch(0, 4, LONG);
+    assert!((&mut large).now_or_never().is_none());
+    drop(second);
+    let (count, third) = third.await.unwrap();
+    assert_eq!(count, 2);
+    assert!((&mut large).now_or_never().is_none());
+    drop(third);
+    let (count, large) = large.await.unwrap();
+    assert_eq!(count, 4, "more than there is room for goes alone");
+    partition.produce(plain(1)).await.unwrap();
+    drop(large);
+    assert_eq!(waits_for_records.await.unwrap().0, 1);
+}
