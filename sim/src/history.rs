@@ -1,6 +1,6 @@
 //! What the clients asked and what they were told: the evidence that the checks judge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -155,6 +155,15 @@ impl Evidence {
             }
         }
         outcomes
+    }
+
+    /// How many topics and how many partitions a record was acknowledged in.
+    pub fn breadth(&self) -> (u64, u64) {
+        let acked = self.sent.values().filter(|sent| matches!(sent.outcome, Outcome::Acked(_)));
+        let places = acked.map(|sent| &sent.place).collect::<BTreeSet<_>>();
+        let topics = places.iter().map(|place| &place.topic).collect::<BTreeSet<_>>();
+        let count = |length| u64::try_from(length).unwrap_or(u64::MAX);
+        (count(topics.len()), count(places.len()))
     }
 }
 

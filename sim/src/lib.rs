@@ -6,12 +6,15 @@ compile_error!(
 );
 
 pub mod check;
+pub mod classes;
 pub mod cluster;
 pub mod dice;
 pub mod env;
+pub mod explain;
 pub mod history;
 pub mod marks;
 pub mod nemesis;
+pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod sweep;

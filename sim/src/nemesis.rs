@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::NodeId;
 
+use crate::classes::{Class, Classes};
 use crate::cluster::{Cluster, Crash};
 use crate::dice::Dice;
 use crate::env::clock;
@@ -35,9 +36,19 @@ enum Kind {
     FailSync,
 }
 
+impl Kind {
+    fn class(self) -> Class {
+        match self {
+            Self::CrashOne | Self::CrashAll => Class::Crash,
+            Self::CutLink | Self::Isolate => Class::Network,
+            Self::FailSync => Class::Disk,
+        }
+    }
+}
+
 impl Plan {
-    /// Draws one. A few runs are calm.
-    pub fn draw(dice: &mut Dice) -> Self {
+    /// Draws one, of the classes in `only`. A few runs are calm.
+    pub fn draw(dice: &mut Dice, only: Classes) -> Self {
         let kinds = [
             (Kind::CrashOne, 10),
             (Kind::CrashAll, 3),
@@ -49,6 +60,8 @@ impl Plan {
         if weights.is_empty() {
             weights.push((Kind::CrashOne, 1));
         }
+        // What is left out changes nothing of what else is drawn.
+        weights.retain(|(kind, _)| only.contains(kind.class()));
         Self {
             pause_max: dice.time(Duration::from_millis(500), Duration::from_secs(4)),
             fault_max: dice.time(Duration::from_millis(500), Duration::from_secs(4)),
@@ -122,10 +135,11 @@ impl Nemesis {
     }
 
     async fn strike(&mut self, cluster: &mut Cluster, mends: &mut Vec<(Duration, Mend)>) {
+        let Some(kind) = self.draw_kind() else { return };
         let nodes = cluster.nodes();
         let node = nodes[self.dice.place(nodes.len())];
         let until = clock::now() + self.time();
-        match self.draw_kind() {
+        match kind {
             Kind::CrashOne => {
                 let how = self.draw_crash();
                 if cluster.crash(node, how, &mut self.dice).await {
@@ -198,16 +212,16 @@ impl Nemesis {
         }
     }
 
-    fn draw_kind(&mut self) -> Kind {
+    fn draw_kind(&mut self) -> Option<Kind> {
         let sum = self.plan.weights.iter().map(|(_, weight)| weight).sum();
         let mut at = self.dice.below(sum);
         for (kind, weight) in &self.plan.weights {
             if at < *weight {
-                return *kind;
+                return Some(*kind);
             }
             at -= weight;
         }
-        Kind::CrashOne
+        None
     }
 
     fn another(&mut self, nodes: &[NodeId], than: NodeId) -> NodeId {

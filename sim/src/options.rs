@@ -1,13 +1,20 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use quorate_sim::classes::{Class, Classes, no_such};
+use quorate_sim::run::Options;
 use quorate_sim::scenario::ALL;
+use quorate_sim::sweep::{Plan, Until};
+use quorate_sim::trace::Show;
 
-/// Real nodes on a simulated clock, disk and network, from one seed.
+/// Real nodes on a simulated clock, disk and network: everything that happens is drawn from one seed, so that what
+/// went wrong once goes wrong again.
 ///
-/// Exit status: 0 clean, 1 a promise was broken, 2 wrong usage, 3 the simulator itself failed.
+/// Exit status: 0 clean; 1 a promise was broken; 2 wrong usage; 3 the simulator itself failed: the same seed gave two
+/// traces, it panicked, or more than one run in fifty was vacuous, with too little in it to say anything.
 #[derive(Debug, Parser)]
 #[command(name = "quorate-sim", version)]
 pub(crate) struct Cli {
@@ -23,10 +30,14 @@ pub(crate) enum Command {
     ///
     /// Example: quorate-sim run --seed 7 -v
     Run(Run),
-    /// Runs many seeds, and says which broke a promise.
+    /// Runs many seeds, and says which of them broke a promise.
     ///
     /// Example: quorate-sim sweep --from 0 --count 1000 --jobs 2
     Sweep(Sweep),
+    /// Runs many seeds, and says which interesting points they reached, and which none did.
+    ///
+    /// Example: quorate-sim marks --for 10m
+    Marks(Sweep),
 }
 
 /// One run.
@@ -35,9 +46,8 @@ pub(crate) struct Run {
     /// Everything in the run is drawn from it.
     #[arg(long, value_name = "N")]
     pub(crate) seed: u64,
-    /// Plays a written-out scenario instead of what chance brings.
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(ALL.map(|(name, _)| name)))]
-    pub(crate) scenario: Option<String>,
+    #[command(flatten)]
+    pub(crate) world: World,
     /// Shows what happens, in simulated time, on standard error; given twice, every message too.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -49,7 +59,24 @@ pub(crate) struct Run {
     pub(crate) trace_file: Option<PathBuf>,
     /// Runs it twice and prints the first event that differs, if any does.
     #[arg(long)]
-    pub(crate) twice: bool,
+    pub(crate) diff_trace: bool,
+}
+
+/// What a run's world is like.
+#[derive(Debug, Args)]
+pub(crate) struct World {
+    /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client.
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',', conflicts_with = "scenario")]
+    only: Vec<Class>,
+    /// How many nodes there are [default: 3].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9), conflicts_with = "scenario")]
+    nodes: Option<u32>,
+    /// Simulated time in which faults strike, such as 10m or 24h.
+    #[arg(long, value_name = "TIME", value_parser = length, conflicts_with = "scenario")]
+    length: Option<Duration>,
+    /// Plays a written-out scenario instead of what chance brings.
+    #[arg(long, value_name = "NAME", value_parser = scenario)]
+    scenario: Option<&'static str>,
 }
 
 /// Many runs.
@@ -57,19 +84,82 @@ pub(crate) struct Run {
 pub(crate) struct Sweep {
     /// The first seed.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) from: u64,
-    /// How many seeds.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub(crate) count: u64,
+    from: u64,
+    /// How many seeds [default: 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "time")]
+    count: Option<u64>,
+    /// Begins no further run after this real time, such as 10m; instead of a count.
+    #[arg(long = "for", id = "time", value_name = "TIME", value_parser = length)]
+    time: Option<Duration>,
     /// How many run at a time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) jobs: u32,
+    jobs: u32,
+    #[command(flatten)]
+    world: World,
     /// Prints one JSON document and nothing else.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Begins no further run once a promise was broken.
+    /// Begins no further run once something is wrong.
     #[arg(long)]
-    pub(crate) stop_at_first: bool,
+    stop_at_first: bool,
+    /// One seed in so many is run twice, and the traces compared; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    twice_every: u64,
+}
+
+impl Run {
+    /// What the run is to do.
+    pub(crate) fn options(&self) -> Options {
+        let show = match self.verbose {
+            0 => Show::Nothing,
+            1 => Show::Story,
+            _ => Show::Everything,
+        };
+        let keeps = self.trace_file.is_some() || self.diff_trace;
+        let keep = if keeps { Show::Everything } else { Show::Nothing };
+        Options { show, keep, ..self.world.options() }
+    }
+}
+
+impl Sweep {
+    /// What the sweep is to do.
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            from: self.from,
+            until: self.time.map_or(Until::Count(self.count.unwrap_or(100)), Until::Elapsed),
+            jobs: self.jobs,
+            stop_at_first: self.stop_at_first,
+            twice_every: self.twice_every,
+            options: self.world.options(),
+        }
+    }
+}
+
+impl World {
+    fn options(&self) -> Options {
+        let only =
+            if self.only.is_empty() { Classes::default() } else { self.only.iter().copied().collect() };
+        Options {
+            only,
+            nodes: self.nodes,
+            length: self.length,
+            scenario: self.scenario,
+            ..Options::default()
+        }
+    }
+}
+
+fn scenario(name: &str) -> Result<&'static str, String> {
+    let names = ALL.map(|(name, _)| name);
+    names.into_iter().find(|known| *known == name).ok_or_else(|| no_such("scenario", name, &names))
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("it must be longer than nothing".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; a time is written like 90s, 10m or 24h")),
+    }
 }
 
 #[cfg(test)]
@@ -78,11 +168,57 @@ mod tests {
 
     use super::*;
 
+    fn parse(words: &str) -> Result<Cli, String> {
+        let words = std::iter::once("quorate-sim").chain(words.split_whitespace());
+        Cli::try_parse_from(words).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-        assert!(Cli::try_parse_from(["quorate-sim", "run", "--seed", "x"]).is_err());
-        assert!(Cli::try_parse_from(["quorate-sim", "sweep", "--jobs", "0"]).is_err());
-        assert!(Cli::try_parse_from(["quorate-sim", "run", "--seed", "7", "-v", "--json"]).is_ok());
+        let Ok(Cli { command: Command::Run(run) }) =
+            parse("run --seed 7 -v --json --only network,crash --nodes 5")
+        else {
+            panic!("a run")
+        };
+        let options = run.options();
+        assert_eq!((options.show, options.nodes, options.keep), (Show::Story, Some(5), Show::Nothing));
+        assert_eq!(options.only.to_string(), "network,crash");
+        let Ok(Cli { command: Command::Sweep(sweep) }) = parse("sweep --for 10m --jobs 1 --stop-at-first")
+        else {
+            panic!("a sweep")
+        };
+        let plan = sweep.plan();
+        assert!(matches!(plan.until, Until::Elapsed(time) if time == Duration::from_secs(600)), "{plan:?}");
+        assert!(plan.stop_at_first && plan.jobs == 1 && plan.twice_every == 50, "{plan:?}");
+        assert!(matches!(parse("marks").unwrap().command, Command::Marks(sweep) if !sweep.json));
+    }
+
+    #[test]
+    fn wrong_usage_is_said_so() {
+        let scenario = ALL[0].0;
+        let cases = [
+            ("run", "--seed"),
+            ("run --seed seven", "invalid digit"),
+            ("run --seed -1", "unexpected argument"),
+            ("run --seed 7 --nodes 0", "0 is not in 1..=9"),
+            ("run --seed 7 --only netwrok", "did you mean network?"),
+            ("run --seed 7 --scenario leader-restor", "did you mean leader-restore?"),
+            (&format!("run --seed 7 --scenario {scenario} --nodes 5"), "cannot be used with"),
+            (&format!("run --seed 7 --scenario {scenario} --only crash"), "cannot be used with"),
+            ("sweep --count 5 --for 10m", "cannot be used with"),
+            ("sweep --count 0", "0 is not in 1.."),
+            ("sweep --for soon", "like 90s, 10m or 24h"),
+            ("sweep --for 0s", "longer than nothing"),
+            ("sweep --jobs 0", "0 is not in 1..=256"),
+            ("swep", "unrecognized subcommand"),
+        ];
+        for (words, expected) in cases {
+            let said = parse(words).expect_err(words);
+            assert!(said.contains(expected), "{words}: {said}");
+        }
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::runtime::{Builder, RngSeed};
 
-use crate::check::Violation;
+use crate::classes::Classes;
 use crate::cluster::{Cluster, Knobs};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::network::{Network, Profile};
 use crate::env::tasks;
-use crate::history::{History, Outcomes};
+use crate::history::History;
 use crate::marks::Marks;
 use crate::nemesis::{Nemesis, Plan};
+use crate::report::Report;
 use crate::trace::{Show, Trace};
 use crate::workload::{Shape, Workload};
 
@@ -28,43 +28,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Options {
     /// What is shown as it happens.
     pub show: Show,
-    /// Whether the trace is kept as text.
-    pub keep_trace: bool,
+    /// Which events are kept as text.
+    pub keep: Show,
     /// How long faults strike; drawn if not given.
-    pub faults_for: Option<Duration>,
+    pub length: Option<Duration>,
+    /// How many nodes there are; three if not given.
+    pub nodes: Option<u32>,
+    /// Which faults may strike.
+    pub only: Classes,
     /// The scenario that is played, if it is one.
     pub scenario: Option<&'static str>,
     /// Changes what was drawn for the nodes.
     pub adjust: Option<fn(&mut Knobs)>,
-}
-
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// Its seed.
-    pub seed: u64,
-    /// The scenario that was played, if it was one.
-    pub scenario: Option<&'static str>,
-    /// All events folded into one number.
-    pub trace_hash: u64,
-    /// How many events there were.
-    pub events: u64,
-    /// What clients were told.
-    pub ops: Outcomes,
-    /// Records that consumers were given.
-    pub reads: u64,
-    /// Faults that struck, by kind.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// What was reached, by mark.
-    pub marks: BTreeMap<&'static str, u64>,
-    /// Promises that were broken.
-    pub violations: Vec<Violation>,
-    /// Simulated time.
-    pub simulated: Duration,
-    /// Real time.
-    pub elapsed: Duration,
-    /// The trace as text, if it was kept.
-    pub trace: Vec<String>,
 }
 
 /// A run's world, with its nodes and clients.
@@ -83,8 +58,8 @@ pub struct Stage {
 pub fn run(seed: u64, options: Options) -> Report {
     on_stage(seed, options, async |stage| {
         let faults_for = stage.dice.time(Duration::from_secs(3), Duration::from_secs(12));
-        let faults_for = options.faults_for.unwrap_or(faults_for);
-        let plan = Plan::draw(&mut stage.dice);
+        let faults_for = options.length.unwrap_or(faults_for);
+        let plan = Plan::draw(&mut stage.dice, options.only);
         stage.workload.begin();
         clock::sleep(WARM_UP).await;
         let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
@@ -96,7 +71,7 @@ pub fn run(seed: u64, options: Options) -> Report {
 /// Sets up a world with running nodes and topics, lets `play` happen in it, and judges what came of it.
 pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage)) -> Report {
     let began = Instant::now();
-    let trace = Trace::new(options.show, options.keep_trace);
+    let trace = Trace::new(options.show, options.keep);
     let history = History::default();
     let marks = Marks::default();
     let runtime = Builder::new_current_thread()
@@ -115,13 +90,17 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     drop(runtime);
     let violations = history.judge(simulated);
     let evidence = history.evidence();
+    let (topics, partitions) = evidence.breadth();
     Report {
         seed,
-        scenario: options.scenario,
+        options,
         trace_hash: trace.hash(),
         events: trace.events(),
         ops: evidence.outcomes(),
+        topics,
+        partitions,
         reads: u64::try_from(evidence.reads.len()).unwrap_or(u64::MAX),
+        calm: false,
         faults,
         marks: marks.counts(),
         violations,
@@ -141,6 +120,7 @@ async fn set(seed: u64, options: Options, trace: &Trace, history: &History, mark
         slow_max: dice.time(Duration::from_millis(20), Duration::from_millis(500)),
     };
     let mut knobs = Knobs::draw(&mut dice);
+    knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
     if let Some(adjust) = options.adjust {
         adjust(&mut knobs);
     }
@@ -172,75 +152,4 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     workload.end().await;
     cluster.end_all().await;
     (stage.faults, simulated)
-}
-
-impl Report {
-    /// The command that repeats the run.
-    pub fn replay(&self) -> String {
-        match self.scenario {
-            Some(scenario) => format!("make sim ARGS=\"run --scenario {scenario} --seed {}\"", self.seed),
-            None => format!("make sim SEED={}", self.seed),
-        }
-    }
-
-    /// Whether so little happened that a clean result says nothing.
-    pub fn is_vacuous(&self) -> bool {
-        self.ops.ok < 50
-    }
-}
-
-/// A report as a document.
-#[derive(Debug, Serialize)]
-pub struct ReportDocument {
-    seed: u64,
-    trace_hash: String,
-    vacuous: bool,
-    ops: Outcomes,
-    reads: u64,
-    faults: BTreeMap<&'static str, u64>,
-    violations: Vec<ViolationDocument>,
-    events: u64,
-    sim_ms: u128,
-    elapsed_ms: u128,
-}
-
-/// A violation as a document.
-#[derive(Debug, Serialize)]
-pub struct ViolationDocument {
-    seed: u64,
-    oracle: &'static str,
-    at_ms: u128,
-    message: String,
-    replay: String,
-}
-
-impl From<&Report> for ReportDocument {
-    fn from(report: &Report) -> Self {
-        Self {
-            seed: report.seed,
-            trace_hash: format!("{:016x}", report.trace_hash),
-            vacuous: report.is_vacuous(),
-            ops: report.ops,
-            reads: report.reads,
-            faults: report.faults.clone(),
-            violations: report.violation_documents(),
-            events: report.events,
-            sim_ms: report.simulated.as_millis(),
-            elapsed_ms: report.elapsed.as_millis(),
-        }
-    }
-}
-
-impl Report {
-    /// Its violations as documents.
-    pub fn violation_documents(&self) -> Vec<ViolationDocument> {
-        let documents = self.violations.iter().map(|violation| ViolationDocument {
-            seed: self.seed,
-            oracle: violation.promise,
-            at_ms: violation.at.as_millis(),
-            message: violation.what.clone(),
-            replay: self.replay(),
-        });
-        documents.collect()
-    }
 }

@@ -83,14 +83,15 @@ struct State {
     fold: Fold,
     events: u64,
     show: Show,
-    kept: Option<Vec<String>>,
+    keep: Show,
+    kept: Vec<String>,
 }
 
 impl Trace {
-    /// A trace that shows events on standard error as they happen, and keeps all of them as text if `keep`.
-    pub fn new(show: Show, keep: bool) -> Self {
-        let kept = keep.then(Vec::new);
-        Self(Arc::new(Mutex::new(State { show, kept, ..State::default() })))
+    /// A trace that shows some events on standard error as they happen, and keeps some as text. If it keeps
+    /// everything, each line ends with the number that all events so far fold into.
+    pub fn new(show: Show, keep: Show) -> Self {
+        Self(Arc::new(Mutex::new(State { show, keep, ..State::default() })))
     }
 
     /// Adds an event, which happened now.
@@ -104,9 +105,12 @@ impl Trace {
         if state.show >= event.least_show() {
             eprintln!("{}", line(at, event));
         }
-        let hash = state.fold.finish();
-        if let Some(kept) = &mut state.kept {
-            kept.push(format!("{} #{hash:016x}", line(at, event)));
+        if state.keep >= event.least_show() {
+            let mut line = line(at, event);
+            if state.keep == Show::Everything {
+                line += &format!(" #{:016x}", state.fold.finish());
+            }
+            state.kept.push(line);
         }
     }
 
@@ -122,7 +126,7 @@ impl Trace {
 
     /// The events as text, if they were kept; none after that.
     pub fn take_lines(&self) -> Vec<String> {
-        self.state().kept.take().unwrap_or_default()
+        std::mem::take(&mut self.state().kept)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -143,6 +147,11 @@ pub fn first_difference<'a>(one: &'a [String], other: &'a [String]) -> Option<(u
         let line = |of: &'a [String]| of.get(at).map_or(end, String::as_str);
         (line(one) != line(other)).then(|| (at, line(one), line(other)))
     })
+}
+
+/// When the event of a line happened.
+pub(crate) fn time_of(line: &str) -> Option<Duration> {
+    line.split_whitespace().next()?.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
 fn line(at: Duration, event: &Event) -> String {
@@ -237,7 +246,7 @@ mod tests {
     fn the_hash_tells_orders_apart_and_the_lines_say_where() {
         let fault = |what: &str| Event::Fault(what.to_owned());
         let run = |whats: &[&str]| {
-            let trace = Trace::new(Show::Nothing, true);
+            let trace = Trace::new(Show::Nothing, Show::Everything);
             whats.iter().for_each(|what| trace.note(&fault(what)));
             (trace.hash(), trace.take_lines())
         };

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use quorate_sim::run::{Options, run};
+use quorate_sim::trace::Show;
 
 /// The hash that a process of its own prints.
 fn hash_elsewhere(seed: u64) -> String {
@@ -25,7 +26,7 @@ fn two_processes_give_the_same_hash() {
 
 #[test]
 fn another_run_on_the_same_thread_changes_nothing() {
-    let keep = Options { keep_trace: true, ..Options::default() };
+    let keep = Options { keep: Show::Everything, ..Options::default() };
     let first = run(3, keep);
     run(4, Options::default());
     let again = run(3, keep);

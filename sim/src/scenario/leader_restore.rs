@@ -14,7 +14,8 @@ use crate::cluster::Crash;
 use crate::env::clock;
 use crate::env::tasks::Host;
 use crate::history::Place;
-use crate::run::{Options, Report, on_stage};
+use crate::report::Report;
+use crate::run::{Options, on_stage};
 
 /// Plays it with a process killed (even seeds) or a machine without power (odd ones). `restore` is openraft's
 /// default, `false` is what our nodes do.

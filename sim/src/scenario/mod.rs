@@ -2,7 +2,8 @@
 
 pub mod leader_restore;
 
-use crate::run::{Options, Report};
+use crate::report::Report;
+use crate::run::{self, Options};
 
 /// Plays a scenario with a seed.
 pub type Play = fn(u64, Options) -> Report;
@@ -12,3 +13,18 @@ pub const ALL: [(&str, Play); 2] = [
     ("leader-restore", |seed, options| leader_restore::play(seed, false, options)),
     ("leader-restore-default", |seed, options| leader_restore::play(seed, true, options)),
 ];
+
+/// Plays the scenario of the options, or what chance brings if there is none.
+///
+/// # Panics
+/// If there is no such scenario.
+pub fn play(seed: u64, options: Options) -> Report {
+    match options.scenario {
+        None => run::run(seed, options),
+        Some(name) => {
+            let found = ALL.iter().find(|(known, _)| *known == name);
+            let (_, play) = found.expect("the scenario was looked up by its name");
+            play(seed, options)
+        }
+    }
+}
