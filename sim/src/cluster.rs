@@ -22,6 +22,7 @@ use crate::env::tasks::{Host, Life};
 use crate::env::transport::SimTransport;
 use crate::history::{History, ReplicaEntry};
 use crate::marks::Marks;
+use crate::observe::Observer;
 use crate::trace::{Event, Trace};
 
 /// How a node dies.
@@ -52,6 +53,8 @@ pub struct Knobs {
     pub leader_restore: bool,
     /// Where nodes and clients meet an unkind world.
     pub points: Points,
+    /// Whether somebody watches: it changes nothing.
+    pub observed: bool,
 }
 
 impl Knobs {
@@ -64,6 +67,7 @@ impl Knobs {
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             volume_bytes_max: 65_536 << dice.below(5),
             recent_bytes_max: 8_192 << dice.below(8),
+            observed: true,
             leader_restore: false,
             points: Points::draw(&mut Dice::new(dice.bits())),
         }
@@ -78,6 +82,7 @@ pub struct Cluster {
     history: History,
     trace: Trace,
     marks: Marks,
+    observer: Observer,
     machines: BTreeMap<NodeId, Machine>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
@@ -105,6 +110,10 @@ impl Cluster {
         marks: Marks,
     ) -> Self {
         let (tell_fall, falls) = mpsc::unbounded_channel();
+        let observer = Observer::new(history.clone(), marks.clone());
+        if knobs.observed {
+            network.watch(Arc::new(observer.clone()));
+        }
         let mut machines = BTreeMap::new();
         for node in (1..=knobs.nodes).map(NodeId) {
             let mut dice = Dice::named(seed, &format!("machine {node}"));
@@ -113,17 +122,21 @@ impl Cluster {
             let disk = SimDisk::new();
             disk.set_pace(knobs.pace, dice);
             let sync_failed = Arc::new(AtomicBool::new(false));
-            let (noting, failed) = (trace.clone(), sync_failed.clone());
+            let (noting, failed, watching) = (trace.clone(), sync_failed.clone(), observer.clone());
             disk.watch(move |event| {
                 if matches!(event, DiskEvent::SyncFailed { .. }) {
                     failed.store(true, Ordering::Relaxed);
                 }
+                watching.disk(node, &event);
                 noting.note(&Event::Disk { node, event });
             });
+            if knobs.observed {
+                observer.machine(node, disk.clone());
+            }
             let running = Arc::default();
             machines.insert(node, Machine { disk, clock, lives: 0, life: None, running, sync_failed });
         }
-        Self { seed, knobs, network, history, trace, marks, machines, falls, tell_fall }
+        Self { seed, knobs, network, history, trace, marks, observer, machines, falls, tell_fall }
     }
 
     /// The ids of all nodes.
@@ -147,6 +160,17 @@ impl Cluster {
     /// If there is no such node.
     pub fn disk(&self, node: NodeId) -> &SimDisk {
         &self.machine(node).disk
+    }
+
+    /// From now on `core` must make progress: all that was broken among them is mended.
+    pub fn healed(&self, core: Vec<NodeId>) {
+        let config = NodeConfig::new(NodeId(1), "").raft;
+        self.observer.healed(core, Duration::from_millis(config.election_timeout_ms_max));
+    }
+
+    /// Who watches the nodes.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
     }
 
     /// What the run has reached.
@@ -222,9 +246,12 @@ impl Cluster {
             running,
             sync_failed: self.machine(node).sync_failed.clone(),
             falls: self.tell_fall.clone(),
+            observer: self.observer.clone(),
         };
         self.note(Event::Node { node, what: format!("starts, life {number}") });
-        life.start("node", Box::pin(running_node.run(env, self.config(node))));
+        let config = self.config(node);
+        self.observer.starts(node, &config.storage);
+        life.start("node", Box::pin(running_node.run(env, config)));
     }
 
     /// Crashes a node; `false` if it was down.
@@ -343,6 +370,7 @@ impl Cluster {
             self.end(node).await;
             self.machine(node).disk.forget_watchers();
         }
+        self.observer.forget();
     }
 
     /// Last entries of each group's replicas.
@@ -417,6 +445,7 @@ impl Cluster {
         let machine = self.machines.get_mut(&node).expect("a node of this cluster");
         if let Some(life) = machine.life.take() {
             life.end();
+            self.observer.ended(node);
             let running = machine.running.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(running);
             life.gone().await;
@@ -455,6 +484,7 @@ struct RunningNode {
     running: Arc<Mutex<Option<Arc<Node>>>>,
     sync_failed: Arc<AtomicBool>,
     falls: mpsc::UnboundedSender<(NodeId, u64)>,
+    observer: Observer,
 }
 
 impl RunningNode {
@@ -467,6 +497,7 @@ impl RunningNode {
             }
         };
         self.note("started");
+        self.observer.opened(self.node, &node, &self.life);
         let _listener = channel::listen(&self.network, &self.life, &grpc_address(self.node), node.api())
             .expect("a free port");
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());

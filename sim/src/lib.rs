@@ -14,6 +14,7 @@ pub mod explain;
 pub mod history;
 pub mod marks;
 pub mod nemesis;
+pub mod observe;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -7,14 +7,18 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use quorate_proto::env::Mark;
 
 /// What only the simulator can see: nemesis, clients and oracles tell of it.
-const SIMULATOR: [&str; 19] = [
+const SIMULATOR: &[&str] = &[
     "all-nodes-down-at-once",
+    "conflicting-suffix-cut",
     "crash-during-recovery",
     "crash-during-recovery-twice",
     "crash-during-roll",
     "crash-with-a-torn-write",
+    "election-lost",
+    "election-won",
     "failed-sync-and-restart",
     "late-commit-of-an-unknown-produce",
+    "leader-deposed-with-unacked-tail",
     "leader-isolated-with-writes-pending",
     "leader-resumed-after-a-pause",
     "message-after-both-ends-restarted",
@@ -31,7 +35,8 @@ const SIMULATOR: [&str; 19] = [
 
 /// All names: the product's own and the simulator's, in order.
 pub static ALL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let mut names = Mark::ALL.iter().map(|mark| mark.name()).chain(SIMULATOR).collect::<Vec<_>>();
+    let mut names =
+        Mark::ALL.iter().map(|mark| mark.name()).chain(SIMULATOR.iter().copied()).collect::<Vec<_>>();
     names.sort_unstable();
     names
 });

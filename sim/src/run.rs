@@ -142,12 +142,14 @@ async fn set(seed: u64, options: Options, trace: &Trace, history: &History, mark
 /// Waits until everything is known, reads everything, and ends.
 async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     let Stage { cluster, workload, .. } = &mut stage;
+    cluster.healed(cluster.nodes());
     cluster.until_ready(PATIENCE).await;
     workload.finish(PATIENCE).await;
     workload.scan(PATIENCE).await;
     // The consumers come to the end too.
     clock::sleep(Duration::from_secs(1)).await;
     cluster.collect_replicas(PATIENCE).await;
+    cluster.observer().quiet();
     let simulated = clock::now();
     workload.end().await;
     cluster.end_all().await;

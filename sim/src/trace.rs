@@ -216,7 +216,7 @@ fn disk_event(event: &DiskEvent) -> String {
 }
 
 /// FNV-1a over 64 bits, word-wise: the same on every machine and in every version of the standard library.
-struct Fold(u64);
+pub(crate) struct Fold(u64);
 
 impl Default for Fold {
     fn default() -> Self {

@@ -34,3 +34,11 @@ fn another_run_on_the_same_thread_changes_nothing() {
     assert_eq!(difference, None);
     assert_eq!(first.trace_hash, again.trace_hash);
 }
+
+#[test]
+fn nobody_notices_that_they_are_watched() {
+    let keep = Options { keep: Show::Everything, ..Options::default() };
+    let watched = run(7, keep);
+    let alone = run(7, Options { adjust: Some(|knobs| knobs.observed = false), ..keep });
+    assert_eq!(quorate_sim::trace::first_difference(&watched.trace, &alone.trace), None);
+}

@@ -1,30 +1,66 @@
 //! The promises, one file each: what was promised, where that stands written, and how it is judged by what was seen of
 //! clients, nodes, wires and disks. A check changes nothing: with it or without it, a run is the same.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a check names what concerns it, and not the rest")]
+
 mod acked;
+mod after_failure;
+mod bounds;
+mod committed;
 mod complaints;
+mod convergence;
 mod dense;
+mod election;
+mod growth;
+mod leader_completeness;
+mod log_matching;
+mod logs;
+mod members;
+mod never_back;
 mod once;
 mod order;
 mod phantom;
+mod platters;
+mod progress;
 mod reads;
+mod recovery;
 mod replicas;
+#[cfg(test)]
+mod sights;
+mod state_machine;
+mod votes;
 
 use std::time::Duration;
 
 use crate::history::{Evidence, Read};
+use crate::observe::Sight;
 
 /// All promises that are judged, one line each.
 fn all() -> Vec<Box<dyn Check>> {
     vec![
         at_end("at once", complaints::check),
+        of_nodes::<election::Election>(),
+        of_nodes::<log_matching::LogMatching>(),
+        of_nodes::<leader_completeness::LeaderCompleteness>(),
+        of_nodes::<state_machine::StateMachine>(),
+        of_nodes::<platters::Platters>(),
+        of_nodes::<committed::Committed>(),
+        of_nodes::<never_back::NeverBack>(),
+        of_nodes::<bounds::Bounds>(),
+        of_nodes::<votes::Votes>(),
+        of_nodes::<members::Members>(),
         at_end("O-11", acked::check),
         at_end("O-12", phantom::check),
         at_end("O-12", order::check),
         at_end("O-13", once::check),
         at_end("O-14", dense::check),
         at_end("O-16", reads::check),
+        of_nodes::<recovery::Recovery>(),
+        of_nodes::<after_failure::AfterFailure>(),
+        of_nodes::<progress::Progress>(),
         at_end("O-28", replicas::check),
+        of_nodes::<convergence::Convergence>(),
+        of_nodes::<growth::Growth>(),
     ]
 }
 
@@ -44,6 +80,8 @@ pub struct Violation {
 pub enum Seen<'a> {
     /// A consumer was given a record.
     Read(&'a Read),
+    /// Something of a node.
+    Node(&'a Sight),
 }
 
 /// Judges one promise.
@@ -113,6 +151,40 @@ impl Panel {
         let mut all = std::mem::take(&mut self.found.0);
         all.sort_by_key(|violation| violation.at);
         all
+    }
+}
+
+/// Judges one promise by what is seen of nodes alone.
+trait Judge: Default + Send + 'static {
+    /// The oracle's id.
+    const ID: &'static str;
+
+    /// Takes note of what is seen at `at`.
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found);
+
+    /// The run is over at `at`.
+    fn end(&mut self, _at: Duration, _found: &mut Found) {}
+}
+
+fn of_nodes<J: Judge>() -> Box<dyn Check> {
+    Box::new(OfNodes(J::default()))
+}
+
+struct OfNodes<J>(J);
+
+impl<J: Judge> Check for OfNodes<J> {
+    fn id(&self) -> &'static str {
+        J::ID
+    }
+
+    fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found) {
+        if let Seen::Node(sight) = seen {
+            self.0.see(at, sight, found);
+        }
+    }
+
+    fn end(&mut self, _evidence: &Evidence, end: Duration, found: &mut Found) {
+        self.0.end(end, found);
     }
 }
 

@@ -301,6 +301,34 @@ impl SimDisk {
         copy
     }
 
+    /// A disk with all that a process would see on this one, and all of it synced.
+    pub fn copy_as_seen(&self) -> Self {
+        let copy = Self::new();
+        {
+            let (state, mut new) = (self.state(), copy.state());
+            new.next_file = state.next_file;
+            new.names.clone_from(&state.names);
+            new.synced_names.clone_from(&state.names);
+            for id in state.names.values() {
+                let seen = state.file(*id).seen.clone();
+                new.files.insert(*id, File { platter: seen.clone(), seen, ..File::default() });
+            }
+        }
+        copy
+    }
+
+    /// How many files the process holds open.
+    pub fn open_files(&self) -> u64 {
+        self.state().files.values().map(|file| u64::from(file.handles)).sum()
+    }
+
+    /// Bytes of all files, as the process sees them.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state();
+        let lengths = state.names.values().map(|id| state.file(*id).seen.len());
+        lengths.map(|length| u64::try_from(length).unwrap_or(u64::MAX)).sum()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

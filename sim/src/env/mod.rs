@@ -16,8 +16,9 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use quorate_node::env::transport::{Lane, LinkWatch};
-use quorate_node::env::{Env, PeerHandler, PeerLink, Task, Transport};
+use quorate_node::env::{Env, PeerHandler, PeerLink, Task, Tasks, Transport};
 use quorate_proto::env::Unprobed;
 use quorate_proto::ids::NodeId;
 use quorate_proto::v1::Sender;
@@ -44,6 +45,30 @@ pub fn alone(disk: &SimDisk, seed: u64) -> Env {
         disk: Arc::new(disk.clone()),
         transport: Arc::new(Nobody),
         pool: Arc::new(InlinePool),
+    }
+}
+
+/// A world in which nothing happens by itself, for a look at a disk: tasks never take a step, and work is done inline.
+pub fn still(disk: &SimDisk) -> Env {
+    Env {
+        base: quorate_proto::env::Env {
+            clock: Arc::new(SimClock::default()),
+            tasks: Arc::new(Idle),
+            entropy: Arc::new(SimEntropy::new(Dice::new(0))),
+            probe: Arc::new(Unprobed),
+        },
+        disk: Arc::new(disk.clone()),
+        transport: Arc::new(Nobody),
+        pool: Arc::new(InlinePool),
+    }
+}
+
+/// Takes tasks and never runs them.
+struct Idle;
+
+impl Tasks for Idle {
+    fn spawn(&self, _name: &'static str, _work: BoxFuture<'static, ()>) -> Task {
+        Task::new(|| (), async {})
     }
 }
 

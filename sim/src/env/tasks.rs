@@ -190,6 +190,11 @@ impl Life {
         (self.0.on_panic)(self.host(), task, said);
     }
 
+    /// How many of its tasks run.
+    pub fn tasks(&self) -> usize {
+        self.state().running.len()
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
         self.state().ended

@@ -1,0 +1,85 @@
+//! O-08, each within the next: what is trimmed, then applied, then committed, then the log (Raft §5.3, §7;
+//! faults-and-oracles O-08).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_node::storage::LogId;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+
+use super::logs::told;
+use super::{Found, Judge};
+use crate::observe::Sight;
+
+const ID: &str = "O-08";
+
+#[derive(Default)]
+pub(super) struct Bounds {
+    /// The index behind the last entry that each partition has made something of.
+    next: BTreeMap<(NodeId, GroupId), LogIndex>,
+}
+
+impl Judge for Bounds {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        match sight {
+            Sight::Applied { node, group, next, .. } => {
+                self.next.insert((*node, *group), *next);
+            }
+            Sight::Opened { node, .. } => self.next.retain(|(of, _), _| of != node),
+            Sight::Removed { node, group, .. } => {
+                self.next.remove(&(*node, *group));
+            }
+            Sight::Replica { node, group, replica } => {
+                let index = |id: Option<LogId>| id.map(|id| id.index);
+                let next = self.next.get(&(*node, *group)).copied().unwrap_or_default();
+                let wrong = if index(replica.purged) > index(replica.applied) && replica.applied.is_some() {
+                    Some(("trimmed", told(replica.purged), "applied", told(replica.applied)))
+                } else if index(replica.applied) > index(replica.committed) {
+                    Some(("applied", told(replica.applied), "committed", told(replica.committed)))
+                } else if next > replica.committed.map_or(LogIndex(0), |committed| committed.index.next()) {
+                    Some(("applied", format!("all before {next}"), "committed", told(replica.committed)))
+                } else if index(replica.committed) > index(replica.last) {
+                    Some(("committed", told(replica.committed), "in its log", told(replica.last)))
+                } else {
+                    None
+                };
+                if let Some((what, is, within, bound)) = wrong {
+                    let what = format!(
+                        "trimmed <= applied <= committed <= last: node {node} has {what} {is} of group {group}, and \
+                         {within} only {bound}"
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    #[test]
+    fn each_inversion_is_seen() {
+        let log = "log 1 from 0: 1 1 1";
+        for replica in [
+            "replica 1 t1 applied 2/1 committed 1/1 last 2/1",
+            "replica 1 t1 applied 2/1 committed 3/1 last 2/1",
+            "replica 1 t1 purged 2/1 applied 1/1 committed 1/1 last 2/1",
+            "applied 1 before 3 gives 7\nreplica 1 t1 applied 1/1 committed 1/1 last 2/1",
+        ] {
+            assert_eq!(broken(&format!("{log}\n{replica}")), ["O-08"], "{replica}");
+        }
+    }
+
+    #[test]
+    fn equal_and_absent_is_legal() {
+        assert!(broken("replica 1 t1").is_empty());
+        let log = "log 1 from 0: 1 1 1\napplied 1 before 3 gives 7";
+        assert!(broken(&format!("{log}\nreplica 1 t1 applied 2/1 committed 2/1 last 2/1")).is_empty());
+        assert!(broken("applied 1 before 3 gives 7\nend 1\nopen 1:\nreplica 1 t1").is_empty());
+    }
+}

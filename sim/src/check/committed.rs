@@ -1,0 +1,113 @@
+//! O-06, committed is for ever: what one node once knew to be committed at an index is what every node knows there, and
+//! no replica that holds it cuts it (Raft §5.4.3; faults-and-oracles O-06).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+
+use super::logs::{ByIndex, Logs};
+use super::{Found, Judge};
+use crate::observe::{Line, Sight};
+
+const ID: &str = "O-06";
+
+#[derive(Default)]
+pub(super) struct Committed {
+    logs: Logs,
+    known: BTreeMap<GroupId, ByIndex<(Line, NodeId)>>,
+    /// How far each replica's commits were looked at.
+    looked: BTreeMap<(NodeId, GroupId), LogIndex>,
+}
+
+impl Judge for Committed {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        match sight {
+            Sight::Log { node, group, from, .. } => self.cut(at, *node, *group, *from, found),
+            Sight::Opened { node, .. } | Sight::DiskLost { node } => {
+                self.looked.retain(|(of, _), _| of != node);
+            }
+            Sight::Removed { node, group, .. } => {
+                self.looked.remove(&(*node, *group));
+            }
+            Sight::Replica { node, group, replica } => {
+                if let Some(committed) = replica.committed {
+                    self.committed(at, *node, *group, committed.index.next(), found);
+                }
+            }
+            _ => {}
+        }
+        self.logs.see(sight);
+    }
+}
+
+impl Committed {
+    fn committed(&mut self, at: Duration, node: NodeId, group: GroupId, end: LogIndex, found: &mut Found) {
+        let looked = self.looked.entry((node, group)).or_default();
+        let known = self.known.entry(group).or_default();
+        for index in (looked.0..end.0).map(LogIndex) {
+            let Some(line) = self.logs.line(node, group, index) else { continue };
+            let (first, by) = known.at(index).get_or_insert((*line, node));
+            let differs = match (first.digest, line.digest) {
+                (Some(one), Some(other)) => one != other,
+                _ => false,
+            };
+            if first.term != line.term || differs {
+                let what = format!(
+                    "what is committed stays: entry {index} of group {group} is committed with term {} as node {by} \
+                     knew, and with term {} as node {node} knows ({:08x?}, {:08x?})",
+                    first.term, line.term, first.digest, line.digest
+                );
+                found.tell(ID, at, what);
+            }
+        }
+        *looked = (*looked).max(end);
+    }
+
+    fn cut(&self, at: Duration, node: NodeId, group: GroupId, from: LogIndex, found: &mut Found) {
+        let (Some(log), Some(known)) = (self.logs.of(node, group), self.known.get(&group)) else { return };
+        let gone = log.from(from).iter().find_map(|line| {
+            let (committed, by) = known.get(line.index)?;
+            (committed.term == line.term).then_some((line, by))
+        });
+        if let Some((line, by)) = gone {
+            let what = format!(
+                "what is committed stays: node {node} cut entry {} of term {} of group {group}, which is committed, \
+                 as node {by} knew",
+                line.index, line.term
+            );
+            found.tell(ID, at, what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    #[test]
+    fn a_committed_entry_that_changes_is_seen() {
+        let first = "log 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        assert_eq!(broken(&format!("{first}\nlog 1 from 1: 2")), ["O-06"], "cut");
+        assert_eq!(
+            broken(&format!("{first}\nlog 2 from 0: 1 2\nreplica 2 t2 committed 1/2 last 1/2")),
+            ["O-06"]
+        );
+    }
+
+    #[test]
+    fn what_is_not_committed_may_be_cut() {
+        let first = "log 1 from 0: 1 1 1\nreplica 1 t1 committed 0/1 last 2/1";
+        assert!(
+            broken(&format!("{first}\nlog 1 from 1: 2 2\nreplica 1 t2 committed 2/2 last 2/2")).is_empty()
+        );
+        assert!(
+            broken(&format!(
+                "{first}\nlog 2 from 0: 1 2\nreplica 2 t2 committed 1/2 last 1/2\nlog 1 from 1: 2"
+            ))
+            .is_empty()
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! O-28, replicas converge: once all is mended and nobody writes, every replica of a group has the same log on its
+//! platters and came to the same state, and all nodes have the same metadata (faults-and-oracles O-28). Judged by
+//! platters, read back whole, and by what processes made of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_node::metadata::Metadata;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+
+use super::{Found, Judge};
+use crate::observe::{Line, Sight};
+
+const ID: &str = "O-28";
+
+#[derive(Default)]
+pub(super) struct Convergence {
+    logs: BTreeMap<(GroupId, NodeId), Vec<Line>>,
+    states: BTreeMap<(GroupId, NodeId), (LogIndex, u64)>,
+    metadata: BTreeMap<NodeId, (LogIndex, Arc<Metadata>)>,
+}
+
+impl Judge for Convergence {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        match sight {
+            Sight::OnPlatter { node, group, lines } => {
+                self.logs.insert((*group, *node), lines.clone());
+            }
+            Sight::Applied { node, group, next, digest } => {
+                self.states.insert((*group, *node), (*next, *digest));
+            }
+            Sight::Metadata { node, applied, metadata } => {
+                self.metadata.insert(*node, (*applied, metadata.clone()));
+            }
+            Sight::Ended { node } => {
+                self.states.retain(|(_, of), _| of != node);
+                self.metadata.remove(node);
+            }
+            Sight::Removed { node, group, .. } => {
+                self.states.remove(&(*group, *node));
+            }
+            Sight::Quiet => self.judge(at, found),
+            _ => {}
+        }
+    }
+}
+
+impl Convergence {
+    fn judge(&self, at: Duration, found: &mut Found) {
+        let mut of_metadata = self.metadata.iter();
+        let Some((first, (applied, metadata))) = of_metadata.next() else { return };
+        for (node, (also_applied, also)) in of_metadata {
+            if applied != also_applied || metadata != also {
+                let what = format!(
+                    "nodes converge: node {first} has the metadata of entry {applied}, and node {node} those of \
+                     entry {also_applied}: {metadata:?} and {also:?}"
+                );
+                found.tell(ID, at, what);
+            }
+        }
+        let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+        let groups = partitions.map(|partition| (partition.group, partition.replicas.clone()));
+        let of_all = (GroupId::METADATA, metadata.nodes.keys().copied().collect::<Vec<_>>());
+        for (group, replicas) in groups.chain([of_all]) {
+            self.judge_group(at, group, &replicas, found);
+        }
+    }
+
+    fn judge_group(&self, at: Duration, group: GroupId, replicas: &[NodeId], found: &mut Found) {
+        let Some((first, rest)) = replicas.split_first() else { return };
+        let log = |node: &NodeId| self.logs.get(&(group, *node)).map(Vec::as_slice).unwrap_or_default();
+        for node in rest {
+            let (one, other) = (log(first), log(node));
+            let length = one.len().max(other.len());
+            if let Some(at_entry) = (0..length).find(|at| one.get(*at) != other.get(*at)) {
+                let what = format!(
+                    "replicas converge: the logs of group {group} on the platters of nodes {first} and {node} part at \
+                     {:08x?} and {:08x?}, with {} and {} entries",
+                    one.get(at_entry),
+                    other.get(at_entry),
+                    one.len(),
+                    other.len()
+                );
+                found.tell(ID, at, what);
+            }
+            let (one, other) = (self.states.get(&(group, *first)), self.states.get(&(group, *node)));
+            if group != GroupId::METADATA && one != other {
+                let what = format!(
+                    "replicas converge: of group {group} node {first} applied all before and came to {one:x?}, node \
+                     {node} {other:x?}"
+                );
+                found.tell(ID, at, what);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    const HEAD: &str = "assigned at 7: 1 2\nplatter 1: 1 1 2\napplied 1 before 3 gives 7";
+
+    #[test]
+    fn replicas_that_stay_apart_are_seen() {
+        let same = "applied 2 before 3 gives 7";
+        assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1\n{same}\nquiet")), ["O-28"], "shorter");
+        assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1 3\n{same}\nquiet")), ["O-28"], "another tail");
+        assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1 2\napplied 2 before 2 gives 5\nquiet")), ["O-28"]);
+    }
+
+    #[test]
+    fn equal_ones_are_legal_and_nothing_is_asked_before_it_is_quiet() {
+        assert!(broken(&format!("{HEAD}\nplatter 2: 1 1 2\napplied 2 before 3 gives 7\nquiet")).is_empty());
+        assert!(broken(&format!("{HEAD}\nplatter 2: 1 1")).is_empty());
+        let stranger = "platter 3: 1";
+        assert!(
+            broken(&format!("{HEAD}\nplatter 2: 1 1 2\napplied 2 before 3 gives 7\n{stranger}\nquiet"))
+                .is_empty(),
+            "not a member"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! O-05, committed is on platters: each entry that is known to be committed lies on the platters of a majority of its
+//! group's voters, and what a node told a leader that it holds on its disk lies on its own platters, at any moment and
+//! after any crash (Raft §5.3, design §1; faults-and-oracles O-05). Judged by the product's own recovery on a copy of
+//! the platters, never by what a process believes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_node::storage::LogId;
+use quorate_proto::ids::{GroupId, NodeId};
+
+use super::logs::{Logs, told};
+use super::{Found, Judge};
+use crate::observe::{OnDisk, Sight};
+
+const ID: &str = "O-05";
+
+#[derive(Default)]
+pub(super) struct Platters {
+    logs: Logs,
+    /// What each node told that it holds, as far as nobody has told it to cut that since.
+    matched: BTreeMap<(NodeId, GroupId), LogId>,
+    /// The last entry known to be committed, and who knew.
+    committed: BTreeMap<GroupId, (LogId, NodeId)>,
+    /// What was committed when a disk was lost: one copy less of all up to there.
+    lost: BTreeMap<GroupId, LogId>,
+    voters: BTreeMap<GroupId, Vec<NodeId>>,
+}
+
+impl Judge for Platters {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        match sight {
+            Sight::Matched { node, group, through, .. } => {
+                let matched = self.matched.entry((*node, *group)).or_insert(*through);
+                if through.index > matched.index {
+                    *matched = *through;
+                }
+            }
+            Sight::Log { node, group, from, .. } => self.cut(*node, *group, *from),
+            Sight::Removed { node, group, .. } => {
+                self.matched.remove(&(*node, *group));
+            }
+            Sight::DiskLost { node } => {
+                self.matched.retain(|(of, _), _| of != node);
+                self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));
+            }
+            Sight::Voters { group, voters, .. } => {
+                self.voters.insert(*group, voters.clone());
+            }
+            Sight::Replica { node, group, replica } => {
+                if let Some(now) = replica.committed {
+                    let committed = self.committed.entry(*group).or_insert((now, *node));
+                    if now.index > committed.0.index {
+                        *committed = (now, *node);
+                    }
+                }
+            }
+            Sight::Opened { node, groups, .. } => {
+                self.holds(at, *node, groups, "found when its process started", found);
+            }
+            Sight::Platters { nodes } => {
+                for (node, groups) in nodes {
+                    self.holds(at, *node, groups, "on its platters", found);
+                }
+                self.quorums(at, nodes, found);
+            }
+            _ => {}
+        }
+        self.logs.see(sight);
+    }
+}
+
+impl Platters {
+    /// A replica's log was cut: what it told of the rest counts no more.
+    fn cut(&mut self, node: NodeId, group: GroupId, from: quorate_proto::ids::LogIndex) {
+        let before = self.logs.before(node, group, from);
+        if self.matched.get(&(node, group)).is_some_and(|matched| matched.index >= from) {
+            match before {
+                Some(before) => self.matched.insert((node, group), before),
+                None => self.matched.remove(&(node, group)),
+            };
+        }
+    }
+
+    fn holds(
+        &self,
+        at: Duration,
+        node: NodeId,
+        groups: &BTreeMap<GroupId, OnDisk>,
+        place: &str,
+        found: &mut Found,
+    ) {
+        for ((_, group), matched) in self.matched.range((node, GroupId(0))..=(node, GroupId(u64::MAX))) {
+            let on_disk = groups.get(group);
+            let there = on_disk.and_then(|on_disk| on_disk.term_at(matched.index));
+            if there != Some(matched.term) {
+                let what = format!(
+                    "what a node says it holds is on its disk: node {node} told the leader of group {group} that it \
+                     holds {}, and {place} is a log up to {}, with {there:?} there",
+                    told(Some(*matched)),
+                    told(on_disk.and_then(|on_disk| on_disk.last))
+                );
+                found.tell(ID, at, what);
+            }
+        }
+    }
+
+    fn quorums(&self, at: Duration, nodes: &BTreeMap<NodeId, BTreeMap<GroupId, OnDisk>>, found: &mut Found) {
+        for (group, (committed, by)) in &self.committed {
+            let Some(voters) = self.voters.get(group) else { continue };
+            let lost = self.lost.get(group).is_some_and(|lost| lost.index >= committed.index);
+            if lost || !voters.iter().all(|voter| nodes.contains_key(voter)) {
+                continue;
+            }
+            let here = |voter: &&NodeId| nodes[*voter].contains_key(group);
+            // A group whose topic is gone vanishes from one disk after the other.
+            if !voters.iter().all(|voter| here(&voter)) {
+                continue;
+            }
+            let holds =
+                |voter: &&NodeId| nodes[*voter][group].term_at(committed.index) == Some(committed.term);
+            let holders = voters.iter().filter(holds).collect::<Vec<_>>();
+            if holders.len() * 2 <= voters.len() {
+                let what = format!(
+                    "what is committed is on the platters of a majority: {} of group {group} is committed, as node \
+                     {by} knows, and is on the platters of {holders:?} alone, of {voters:?}",
+                    told(Some(*committed))
+                );
+                found.tell(ID, at, what);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    #[test]
+    fn what_is_acked_or_committed_and_not_on_platters_is_seen() {
+        assert_eq!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nplatters 1: 1"), ["O-05"]);
+        assert_eq!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nend 1\nopen 1 vote 1/2: 1"), ["O-05"]);
+        assert_eq!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nplatters 1: 1 2"), ["O-05"], "another one");
+        let three = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        assert_eq!(broken(&format!("{three}\nplatters 1: 1 1 | 2: 1 | 3: 1")), ["O-05"]);
+    }
+
+    #[test]
+    fn a_majority_is_enough_and_what_was_cut_may_be_gone() {
+        let three = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        assert!(broken(&format!("{three}\nplatters 1: 1 1 | 2: 1 1 | 3: 1")).is_empty());
+        assert!(
+            broken(&format!("{three}\nplatters 1: 1 | 2: 1 1 | 3: 1 1")).is_empty(),
+            "not even the leader's"
+        );
+        assert!(
+            broken(&format!("{three}\nlost 2\nplatters 1: 1 1 | 2: | 3: 1")).is_empty(),
+            "a disk is gone"
+        );
+        let cut = "log 1 from 0: 1 1 1\nmatched 1 t1 2/1\nlog 1 from 1: 2";
+        assert!(broken(&format!("{cut}\nplatters 1: 1 2")).is_empty());
+        assert!(broken(&format!("{cut}\nplatters 1: 1 1 1")).is_empty(), "the cut is not durable yet");
+        assert!(broken(&format!("{cut}\nend 1\nopen 1 vote 1/2: 1")).is_empty());
+        assert!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nremoved 1\nplatters 1:").is_empty());
+    }
+}

@@ -1,0 +1,193 @@
+//! O-27, Raft's part: once everything is mended among a core of nodes, every group that has its majority there has a
+//! leader within ten election time-outs, terms come to rest, whoever lies outside, and who lagged is up to date within
+//! a minute (Raft §5.4.3, dissertation §9.6; faults-and-oracles O-27).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
+
+use super::{Found, Judge};
+use crate::observe::Sight;
+
+const ID: &str = "O-27";
+
+/// Election time-outs until there must be a leader.
+const TIMEOUTS_MAX: u32 = 10;
+/// Who lagged must be up to date after that.
+const CATCH_UP: Duration = Duration::from_secs(60);
+/// New terms of one group in a minute, once there was time for a leader.
+const TERMS_MAX: u64 = 3;
+
+#[derive(Default)]
+pub(super) struct Progress {
+    /// What each replica was last seen as: its term, whether it leads, and where its log ends.
+    replicas: BTreeMap<(GroupId, NodeId), (Term, bool, LogIndex)>,
+    committed: BTreeMap<GroupId, LogIndex>,
+    /// The voters of the groups that exist, as the newest metadata have them.
+    groups: BTreeMap<GroupId, BTreeSet<NodeId>>,
+    metadata_of: LogIndex,
+    terms: BTreeMap<GroupId, Term>,
+    healed: Option<Healed>,
+}
+
+struct Healed {
+    core: BTreeSet<NodeId>,
+    led_by: Duration,
+    up_to_date_by: Duration,
+    /// What was committed when all was mended.
+    committed: BTreeMap<GroupId, LogIndex>,
+    /// The terms when there had been time for a leader, once that moment has passed.
+    terms: Option<BTreeMap<GroupId, Term>>,
+    caught_up: bool,
+}
+
+impl Judge for Progress {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        self.judge(at, matches!(sight, Sight::Quiet), found);
+        match sight {
+            Sight::Replica { node, group, replica } => {
+                let last = replica.last.map_or(LogIndex(0), |last| last.index);
+                self.replicas.insert((*group, *node), (replica.term, replica.leads, last));
+                let term = self.terms.entry(*group).or_default();
+                *term = (*term).max(replica.term);
+                if let Some(now) = replica.committed {
+                    let committed = self.committed.entry(*group).or_default();
+                    *committed = (*committed).max(now.index);
+                }
+            }
+            Sight::Voters { group: GroupId::METADATA, voters, .. } => {
+                self.groups.insert(GroupId::METADATA, voters.iter().copied().collect());
+            }
+            Sight::Metadata { applied, metadata, .. } if *applied > self.metadata_of => {
+                self.metadata_of = *applied;
+                let of_all = self.groups.remove(&GroupId::METADATA);
+                let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+                self.groups = partitions
+                    .map(|partition| (partition.group, partition.replicas.iter().copied().collect()))
+                    .collect();
+                self.groups.extend(of_all.map(|voters| (GroupId::METADATA, voters)));
+            }
+            Sight::Ended { node } => self.replicas.retain(|(_, of), _| of != node),
+            Sight::Removed { node, group, .. } => {
+                self.replicas.remove(&(*group, *node));
+            }
+            Sight::Healed { core, election_timeout } => {
+                self.healed = Some(Healed {
+                    core: core.iter().copied().collect(),
+                    led_by: at + *election_timeout * TIMEOUTS_MAX,
+                    up_to_date_by: at + CATCH_UP,
+                    committed: self.committed.clone(),
+                    terms: None,
+                    caught_up: false,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, at: Duration, found: &mut Found) {
+        let Some(healed) = &self.healed else { return };
+        let Some(then) = &healed.terms else { return };
+        let minutes = at.saturating_sub(healed.led_by).as_secs() / 60 + 1;
+        for (group, term) in &self.terms {
+            let then = then.get(group).copied().unwrap_or_default();
+            // A group made since begins with elections of its own.
+            if then > Term(0) && self.is_core(healed, *group) && term.0 - then.0 > TERMS_MAX * minutes {
+                let what = format!(
+                    "terms come to rest once all is mended: group {group} went from term {then} at {:?} to {term} \
+                     within {minutes} minutes",
+                    healed.led_by
+                );
+                found.tell(ID, at, what);
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Whether a group's majority lies in the core, so that it must make progress.
+    fn is_core(&self, healed: &Healed, group: GroupId) -> bool {
+        self.groups
+            .get(&group)
+            .is_some_and(|voters| voters.intersection(&healed.core).count() * 2 > voters.len())
+    }
+
+    /// What is due by now.
+    fn judge(&mut self, at: Duration, quiet: bool, found: &mut Found) {
+        let Some(mut healed) = self.healed.take() else { return };
+        if at > healed.led_by && healed.terms.is_none() {
+            healed.terms = Some(self.terms.clone());
+            for group in self.groups.keys().filter(|group| self.is_core(&healed, **group)) {
+                let term = self.terms.get(group).copied().unwrap_or_default();
+                let seen = self.replicas.range((*group, NodeId(0))..=(*group, NodeId(u32::MAX)));
+                // A group made just now is not late.
+                let known = healed.committed.contains_key(group);
+                if known && !seen.clone().any(|(_, (of, leads, _))| *leads && *of == term) {
+                    let what = format!(
+                        "a leader within ten election time-outs: all was mended among {:?}, and at {at:?} nobody \
+                         leads group {group} in term {term}: {:?}",
+                        healed.core,
+                        seen.collect::<Vec<_>>()
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+        }
+        if (quiet || at > healed.up_to_date_by) && !healed.caught_up {
+            healed.caught_up = true;
+            for (group, committed) in &healed.committed {
+                let Some(voters) = self.groups.get(group).filter(|_| self.is_core(&healed, *group)) else {
+                    continue;
+                };
+                let lagging = voters.intersection(&healed.core).find(|node| {
+                    self.replicas.get(&(*group, **node)).is_none_or(|(_, _, last)| last < committed)
+                });
+                if let Some(node) = lagging {
+                    let what = format!(
+                        "who lagged catches up: entry {committed} of group {group} was committed when all was mended, \
+                         and node {node} is at {:?}",
+                        self.replicas.get(&(*group, *node))
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+        }
+        self.healed = Some(healed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    const BEFORE: &str = "voters 1 is 1 2 3\nassigned at 7: 1 2 3\nlog 1 from 0: 1 1\n\
+         replica 1 t1 leads committed 1/1 last 1/1\nlog 2 from 0: 1\nreplica 2 t1 last 0/1\nreplica 3 t1 last 0/1";
+
+    #[test]
+    fn a_cluster_that_does_not_come_back_is_seen() {
+        let history = format!("{BEFORE}\nend 1\nat 10\nhealed 1 2 3\nat 30\nreplica 2 t2 last 0/1");
+        assert_eq!(broken(&history), ["O-27"], "no leader");
+        let storm = (3..9).map(|term| format!("\nreplica 2 t{term} last 0/1")).collect::<String>();
+        assert_eq!(
+            broken(&format!("{BEFORE}\nat 10\nhealed 1 2 3\nat 30{storm}")),
+            ["O-27"],
+            "a storm of terms"
+        );
+        let history = format!("{BEFORE}\nat 10\nhealed 1 2 3\nat 80\nreplica 3 t1 last 1/1");
+        assert_eq!(broken(&history), ["O-27"], "a laggard");
+    }
+
+    #[test]
+    fn what_lies_outside_the_core_may_stay_broken() {
+        let history = format!(
+            "{BEFORE}\nat 10\nhealed 1 2\nlog 2 from 1: 1\nreplica 2 t1 last 1/1\nat 80\nstands 3 t9"
+        );
+        assert!(broken(&history).is_empty());
+        let history = format!("{BEFORE}\nend 1\nat 10\nhealed 1\nat 30\nreplica 2 t2 last 0/1\nend 2");
+        assert!(broken(&history).is_empty(), "one of three is no majority");
+        assert!(broken(&format!("{BEFORE}\nend 1\nat 30\nreplica 2 t2 last 0/1")).is_empty(), "never mended");
+    }
+}

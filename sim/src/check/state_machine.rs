@@ -1,0 +1,76 @@
+//! O-04, state machine safety: replicas that applied the same entries came to the same state, of a partition (offsets,
+//! producers, epochs) and of the metadata (Raft §5.4.3; faults-and-oracles O-04).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_node::metadata::Metadata;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+
+use super::logs::ByIndex;
+use super::{Found, Judge};
+use crate::observe::Sight;
+
+const ID: &str = "O-04";
+
+#[derive(Default)]
+pub(super) struct StateMachine {
+    states: BTreeMap<GroupId, ByIndex<(u64, NodeId)>>,
+    metadata: BTreeMap<LogIndex, (Arc<Metadata>, NodeId)>,
+}
+
+impl Judge for StateMachine {
+    const ID: &'static str = ID;
+
+    fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
+        match sight {
+            Sight::Applied { node, group, next, digest } => {
+                let first = self.states.entry(*group).or_default().at(*next).get_or_insert((*digest, *node));
+                if first.0 != *digest {
+                    let what = format!(
+                        "the same entries give the same state: with all entries of group {group} before {next} \
+                         applied, node {} came to {:016x} and node {node} to {digest:016x}",
+                        first.1, first.0
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+            Sight::Metadata { node, applied, metadata } => {
+                let first = self.metadata.entry(*applied).or_insert_with(|| (metadata.clone(), *node));
+                if *first.0 != **metadata {
+                    let what = format!(
+                        "the same entries give the same state: with entry {applied} of the metadata group \
+                         applied, node {} has {:?}, and node {node} {metadata:?}",
+                        first.1, first.0
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::sights::broken;
+
+    #[test]
+    fn states_that_differ_are_seen() {
+        assert_eq!(broken("applied 1 before 5 gives 77\napplied 2 before 5 gives 78"), ["O-04"]);
+        assert_eq!(
+            broken("applied 1 before 5 gives 77\nend 1\nopen 1:\napplied 1 before 5 gives 78"),
+            ["O-04"],
+            "and after a restart"
+        );
+    }
+
+    #[test]
+    fn replicas_may_be_apart_in_time() {
+        assert!(
+            broken("applied 1 before 5 gives 77\napplied 2 before 4 gives 3\napplied 2 before 5 gives 77")
+                .is_empty()
+        );
+    }
+}

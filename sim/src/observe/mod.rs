@@ -1,0 +1,533 @@
+//! Watches the nodes of a run from outside and shows the checks whatever is news: replicas as their processes know
+//! them, frames as they are sent, and platters. Changes nothing: with it or without it, a run is the same.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "what concerns somebody is named, the rest is not")]
+
+mod platter;
+mod reach;
+mod sight;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use quorate_node::api::Parts;
+use quorate_node::raft::Role;
+use quorate_node::storage::{Head, LogId, LogState, StoreConfig};
+use quorate_node::wiring::Node;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+
+pub use platter::Aside;
+pub use sight::{Line, OnDisk, Replica, Sight, Usage};
+
+use crate::check::Seen;
+use crate::dice::Dice;
+use crate::env::disk::{DiskEvent, SimDisk};
+use crate::env::network::{Frame, Tap, Wire};
+use crate::env::tasks::{Host, Life};
+use crate::history::History;
+use crate::marks::Marks;
+use crate::trace::Fold;
+use reach::Reach;
+use wire::{Said, Wires};
+
+/// Platters are looked at when this many of one kind of occasion have passed: looking costs a recovery.
+const VOTES_PER_LOOK: u64 = 16;
+const MATCHES_PER_LOOK: u64 = 512;
+const STARTS_PER_DOUBLE_RECOVERY: u64 = 4;
+/// All nodes' platters are looked at after this many frames.
+const FRAMES_PER_LOOK: u64 = 8_000;
+
+/// What a disk holds of each group.
+type Groups = BTreeMap<GroupId, OnDisk>;
+
+/// Watches a run. Clones share it.
+#[derive(Clone)]
+pub struct Observer(Arc<Inner>);
+
+struct Inner {
+    history: History,
+    reach: Mutex<Reach>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    machines: BTreeMap<NodeId, Machine>,
+    wires: Wires,
+    frames: u64,
+    votes: u64,
+    matches: u64,
+    starts: u64,
+}
+
+struct Machine {
+    disk: SimDisk,
+    config: StoreConfig,
+    life: Option<Life>,
+    node: Weak<Node>,
+    parts: Weak<Parts>,
+    identity: Option<Identity>,
+    groups: BTreeMap<GroupId, Shadow>,
+    metadata_applied: LogIndex,
+}
+
+/// A replica as it was seen last.
+#[derive(Default)]
+struct Shadow {
+    log: LogState,
+    starts: Vec<LogId>,
+    /// What it took for committed when it was opened.
+    hint: Option<LogId>,
+    replica: Option<Replica>,
+    next: LogIndex,
+    voters: Vec<NodeId>,
+}
+
+impl Observer {
+    /// One that shows `history`'s checks what it sees.
+    pub fn new(history: History, marks: Marks) -> Self {
+        Self(Arc::new(Inner { history, reach: Mutex::new(Reach::new(marks)), state: Mutex::default() }))
+    }
+
+    /// There is a machine.
+    pub fn machine(&self, node: NodeId, disk: SimDisk) {
+        let mut state = self.state();
+        let machine = Machine {
+            disk,
+            config: StoreConfig::default(),
+            life: None,
+            node: Weak::new(),
+            parts: Weak::new(),
+            identity: None,
+            groups: BTreeMap::new(),
+            metadata_applied: LogIndex(0),
+        };
+        state.machines.insert(node, machine);
+    }
+
+    /// A process is about to open its disk. Now and then that disk is recovered aside as well, once, and again after
+    /// the power went in the middle.
+    pub fn starts(&self, node: NodeId, config: &StoreConfig) {
+        let mut state = self.state();
+        self.reach().starts(node);
+        state.starts += 1;
+        let starts = state.starts;
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        machine.config = config.clone();
+        if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) {
+            let dice = Dice::named(starts, "recovered twice");
+            match recover_twice(&machine.disk, config, node, dice) {
+                Ok((once, twice)) => self.show(&Sight::RecoveredTwice { node, once, twice }),
+                Err(said) => self.0.history.complain("O-25", said),
+            }
+        }
+    }
+
+    /// A process has opened its disk and runs.
+    pub fn opened(&self, node: NodeId, running: &Arc<Node>, life: &Life) {
+        let mut state = self.state();
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        let identity = running.store().facts().identity();
+        let groups = platter::held_by(running.store());
+        machine.life = Some(life.clone());
+        machine.node = Arc::downgrade(running);
+        machine.parts = Weak::new();
+        machine.metadata_applied = LogIndex(0);
+        machine.identity = Some(identity);
+        machine.groups = groups
+            .iter()
+            .map(|(group, found)| {
+                let log = running.store().log(*group).state();
+                let shadow =
+                    Shadow { log, starts: found.starts.clone(), hint: log.committed, ..Shadow::default() };
+                (*group, shadow)
+            })
+            .collect();
+        self.show(&Sight::Opened { node, identity, groups });
+    }
+
+    /// A process has ended, whichever way.
+    pub fn ended(&self, node: NodeId) {
+        let mut state = self.state();
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        self.reach().ends(node);
+        if machine.life.take().is_some() {
+            machine.node = Weak::new();
+            machine.parts = Weak::new();
+            self.show(&Sight::Ended { node });
+        }
+    }
+
+    /// A disk was erased, replaced or set back.
+    pub fn disk_lost(&self, node: NodeId) {
+        self.show(&Sight::DiskLost { node });
+    }
+
+    /// Something happened on a node's disk.
+    pub fn disk(&self, node: NodeId, event: &DiskEvent) {
+        match event {
+            DiskEvent::Synced { .. } => {
+                self.look_at(node);
+                self.reach().synced(node);
+            }
+            DiskEvent::Cut { .. } => self.look_at(node),
+            DiskEvent::SyncFailed { .. } => {
+                let state = self.state();
+                let Some(running) = state.machines.get(&node).and_then(|machine| machine.node.upgrade())
+                else {
+                    return;
+                };
+                let durable = running.store().groups().into_iter();
+                let durable = durable.map(|group| (group, running.store().log(group).last_durable()));
+                self.show(&Sight::SyncFailed { node, durable: durable.collect() });
+            }
+            DiskEvent::Published { .. } | DiskEvent::Survived(_) => {}
+        }
+    }
+
+    /// What was broken is mended, among `core`.
+    pub fn healed(&self, core: Vec<NodeId>, election_timeout: Duration) {
+        self.look_at_all();
+        self.show(&Sight::Healed { core, election_timeout });
+    }
+
+    /// Looks at everything: at the end of a phase.
+    pub fn look_at_all(&self) {
+        let nodes = self.state().machines.keys().copied().collect::<Vec<_>>();
+        for node in nodes {
+            self.look_at(node);
+        }
+        let state = self.state();
+        self.look_at_platters(&state, None);
+        self.look_at_usage(&state);
+    }
+
+    /// Nobody writes any more, and everything had the time to arrive: reads all that lies on the platters.
+    pub fn quiet(&self) {
+        self.look_at_all();
+        let state = self.state();
+        for (node, machine) in &state.machines {
+            let aside = match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
+                Ok(aside) => aside,
+                Err(said) => {
+                    self.0.history.complain("O-05", format!("platters of node {node}: {said}"));
+                    continue;
+                }
+            };
+            for group in aside.groups().into_keys() {
+                match aside.heads(group) {
+                    Ok(heads) => {
+                        let lines = heads.iter().map(line_of).collect();
+                        self.show(&Sight::OnPlatter { node: *node, group, lines });
+                    }
+                    Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
+                }
+            }
+        }
+        self.show(&Sight::Quiet);
+    }
+
+    /// Lets go of all that it watches.
+    pub fn forget(&self) {
+        self.state().machines.clear();
+    }
+
+    fn show(&self, sight: &Sight) {
+        self.reach().see(sight);
+        self.0.history.see(&Seen::Node(sight));
+    }
+
+    fn reach(&self) -> MutexGuard<'_, Reach> {
+        self.0.reach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at all replicas of a node.
+    fn look_at(&self, node: NodeId) {
+        let mut state = self.state();
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        let Some(running) = machine.node.upgrade() else { return };
+        let on_disk = running.store().groups();
+        for group in &on_disk {
+            self.look_at_replica(node, machine, &running, *group);
+        }
+        let gone = machine.groups.keys().filter(|group| !on_disk.contains(group)).copied();
+        for group in gone.collect::<Vec<_>>() {
+            machine.groups.remove(&group);
+            let assigned = parts_of(machine, &running).is_some_and(|parts| {
+                let metadata = parts.controller.current();
+                let mut partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+                partitions.any(|partition| partition.group == group && partition.replicas.contains(&node))
+            });
+            self.show(&Sight::Removed { node, group, assigned });
+        }
+        if let Some(parts) = parts_of(machine, &running) {
+            let applied = parts.controller.applied();
+            if applied > machine.metadata_applied {
+                machine.metadata_applied = applied;
+                let metadata = parts.controller.current();
+                self.show(&Sight::Metadata { node, applied, metadata });
+            }
+        }
+    }
+
+    fn look_at_one(&self, node: NodeId, group: GroupId) {
+        let mut state = self.state();
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        let Some(running) = machine.node.upgrade() else { return };
+        self.look_at_replica(node, machine, &running, group);
+    }
+
+    fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Node, group: GroupId) {
+        let parts = parts_of(machine, running);
+        let log = running.store().log(group);
+        let now = log.state();
+        let shadow = machine.groups.entry(group).or_default();
+        if now.last != shadow.log.last || now.purged != shadow.log.purged {
+            let starts = log.term_starts();
+            let from = parting(&shadow.starts, shadow.log.last, &starts, now.last);
+            let mut lines = OnDisk { last: now.last, starts: starts.clone(), ..OnDisk::default() }
+                .lines()
+                .filter(|line| line.index >= from)
+                .collect::<Vec<_>>();
+            for head in log.recent_heads(from) {
+                let Some(first) = lines.first().map(|line| line.index.0) else { break };
+                let at = usize::try_from(head.index.0 - first).expect("logs are short here");
+                lines[at] = line_of(&head);
+            }
+            shadow.starts = starts;
+            self.show(&Sight::Log { node, group, from, lines });
+        }
+        shadow.log = now;
+        let raft = running.raft().group(group);
+        if let Some(replica) = parts.as_ref().and_then(|parts| parts.partitions.replica_of(group)) {
+            let next = replica.next_index();
+            if next != shadow.next {
+                let mut hash = Fold::default();
+                shadow.next = replica.hash_state(&mut hash);
+                self.show(&Sight::Applied { node, group, next, digest: hash.finish() });
+            }
+        }
+        let Some(raft) = raft else { return };
+        let vote = raft.hard_vote();
+        let applied = raft.applied();
+        // Until it says something else, it goes by what its disk gave it as a hint.
+        let committed = if now.committed == shadow.hint { applied } else { now.committed };
+        if now.committed != shadow.hint {
+            shadow.hint = None;
+        }
+        let replica = Replica {
+            term: vote.term,
+            voted_for: vote.node,
+            leads: matches!(raft.role(), Role::Leader { term, .. } if term == vote.term),
+            purged: now.purged,
+            applied,
+            committed,
+            last: now.last,
+        };
+        if shadow.replica != Some(replica) {
+            let before = shadow.replica.replace(replica);
+            if before.is_none_or(|before| before.term != replica.term || before.leads != replica.leads) {
+                let voters = raft.voters();
+                if voters != shadow.voters {
+                    shadow.voters.clone_from(&voters);
+                    self.show(&Sight::Voters { node, group, voters });
+                }
+            }
+            self.show(&Sight::Replica { node, group, replica });
+        }
+    }
+
+    /// Looks at the platters of one node, or of all.
+    fn look_at_platters(&self, state: &State, only: Option<NodeId>) {
+        let mut nodes = BTreeMap::new();
+        for (node, machine) in &state.machines {
+            if only.is_some_and(|only| only != *node) {
+                continue;
+            }
+            match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
+                Ok(aside) => {
+                    nodes.insert(*node, aside.groups());
+                }
+                Err(said) => self.0.history.complain("O-05", format!("platters of node {node}: {said}")),
+            }
+        }
+        self.show(&Sight::Platters { nodes });
+    }
+
+    fn look_at_usage(&self, state: &State) {
+        for (node, machine) in &state.machines {
+            let (Some(life), Some(running)) = (&machine.life, machine.node.upgrade()) else { continue };
+            let groups = running.store().groups();
+            let last = groups.iter().filter_map(|group| running.store().log(*group).state().last);
+            let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+            let usage = Usage {
+                tasks: count(life.tasks()),
+                files: machine.disk.open_files(),
+                disk_bytes: machine.disk.bytes(),
+                entries: last.map(|last| last.index.0 + 1).sum(),
+                groups: count(groups.len()),
+            };
+            self.show(&Sight::Usage { node: *node, usage });
+        }
+    }
+
+    fn said(&self, node: NodeId, said: Said) {
+        let mut votes = false;
+        let mut matches = 0;
+        for sight in &said.sights {
+            match sight {
+                Sight::Granted { .. } => votes = true,
+                Sight::Matched { .. } => matches += 1,
+                _ => {}
+            }
+        }
+        if said.acked {
+            self.look_at(node);
+        } else {
+            for group in said.groups {
+                self.look_at_one(node, group);
+            }
+        }
+        for sight in &said.sights {
+            self.show(sight);
+        }
+        let mut state = self.state();
+        let due = |count: &mut u64, more: u64, every: u64| {
+            let before = *count / every;
+            *count += more;
+            *count / every != before
+        };
+        let vote_due = due(&mut state.votes, u64::from(votes), VOTES_PER_LOOK);
+        let match_due = due(&mut state.matches, matches, MATCHES_PER_LOOK);
+        if vote_due || match_due {
+            self.look_at_platters(&state, Some(node));
+        }
+    }
+}
+
+impl Tap for Observer {
+    fn sent(&self, wire: Wire, frame: Frame<'_>) {
+        let said = {
+            let mut state = self.state();
+            state.frames += 1;
+            state.wires.sent(wire, frame)
+        };
+        if let Host::Node(node) = wire.from {
+            self.said(node, said);
+        }
+        let state = self.state();
+        if state.frames.is_multiple_of(FRAMES_PER_LOOK) {
+            self.look_at_platters(&state, None);
+            self.look_at_usage(&state);
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+fn parts_of(machine: &mut Machine, running: &Node) -> Option<Arc<Parts>> {
+    if let Some(parts) = machine.parts.upgrade() {
+        return Some(parts);
+    }
+    let parts = running.stage().borrow().clone().ok()?;
+    machine.parts = Arc::downgrade(&parts);
+    Some(parts)
+}
+
+/// Where two logs part, by the terms of their entries: all before is the same.
+fn parting(before: &[LogId], last_before: Option<LogId>, now: &[LogId], last_now: Option<LogId>) -> LogIndex {
+    let end = |starts: &[LogId], last: Option<LogId>| match last {
+        Some(last) if !starts.is_empty() => last.index.next(),
+        Some(_) | None => LogIndex(0),
+    };
+    let shorter = end(before, last_before).min(end(now, last_now));
+    let differs = before.iter().zip(now).find(|(one, other)| one != other);
+    let differs = differs.map(|(one, other)| one.index.min(other.index)).or_else(|| {
+        let longer = if before.len() > now.len() { before } else { now };
+        longer.get(before.len().min(now.len())).map(|start| start.index)
+    });
+    differs.map_or(shorter, |differs| differs.min(shorter))
+}
+
+fn line_of(head: &Head) -> Line {
+    Line { index: head.index, term: head.term, digest: Some(digest(&head.encode())) }
+}
+
+/// A hash of an encoded head.
+fn digest(head: &[u8]) -> u64 {
+    let mut hash = Fold::default();
+    head.hash(&mut hash);
+    hash.finish()
+}
+
+/// Recovers copies of a disk as its next process will find it: once, and again after the power went in the middle.
+fn recover_twice(
+    disk: &SimDisk,
+    config: &StoreConfig,
+    node: NodeId,
+    mut dice: Dice,
+) -> Result<(Groups, Groups), String> {
+    let copy = disk.copy_as_seen();
+    let once =
+        Aside::recover(&copy, config, node).map_err(|said| format!("node {node} did not recover: {said}"))?;
+    let operations = copy.operations();
+    let once = once.groups();
+    let copy = disk.copy_as_seen();
+    copy.cut_power_at(dice.below(operations.max(1)));
+    drop(Aside::recover(&copy, config, node));
+    copy.crash(&mut dice);
+    let twice = Aside::recover(&copy, config, node);
+    let twice = twice.map_err(|said| format!("node {node} did not recover a second time: {said}"))?;
+    Ok((once, twice.groups()))
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::Term;
+
+    use super::*;
+
+    fn ids(starts: &[(u64, u64)]) -> Vec<LogId> {
+        starts.iter().map(|(term, index)| LogId { term: Term(*term), index: LogIndex(*index) }).collect()
+    }
+
+    #[test]
+    fn logs_part_where_their_terms_do() {
+        let at = |before: &[(u64, u64)], last: (u64, u64), now: &[(u64, u64)], end: (u64, u64)| {
+            let id = |id: (u64, u64)| ids(&[id]).pop();
+            parting(&ids(before), id(last), &ids(now), id(end)).0
+        };
+        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 9)), 5);
+        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 2)), 3);
+        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0), (2, 3)], (2, 9)), 3);
+        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 3)], (3, 5)), 3);
+        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 2)], (3, 2)), 2);
+        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0)], (1, 5)), 3);
+        assert_eq!(parting(&[], None, &ids(&[(1, 0)]), ids(&[(1, 4)]).pop()), LogIndex(0));
+        assert_eq!(parting(&ids(&[(1, 0)]), ids(&[(1, 4)]).pop(), &[], None), LogIndex(0));
+    }
+
+    #[test]
+    fn what_was_found_spells_out_its_entries() {
+        let found =
+            OnDisk { last: ids(&[(3, 4)]).pop(), starts: ids(&[(1, 0), (3, 2)]), ..OnDisk::default() };
+        let terms = found.lines().map(|line| (line.index.0, line.term.0)).collect::<Vec<_>>();
+        assert_eq!(terms, [(0, 1), (1, 1), (2, 3), (3, 3), (4, 3)]);
+        assert_eq!(found.term_at(LogIndex(1)), Some(Term(1)));
+        assert_eq!(found.term_at(LogIndex(4)), Some(Term(3)));
+        assert_eq!(found.term_at(LogIndex(5)), None);
+        assert_eq!(OnDisk::default().lines().count(), 0);
+    }
+}

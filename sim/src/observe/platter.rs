@@ -1,0 +1,71 @@
+//! What platters hold, found out by the product's own recovery on a copy of them.
+
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt;
+use quorate_node::env::Env;
+use quorate_node::storage::{Head, Log, Store, StoreConfig};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+
+use super::sight::OnDisk;
+use crate::env;
+use crate::env::disk::SimDisk;
+
+/// A disk, recovered aside: nothing runs in it, and nobody is told of it.
+pub struct Aside(Store);
+
+impl Aside {
+    /// Recovers `disk`, which must be a copy.
+    ///
+    /// # Errors
+    /// What the store says of it.
+    pub fn recover(disk: &SimDisk, config: &StoreConfig, node: NodeId) -> Result<Self, String> {
+        let env: Env = env::still(disk);
+        let opened = Store::open(&env, config.clone(), node).now_or_never();
+        let (store, _) = opened.expect("the pool works at once").map_err(|error| error.to_string())?;
+        Ok(Self(store))
+    }
+
+    /// What is known of each group.
+    pub fn groups(&self) -> BTreeMap<GroupId, OnDisk> {
+        held_by(&self.0)
+    }
+
+    /// Heads of a group's whole log. Their bodies were read too, and are theirs.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn heads(&self, group: GroupId) -> Result<Vec<Head>, String> {
+        let log = self.0.log(group);
+        let state = log.state();
+        let Some(last) = state.last else { return Ok(Vec::new()) };
+        let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut all = Vec::new();
+        while next <= last.index {
+            let heads = at_once(log.heads(next..last.index.next(), 1_000))
+                .map_err(|error| format!("heads of group {group} from {next} cannot be read: {error}"))?;
+            at_once(log.bodies(&heads))
+                .map_err(|error| format!("bodies of group {group} from {next} cannot be read: {error}"))?;
+            let newest = heads
+                .last()
+                .ok_or_else(|| format!("group {group} has no entry {next}, and ends at {}", last.index))?;
+            next = newest.index.next();
+            all.extend(heads);
+        }
+        Ok(all)
+    }
+}
+
+fn at_once<T>(work: impl Future<Output = T>) -> T {
+    work.now_or_never().expect("the pool works at once")
+}
+
+/// What a store holds of each group.
+pub(super) fn held_by(store: &Store) -> BTreeMap<GroupId, OnDisk> {
+    store.groups().into_iter().map(|group| (group, held_in(&store.log(group)))).collect()
+}
+
+fn held_in(log: &Log) -> OnDisk {
+    let state = log.state();
+    OnDisk { vote: state.vote, purged: state.purged, last: state.last, starts: log.term_starts() }
+}

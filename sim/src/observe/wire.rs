@@ -1,0 +1,158 @@
+//! What nodes say to each other and to clients, and what it means.
+
+use std::collections::BTreeMap;
+
+use quorate_node::storage::{Head, LogId};
+use quorate_proto::ErrorCode;
+use quorate_proto::call::Reply;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
+use quorate_proto::v1::{self, append_reply, peer_reply, peer_request};
+
+use super::digest;
+use super::sight::{Line, Sight};
+use crate::env::network::{Frame, Wire};
+use crate::env::tasks::Host;
+
+/// What was meant by a frame.
+#[derive(Default)]
+pub(super) struct Said {
+    /// What is news in it.
+    pub(super) sights: Vec<Sight>,
+    /// The groups that it is about.
+    pub(super) groups: Vec<GroupId>,
+    /// Whether a producer is told that a batch is written.
+    pub(super) acked: bool,
+}
+
+/// Frames in flight: an answer does not repeat what was asked.
+#[derive(Default)]
+pub(super) struct Wires {
+    asked: BTreeMap<(u64, u64), Asked>,
+    /// What each node said last, so that only news are told.
+    leads: BTreeMap<(NodeId, GroupId), Term>,
+    matched: BTreeMap<(NodeId, GroupId), (Term, LogId)>,
+}
+
+enum Asked {
+    Vote(GroupId, Term),
+    Append(GroupId, Term),
+    Heartbeats(Vec<(GroupId, Term)>),
+}
+
+impl Wires {
+    /// A frame is sent.
+    pub(super) fn sent(&mut self, wire: Wire, frame: Frame<'_>) -> Said {
+        let mut said = Said::default();
+        match frame {
+            Frame::Ask(frame) => {
+                for request in &frame.requests {
+                    if let Some(body) = &request.body {
+                        self.ask(wire, request.correlation, body, &mut said);
+                    }
+                }
+            }
+            Frame::Answer(frame) => {
+                for reply in &frame.replies {
+                    let asked = self.asked.remove(&(wire.connection, reply.correlation));
+                    if let (Some(asked), Some(body)) = (asked, &reply.body) {
+                        self.answer(wire, &asked, body, &mut said);
+                    }
+                }
+            }
+            Frame::Reply(_, Reply::Produce(response)) => {
+                said.acked = response.error == ErrorCode::None as i32;
+            }
+            Frame::Call(..) | Frame::Reply(..) => {}
+        }
+        said
+    }
+
+    fn ask(&mut self, wire: Wire, correlation: u64, body: &peer_request::Body, said: &mut Said) {
+        let Host::Node(node) = wire.from else { return };
+        let asked = match body {
+            peer_request::Body::Vote(request) => {
+                let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
+                said.groups.push(group);
+                said.sights.push(Sight::Stands { node, group, term });
+                Asked::Vote(group, term)
+            }
+            peer_request::Body::Append(request) => {
+                let (group, term) = self.append(node, request, said);
+                Asked::Append(group, term)
+            }
+            peer_request::Body::Heartbeats(beats) => {
+                let groups = beats.groups.iter().map(|request| self.append(node, request, said));
+                Asked::Heartbeats(groups.collect())
+            }
+            _ => return,
+        };
+        self.asked.insert((wire.connection, correlation), asked);
+    }
+
+    fn answer(&mut self, wire: Wire, asked: &Asked, body: &peer_reply::Body, said: &mut Said) {
+        let Host::Node(node) = wire.from else { return };
+        match (asked, body) {
+            (Asked::Vote(group, term), peer_reply::Body::Vote(reply)) => {
+                said.groups.push(*group);
+                if let (true, Host::Node(candidate)) = (reply.granted, wire.to) {
+                    said.sights.push(Sight::Granted { node, group: *group, term: *term, candidate });
+                }
+            }
+            (Asked::Append(group, term), peer_reply::Body::Append(reply)) => {
+                self.appended(node, *group, *term, reply, said);
+            }
+            (Asked::Heartbeats(groups), peer_reply::Body::Heartbeats(reply)) => {
+                for ((group, term), reply) in groups.iter().zip(&reply.groups) {
+                    if let Some(reply) = &reply.reply {
+                        self.appended(node, *group, *term, reply, said);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn append(&mut self, node: NodeId, request: &v1::AppendRequest, said: &mut Said) -> (GroupId, Term) {
+        let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
+        said.groups.push(group);
+        if self.leads.insert((node, group), term) != Some(term) {
+            said.sights.push(Sight::Leads { node, group, term });
+        }
+        if !request.entries.is_empty() {
+            let heads = request.entries.iter().filter_map(|entry| {
+                let head = Head::decode(&entry.head).ok()?;
+                Some(Line { index: head.index, term: head.term, digest: Some(digest(&entry.head)) })
+            });
+            let prev = request.prev_log_id.as_ref().map(log_id);
+            said.sights.push(Sight::Sent { node, group, prev, lines: heads.collect() });
+        }
+        (group, term)
+    }
+
+    fn appended(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        term: Term,
+        reply: &v1::AppendReply,
+        said: &mut Said,
+    ) {
+        said.groups.push(group);
+        if let Some(append_reply::Result::Matched(matched)) = &reply.result
+            && let Some(through) = &matched.log_id
+        {
+            let through = log_id(through);
+            if self.matched.insert((node, group), (term, through)) != Some((term, through)) {
+                said.sights.push(Sight::Matched { node, group, term, through });
+            }
+        }
+    }
+}
+
+fn term_of(vote: Option<&v1::RaftVote>) -> Term {
+    Term(vote.map_or(0, |vote| vote.term))
+}
+
+fn log_id(id: &v1::LogId) -> LogId {
+    LogId { term: Term(id.term), index: LogIndex(id.index) }
+}
