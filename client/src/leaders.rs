@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::ErrorCode;
 use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
-use quorate_proto::env::Env;
+use quorate_proto::env::{Env, Mark, Point};
 use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use quorate_proto::v1;
 use tracing::debug;
@@ -202,6 +202,10 @@ impl Leaders {
         let Some(view) = state.topics.get_mut(topic).filter(|view| view.id == id) else { return };
         let Ok(at) = usize::try_from(partition.0) else { return };
         if let Some(known) = Arc::make_mut(view).partitions.get_mut(at) {
+            if self.env.perturb(Point::HintIgnored) {
+                return;
+            }
+            self.env.reached(Mark::LeaderHintHeard);
             known.learn(Known { leader: Some(NodeId(leader)), epoch: LeaderEpoch(epoch) });
         }
     }
@@ -231,6 +235,9 @@ impl Leaders {
     /// # Errors
     /// What the channel says; [`CallError::Lost`] when `timeout` passes first.
     pub(crate) async fn ask(&self, address: &str, call: Call, timeout: Duration) -> Result<Reply, CallError> {
+        if self.env.perturb(Point::ConnectionForgotten) {
+            self.state().channels.remove(address);
+        }
         let answer = self.channel(address).call(call);
         let answer = self.env.timeout(timeout, answer).await.unwrap_or_else(|_elapsed| {
             let reason = format!("no answer within {} ms", timeout.as_millis());
@@ -335,6 +342,9 @@ impl Leaders {
 
     /// One lookup: asks servers in turn until one knows all of `topics`; what none knows is unknown.
     async fn look_up(&self, topics: &BTreeSet<TopicName>, auto_create: bool) -> Result<(), NoServer> {
+        if self.env.perturb(Point::LookUpElsewhere) {
+            self.ask_elsewhere();
+        }
         let mut tried = Vec::new();
         let mut failed: BTreeMap<TopicName, LookupError> = BTreeMap::new();
         let mut missing: Vec<TopicName> = topics.iter().cloned().collect();

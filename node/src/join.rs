@@ -18,8 +18,8 @@ use quorate_proto::ids::{ClusterId, Identity, NodeId};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use thiserror::Error;
 
-use crate::env::Env;
 use crate::env::transport::{Lane, PeerError};
+use crate::env::{Env, Mark, Point};
 use crate::raft::{Member, RaftNode};
 use crate::storage::{Facts, StoreError};
 
@@ -153,6 +153,7 @@ impl Join {
         };
         if let Err((code, reason)) = judge_hello(&here, &asker) {
             tracing::warn!(peer = %asker.node, reason, "hello refused");
+            shared.env.reached(Mark::HelloRefused);
             return Err((code, reason));
         }
         let addresses =
@@ -277,6 +278,10 @@ impl Shared {
 
     fn note(&self, round: &mut Round, peer: NodeId, answer: Result<v1::PeerReply, PeerError>) {
         let reply = match answer {
+            Ok(_) if self.env.perturb(Point::HelloUnheard) => {
+                round.silent.insert(peer, "no answer yet".to_owned());
+                return;
+            }
             Ok(reply) => reply,
             Err(error) => {
                 round.silent.insert(peer, error.to_string());

@@ -38,6 +38,8 @@ pub static ALL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let mut names =
         Mark::ALL.iter().map(|mark| mark.name()).chain(SIMULATOR.iter().copied()).collect::<Vec<_>>();
     names.sort_unstable();
+    // Some are seen from both sides.
+    names.dedup();
     names
 });
 

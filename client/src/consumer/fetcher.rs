@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{BatchError, BatchHeader, split};
 use quorate_proto::call::{Call, CallError, Reply};
-use quorate_proto::env::{Env, Moment};
+use quorate_proto::env::{Env, Mark, Moment, Point};
 use quorate_proto::ids::{LeaderEpoch, Offset, PartitionId, TopicId, TopicName};
 use quorate_proto::v1;
 use tokio::sync::Notify;
@@ -31,6 +31,8 @@ const FETCH_BYTES_MIN: usize = 64 * 1024;
 /// leads by now: one that was cut off does not know it.
 const SILENT: Duration = Duration::from_secs(3);
 const SLOW: Duration = Duration::from_secs(1);
+/// How soon a fetch is given up, where a [`Point`] does so.
+const IMPATIENCE: Duration = Duration::from_millis(2);
 /// A topic that all servers deny for so long is gone.
 const MISSING: Duration = Duration::from_secs(2);
 
@@ -154,12 +156,12 @@ impl Buffer {
     }
 
     /// Waits until a partition may fetch more.
-    async fn room(&self, progress: &Progress) {
+    async fn room(&self, progress: &Progress, unread_max: usize) {
         loop {
             let mut read = pin!(self.read.notified());
             read.as_mut().enable();
             let full = self.state().bytes >= self.bytes_max;
-            if !full && progress.unread.load(Ordering::Relaxed) < UNREAD_MAX {
+            if !full && progress.unread.load(Ordering::Relaxed) < unread_max {
                 return;
             }
             read.await;
@@ -220,9 +222,11 @@ impl Fetcher {
         let mut _look = None;
         loop {
             let before = self.position;
-            self.buffer.room(&self.progress).await;
+            let unread_max = if self.env.perturb(Point::PrefetchShrunk) { 1 } else { UNREAD_MAX };
+            self.buffer.room(&self.progress, unread_max).await;
             let leader = self.leaders.leader(self.topic(), self.id, self.partition());
             let leader = leader.filter(|leader| leader.epoch >= epoch);
+            let leader = leader.filter(|_| !self.env.perturb(Point::ConsumerForgetsTheLeader));
             let asked = leader.as_ref().map(|leader| (leader.node, leader.epoch));
             let next = match leader {
                 None => Next::LookUp("it has no leader".to_owned()),
@@ -238,7 +242,8 @@ impl Fetcher {
                     missing_since = None;
                     if self.position != before {
                         heard_at = now;
-                    } else if now.since(heard_at) >= SILENT {
+                    } else if now.since(heard_at) >= SILENT || self.env.perturb(Point::ConsumerLooksElsewhere)
+                    {
                         heard_at = now;
                         let (leaders, topic) = (Arc::clone(&self.leaders), self.topic().clone());
                         // Beside the fetches, for a server that hangs must not hold up what comes.
@@ -279,6 +284,7 @@ impl Fetcher {
                         }
                     };
                     if gone {
+                        self.env.reached(Mark::ConsumerFoundTheTopicGone);
                         let topic = self.topic().clone();
                         return self.push(Err(ConsumeError::TopicDeleted { topic }));
                     }
@@ -305,6 +311,7 @@ impl Fetcher {
     async fn fetch(&self, leader: &LeaderAt) -> Result<Reply, CallError> {
         let share = self.buffer.bytes_max / self.sharers.load(Ordering::Relaxed).max(1);
         let bytes_max = self.config.fetch_bytes_max.min(share.max(FETCH_BYTES_MIN));
+        let bytes_max = if self.env.perturb(Point::FetchTiny) { 1 } else { bytes_max };
         let request = v1::FetchRequest {
             correlation: 0,
             topic_id: self.id.to_wire(),
@@ -319,8 +326,9 @@ impl Fetcher {
         let address = leader.channel.address().to_owned();
         let lost = |reason: String| Err(CallError::Lost { address: address.clone(), reason });
         let mut answer = leader.channel.call(Call::Fetch(request));
-        let deadline = self.env.now() + timeout;
-        let mut slow = self.config.fetch_wait + SLOW;
+        let given_up = self.env.perturb(Point::FetchGivenUp);
+        let deadline = self.env.now() + if given_up { IMPATIENCE } else { timeout };
+        let mut slow = if given_up { IMPATIENCE } else { self.config.fetch_wait + SLOW };
         loop {
             match select(answer, self.env.sleep(slow)).await {
                 Either::Left((answer, _)) => return answer,
@@ -334,6 +342,7 @@ impl Fetcher {
             let _seen_there = self.leaders.refresh(self.topic()).await.is_ok();
             let now = self.leaders.leader(self.topic(), self.id, self.partition());
             if now.is_some_and(|now| now.epoch > leader.epoch) {
+                self.env.reached(Mark::FetchAtAnOldLeaderAbandoned);
                 return lost("another node leads by now".to_owned());
             }
         }
@@ -357,6 +366,7 @@ impl Fetcher {
             ErrorCode::Overloaded => return Next::Pause(message),
             ErrorCode::OffsetOutOfRange => {
                 if is_older(response.leader_epoch, *epoch) {
+                    self.env.reached(Mark::ConsumerDisbelievesAnOldLeader);
                     return Next::LookUp("a server answered for an older epoch".to_owned());
                 }
                 return self.out_of_range(&response);
@@ -390,6 +400,7 @@ impl Fetcher {
             }
         }
         if is_older(response.leader_epoch, *epoch) {
+            self.env.reached(Mark::ConsumerDisbelievesAnOldLeader);
             return Next::LookUp("a server answered for an older epoch".to_owned());
         }
         *epoch = LeaderEpoch(response.leader_epoch).max(*epoch);

@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{ProducerStamp, stamp_producer};
 use quorate_proto::call::{Call, CallError, Reply};
-use quorate_proto::env::Moment;
+use quorate_proto::env::{Mark, Moment, Point};
 use quorate_proto::ids::{LeaderEpoch, NodeId, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use quorate_proto::v1;
 use tokio::sync::OwnedSemaphorePermit;
@@ -39,6 +39,8 @@ const MISSING: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_millis(500);
 /// So often may the oldest batch be told that one before it is missing, which is not so.
 const OUT_OF_ORDER_MAX: u32 = 8;
+/// How soon an attempt is given up, where a [`Point`] does so.
+const IMPATIENCE: Duration = Duration::from_millis(2);
 
 /// What stands in the way while nothing else is known to.
 const NO_ANSWER: &str = "no answer yet";
@@ -56,6 +58,8 @@ struct Flight {
     _room: OwnedSemaphorePermit,
     /// The attempt under way.
     attempt: Option<Attempt>,
+    /// To whom it was sent last.
+    sent_to: Option<NodeId>,
     /// How often a server missed an earlier batch when there was none.
     out_of_order: u32,
     /// It ends with this as soon as all before it have ended.
@@ -280,6 +284,7 @@ impl Worker {
             return;
         }
         let leader = self.shared.leaders.leader(&self.topic.name, self.topic.id, self.queue.partition);
+        let leader = leader.filter(|_| !self.shared.env.perturb(Point::ProducerForgetsTheLeader));
         let Some(leader) = leader else {
             self.last = format!("partition {} of {} has no leader", self.queue.partition, self.topic.name);
             let pause = self.addressee.take().is_some();
@@ -298,9 +303,15 @@ impl Worker {
             }
         }
         while self.has_place() {
-            let Some(filled) = self.queue.take(now, self.shared.config.linger) else { return };
+            let hasty = self.shared.env.perturb(Point::LingerCutShort);
+            let linger = if hasty { Duration::ZERO } else { self.shared.config.linger };
+            let Some(filled) = self.queue.take(now, linger) else { return };
             self.board(filled);
             self.attempt(self.in_flight.len() - 1, &leader, now);
+            // Its answer brings us back here.
+            if self.shared.env.perturb(Point::BatchesSentOneAtATime) {
+                return;
+            }
         }
     }
 
@@ -321,6 +332,7 @@ impl Worker {
             completer,
             _room: room,
             attempt: None,
+            sent_to: None,
             out_of_order: 0,
             verdict: None,
         });
@@ -342,6 +354,12 @@ impl Worker {
             self.in_flight[at].stamp = Some(stamp);
         }
         let flight = &mut self.in_flight[at];
+        if let Some(before) = flight.sent_to.replace(leader.node) {
+            self.shared.env.reached(match before == leader.node {
+                true => Mark::ProducerRetried,
+                false => Mark::ProducerRetriedAcrossTwoLeaders,
+            });
+        }
         self.attempt_number += 1;
         let number = self.attempt_number;
         flight.attempt = Some(Attempt { number, sent_at: now });
@@ -359,8 +377,9 @@ impl Worker {
         let address = leader.channel.address().to_owned();
         let answer = leader.channel.call(Call::Produce(request));
         let env = self.shared.env.clone();
+        let patience = if env.perturb(Point::ProduceGivenUp) { IMPATIENCE } else { timeout + GRACE };
         self.attempts.push(Box::pin(async move {
-            let answer = env.timeout(timeout + GRACE, answer).await.unwrap_or_else(|_elapsed| {
+            let answer = env.timeout(patience, answer).await.unwrap_or_else(|_elapsed| {
                 let reason = format!("no answer within {} ms", timeout.as_millis());
                 Err(CallError::Lost { address, reason })
             });
@@ -383,6 +402,7 @@ impl Worker {
             }
             Err(error) => {
                 flight.completer.perhaps_written |= matches!(error, CallError::Lost { .. });
+                self.shared.env.reached(Mark::ProduceAnswerLost);
                 self.stumble(error.to_string(), true, true);
             }
         }
@@ -430,6 +450,7 @@ impl Worker {
                 self.stumble(message, at == 0, at == 0);
             }
             ErrorCode::DuplicateSequence => {
+                self.shared.env.reached(Mark::DuplicateWithoutItsOffset);
                 // It stands in the log, at an offset that the server has forgotten.
                 flight.completer.perhaps_written = true;
                 flight.verdict = Some(Reason::Refused { code, message: message.clone() });
@@ -501,6 +522,11 @@ impl Worker {
             reason = %reason,
             "a batch was given up"
         );
+        self.shared.env.reached(if perhaps {
+            Mark::BatchPerhapsWritten
+        } else {
+            Mark::BatchSurelyNotWritten
+        });
         given_up.completer.failed(reason.clone());
         // Answers to attempts under the old producer id mean nothing from here on.
         self.attempts = FuturesUnordered::new();
@@ -515,6 +541,7 @@ impl Worker {
             flight.completer.under_way = false;
             flight.attempt = None;
             flight.stamp = None;
+            flight.sent_to = None;
             flight.out_of_order = 0;
             self.in_flight.push_back(flight);
         }
@@ -607,6 +634,7 @@ impl Worker {
                 flight.completer.perhaps_written = true;
             }
         }
+        self.shared.env.reached(Mark::SlowLeaderAbandoned);
         self.trouble = None;
         self.stumble("another node leads by now".to_owned(), false, false);
     }
@@ -614,6 +642,7 @@ impl Worker {
     /// The topic is gone: nothing for it can be written any more.
     fn end_gone(&mut self) {
         let reason = Reason::TopicDeleted { topic: self.topic.name.clone() };
+        self.shared.env.reached(Mark::ProducerFoundTheTopicGone);
         for flight in std::mem::take(&mut self.in_flight) {
             flight.completer.failed(reason.clone());
         }

@@ -13,6 +13,7 @@ use quorate_proto::v1::{
 use super::status::{self, Status};
 use super::{Api, Parts};
 use crate::controller::{self, NewTopic};
+use crate::env::Point;
 use crate::metadata::{Metadata, Partition, Topic};
 
 /// Answers for the topics asked for, or for all.
@@ -33,12 +34,15 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
         }
     }
     let metadata = parts.controller.metadata().borrow().clone();
+    let parts = &parts;
+    let untold = api.env.perturb(Point::LeadersUntold);
     let topics = if request.all {
-        metadata.topics.values().map(|topic| describe(&parts, topic)).collect()
+        metadata.topics.values().map(|topic| describe(parts, topic, untold)).collect()
     } else {
         let describe_named = |name: &String| match failed.remove(name.as_str()) {
             Some(status) => unknown(name, status),
-            None => named(&parts, &metadata, name),
+            None if api.env.perturb(Point::TopicNotTold) => unknown(name, status::not_ready("it is busy")),
+            None => named(parts, &metadata, name, untold),
         };
         request.topics.iter().map(describe_named).collect()
     };
@@ -93,7 +97,7 @@ fn unknown(name: &str, status: Status) -> TopicMetadata {
     }
 }
 
-fn named(parts: &Parts, metadata: &Metadata, name: &str) -> TopicMetadata {
+fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool) -> TopicMetadata {
     let parsed: TopicName = match name.parse() {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -103,7 +107,7 @@ fn named(parts: &Parts, metadata: &Metadata, name: &str) -> TopicMetadata {
         }
     };
     match metadata.topic_named(&parsed) {
-        Some(topic) => describe(parts, topic),
+        Some(topic) => describe(parts, topic, untold),
         // What is applied here may lack the newest topics, or all of them after a start.
         None if !*parts.controller.ready().borrow() => {
             unknown(name, status::not_ready("it hears no leader that could tell it of new topics"))
@@ -115,9 +119,10 @@ fn named(parts: &Parts, metadata: &Metadata, name: &str) -> TopicMetadata {
     }
 }
 
-fn describe(parts: &Parts, topic: &Arc<Topic>) -> TopicMetadata {
+/// `untold`: as if it had heard of no leader.
+fn describe(parts: &Parts, topic: &Arc<Topic>, untold: bool) -> TopicMetadata {
     let partition = |(at, partition): (usize, &Partition)| {
-        let leader = parts.raft.leadership(partition.group);
+        let leader = parts.raft.leadership(partition.group).filter(|_| !untold);
         PartitionMetadata {
             partition: i32::try_from(at).expect("a topic has at most 2^31 partitions"),
             leader: leader.map_or(0, |leader| leader.leader.0),

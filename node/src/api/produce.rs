@@ -10,9 +10,13 @@ use quorate_proto::v1::{InitProducerResponse, ProduceRequest, ProduceResponse};
 
 use super::status::{self, Status};
 use super::{Api, epoch};
+use crate::env::Point;
 
 /// The longest that a request without a time of its own waits; the partition has a bound of its own as well.
 const TIME_MAX: Duration = Duration::from_secs(3_600);
+
+/// How late an answer may be, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(300);
 
 /// Admits the batch in this call; the future is its answer.
 pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, Reply> {
@@ -34,6 +38,7 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
     let (clock, admitted) = (api.env.clone(), api.env.now());
     async move {
         let outcome = outcome.await;
+        clock.dawdle(Point::ProduceAnsweredLate, LATE_MAX).await;
         metrics::histogram!("quorate_produce_seconds").record(clock.now().since(admitted).as_secs_f64());
         Reply::Produce(match outcome {
             Ok(produced) => ProduceResponse {
@@ -71,6 +76,7 @@ fn refused(correlation: u64, status: Status) -> ProduceResponse {
 pub(super) async fn init(api: &Api) -> InitProducerResponse {
     let time = api.admin_time(0);
     let id = match api.parts() {
+        Ok(_) if api.env.perturb(Point::NoProducerId) => Err(status::not_ready("it is busy")),
         Ok(parts) => parts.controller.producer_id(time).await.map_err(|error| status::controller(&error)),
         Err(status) => Err(status),
     };

@@ -18,9 +18,8 @@ use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
 use super::types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};
-use crate::env::Env;
-use crate::env::Task;
 use crate::env::transport::{Lane, PeerError};
+use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Metadata, Node, Topic};
 use crate::raft::{self, Group, GroupError, Member, Proposal, ProposeError, RaftNode, Role};
 
@@ -148,7 +147,10 @@ impl Controller {
                     };
                 }
                 Attempt::NotDone => {}
-                Attempt::Unknown => perhaps_done = true,
+                Attempt::Unknown => {
+                    self.shared.env.reached(Mark::CommandUnknown);
+                    perhaps_done = true;
+                }
             }
             let now = self.shared.env.now();
             if now >= deadline {
@@ -163,6 +165,17 @@ impl Controller {
     }
 
     async fn attempt(&self, command: Bytes, left: Duration) -> Attempt {
+        if self.shared.env.perturb(Point::CommandNotTried) {
+            return Attempt::NotDone;
+        }
+        let attempt = self.attempt_once(command, left).await;
+        if matches!(attempt, Attempt::Answered(..)) && self.shared.env.perturb(Point::CommandAnswerLost) {
+            return Attempt::Unknown;
+        }
+        attempt
+    }
+
+    async fn attempt_once(&self, command: Bytes, left: Duration) -> Attempt {
         match self.shared.group.role() {
             Role::Leader { .. } => self.propose(command, left).await,
             Role::Follower { leader: Some(leader), .. } if leader != self.shared.me => {
@@ -187,6 +200,7 @@ impl Controller {
     }
 
     async fn forward(&self, leader: NodeId, command: Bytes, left: Duration) -> Attempt {
+        self.shared.env.reached(Mark::CommandForwarded);
         let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         let body = peer_request::Body::Command(v1::Command { command, timeout_ms });
         let reply = match self.shared.raft.call(leader, Lane::Bulk, body, left).await {
@@ -349,6 +363,9 @@ impl Controller {
     pub async fn producer_id(&self, timeout: Duration) -> Result<ProducerId, ControllerError> {
         let deadline = self.shared.env.now() + timeout;
         loop {
+            if self.shared.env.perturb(Point::ProducerIdsForgotten) {
+                *self.producer_ids() = 0..0;
+            }
             if let Some(id) = self.producer_ids().next() {
                 return Ok(ProducerId(id));
             }

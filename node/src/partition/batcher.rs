@@ -90,7 +90,12 @@ impl Batcher {
         while open || !flying.is_empty() {
             let event = self.next(&mut roles, &mut flying, &mut queue, open).await;
             match event {
-                Event::Closed => open = false,
+                Event::Closed => {
+                    open = false;
+                    if !flying.is_empty() {
+                        self.env.reached(Mark::TopicDeletedWithProducesInFlight);
+                    }
+                }
                 Event::RoleChanged => {
                     let role = *roles.borrow_and_update();
                     let same = match (&mode, role) {
@@ -100,6 +105,9 @@ impl Batcher {
                     if !same {
                         // Waiting fetches look again whether this node still leads.
                         self.watermark.wake_all();
+                        if matches!(mode, Mode::Leading(_)) && !flying.is_empty() {
+                            self.env.reached(Mark::LeaderDeposedWithAnUnackedTail);
+                        }
                         mode = Mode::Draining;
                     }
                 }
@@ -140,7 +148,8 @@ impl Batcher {
         queue: &mut mpsc::Receiver<Admitted>,
         open: bool,
     ) -> Event {
-        let room = flying.len() < self.in_flight_max;
+        let in_flight_max = if self.env.perturb(Point::BatcherOneInFlight) { 1 } else { self.in_flight_max };
+        let room = flying.len() < in_flight_max;
         let landed = async {
             match flying.front_mut() {
                 Some(oldest) => (&mut oldest.pending).await,
@@ -169,6 +178,11 @@ impl Batcher {
                 assert_eq!(base_offset, batch.base_offset, "a batch is accepted where it was proposed");
                 if let Mode::Leading(tail) = mode {
                     tail.landed(batch.claim.producer);
+                } else {
+                    self.env.reached(Mark::BatchAcceptedAfterItsLeader);
+                }
+                if batch.replies.iter().all(oneshot::Sender::is_closed) {
+                    self.env.reached(Mark::ProduceCommittedPastItsDeadline);
                 }
                 (Ok(self.produced(base_offset, batch.log_append_time)), true)
             }
@@ -182,9 +196,13 @@ impl Batcher {
             // What was queued behind it may have been appended all the same: in the wrong place, and void.
             Err(ProposeError::NotAppended { leader }) => {
                 info!(base_offset = %batch.base_offset, ?leader, "proposal refused");
+                self.env.reached(Mark::ProposalRefused);
                 (Err(self.not_leader()), false)
             }
-            Err(ProposeError::Unknown) => (Err(ProduceError::Unknown), false),
+            Err(ProposeError::Unknown) => {
+                self.env.reached(Mark::ProposalUnknown);
+                (Err(ProduceError::Unknown), false)
+            }
         };
         if matches!(result, Err(ProduceError::NotAvailable(_) | ProduceError::NotLeader { .. })) {
             self.firsts().refused(batch.claim);
@@ -293,6 +311,11 @@ impl Batcher {
             }
             Some(_) | None => {
                 self.env.reached(Mark::DuplicateOfApplied);
+                let epoch = self.state.lock().epochs.of(base_offset);
+                let (Role::Leader { term, .. } | Role::Follower { term, .. }) = self.group.role();
+                if epoch.is_some_and(|epoch| epoch < term) {
+                    self.env.reached(Mark::DuplicateAfterFailover);
+                }
                 let log_append_time = match self.timestamp_type {
                     TimestampType::CreateTime => None,
                     TimestampType::LogAppendTime => Some(stamp),

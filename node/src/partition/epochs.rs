@@ -15,6 +15,12 @@ impl Epochs {
         }
     }
 
+    /// The term in which an offset was written, if it was.
+    pub(super) fn of(&self, offset: Offset) -> Option<Term> {
+        let after = self.0.partition_point(|(_, start)| *start <= offset);
+        self.0.get(after.checked_sub(1)?).map(|(term, _)| *term)
+    }
+
     /// The largest epoch at or below `epoch` and where it ended (exclusive); the last one ends at `end`.
     pub(super) fn end_of(&self, epoch: LeaderEpoch, end: Offset) -> Option<(LeaderEpoch, Offset)> {
         let after = self.0.partition_point(|(term, _)| term.epoch() <= epoch);
@@ -34,6 +40,8 @@ mod tests {
             epochs.note(Term(term), Offset(next));
         }
         let end = |epoch| epochs.end_of(LeaderEpoch(epoch), Offset(30)).map(|(epoch, end)| (epoch.0, end.0));
+        assert_eq!(epochs.of(Offset(4)), Some(Term(2)));
+        assert_eq!(epochs.of(Offset(8)), Some(Term(6)), "term 5 wrote nothing");
         assert_eq!(end(1), None);
         assert_eq!(end(2), Some((2, 8)));
         assert_eq!(end(4), Some((2, 8)));

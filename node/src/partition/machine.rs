@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::state::{Applied, State};
 use super::watermark::Watermark;
+use crate::env::{Env, Mark, Point};
 use crate::raft::{Answer, Apply, BatchAnswer};
 use crate::storage::{Entry, LogId};
 
@@ -19,6 +20,7 @@ impl SharedState {
 
 /// The state machine of a partition's group.
 pub(super) struct Machine {
+    pub(super) env: Env,
     pub(super) state: SharedState,
     pub(super) watermark: Watermark,
 }
@@ -28,12 +30,21 @@ impl Apply for Machine {
         match self.state.lock().apply(&entry.head) {
             Applied::NoBatch => Answer::Nothing,
             Applied::Accepted { base_offset } => Answer::Batch(BatchAnswer::Accepted { base_offset }),
-            Applied::Void => Answer::Batch(BatchAnswer::Void),
+            Applied::Void => {
+                self.env.reached(Mark::EntryVoid);
+                Answer::Batch(BatchAnswer::Void)
+            }
         }
     }
 
     fn applied(&mut self, _last: LogId) {
         let applied_bytes = self.state.lock().applied_bytes;
+        if self.env.perturb(Point::FetchesNotWoken) {
+            return;
+        }
         self.watermark.advance(applied_bytes);
+        if self.env.perturb(Point::FetchesWokenForNothing) {
+            self.watermark.wake_all();
+        }
     }
 }

@@ -16,13 +16,16 @@ use super::batcher::told;
 use super::config::PartitionConfig;
 use super::replica::{Place, Replica, Surroundings};
 use super::types::NoReplica;
-use crate::env::{Env, Task};
+use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::Metadata;
 use crate::raft::{Member, RaftNode};
 use crate::storage::Store;
 
 /// Pause before a start or a removal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How late metadata may be followed, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// How long batches in flight may take when the node stops.
 const PARTING: Duration = Duration::from_secs(2);
@@ -171,7 +174,10 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 changed = self.metadata.changed() => match changed {
-                    Ok(()) => self.look(&starts),
+                    Ok(()) => {
+                        self.around.env.dawdle(Point::MetadataSeenLate, LATE_MAX).await;
+                        self.look(&starts);
+                    }
                     Err(_) => return,
                 },
                 Some(ended) = self.jobs.next() => match ended {
@@ -259,6 +265,7 @@ async fn start(
     let (topic, partition) = (place.topic.clone(), place.partition);
     let turn = starts.acquire_owned().await;
     let env = around.env.clone();
+    env.dawdle(Point::ReplicaStartsLate, LATE_MAX).await;
     match Replica::start(around, place).await {
         Ok((replica, batcher)) => {
             shared.running().insert(group, Running { replica, batcher });
@@ -274,6 +281,10 @@ async fn start(
 }
 
 async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {
+    around.env.dawdle(Point::ReplicaRemovedLate, LATE_MAX).await;
+    if running.is_none() {
+        around.env.reached(Mark::TopicDeletedWhileTheNodeWasDown);
+    }
     if let Some(Running { replica, batcher }) = running {
         replica.close();
         around.raft.stop_group(group).await;
@@ -283,6 +294,7 @@ async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) 
         warn!(%group, %error, "log of a deleted partition was not removed");
         around.env.sleep(RETRY).await;
     }
+    around.env.reached(Mark::ReplicaRemoved);
     info!(%group, "replica removed");
     Ended::Removed(group)
 }

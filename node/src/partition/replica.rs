@@ -24,10 +24,14 @@ use super::machine::{Machine, SharedState};
 use super::outgoing::{AnswerHold, AnswerRoom};
 use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
 use super::watermark::Watermark;
-use crate::env::{Env, Task};
+use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Leadership, TopicConfig};
 use crate::raft::{Group, GroupError, Member, RaftNode, Role};
 use crate::storage::{Head, Kind, ReadError, Store};
+
+/// How late a fetch may be answered, and how short a produce may be cut, where a [`Point`] does so.
+const LATE_MAX: Duration = Duration::from_millis(200);
+const CUT_SHORT: Duration = Duration::from_millis(2);
 
 /// What every replica of a node works with.
 #[derive(Clone)]
@@ -72,7 +76,7 @@ impl Replica {
     pub(super) async fn start(around: Surroundings, place: Place) -> Result<(Self, Task), GroupError> {
         let state = SharedState::default();
         let watermark = Watermark::new(around.config.fetch_waiters_max);
-        let machine = Machine { state: state.clone(), watermark: watermark.clone() };
+        let machine = Machine { env: around.env.clone(), state: state.clone(), watermark: watermark.clone() };
         let group = around.raft.start_group(place.group, place.members, Box::new(machine)).await?;
         let (queue, admitted) = mpsc::channel(around.config.queue_batches_max);
         let firsts = Arc::default();
@@ -126,7 +130,9 @@ impl Replica {
         };
         let around = &self.shared.around;
         let longest = Duration::from_millis(around.config.produce_timeout_ms_max);
+        let longest = if around.env.perturb(Point::ProduceCutShort) { CUT_SHORT } else { longest };
         let late = around.env.clock.sleep_until(deadline.min(around.env.now() + longest));
+        let env = around.env.clone();
         async move {
             match select(done, late).await {
                 Either::Left((Ok(answer), _)) => answer,
@@ -136,9 +142,13 @@ impl Replica {
                 Either::Right(((), mut done)) => match done.try_recv() {
                     Ok(answer) => answer,
                     Err(_) if progress.abandon() => {
+                        env.reached(Mark::ProduceNotProposedInTime);
                         Err(ProduceError::NotAvailable("it was not proposed in time"))
                     }
-                    Err(_) => Err(ProduceError::Unknown),
+                    Err(_) => {
+                        env.reached(Mark::ProducePastItsDeadline);
+                        Err(ProduceError::Unknown)
+                    }
                 },
             }
         }
@@ -152,14 +162,18 @@ impl Replica {
         progress: Progress,
     ) -> Result<oneshot::Receiver<Result<Produced, ProduceError>>, ProduceError> {
         let shared = &*self.shared;
-        self.leading(epoch).map_err(Unled::produce)?;
+        self.asked_to_lead(epoch, Mark::ProduceBeforeTheFirstOwnEntry).map_err(Unled::produce)?;
         let header = door::check(&shared.around.config, shared.topic, shared.around.env.wall(), &batch)?;
         let claim = door::claim_of(&header);
         let overloaded = |what| {
             shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
             ProduceError::Overloaded(what)
         };
-        if shared.around.store.unsynced_bytes() > shared.around.config.unsynced_bytes_max {
+        let slow = shared.around.store.unsynced_bytes() > shared.around.config.unsynced_bytes_max;
+        if slow {
+            shared.around.env.reached(Mark::DiskDoesNotKeepUp);
+        }
+        if slow || shared.around.env.perturb(Point::ProduceOverloaded) {
             return Err(overloaded("the disk does not keep up"));
         }
         let room = shared.room.take(batch.len());
@@ -196,13 +210,28 @@ impl Replica {
     ) -> Result<(Fetched, Option<AnswerHold>), FetchError> {
         let shared = &*self.shared;
         let config = &shared.around.config;
+        let env = &shared.around.env;
         let wait = request.wait.min(Duration::from_millis(config.fetch_wait_ms_max));
-        let deadline = shared.around.env.now() + wait;
+        let wait = if env.perturb(Point::FetchCutShort) { Duration::ZERO } else { wait };
+        let deadline = env.now() + wait;
         let mut bytes_max = u64::from(request.bytes_max.min(config.fetch_bytes_max));
+        if env.perturb(Point::FetchOfOneBatch) {
+            bytes_max = 1;
+        }
+        if env.perturb(Point::FetchOverloaded) {
+            return Err(FetchError::Overloaded);
+        }
         let mut bytes_min = u64::from(request.bytes_min).min(bytes_max);
         let mut hold = None;
+        let mut waited = false;
         loop {
-            let term = self.leading(request.epoch).map_err(Unled::fetch)?;
+            let term = match waited {
+                false => self.asked_to_lead(request.epoch, Mark::FetchBeforeTheFirstOwnEntry),
+                true => self.leading(request.epoch).inspect_err(|_| {
+                    env.reached(Mark::FetchWaitingWhenTheLeaderChanged);
+                }),
+            };
+            let term = term.map_err(Unled::fetch)?;
             let (range, high_watermark, log_start, applied_bytes) = {
                 let state = shared.state.lock();
                 let (start, end) = (state.log_start, state.next_offset);
@@ -222,7 +251,7 @@ impl Replica {
                 None => (Vec::new(), false),
             };
             let found: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
-            let late = shared.around.env.now() >= deadline;
+            let late = env.now() >= deadline;
             if full || found >= bytes_min || late {
                 if let (Some(room), None) = (room, &hold) {
                     hold = room.try_take(found);
@@ -234,6 +263,7 @@ impl Replica {
                         continue;
                     }
                 }
+                env.dawdle(Point::FetchAnsweredLate, LATE_MAX).await;
                 let batches = self.read(&heads).await?;
                 return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
@@ -242,7 +272,8 @@ impl Replica {
             // Leadership may have gone before the wait began: then nobody wakes it.
             self.leading(request.epoch).map_err(Unled::fetch)?;
             let woken = std::pin::pin!(waiting.woken());
-            select(woken, shared.around.env.clock.sleep_until(deadline)).await;
+            select(woken, env.clock.sleep_until(deadline)).await;
+            waited = true;
         }
     }
 
@@ -325,7 +356,7 @@ impl Replica {
         epoch: Option<LeaderEpoch>,
         at: OffsetAt,
     ) -> Result<OffsetFound, FetchError> {
-        let term = self.leading(epoch).map_err(Unled::fetch)?;
+        let term = self.asked_to_lead(epoch, Mark::LookupBeforeTheFirstOwnEntry).map_err(Unled::fetch)?;
         let shared = &*self.shared;
         let (offset, timestamp) = match at {
             OffsetAt::Earliest => (Some(shared.state.lock().log_start), None),
@@ -417,6 +448,23 @@ impl Replica {
     /// The newest leadership heard of.
     pub fn leadership(&self) -> Option<Leadership> {
         heard(&self.shared.around.raft, &self.shared.group)
+    }
+
+    /// [`Replica::leading`], for a request that has just come; `early` is told if it came before this node, which
+    /// leads, may answer.
+    fn asked_to_lead(&self, epoch: Option<LeaderEpoch>, early: Mark) -> Result<Term, Unled> {
+        let env = &self.shared.around.env;
+        if env.perturb(Point::NotLeading) {
+            return Err(Unled::NotLeader { leader: self.leadership() });
+        }
+        self.leading(epoch).inspect_err(|unled| match unled {
+            Unled::NotLeader { .. } if matches!(self.role(), Role::Leader { ready: false, .. }) => {
+                env.reached(early);
+            }
+            Unled::Fenced { .. } => env.reached(Mark::OldEpochFenced),
+            Unled::UnknownEpoch { .. } => env.reached(Mark::EpochUnknownHere),
+            Unled::NotLeader { .. } | Unled::Stopping => {}
+        })
     }
 
     /// The term this node leads in, if it may answer a request that names `epoch`: an entry of the term is applied,

@@ -15,7 +15,7 @@ use super::group::{Group, Role, Running};
 use super::liveness::rank;
 use super::node::Inner;
 use super::types::RaftVote;
-use crate::env::Moment;
+use crate::env::{Mark, Moment, Point};
 
 /// A node id that is no member's: an election "handed" to it sets the dead leader's lease aside, and no more.
 /// Addressed to this node itself, the same request would force a vote past a leader that lives.
@@ -51,7 +51,10 @@ pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, place: Option
         let Some(voters) = group.upgrade().map(|group| Group(group).voters()) else { return };
         let answered =
             |node: &Inner| voters.iter().all(|voter| *voter == me || node.heard_since(*voter, start));
-        wait(&node, start + patience, answered).await;
+        let hasty = node.upgrade().is_some_and(|node| node.env().perturb(Point::ElectionUnheard));
+        if !hasty {
+            wait(&node, start + patience, answered).await;
+        }
         // Somebody may lead by the very vote that this node remembers.
         let led = node.upgrade().zip(group.upgrade()).is_none_or(|(node, group)| node.is_led(group.id));
         if !led {
@@ -77,6 +80,11 @@ pub(super) async fn replace(group: Weak<Running>, dead_vote: RaftVote, dead: Nod
     }
     let place = place_of(&group, Some(dead));
     stand(&group, Some(dead_vote), place * config.failover_rank_ms, until, &config).await;
+    if let Some(group) = group.upgrade().map(Group)
+        && matches!(group.role(), Role::Leader { .. })
+    {
+        group.0.env.reached(Mark::ElectionAfterAProvenDeath);
+    }
 }
 
 /// Until this, the lease of a dead leader stands in the way of every vote here. Does nothing if another vote is held.
@@ -123,7 +131,9 @@ async fn stand(
     config: &RaftConfig,
 ) {
     let Some(env) = group.upgrade().map(|group| group.env.clone()) else { return };
-    env.sleep(Duration::from_millis(delay_ms)).await;
+    let rank = if env.perturb(Point::ElectionEarly) { 0 } else { delay_ms };
+    env.sleep(Duration::from_millis(rank)).await;
+    env.dawdle(Point::ElectionLate, Duration::from_millis(config.election_timeout_ms_max)).await;
     let before = dead_vote.or_else(|| group.upgrade().map(|group| Group(group).vote()));
     let mut seen: Option<(RaftVote, Moment)> = None;
     loop {
@@ -144,7 +154,7 @@ async fn stand(
             Some(_) | None => now,
         };
         seen = Some((vote, since));
-        if !candidate || now >= since + CANDIDATE {
+        if !candidate || now >= since + CANDIDATE || env.perturb(Point::CandidateImpatient) {
             // What the dead leader sent before it died is still on its way through queues, and renews its lease.
             if let Some(dead_vote) = dead_vote {
                 set_lease_aside(&running.0, dead_vote).await;

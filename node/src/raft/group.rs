@@ -23,8 +23,11 @@ use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
 };
-use crate::env::Env;
+use crate::env::{Env, Mark, Point};
 use crate::storage::{HardVote, Log, LogId};
+
+/// How long a proposal may take to be queued, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(50);
 
 pub(super) type GroupRaft = Raft<Config, Machine>;
 pub(super) type ServerMetrics = openraft::metrics::RaftServerMetrics<Config>;
@@ -145,6 +148,7 @@ impl Group {
             Role::Leader { .. } => return Err(NotLeader { leader: Some(self.0.me) }),
             Role::Follower { leader, .. } => return Err(NotLeader { leader }),
         }
+        self.0.env.dawdle(Point::ProposalLate, LATE_MAX).await;
         let (responder, outcome) = ProgressResponder::complete_only();
         let write = self.0.raft.write(Payload::new(proposal));
         let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(responder);
@@ -159,6 +163,9 @@ impl Group {
     /// # Errors
     /// By variant.
     pub async fn read_barrier(&self, timeout: Duration) -> Result<(), BarrierError> {
+        if self.0.env.perturb(Point::BarrierFails) {
+            return Err(BarrierError::Timeout);
+        }
         let read = self.0.scope.enter(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).boxed();
         match self.0.env.timeout(timeout, read).await {
             Ok(Ok(_applied)) => Ok(()),
@@ -166,6 +173,7 @@ impl Group {
                 Err(BarrierError::NotLeader { leader: leader_of(&to) })
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+                self.0.env.reached(Mark::BarrierWithoutAMajority);
                 Err(BarrierError::Timeout)
             }
             Ok(Err(RaftError::Fatal(_))) => Err(BarrierError::Stopped),

@@ -26,6 +26,10 @@ struct Peer {
     incarnation: Option<Incarnation>,
     /// A standing connection ended and none has stood since: with a refusal after it, nobody is there any more.
     reset: bool,
+    /// Its connections said that it had died; the same process was not heard since.
+    taken_for_dead: bool,
+    /// It was heard again, and not by another incarnation.
+    lived: bool,
 }
 
 /// The peers, and the newest heard leader of each group.
@@ -41,7 +45,13 @@ impl Liveness {
         let peer = self.peers.entry(node).or_default();
         peer.heard = Some(now);
         let before = peer.incarnation.replace(incarnation);
+        peer.lived |= std::mem::take(&mut peer.taken_for_dead) && before == Some(incarnation);
         before.is_some_and(|before| before != incarnation).then_some(Death(node))
+    }
+
+    /// Whether `node` was taken for dead and has been heard again since; told once.
+    pub(super) fn take_lived(&mut self, node: NodeId) -> bool {
+        self.peers.get_mut(&node).is_some_and(|peer| std::mem::take(&mut peer.lived))
     }
 
     /// Something happened to a connection to `node`.
@@ -50,7 +60,11 @@ impl Liveness {
         match event {
             LinkEvent::Up => peer.reset = false,
             LinkEvent::Reset => peer.reset = true,
-            LinkEvent::Refused => return std::mem::take(&mut peer.reset).then_some(Death(node)),
+            LinkEvent::Refused => {
+                let died = std::mem::take(&mut peer.reset);
+                peer.taken_for_dead |= died;
+                return died.then_some(Death(node));
+            }
         }
         None
     }
@@ -151,6 +165,20 @@ mod tests {
         assert_eq!(liveness.link(A, LinkEvent::Reset), None);
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "another connection stood in between");
+    }
+
+    #[test]
+    fn a_proof_was_wrong_if_the_same_incarnation_is_heard_again() {
+        let mut liveness = Liveness::default();
+        for (incarnation, lived) in [(1, true), (2, false)] {
+            liveness.heard(A, Incarnation(1), at(0));
+            liveness.link(A, LinkEvent::Reset);
+            liveness.link(A, LinkEvent::Refused);
+            assert!(!liveness.take_lived(A));
+            liveness.heard(A, Incarnation(incarnation), at(1));
+            assert_eq!(liveness.take_lived(A), lived);
+            assert!(!liveness.take_lived(A), "once");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -14,10 +15,14 @@ use tokio::sync::watch;
 
 use super::snapshot::{NoSnapshots, SnapshotData};
 use super::types::{Answer, Config, RaftLogId, entry_from_raft, log_id_from_raft};
+use crate::env::{Env, Point};
 use crate::storage::{Entry, LogId};
 
 /// Answers held back until their entries are published: one wake of the readers for so many.
 const ANSWERS_MAX: usize = 256;
+
+/// How late a run of entries may be applied, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// What a group's owner does with what was committed. Called in log order, for each index exactly once in the life of
 /// the process: a restart begins at the start of the log.
@@ -34,6 +39,7 @@ type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Config>
 
 /// One group's state machine.
 pub(super) struct Machine {
+    env: Env,
     group: GroupId,
     /// Never locked: openraft wants its state machine to be `Sync`, and calls it by one task only.
     owner: Mutex<Box<dyn Apply>>,
@@ -45,12 +51,13 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(
+        env: Env,
         group: GroupId,
         owner: Box<dyn Apply>,
         applied: Arc<watch::Sender<Option<LogId>>>,
     ) -> Self {
         let owner = Mutex::new(owner);
-        Self { group, owner, last: None, membership: StoredMembership::default(), applied }
+        Self { env, group, owner, last: None, membership: StoredMembership::default(), applied }
     }
 
     fn owner(&mut self) -> &mut dyn Apply {
@@ -78,6 +85,7 @@ impl RaftStateMachine<Config> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
     {
+        self.env.dawdle(Point::ApplyLate, LATE_MAX).await;
         let mut answers = Vec::new();
         let mut unpublished = None;
         while let Some(next) = entries.next().await {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use openraft::Raft;
+use openraft::{Raft, ServerState};
 use openraft_rt::WatchReceiver;
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
@@ -28,8 +28,11 @@ use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_
 use super::runtime::{Registry, Scope};
 use super::types::{Member, first_entry, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
-use crate::env::{Env, Moment, PeerHandler, Task};
+use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
 use crate::storage::{Entry, Log, LogId, Store, StoreError};
+
+/// How late a role may be noticed, where a [`Point`] makes it so.
+const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
 
 /// What peers ask that is not Raft's business.
 pub trait PeerHooks: Send + Sync + 'static {
@@ -448,7 +451,7 @@ impl Inner {
             self.openraft.clone(),
             Network::new(self.peers.clone(), id),
             LogStore::new(log.clone(), self.config.append_bytes_max),
-            Machine::new(id, apply, applied.clone()),
+            Machine::new(self.env.clone(), id, apply, applied.clone()),
         );
         let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
         let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
@@ -467,18 +470,28 @@ impl Inner {
     }
 
     pub(super) fn heard(self: &Arc<Self>, who: Who) {
-        let death = self.liveness().heard(who.node, who.incarnation, self.env.now());
+        let (death, lived) = {
+            let mut liveness = self.liveness();
+            (liveness.heard(who.node, who.incarnation, self.env.now()), liveness.take_lived(who.node))
+        };
+        if lived {
+            self.env.reached(Mark::TakenForDeadAndLived);
+        }
         self.died(death, "another incarnation");
     }
 
     fn link(self: &Arc<Self>, node: NodeId, event: LinkEvent) {
-        let death = self.liveness().link(node, event);
+        let mut death = self.liveness().link(node, event);
+        if event == LinkEvent::Reset && self.env.perturb(Point::ResetTakenForDeath) {
+            death = self.liveness().link(node, LinkEvent::Refused);
+        }
         self.died(death, "reset, then refused");
     }
 
     /// Each group that the dead node led looks for another leader.
     fn died(self: &Arc<Self>, death: Option<Death>, proof: &'static str) {
         let Some(Death(dead)) = death else { return };
+        self.env.reached(Mark::PeerProvenDead);
         tracing::info!(peer = %dead, proof, "peer died");
         if self.liveness().forget_leader(dead) {
             self.changed();
@@ -575,11 +588,30 @@ async fn append(log: &Log, entry: Entry) -> Result<(), StoreError> {
 
 /// Turns what openraft says of itself into roles.
 async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch::Receiver<Option<LogId>>) {
-    let Some(mut metrics) = group.upgrade().map(|group| group.raft.server_metrics()) else { return };
+    let Some((mut metrics, env)) =
+        group.upgrade().map(|group| (group.raft.server_metrics(), group.env.clone()))
+    else {
+        return;
+    };
+    let mut was = ServerState::Follower;
     loop {
+        env.dawdle(Point::RoleLate, ROLE_LATE_MAX).await;
         let (Some(node), Some(running)) = (weak.upgrade(), group.upgrade()) else { return };
         let last = *applied.borrow_and_update();
-        let role = role_of(&metrics.borrow_and_update(), last, running.me);
+        let (role, state) = {
+            let metrics = metrics.borrow_and_update();
+            (role_of(&metrics, last, running.me), metrics.state)
+        };
+        match (std::mem::replace(&mut was, state), state) {
+            (ServerState::Candidate | ServerState::Follower, ServerState::Leader) => {
+                env.reached(Mark::ElectionWon);
+            }
+            (ServerState::Candidate, ServerState::Follower) => env.reached(Mark::ElectionLost),
+            (ServerState::Leader, ServerState::Follower | ServerState::Candidate) => {
+                env.reached(Mark::LeaderDeposed);
+            }
+            _ => {}
+        }
         let changed = running.roles.send_if_modified(|known| std::mem::replace(known, role) != role);
         if changed {
             tracing::info!(group = %running.id, ?role, "role changed");
@@ -618,9 +650,14 @@ async fn beats(env: Env, node: Weak<Inner>) {
             }
             // Before that, nobody would listen.
             if node.peers.identities().cluster().is_some() {
-                let leads = leads_to_wire(&node.leads());
+                let leads = match env.perturb(Point::BeatWithoutLeads) {
+                    true => Vec::new(),
+                    false => leads_to_wire(&node.leads()),
+                };
                 for peer in node.peers.nodes() {
-                    in_flight.push(beat(&node, peer, leads.clone()));
+                    if !env.perturb(Point::BeatSkipped) {
+                        in_flight.push(beat(&node, peer, leads.clone()));
+                    }
                 }
             }
             (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::{FutureExt, future};
 use quorate_proto::ids::GroupId;
@@ -18,7 +19,10 @@ use super::state::{Active, Request, Sealing, Shared};
 use super::stream::{Item, Place};
 use super::transcript::{Line, Tail, put};
 use super::volume::Volume;
-use crate::env::pool;
+use crate::env::{Mark, Point, pool};
+
+/// What a commit, and the word of it, may take beside its writing, where a [`Point`] makes them slow.
+const LATE_MAX: Duration = Duration::from_millis(30);
 
 /// What goes into one transaction.
 struct Work {
@@ -92,6 +96,7 @@ async fn serve(shared: &Arc<Shared>, in_flight: &InFlight) {
 }
 
 async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
+    shared.env.dawdle(Point::CommitLate, LATE_MAX).await;
     let work = take(shared, &mut in_flight.requests());
     let changes = changes(shared, &in_flight.requests());
     let requests = in_flight.clone();
@@ -114,6 +119,7 @@ async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
         });
         future::join(entries, facts).await
     };
+    shared.env.dawdle(Point::SyncToldLate, LATE_MAX).await;
     match (done, noted) {
         (Ok(Ok(done)), Ok(())) if shared.failure.refusal().is_none() => {
             accept(shared, work, done, &in_flight.requests());
@@ -165,6 +171,9 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
         }
         bytes += more;
         requests.extend(state.queue.pop_front());
+        if shared.env.perturb(Point::CommitOfFew) {
+            break;
+        }
     }
     let dirty = std::mem::take(&mut state.committed);
     let committed = dirty.into_iter().filter_map(|group| {
@@ -172,7 +181,8 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
         Some((group, visible.hard.committed))
     });
     let committed = committed.collect();
-    let full = state.active.tail.bytes >= shared.config.volume_bytes_max;
+    let full = state.active.tail.bytes >= shared.config.volume_bytes_max
+        || (state.active.begun && shared.env.perturb(Point::RollEarly));
     let next = if full && state.sealing.is_none() { state.spare.clone() } else { None };
     let rolls = next.is_some();
     let begins = rolls || !state.active.begun;
@@ -228,6 +238,7 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
         state.sealing = Some(Sealing { volume: full.volume, index: Arc::new(full.index) });
         state.spare = None;
         shared.to_keep.notify_one();
+        shared.env.reached(Mark::VolumeRolled);
     } else {
         state.active.tail = done.tail;
         state.active.begun = true;
@@ -250,7 +261,12 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 state.unsynced_bytes -= bytes;
             }
             Request::Truncate { group, from, .. } => {
-                state.durable.entry(*group).or_default().truncate(*from);
+                let durable = state.durable.entry(*group).or_default();
+                let old = durable.spans.iter().rev().find(|span| span.volume != volume);
+                if old.is_some_and(|span| span.range.end > *from) {
+                    shared.env.reached(Mark::TruncationAcrossARoll);
+                }
+                durable.truncate(*from);
                 state.look_for_dead = true;
             }
             Request::Trim { group, through, .. } => {
@@ -270,7 +286,9 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
     for (group, committed) in work.committed {
         state.durable.entry(group).or_default().hard.committed = committed;
     }
-    state.synced(arrivals_synced, shared.config.recent_bytes_max);
+    let recent_bytes_max =
+        if shared.env.perturb(Point::RecentForgotten) { 0 } else { shared.config.recent_bytes_max };
+    state.synced(arrivals_synced, recent_bytes_max);
     if state.look_for_dead {
         shared.to_keep.notify_one();
     }
@@ -280,7 +298,9 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
 fn fail(shared: &Shared, in_flight: &InFlight) {
     let mut queued = {
         let mut state = shared.state();
-        state.failed = true;
+        if !std::mem::replace(&mut state.failed, true) {
+            shared.env.reached(Mark::WriteFailed);
+        }
         std::mem::take(&mut state.queue)
     };
     in_flight.requests().append(&mut queued);

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tracing::{info, warn};
@@ -12,7 +13,10 @@ use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
 use super::state::Shared;
 use super::volume::{Volume, VolumeNumber, guarded_disk};
-use crate::env::pool;
+use crate::env::{Mark, Point, pool};
+
+/// How long a step may be held back, where a [`Point`] does.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 enum Step {
     Seal(Arc<Volume>, Arc<MemoryIndex>),
@@ -45,6 +49,12 @@ async fn keep(shared: &Arc<Shared>) {
             shared.to_keep.notified().await;
             continue;
         };
+        let late = match &step {
+            Step::Seal(..) => Point::SealLate,
+            Step::Prepare(_) => Point::PrepareLate,
+            Step::Remove(_) => Point::RemoveLate,
+        };
+        shared.env.dawdle(late, LATE_MAX).await;
         let worker = shared.clone();
         // The failure is raised where it happened: what is read or written after it must know of it.
         let taken = pool::run(&*shared.pool, move || {
@@ -90,6 +100,7 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             state.sealing = None;
             state.sealed.insert(volume.number, volume.clone());
             state.look_for_dead = true;
+            shared.env.reached(Mark::VolumeSealed);
             info!(volume = %volume.number, bytes = seal.bytes, entries = index.entries(), "volume was sealed");
         }
         Step::Prepare(number) => {
@@ -105,6 +116,7 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
                 state.open.retain(|number| *number != volume.number);
             }
             remove(shared, volume);
+            shared.env.reached(Mark::VolumeRemoved);
             info!(volume = %volume.number, "volume without live entries was removed");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::ids::{GroupId, LogIndex};
@@ -13,7 +14,7 @@ use super::state::{Shared, State, bytes_of};
 use super::stream::Place;
 use super::transcript::Reader;
 use super::volume::Volume;
-use crate::env::pool;
+use crate::env::{Mark, Point, pool};
 
 /// Where a run of entries lies on the disk.
 struct Piece {
@@ -34,6 +35,9 @@ struct Wanted {
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
 
+/// What a read from disk may take at most, where a [`Point`] makes it slow.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
 impl Shared {
     /// Heads of the part of a range that the log holds, at most `count_max`.
     pub(super) async fn heads(
@@ -42,6 +46,7 @@ impl Shared {
         range: Range<LogIndex>,
         count_max: usize,
     ) -> Result<Vec<Head>, ReadError> {
+        let count_max = if self.env.perturb(Point::HeadsReadOne) { count_max.min(1) } else { count_max };
         let wanted = Wanted { bodies: false, count_max, bytes_max: u64::MAX };
         let (pieces, memory) = {
             let state = self.state();
@@ -72,6 +77,7 @@ impl Shared {
         range: Range<LogIndex>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        let bytes_max = if self.env.perturb(Point::EntriesReadOne) { 0 } else { bytes_max };
         let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
         let (pieces, memory) = {
             let state = self.state();
@@ -127,6 +133,7 @@ impl Shared {
         if jobs.is_empty() {
             return Ok(bodies);
         }
+        self.env.dawdle(Point::ReadLate, LATE_MAX).await;
         let shared = self.clone();
         pool::run(&*self.pool, move || {
             let mut jobs = jobs.into_iter().peekable();
@@ -170,6 +177,7 @@ impl Shared {
         pieces: Vec<Piece>,
         wanted: Wanted,
     ) -> Result<(Vec<Entry>, bool), ReadError> {
+        self.env.dawdle(Point::ReadLate, LATE_MAX).await;
         let shared = self.clone();
         pool::run(&*self.pool, move || {
             let mut found = Vec::new();
@@ -197,7 +205,11 @@ impl Shared {
         }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
-        if held { error } else { ReadError::Missing { group, index } }
+        if held {
+            return error;
+        }
+        self.env.reached(Mark::ReadOfWhatWentAway);
+        ReadError::Missing { group, index }
     }
 
     /// Reads in a volume, and keeps the number of open ones within its bound.
@@ -212,10 +224,15 @@ impl Shared {
         {
             let mut state = self.state();
             if state.sealed.contains_key(&volume.number) {
+                self.env.reached(Mark::SealedVolumeRead);
                 state.open.retain(|number| *number != volume.number);
                 state.open.push_back(volume.number);
-                let max =
-                    usize::try_from(self.config.volumes_open_max).expect("this program runs on 64 bits");
+                let max = if self.env.perturb(Point::SealedVolumesClosed) {
+                    0
+                } else {
+                    self.config.volumes_open_max
+                };
+                let max = usize::try_from(max).expect("this program runs on 64 bits");
                 while state.open.len() > max {
                     let number = state.open.pop_front();
                     close.extend(number.and_then(|number| state.sealed.get(&number).cloned()));

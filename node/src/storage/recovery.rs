@@ -19,7 +19,7 @@ use super::rewrite::{self, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
 use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
-use crate::env::{Disk, FileName};
+use crate::env::{Disk, FileName, Mark};
 
 /// What was found when a data folder was opened, and what was done about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Recovered {
     pub(super) content: MetaContent,
     pub(super) state: State,
     pub(super) report: RecoveryReport,
+    /// What else is worth knowing of it.
+    pub(super) marks: Vec<Mark>,
 }
 
 /// Opens the folder of `node`. A new one gets the identity `fresh`. Blocks.
@@ -65,10 +67,12 @@ pub(super) fn recover(
     for name in names.iter().filter(|name| name.as_str().ends_with(".tmp")) {
         folder.remove(name, &mut report)?;
     }
+    let half_made = report.leftovers;
     let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     let (meta, mut content) =
         folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
     folder.settle_unknown(&on_disk, &content, &mut report)?;
+    let unlisted = report.leftovers - half_made;
     let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report)?;
     let mut found = folder.newest(&mut volumes, &meta, &mut content)?;
     if report.failed_before {
@@ -93,9 +97,13 @@ pub(super) fn recover(
             report.sealed += 1;
         }
     }
+    let (mut newer_in_meta, mut newer_in_volume) = (false, false);
     for (group, vote) in &content.votes {
         let hard = &mut found.durable.entry(*group).or_default().hard;
-        hard.vote = Some(hard.vote.map_or(*vote, |known| known.max(*vote)));
+        let newest = hard.vote.map_or(*vote, |known| known.max(*vote));
+        newer_in_meta |= hard.vote != Some(newest);
+        newer_in_volume |= *vote != newest;
+        hard.vote = Some(newest);
     }
     folder.check_spans(&found, &volumes.sealed)?;
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
@@ -103,8 +111,21 @@ pub(super) fn recover(
     report.groups = count(found.durable.len());
     let spans = found.durable.values().flat_map(|durable| &durable.spans);
     report.entries = spans.map(|span| span.range.end.0 - span.range.start.0).sum();
+    let marks = [
+        (report.created, Mark::FirstStart),
+        (report.repaired > 0, Mark::RestartAfterACrash),
+        (report.sealed > 0, Mark::RestartInTheMiddleOfASealing),
+        (report.failed_before, Mark::RestartWithAMarker),
+        (half_made > 0, Mark::RestartWithAHalfMadeFile),
+        (unlisted > 0, Mark::RestartWithAnUnlistedVolume),
+        (newer_in_meta, Mark::VoteNewerInMeta),
+        (newer_in_volume, Mark::VoteNewerInItsVolume),
+        (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
+        (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
+    ];
+    let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
     let state = State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
-    Ok(Recovered { meta, content, state, report })
+    Ok(Recovered { meta, content, state, report, marks })
 }
 
 struct Folder<'a> {

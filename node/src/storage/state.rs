@@ -19,8 +19,8 @@ use super::hard::{Durable, Hard, HardVote};
 use super::index::MemoryIndex;
 use super::transcript::Tail;
 use super::volume::{Owner, Volume, VolumeNumber};
-use crate::env::Disk;
 use crate::env::pool::Pool;
+use crate::env::{Disk, Env};
 
 /// Called once what was appended is synced, or once it is unknown whether it ever will be.
 pub type OnSync = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -52,6 +52,7 @@ impl Request {
 
 /// All parts of a store hold it.
 pub(super) struct Shared {
+    pub(super) env: quorate_proto::env::Env,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) pool: Arc<dyn Pool>,
     pub(super) config: StoreConfig,
@@ -132,8 +133,7 @@ fn memory_of(entry: &Entry) -> u64 {
 
 impl Shared {
     pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        pool: Arc<dyn Pool>,
+        env: &Env,
         config: StoreConfig,
         owner: Owner,
         meta: Arc<Meta>,
@@ -141,8 +141,9 @@ impl Shared {
         state: State,
     ) -> Self {
         Self {
-            disk,
-            pool,
+            env: env.base.clone(),
+            disk: env.disk.clone(),
+            pool: env.pool.clone(),
             config,
             owner,
             meta,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -21,7 +22,7 @@ use super::hard::{HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
 use super::state::{OnSync, Request, Shared};
-use crate::env::{Env, Task, pool};
+use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
 #[derive(Clone)]
@@ -32,6 +33,10 @@ struct Inner {
     facts: Facts,
     tasks: Mutex<Vec<Task>>,
 }
+
+/// What a disk may take at most, where [`Point`]s make it slow.
+const TRUNCATE_LATE_MAX: Duration = Duration::from_millis(100);
+const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
 impl Store {
     /// Opens the folder of `env`'s disk for node `node`, and makes its content if it is empty, with a random
@@ -49,6 +54,7 @@ impl Store {
         let (disk, settings) = (env.disk.clone(), config.clone());
         let recovered = pool::run(&*env.pool, move || recover(&disk, &settings, node, fresh)).await?;
         let report = recovered.report;
+        recovered.marks.iter().for_each(|mark| env.reached(*mark));
         info!(
             created = report.created,
             volumes = report.volumes,
@@ -64,15 +70,8 @@ impl Store {
         let failure = Failure::new(env.disk.clone());
         let meta = Arc::new(recovered.meta);
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
-        let shared = Arc::new(Shared::new(
-            env.disk.clone(),
-            env.pool.clone(),
-            config,
-            recovered.content.owner,
-            meta,
-            failure,
-            recovered.state,
-        ));
+        let shared =
+            Arc::new(Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state));
         let tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),
             env.spawn("storage-keeper", keeper::run(shared.clone())),
@@ -231,6 +230,10 @@ impl Log {
     /// The disk failed or the store is closed.
     pub async fn truncate_suffix(&self, from: LogIndex) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.env.dawdle(Point::TruncateLate, TRUNCATE_LATE_MAX).await;
+        if self.state().last.is_some_and(|last| last.index >= from) {
+            self.shared.env.reached(Mark::SuffixTruncated);
+        }
         self.shared.enqueue(|state| {
             state.truncate(group, from);
             Ok(Request::Truncate { group, from, reply })
@@ -257,6 +260,7 @@ impl Log {
     /// The disk failed or the store is closed: perhaps saved, so neither the old nor the new vote may be told.
     pub async fn save_vote(&self, vote: HardVote) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.env.dawdle(Point::VoteSavedLate, VOTE_LATE_MAX).await;
         self.shared.enqueue(|state| {
             state.visible.entry(group).or_default().hard.vote = Some(vote);
             Ok(Request::Vote { group, vote, reply })
@@ -266,6 +270,9 @@ impl Log {
 
     /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none.
     pub fn save_committed(&self, committed: Option<LogId>) {
+        if self.shared.env.perturb(Point::CommittedNotNoted) {
+            return;
+        }
         let mut state = self.shared.state();
         let hard = &mut state.visible.entry(self.group).or_default().hard;
         if hard.committed != committed {

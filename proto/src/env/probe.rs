@@ -60,24 +60,294 @@ macro_rules! named {
 named! {
     /// Something that a slow, busy or unlucky world may do; every promise holds all the same.
     Point {
+        /// The committer takes its time before it gathers, as on a busy machine.
+        CommitLate = "commit-late",
+        /// A commit stops gathering, as if nothing more were queued.
+        CommitOfFew = "commit-of-few",
+        /// What is on the disk is told late: a crash may come in between.
+        SyncToldLate = "sync-told-late",
+        /// The next volume is begun although this one is not full.
+        RollEarly = "roll-early",
+        /// The keeper comes late to seal a full volume.
+        SealLate = "seal-late",
+        /// The keeper comes late to make the next volume.
+        PrepareLate = "prepare-late",
+        /// The keeper comes late to remove a volume.
+        RemoveLate = "remove-late",
+        /// All synced entries leave the memory: they are read from the disk from then on.
+        RecentForgotten = "recent-forgotten",
+        /// No sealed volume is kept open.
+        SealedVolumesClosed = "sealed-volumes-closed",
+        /// A read of heads gives one, as it may.
+        HeadsReadOne = "heads-read-one",
+        /// A read of entries gives one, as it may.
+        EntriesReadOne = "entries-read-one",
+        /// A read from the disk takes long.
+        ReadLate = "read-late",
+        /// A truncation is slow to reach the disk.
+        TruncateLate = "truncate-late",
+        /// A vote is slow to reach the disk.
+        VoteSavedLate = "vote-saved-late",
+        /// What is committed is not noted; it is a hint only.
+        CommittedNotNoted = "committed-not-noted",
+        /// A proposal is slow to be queued.
+        ProposalLate = "proposal-late",
+        /// What is committed is applied late.
+        ApplyLate = "apply-late",
+        /// That this node leads, or does not any more, is noticed late.
+        RoleLate = "role-late",
+        /// No majority answers a read barrier.
+        BarrierFails = "barrier-fails",
+        /// A survivor does not wait for its turn to stand.
+        ElectionEarly = "election-early",
+        /// A survivor stands late.
+        ElectionLate = "election-late",
+        /// A restarted member does not wait until its peers have been heard.
+        ElectionUnheard = "election-unheard",
+        /// A candidate's votes are not waited for: there is another election.
+        CandidateImpatient = "candidate-impatient",
+        /// A request for a vote gets no answer.
+        VoteUnanswered = "vote-unanswered",
+        /// A request for a pre-vote gets no answer.
+        PreVoteUnanswered = "pre-vote-unanswered",
+        /// A request for a vote is handled late.
+        VoteHandledLate = "vote-handled-late",
+        /// A vote is counted late.
+        VoteCountedLate = "vote-counted-late",
+        /// A follower's word that it has entries comes late.
+        AppendAnsweredLate = "append-answered-late",
+        /// Only one message of replication is in flight.
+        AppendsOneAtATime = "appends-one-at-a-time",
+        /// A session of replication ends, and the leader begins another.
+        SessionEnded = "session-ended",
+        /// A heartbeat is not sent.
+        HeartbeatSkipped = "heartbeat-skipped",
+        /// A heartbeat waits before it is handled.
+        HeartbeatHandledLate = "heartbeat-handled-late",
+        /// A node's beat to a peer is not sent.
+        BeatSkipped = "beat-skipped",
+        /// A beat says that the node leads nothing, as one from before an election.
+        BeatWithoutLeads = "beat-without-leads",
+        /// A connection that was reset is taken for a proof of death, as if a refusal had followed.
+        ResetTakenForDeath = "reset-taken-for-death",
+        /// A hello's answer is not heard.
+        HelloUnheard = "hello-unheard",
+        /// A request is refused as by a node that does not lead.
+        NotLeading = "not-leading",
+        /// A batch is refused as by a disk that does not keep up.
+        ProduceOverloaded = "produce-overloaded",
         /// A batch is refused as by a leader that has just been deposed.
         ProduceNotLeader = "produce-not-leader",
+        /// A produce is answered almost at once, whatever became of it.
+        ProduceCutShort = "produce-cut-short",
+        /// A produce is answered late.
+        ProduceAnsweredLate = "produce-answered-late",
         /// The batcher begins anew from applied state, as after a refusal.
         BatcherBeginsAnew = "batcher-begins-anew",
+        /// No batch is proposed while another one is in flight.
+        BatcherOneInFlight = "batcher-one-in-flight",
+        /// A fetch is refused as by a node where too many wait.
+        FetchOverloaded = "fetch-overloaded",
+        /// A fetch does not wait for records.
+        FetchCutShort = "fetch-cut-short",
+        /// A fetch gives one batch.
+        FetchOfOneBatch = "fetch-of-one-batch",
+        /// A fetch is answered late.
+        FetchAnsweredLate = "fetch-answered-late",
+        /// Waiting fetches are not told of new records; the next ones, or their time, wakes them.
+        FetchesNotWoken = "fetches-not-woken",
+        /// All waiting fetches are woken, whether or not there is enough for them.
+        FetchesWokenForNothing = "fetches-woken-for-nothing",
+        /// New metadata are followed late.
+        MetadataSeenLate = "metadata-seen-late",
+        /// A replica starts late.
+        ReplicaStartsLate = "replica-starts-late",
+        /// A replica of a deleted topic goes late.
+        ReplicaRemovedLate = "replica-removed-late",
+        /// A command for the metadata group is not sent: it is tried again.
+        CommandNotTried = "command-not-tried",
+        /// The answer to a command is lost: it is sent again.
+        CommandAnswerLost = "command-answer-lost",
+        /// The rest of a block of producer ids is not used.
+        ProducerIdsForgotten = "producer-ids-forgotten",
+        /// No producer id is handed out.
+        NoProducerId = "no-producer-id",
+        /// An answer about topics names no leaders, as by a node that has heard of none.
+        LeadersUntold = "leaders-untold",
+        /// A node does not say what it knows of a topic.
+        TopicNotTold = "topic-not-told",
+        /// A producer must ask who leads.
+        ProducerForgetsTheLeader = "producer-forgets-the-leader",
+        /// A producer sends one new batch, and the next after an answer.
+        BatchesSentOneAtATime = "batches-sent-one-at-a-time",
+        /// A batch is sent before its time to wait for more records is over.
+        LingerCutShort = "linger-cut-short",
+        /// An answer to a produce is not waited for.
+        ProduceGivenUp = "produce-given-up",
+        /// A consumer must ask who leads.
+        ConsumerForgetsTheLeader = "consumer-forgets-the-leader",
+        /// A consumer asks another server who leads, though all is well.
+        ConsumerLooksElsewhere = "consumer-looks-elsewhere",
+        /// A consumer fetches no more until what it has is read.
+        PrefetchShrunk = "prefetch-shrunk",
+        /// A consumer asks for as little as there is.
+        FetchTiny = "fetch-tiny",
+        /// An answer to a fetch is not waited for.
+        FetchGivenUp = "fetch-given-up",
+        /// Another server than the last one is asked who leads.
+        LookUpElsewhere = "look-up-elsewhere",
+        /// A call goes over a new connection.
+        ConnectionForgotten = "connection-forgotten",
+        /// A server's word in passing of who leads is not taken over.
+        HintIgnored = "hint-ignored",
+        /// There is no pause before another try.
+        BackoffCutShort = "backoff-cut-short",
     }
 }
 
 named! {
     /// Something that a sweep must have seen happen.
     Mark {
+        /// A node became the leader of a group.
+        ElectionWon = "election-won",
+        /// A candidate did not win.
+        ElectionLost = "election-lost",
+        /// A leader learnt that it does not lead any more.
+        LeaderDeposed = "leader-deposed",
+        /// A pre-vote was refused.
+        PreVoteRefused = "pre-vote-refused",
+        /// A vote was refused.
+        VoteRefused = "vote-refused",
+        /// A vote was given to a peer.
+        VoteGranted = "vote-granted",
+        /// A peer's death was proven.
+        PeerProvenDead = "peer-proven-dead",
+        /// A peer whose death seemed proven was heard again: it had lived.
+        TakenForDeadAndLived = "taken-for-dead-and-lived",
+        /// A survivor took over from a leader whose death was proven.
+        ElectionAfterAProvenDeath = "election-after-a-proven-death",
+        /// A follower's log did not hold what a leader's entries follow.
+        AppendConflicts = "append-conflicts",
+        /// A leader heard from a follower that there is a newer one.
+        OldLeaderRefused = "old-leader-refused",
+        /// Entries came in a session of replication that had ended.
+        AppendToAnEndedSession = "append-to-an-ended-session",
+        /// A read barrier found no majority.
+        BarrierWithoutAMajority = "barrier-without-a-majority",
+        /// A peer came with another identity than it is known by.
+        IdentityRefused = "identity-refused",
+        /// A node that asked to take part was refused.
+        HelloRefused = "hello-refused",
+        /// Entries at the end of a log were removed.
+        SuffixTruncated = "suffix-truncated",
+        /// Some of the removed entries lay in an earlier volume.
+        TruncationAcrossARoll = "truncation-across-a-roll",
+        /// A commit began the next volume.
+        VolumeRolled = "volume-rolled",
+        /// A full volume was sealed.
+        VolumeSealed = "volume-sealed",
+        /// A volume without anything alive was removed.
+        VolumeRemoved = "volume-removed",
+        /// A sealed volume was read.
+        SealedVolumeRead = "sealed-volume-read",
+        /// A read failed because its entries had been removed meanwhile.
+        ReadOfWhatWentAway = "read-of-what-went-away",
+        /// A write or sync failed, and the store with it.
+        WriteFailed = "write-failed",
+        /// A store was made in an empty folder.
+        FirstStart = "first-start",
+        /// A store was opened that had not been closed.
+        RestartAfterACrash = "restart-after-a-crash",
+        /// A store was opened whose full volume had not been sealed.
+        RestartInTheMiddleOfASealing = "restart-in-the-middle-of-a-sealing",
+        /// A store was opened after a failed write or sync.
+        RestartWithAMarker = "restart-with-a-marker",
+        /// A store was opened that held a file under its temporary name.
+        RestartWithAHalfMadeFile = "restart-with-a-half-made-file",
+        /// A store was opened that held a volume that it does not list.
+        RestartWithAnUnlistedVolume = "restart-with-an-unlisted-volume",
+        /// A store was opened that had not begun to write.
+        RestartWithAnEmptyActiveVolume = "restart-with-an-empty-active-volume",
+        /// A store was opened whose next volume had not been made, or was lost.
+        RestartWithoutANextVolume = "restart-without-a-next-volume",
+        /// After a crash a vote was newer in the small database than in the volume.
+        VoteNewerInMeta = "vote-newer-in-meta",
+        /// After a crash a vote was newer in the volume than in the small database.
+        VoteNewerInItsVolume = "vote-newer-in-its-volume",
+        /// An entry was out of place when it was applied.
+        EntryVoid = "entry-void",
         /// A batch that had been applied came again, and got the first answer.
         DuplicateOfApplied = "duplicate-of-applied",
         /// A batch that was in flight came again, and waits for the first one's answer.
         DuplicateInFlight = "duplicate-in-flight",
+        /// A batch came again that an earlier leader had written.
+        DuplicateAfterFailover = "duplicate-after-failover",
         /// A batch came again that is older than those remembered.
         DuplicateTooOld = "duplicate-too-old",
         /// A batch was refused because one before it is missing.
         SequenceGap = "sequence-gap",
+        /// A batch was refused because the disk did not keep up.
+        DiskDoesNotKeepUp = "disk-does-not-keep-up",
+        /// A batch was not proposed before its deadline.
+        ProduceNotProposedInTime = "produce-not-proposed-in-time",
+        /// A batch that was proposed had no answer at its deadline.
+        ProducePastItsDeadline = "produce-past-its-deadline",
+        /// A batch was committed when nobody waited for its answer any more.
+        ProduceCommittedPastItsDeadline = "produce-committed-past-its-deadline",
+        /// A proposal was refused after it had been queued.
+        ProposalRefused = "proposal-refused",
+        /// Nobody could say what became of a proposal.
+        ProposalUnknown = "proposal-unknown",
+        /// A leader was deposed while batches were in flight.
+        LeaderDeposedWithAnUnackedTail = "leader-deposed-with-an-unacked-tail",
+        /// A batch was committed after its leader was deposed, or in doubt.
+        BatchAcceptedAfterItsLeader = "batch-accepted-after-its-leader",
+        /// A replica was closed while batches were in flight.
+        TopicDeletedWithProducesInFlight = "topic-deleted-with-produces-in-flight",
+        /// A log was removed whose topic had been deleted before the node started.
+        TopicDeletedWhileTheNodeWasDown = "topic-deleted-while-the-node-was-down",
+        /// A replica of a deleted topic was removed.
+        ReplicaRemoved = "replica-removed",
+        /// A produce reached a leader that had not applied an entry of its own.
+        ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
+        /// A fetch reached a leader that had not applied an entry of its own.
+        FetchBeforeTheFirstOwnEntry = "fetch-before-the-first-own-entry",
+        /// A lookup of an offset reached a leader that had not applied an entry of its own.
+        LookupBeforeTheFirstOwnEntry = "lookup-before-the-first-own-entry",
+        /// A fetch waited for records when its node ceased to lead.
+        FetchWaitingWhenTheLeaderChanged = "fetch-waiting-when-the-leader-changed",
+        /// A request named an older epoch than the leader's.
+        OldEpochFenced = "old-epoch-fenced",
+        /// A request named a newer epoch than the node's.
+        EpochUnknownHere = "epoch-unknown-here",
+        /// A command for the metadata group was sent to its leader.
+        CommandForwarded = "command-forwarded",
+        /// Nobody could say what became of a command.
+        CommandUnknown = "command-unknown",
+        /// A batch was sent to the same node again.
+        ProducerRetried = "producer-retried",
+        /// A batch was sent again, to another leader.
+        ProducerRetriedAcrossTwoLeaders = "producer-retried-across-two-leaders",
+        /// An answer to a produce was lost, or the connection.
+        ProduceAnswerLost = "produce-answer-lost",
+        /// A producer was told that its batch is written, but not where.
+        DuplicateWithoutItsOffset = "duplicate-without-its-offset",
+        /// A producer gave up a batch that was perhaps written.
+        BatchPerhapsWritten = "batch-perhaps-written",
+        /// A producer gave up a batch that was surely not written.
+        BatchSurelyNotWritten = "batch-surely-not-written",
+        /// A producer did not wait any more for a leader that had been replaced.
+        SlowLeaderAbandoned = "slow-leader-abandoned",
+        /// A producer found that its topic had been deleted.
+        ProducerFoundTheTopicGone = "producer-found-the-topic-gone",
+        /// A consumer found that its topic had been deleted.
+        ConsumerFoundTheTopicGone = "consumer-found-the-topic-gone",
+        /// A consumer did not wait any more for a leader that had been replaced.
+        FetchAtAnOldLeaderAbandoned = "fetch-at-an-old-leader-abandoned",
+        /// A consumer did not take an answer of an older leader than one that it had read from.
+        ConsumerDisbelievesAnOldLeader = "consumer-disbelieves-an-old-leader",
+        /// A server that refused said who leads.
+        LeaderHintHeard = "leader-hint-heard",
     }
 }
 

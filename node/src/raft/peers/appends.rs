@@ -13,6 +13,7 @@ use quorate_proto::v1::{peer_reply, peer_request};
 
 use super::convert::{Append, Appended, Asked, append_to_wire};
 use super::{AskError, Peers};
+use crate::env::Point;
 use crate::env::transport::Lane;
 use crate::storage::Body;
 
@@ -51,7 +52,8 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let config = &self.peers.config;
         self.in_flight.is_empty()
             || (self.in_flight.len() < config.append_in_flight_max
-                && self.bytes < config.append_in_flight_bytes_max)
+                && self.bytes < config.append_in_flight_bytes_max
+                && !self.peers.env.perturb(Point::AppendsOneAtATime))
     }
 
     fn send(&mut self, request: Append) {

@@ -15,7 +15,7 @@ use super::convert::{
     append_from_wire, appended_to_wire, transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use super::identity::{Refusal, Standing, Who};
-use crate::env::PeerHandler;
+use crate::env::{Env, Mark, PeerHandler, Point};
 use crate::raft::group::Group;
 use crate::raft::node::Inner;
 use crate::raft::snapshot::NoSnapshots;
@@ -23,6 +23,9 @@ use crate::raft::types::{Malformed, node_to_raft};
 
 /// Longest that a forwarded command may wait.
 const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// How late a request may be handled or answered, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(200);
 
 type Done = Result<peer_reply::Body, Refusal>;
 
@@ -83,7 +86,11 @@ impl Handler {
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
         }
-        let who = node.peers.identities().judge(sender, Standing::Known)?;
+        let who = node.peers.identities().judge(sender, Standing::Known).inspect_err(|refusal| {
+            if refusal.code == ErrorCode::WrongIdentity {
+                node.env().reached(Mark::IdentityRefused);
+            }
+        })?;
         node.heard(who);
         Ok(match body {
             peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
@@ -92,8 +99,12 @@ impl Handler {
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
                 async move {
+                    node.env().dawdle(Point::VoteHandledLate, LATE_MAX).await;
                     remember(&node, who).await?;
                     let response = group.0.scope.enter(group.0.raft.vote(request)).await.map_err(stopped)?;
+                    if response.vote_granted {
+                        node.env().reached(Mark::VoteGranted);
+                    }
                     Ok(peer_reply::Body::Vote(vote_reply_to_wire(&response)))
                 }
                 .boxed()
@@ -116,7 +127,14 @@ impl Handler {
                 let append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
-                async move { Ok(peer_reply::Body::Append(appended_to_wire(&appended.await?))) }.boxed()
+                let env = node.env().clone();
+                async move {
+                    let appended = appended.await?;
+                    note(&env, &appended);
+                    env.dawdle(Point::AppendAnsweredLate, LATE_MAX).await;
+                    Ok(peer_reply::Body::Append(appended_to_wire(&appended)))
+                }
+                .boxed()
             }
             peer_request::Body::Heartbeats(request) => {
                 let groups = request.groups.into_iter().map(|beat| {
@@ -185,6 +203,7 @@ impl Handler {
 async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::AppendReply, Refusal> {
     use openraft::raft::{AppendEntriesResponse, StreamAppendError};
     let prev = beat.prev_log_id;
+    group.0.env.dawdle(Point::HeartbeatHandledLate, LATE_MAX).await;
     let response = group.0.scope.enter(group.0.raft.append_entries(beat)).await.map_err(stopped)?;
     let appended = match response {
         AppendEntriesResponse::Success => Ok(prev),
@@ -195,7 +214,18 @@ async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::App
         },
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
     };
+    note(&group.0.env, &appended);
     Ok(appended_to_wire(&appended))
+}
+
+/// What an old leader, or one with another log, is told.
+fn note(env: &Env, appended: &super::convert::Appended) {
+    use openraft::raft::StreamAppendError;
+    match appended {
+        Ok(_) => {}
+        Err(StreamAppendError::Conflict(_)) => env.reached(Mark::AppendConflicts),
+        Err(StreamAppendError::HigherVote(_)) => env.reached(Mark::OldLeaderRefused),
+    }
 }
 
 /// Only a node itself may stand, lead or hand over in its name.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::convert::{Append, Appended, Asked, append_to_wire};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
-use crate::env::{Env, Task};
+use crate::env::{Env, Point, Task};
 
 /// Least time between two messages.
 const WINDOW: Duration = Duration::from_millis(10);
@@ -53,7 +53,8 @@ impl Peers {
         group: GroupId,
         request: Append,
     ) -> impl Future<Output = Result<Appended, AskError>> + Send + use<> {
-        let tx = self.lock().get(&node).map(|peer| peer.heartbeats.tx.clone());
+        let skipped = self.env.perturb(Point::HeartbeatSkipped);
+        let tx = self.lock().get(&node).filter(|_| !skipped).map(|peer| peer.heartbeats.tx.clone());
         async move {
             let malformed = |reason: &dyn ToString| AskError::Malformed { node, reason: reason.to_string() };
             let asked = Asked::of(&request);

@@ -20,11 +20,15 @@ use super::appends::Appends;
 use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
+use crate::env::{Mark, Point};
 use crate::raft::snapshot::{NoSnapshots, SnapshotData};
 use crate::raft::types::{Config, Disk, RaftVote, node_from_raft, node_to_raft};
 
 /// Gap between attempts to reach a peer, once it was found unreachable.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// How late a vote may be counted, where a [`Point`] makes it so.
+const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
 /// One group's way to its peers, or to one of them.
 pub(in crate::raft) struct Network<T = ()> {
@@ -90,6 +94,7 @@ impl Network<To> {
             return Err(malformed("not the answer to a vote".to_owned()));
         };
         let response = vote_reply_from_wire(&reply).map_err(|error| malformed(error.to_string()))?;
+        self.peers.env.dawdle(Point::VoteCountedLate, VOTE_LATE_MAX).await;
         // Before its vote counts: a disk that comes back empty under this id must not vote a second time.
         self.peers
             .identities
@@ -142,8 +147,15 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: VoteRequest<Config>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        if self.peers.env.perturb(Point::VoteUnanswered) {
+            return Err(self.error(&AskError::Late(self.to.node), &option, RPCTypes::Vote));
+        }
         let body = peer_request::Body::Vote(vote_request_to_wire(self.group, &request));
-        self.ask_vote(body, &option).await
+        let response = self.ask_vote(body, &option).await?;
+        if !response.vote_granted {
+            self.peers.env.reached(Mark::VoteRefused);
+        }
+        Ok(response)
     }
 
     /// openraft's default grants without asking.
@@ -152,8 +164,15 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: VoteRequest<Config>,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        if self.peers.env.perturb(Point::PreVoteUnanswered) {
+            return Err(self.error(&AskError::Late(self.to.node), &option, RPCTypes::Vote));
+        }
         let body = peer_request::Body::PreVote(vote_request_to_wire(self.group, &request));
-        self.ask_vote(body, &option).await
+        let response = self.ask_vote(body, &option).await?;
+        if !response.vote_granted {
+            self.peers.env.reached(Mark::PreVoteRefused);
+        }
+        Ok(response)
     }
 
     async fn full_snapshot(

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::convert::{Append, Appended};
 use super::identity::Refusal;
+use crate::env::{Mark, Point};
 use crate::raft::config::SESSION_REQUESTS_MAX;
 use crate::raft::group::Group;
 
@@ -70,7 +71,16 @@ impl Sessions {
         let same_process = sessions.get(&key).filter(|session| session.incarnation == incarnation);
         let open = match same_process {
             Some(session) if session.number > number => return Err(ended()),
-            Some(session) if session.number == number => session.tx.clone(),
+            Some(session) if session.number == number => {
+                let tx = session.tx.clone();
+                if group.0.env.perturb(Point::SessionEnded) {
+                    // Closed: what is queued in it is still served, and nothing more comes in.
+                    let (closed, _) = mpsc::channel(1);
+                    sessions.insert(key, Session { incarnation, number, tx: closed });
+                    return Err(ended());
+                }
+                tx
+            }
             Some(_) | None => {
                 let (tx, rx) = mpsc::channel(SESSION_REQUESTS_MAX);
                 sessions.insert(key, Session { incarnation, number, tx: tx.clone() });
@@ -82,7 +92,10 @@ impl Sessions {
             mpsc::error::TrySendError::Full(_) => {
                 Refusal::new(ErrorCode::Overloaded, "too many appends are in flight in this session")
             }
-            mpsc::error::TrySendError::Closed(_) => ended(),
+            mpsc::error::TrySendError::Closed(_) => {
+                group.0.env.reached(Mark::AppendToAnEndedSession);
+                ended()
+            }
         })
     }
 }
