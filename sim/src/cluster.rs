@@ -337,6 +337,12 @@ impl Cluster {
         }
     }
 
+    /// Whether every node has started and says that it is ready.
+    pub fn is_ready(&self) -> bool {
+        let ready = |running: Arc<Node>| *running.readiness().borrow() == Readiness::Ready;
+        self.nodes().into_iter().all(|node| self.running(node).is_some_and(ready))
+    }
+
     /// Puts every replica into the evidence, once all replicas of each group are as long as each other.
     pub async fn collect_replicas(&self, patience: Duration) {
         let deadline = clock::now() + patience;

@@ -10,6 +10,7 @@ pub mod classes;
 pub mod cluster;
 pub mod dice;
 pub mod env;
+pub mod exhaust;
 pub mod explain;
 pub mod history;
 pub mod marks;

@@ -1,6 +1,7 @@
 //! The binary `quorate-sim`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
+mod exhaustive;
 mod options;
 mod show;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run_one(&run),
         Command::Sweep(sweep) => run_many(&sweep, print_summary),
         Command::Marks(sweep) => run_many(&sweep, print_marks),
+        Command::Exhaust(exhaust) => exhaustive::run(&exhaust),
     };
     done.unwrap_or_else(|error| {
         eprintln!("quorate-sim: {error:#}");

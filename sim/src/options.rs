@@ -10,6 +10,8 @@ use quorate_sim::scenario::ALL;
 use quorate_sim::sweep::{Plan, Until};
 use quorate_sim::trace::Show;
 
+use crate::exhaustive::Exhaust;
+
 /// Real nodes on a simulated clock, disk and network: everything that happens is drawn from one seed, so that what
 /// went wrong once goes wrong again.
 ///
@@ -38,6 +40,10 @@ pub(crate) enum Command {
     ///
     /// Example: quorate-sim marks --for 10m
     Marks(Sweep),
+    /// Plays short stories of a cluster with the power cut at every disk operation of theirs.
+    ///
+    /// Example: quorate-sim exhaust --scenario roll --every 10
+    Exhaust(Exhaust),
 }
 
 /// One run.

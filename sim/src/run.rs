@@ -52,6 +52,8 @@ pub struct Stage {
     pub dice: Dice,
     /// Faults that struck, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What is seen.
+    pub history: History,
 }
 
 /// Runs a seed, on this thread: the clients work, the nemesis rages, everything is mended, and all is checked.
@@ -70,6 +72,14 @@ pub fn run(seed: u64, options: Options) -> Report {
 
 /// Sets up a world with running nodes and topics, lets `play` happen in it, and judges what came of it.
 pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage)) -> Report {
+    on_bare_stage(seed, options, async |stage| {
+        stage.open().await;
+        play(stage).await;
+    })
+}
+
+/// [`on_stage`], of which no node has been started yet: `play` must see to it that [`Stage::open`] is called.
+pub fn on_bare_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage)) -> Report {
     let began = Instant::now();
     let trace = Trace::new(options.show, options.keep);
     let history = History::default();
@@ -83,7 +93,7 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     let (faults, simulated) = runtime.block_on(async {
         clock::begin();
         tasks::begin();
-        let mut stage = set(seed, options, &trace, &history, &marks).await;
+        let mut stage = set(seed, options, &trace, &history, &marks);
         play(&mut stage).await;
         finish(stage).await
     });
@@ -110,8 +120,8 @@ pub fn on_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut Stage))
     }
 }
 
-/// Starts nodes, waits until they are ready, and creates topics.
-async fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Marks) -> Stage {
+/// A world in which nothing happens yet.
+fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Marks) -> Stage {
     let mut dice = Dice::named(seed, "run");
     let profile = Profile {
         delay_min: Duration::from_micros(20),
@@ -126,17 +136,22 @@ async fn set(seed: u64, options: Options, trace: &Trace, history: &History, mark
     }
     let shape = Shape::draw(&mut dice);
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());
-    let mut cluster =
-        Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone(), marks.clone());
-    for node in cluster.nodes() {
-        cluster.start(node).await;
-    }
-    cluster.until_ready(PATIENCE).await;
+    let cluster = Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone(), marks.clone());
     let servers = cluster.servers();
-    let mut workload =
+    let workload =
         Workload::new(seed, shape, servers, network, history.clone(), trace.clone(), cluster.probes());
-    workload.create_topics().await;
-    Stage { cluster, workload, dice, faults: BTreeMap::new() }
+    Stage { cluster, workload, dice, faults: BTreeMap::new(), history: history.clone() }
+}
+
+impl Stage {
+    /// Starts the nodes that are not, waits until they are ready, and creates topics.
+    pub async fn open(&mut self) {
+        for node in self.cluster.nodes() {
+            self.cluster.start(node).await;
+        }
+        self.cluster.until_ready(PATIENCE).await;
+        self.workload.create_topics().await;
+    }
 }
 
 /// Waits until everything is known, reads everything, and ends.

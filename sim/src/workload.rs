@@ -175,6 +175,18 @@ impl Workload {
         sent.await.unwrap_or_default();
     }
 
+    /// Lets a client of its own do something.
+    pub async fn ask<T, F>(&mut self, work: impl FnOnce(Client) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let number = self.next_sender;
+        self.next_sender += 1;
+        let (client, life) = self.client(number);
+        life.run("asks", work(client)).await
+    }
+
     /// Who leads a partition, as the cluster's metadata has it.
     pub async fn leader(&mut self, place: &Place) -> Option<NodeId> {
         let (client, life) = self.client(201);

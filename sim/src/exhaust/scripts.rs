@@ -1,0 +1,224 @@
+//! What happens in a cluster, written out: each of these is short, and has one thing in it that a power cut may spoil.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use quorate_client::{
+    AdminError, Client, ConsumerConfig, NewTopic, Partitions, ProducerConfig, Record, Start,
+};
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{NodeId, PartitionId};
+
+use super::Director;
+use crate::cluster::{Crash, Knobs};
+use crate::env::clock;
+use crate::env::tasks::Host;
+use crate::history::Place;
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// By which it is called.
+    pub name: &'static str,
+    /// What its nodes are like.
+    pub(super) adjust: fn(&mut Knobs),
+    pub(super) act: Act,
+}
+
+type Act = for<'a> fn(&'a mut Director<'_>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// All of them.
+pub const ALL: [Script; 7] = [
+    Script { name: "append", adjust: calm, act: |on| Box::pin(append(on)) },
+    Script { name: "roll", adjust: tiny_volumes, act: |on| Box::pin(roll(on)) },
+    Script { name: "truncate", adjust: calm, act: |on| Box::pin(truncate(on)) },
+    Script { name: "delete-and-create", adjust: calm, act: |on| Box::pin(delete_and_create(on)) },
+    Script { name: "first-start", adjust: calm, act: |on| Box::pin(first_start(on)) },
+    Script { name: "restart", adjust: calm, act: |on| Box::pin(restart(on)) },
+    Script { name: "failover", adjust: calm, act: |on| Box::pin(failover(on)) },
+];
+
+fn calm(knobs: &mut Knobs) {
+    knobs.nodes = 3;
+    knobs.volume_bytes_max = 1 << 20;
+    knobs.recent_bytes_max = 1 << 20;
+}
+
+fn tiny_volumes(knobs: &mut Knobs) {
+    calm(knobs);
+    knobs.volume_bytes_max = 6_000;
+    knobs.recent_bytes_max = 2_000;
+}
+
+fn place(partition: i32) -> Place {
+    Place { topic: "orders".to_owned(), partition: PartitionId(partition) }
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two partitions are written to at once.
+async fn append(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+    on.scrutinize();
+    for round in 0..12 {
+        on.whilst(async |clients| clients.send(&place(round % 2), 2, PATIENCE).await).await;
+    }
+    on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// The active volume is full: the next one takes its place and it is sealed.
+async fn roll(on: &mut Director<'_>) {
+    on.open().await;
+    on.scrutinize();
+    for round in 0..4 {
+        on.whilst(async |clients| clients.send(&place(round % 2), 3, PATIENCE).await).await;
+    }
+    on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// A leader that is cut off goes on appending; another one is elected and writes less; then the first one hears of it
+/// and gives up what it had.
+async fn truncate(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+    let leader = leader(on).await;
+    let others = on.nodes().into_iter().filter(|node| *node != leader).collect::<Vec<_>>();
+    for other in &others {
+        on.cluster().network().cut(Host::Node(leader), Host::Node(*other));
+        on.cluster().network().cut(Host::Node(*other), Host::Node(leader));
+    }
+    on.scrutinize();
+    // In vain: nobody else has it.
+    on.whilst(async |clients| clients.send(&place(0), 4, Duration::from_millis(500)).await).await;
+    on.rest(Duration::from_secs(3)).await;
+    on.cluster().network().mend_all();
+    on.whilst(async |clients| clients.send(&place(0), 1, PATIENCE).await).await;
+    on.rest(Duration::from_millis(500)).await;
+    on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// The leader's process is killed: the others elect, and it comes back.
+async fn failover(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+    let leader = leader(on).await;
+    on.scrutinize();
+    on.restart(&[leader], Crash::Kill).await;
+    on.whilst(async |clients| clients.send(&place(0), 1, PATIENCE).await).await;
+    on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// Three empty disks become a cluster; two of them have waited for the third for a while.
+async fn first_start(on: &mut Director<'_>) {
+    let nodes = on.nodes();
+    on.cluster().start(nodes[1]).await;
+    on.cluster().start(nodes[2]).await;
+    on.rest(Duration::from_millis(300)).await;
+    on.scrutinize();
+    for node in nodes {
+        on.cluster().start(node).await;
+    }
+    while !on.cluster().is_ready() {
+        on.rest(Duration::from_millis(5)).await;
+    }
+    on.seen();
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// A node loses its power, with something written, and comes back.
+async fn restart(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 3, PATIENCE).await).await;
+    on.scrutinize();
+    let nodes = on.nodes();
+    on.restart(&nodes[..1], Crash::PowerCut).await;
+    while !on.cluster().is_ready() {
+        on.rest(Duration::from_millis(5)).await;
+    }
+    on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+const FLEETING: &str = "fleeting";
+
+/// A topic is deleted, and one of the same name made at once. What is read of the new one is what was written to it.
+async fn delete_and_create(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.ask(create).await).await;
+    on.whilst(async |clients| clients.ask(|client| write(client, "old")).await).await;
+    on.scrutinize();
+    on.whilst(async |clients| clients.ask(delete).await).await;
+    on.whilst(async |clients| clients.ask(create).await).await;
+    on.whilst(async |clients| clients.ask(|client| write(client, "new")).await).await;
+    on.seen();
+    let read = on.whilst(async |clients| clients.ask(read).await).await;
+    if read != Some(Some("new".to_owned())) {
+        let what = format!("a topic made anew begins with its own first record: {read:?} was read instead");
+        on.stage.history.complain("O-16", what);
+    }
+}
+
+async fn leader(on: &mut Director<'_>) -> NodeId {
+    loop {
+        if let Some(leader) = on.whilst(async |clients| clients.leader(&place(0)).await).await {
+            return leader;
+        }
+        on.rest(Duration::from_millis(50)).await;
+    }
+}
+
+/// Until it is there: a lost answer is asked for again, and the second time the topic exists.
+async fn create(client: Client) {
+    loop {
+        match client.admin().create_topic(NewTopic::new(FLEETING).partitions(1).replicas(3)).await {
+            Ok(_) | Err(AdminError::Refused { code: ErrorCode::TopicExists, .. }) => return,
+            Err(_) => clock::sleep(Duration::from_millis(300)).await,
+        }
+    }
+}
+
+async fn delete(client: Client) {
+    loop {
+        match client.admin().delete_topic(FLEETING).await {
+            Ok(()) | Err(AdminError::Refused { code: ErrorCode::UnknownTopic, .. }) => return,
+            Err(_) => clock::sleep(Duration::from_millis(300)).await,
+        }
+    }
+}
+
+async fn write(client: Client, value: &'static str) {
+    let producer =
+        client.producer(ProducerConfig { delivery_timeout: PATIENCE, ..ProducerConfig::default() });
+    for _ in 0..20 {
+        let record = Record::new(value.to_owned()).partition(PartitionId(0));
+        let sent = match producer.send(FLEETING, record).await {
+            Ok(ack) => ack.await.is_ok(),
+            Err(_) => false,
+        };
+        if sent {
+            return;
+        }
+        clock::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// The first record.
+async fn read(client: Client) -> Option<String> {
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    for _ in 0..20 {
+        let assigned = consumer.assign(FLEETING, Partitions::All, Start::Beginning).await;
+        if assigned.is_ok()
+            && let Ok(read) = consumer.next().await
+        {
+            return read.value.map(|value| String::from_utf8_lossy(&value).into_owned());
+        }
+        clock::sleep(Duration::from_millis(300)).await;
+    }
+    None
+}

@@ -1,0 +1,38 @@
+//! Every tenth point of the exhaustive companion in `make test`; `quorate-sim exhaust` tries all of them.
+
+use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, exhaust};
+
+/// A run takes a second of processor time in the dev profile: there only a few points are tried. `make test` says how
+/// many seeds it wants, and builds for speed.
+fn every() -> u32 {
+    if std::env::var_os("QUORATE_SIM_SEEDS").is_some() { 10 } else { 150 }
+}
+
+fn some(name: &str) {
+    let script = ALL.iter().find(|script| script.name == name).expect("a script of that name");
+    let outcome = exhaust(script, every(), 1);
+    assert_eq!(outcome.violations, [] as [String; 0]);
+    assert!(outcome.operations <= OPERATIONS_MAX, "{name} has {} disk operations", outcome.operations);
+    assert_eq!(outcome.struck, outcome.points, "the power was not cut at every point");
+}
+
+macro_rules! scripts {
+    ($($test:ident = $name:literal;)*) => {
+        $(#[test] fn $test() { some($name); })*
+
+        #[test]
+        fn no_script_is_left_out() {
+            assert_eq!(ALL.map(|script| script.name), [$($name),*]);
+        }
+    };
+}
+
+scripts! {
+    append = "append";
+    roll = "roll";
+    truncate = "truncate";
+    delete_and_create = "delete-and-create";
+    first_start = "first-start";
+    restart = "restart";
+    failover = "failover";
+}
