@@ -1,14 +1,14 @@
 //! The tasks of one life of one process: they end together when it crashes, stand still while it is paused, and wait
 //! for a processor when it is slow.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -45,12 +45,28 @@ const STEPS_AT_ONCE_MAX: u64 = 5_000_000;
 
 thread_local! {
     static CURRENT: Cell<Option<Host>> = const { Cell::new(None) };
+    /// Where in the code the last panic of a simulated task was.
+    static PANICKED_AT: RefCell<Option<String>> = const { RefCell::new(None) };
     /// Steps taken at one moment.
     static STEPS: Cell<(Duration, u64)> = const { Cell::new((Duration::ZERO, 0)) };
 }
 
+/// Has panics of simulated tasks kept for [`Life::new`]'s `on_panic`, with their place, in place of being printed:
+/// others go where they went.
+fn watch_panics() {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| match CURRENT.get() {
+            Some(_) => PANICKED_AT.set(panic.location().map(ToString::to_string)),
+            None => before(panic),
+        }));
+    });
+}
+
 /// Forgets the run that was on this thread before.
 pub(crate) fn begin() {
+    watch_panics();
     CURRENT.set(None);
     STEPS.set((Duration::ZERO, 0));
 }
@@ -366,10 +382,17 @@ impl Future for InScope {
             return Poll::Pending;
         }
         let waker = this.waker.over(context.waker());
-        let before = CURRENT.replace(Some(this.life.host()));
-        let poll = this.work.as_mut().poll(&mut Context::from_waker(&waker));
-        CURRENT.set(before);
-        poll
+        let _scope = Scope(CURRENT.replace(Some(this.life.host())));
+        this.work.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+}
+
+/// Whose task ran before, which is so again when this is dropped: also by a panic.
+struct Scope(Option<Host>);
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
     }
 }
 
@@ -423,7 +446,10 @@ mod tests {
         };
         life.spawn("bad", Box::pin(async { panic!("words") })).join().await;
         assert_eq!(life.run("good", async { 7 }).await, Some(7));
-        assert_eq!(*told.lock().unwrap(), [(Host::Client(1), "bad", "words".to_owned())]);
+        let told = told.lock().unwrap();
+        let [(Host::Client(1), "bad", said)] = &told[..] else { panic!("{told:?}") };
+        // Its place in the code follows where a run watches panics.
+        assert!(said.starts_with("words"), "{said}");
     }
 
     #[tokio::test(start_paused = true)]
