@@ -70,6 +70,9 @@ pub struct Summary {
     pub mark_runs: BTreeMap<&'static str, u64>,
     /// Runs that failed in themselves, by seed.
     pub failed: Vec<Failed>,
+    /// All runs' traces folded into one number, whatever the order in which they ended.
+    #[serde(serialize_with = "hexadecimal")]
+    pub trace_hash: u64,
     /// Real time.
     pub elapsed_ms: u64,
     /// Time on processors.
@@ -179,6 +182,11 @@ fn run_apart(seed: u64, plan: &Plan) -> Result<Report, Failed> {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn hexadecimal<S: serde::Serializer>(hash: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{hash:016x}"))
+}
+
 fn said(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(ToString::to_string);
     words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
@@ -211,6 +219,8 @@ impl Summary {
     fn add(&mut self, report: &Report) {
         self.runs += 1;
         self.vacuous += u64::from(report.is_vacuous());
+        let own = report.trace_hash.wrapping_add(report.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.trace_hash = self.trace_hash.wrapping_add(own.rotate_left(29));
         self.sim_seconds += report.simulated.as_secs();
         self.events += report.events;
         for (fault, count) in &report.faults {
