@@ -8,15 +8,21 @@ QUORATE := $(TARGET)/release/quorate
 SEED ?= 7
 ARGS ?= run --seed $(SEED)
 INPUT ?=
+SIM := $(TARGET)/seeded/sim/quorate-sim
+# How many seeds every verification sweeps, and how many of them twice.
+SEEDS ?= 300
+TWICE ?= 200
 
-.PHONY: help run test tour rounds sim verify fix release
+.PHONY: help run test tour rounds simulator sim seeds soak verify fix release
 
 help:
 	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
-	@echo 'make test                all tests, twenty simulated seeds included'
+	@echo 'make test                all tests, those of the simulator optimised'
 	@echo 'make tour INPUT=file     the whole story on a real file: leaders are killed, every line is read back'
 	@echo 'make rounds              ten rounds of kills on real processes, and all three nodes at once'
 	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for more'
+	@echo 'make seeds               what every verification sweeps: 300 simulated runs, 200 seeds twice'
+	@echo 'make soak                hours: a long sweep, runs of 600 s and one of 24 h, every power cut'
 	@echo 'make verify              format, lints, docs and tests: what must pass before a commit'
 	@echo 'make fix                 formats, and applies what clippy can mend'
 
@@ -29,7 +35,8 @@ run:
 
 test:
 	$(SEEDED) $(CARGO) build --workspace --bins
-	$(SEEDED) $(CARGO) test --workspace --no-fail-fast
+	$(SEEDED) $(CARGO) test --workspace --exclude quorate-sim --no-fail-fast
+	$(SEEDED) QUORATE_SIM_SEEDS=$(TWICE) $(CARGO) test --profile sim -p quorate-sim --no-fail-fast
 
 tour: release
 	@$(CARGO) build --release --quiet -p quorate-tests --bin tour
@@ -39,15 +46,28 @@ rounds: release
 	@$(CARGO) build --release --quiet -p quorate-tests --bin rounds
 	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/rounds
 
-sim:
+simulator:
 	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim
-	@$(TARGET)/seeded/sim/quorate-sim $(ARGS)
+
+sim: simulator
+	@$(SIM) $(ARGS)
+
+seeds: simulator
+	$(SIM) sweep --from 0 --count $(SEEDS)
+
+# The sweep ends by itself at the first wrong run; each of the others says what it is.
+soak: simulator
+	$(SIM) sweep --from 1000000 --for 75m --stop-at-first
+	$(SIM) sweep --from 2000000 --count 60 --length 600s --stop-at-first
+	$(SIM) run --seed 3000000 --length 24h
+	$(SEEDED) QUORATE_SIM_SEEDS=1000 $(CARGO) test --profile sim -p quorate-sim --no-fail-fast
 
 verify:
 	$(CARGO) fmt --all --check
 	$(SEEDED) $(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(SEEDED) RUSTDOCFLAGS="-D warnings --cfg tokio_unstable" $(CARGO) doc --workspace --no-deps
 	$(MAKE) test
+	$(MAKE) seeds
 
 fix:
 	$(SEEDED) $(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
