@@ -1,16 +1,18 @@
 //! O-02, log matching: where two logs hold an entry of the same index and term, they hold the same entry, and the same
 //! ones before it (Raft §5.3; faults-and-oracles O-02). Judged entry by entry: an index and a term have one content
 //! and one predecessor, whoever holds or sends them; the rest follows by induction. Terms along a log never descend.
+//! And what a node cut from its log is gone from its platters once it has told that it holds what came in its place:
+//! a stale tail would rise again under the ids of others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_node::storage::LogId;
-use quorate_proto::ids::{GroupId, NodeId, Term};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
 use super::logs::{ByIndex, Logs, told};
 use super::{Found, Judge};
-use crate::observe::{Line, Sight};
+use crate::observe::{Line, OnDisk, Sight};
 
 const ID: &str = "O-02";
 
@@ -18,6 +20,16 @@ const ID: &str = "O-02";
 pub(super) struct LogMatching {
     logs: Logs,
     known: BTreeMap<GroupId, ByIndex<Vec<Known>>>,
+    cuts: BTreeMap<(NodeId, GroupId), Cut>,
+}
+
+/// The last cut of a log.
+struct Cut {
+    from: LogIndex,
+    /// The furthest that the log has reached since.
+    end: LogIndex,
+    /// Whether the node has told that it holds something that came after the cut.
+    told: bool,
 }
 
 /// An entry, as the first told who saw it.
@@ -35,11 +47,50 @@ impl Judge for LogMatching {
         let (node, group, prev, lines) = match sight {
             Sight::Log { node, group, from, lines } => {
                 let prev = self.logs.before(*node, *group, *from);
+                let end = lines.last().map_or(*from, |line| line.index.next());
+                if self.logs.line(*node, *group, *from).is_some() {
+                    self.cuts.insert((*node, *group), Cut { from: *from, end, told: false });
+                } else if let Some(cut) = self.cuts.get_mut(&(*node, *group)) {
+                    cut.end = cut.end.max(end);
+                }
                 self.logs.see(sight);
                 (*node, *group, prev, lines)
             }
             Sight::Sent { node, group, prev, lines } => (*node, *group, *prev, lines),
             Sight::OnPlatter { node, group, lines } => (*node, *group, None, lines),
+            Sight::Matched { node, group, through, .. } => {
+                if let Some(cut) = self.cuts.get_mut(&(*node, *group)) {
+                    cut.told |= through.index >= cut.from;
+                }
+                return;
+            }
+            Sight::Platters { nodes } => {
+                for (node, groups) in nodes {
+                    self.stale(at, *node, groups, found);
+                }
+                return;
+            }
+            Sight::DiskLost { node } => {
+                self.cuts.retain(|(of, _), _| of != node);
+                return self.logs.see(sight);
+            }
+            Sight::Removed { node, group, .. } => {
+                self.cuts.remove(&(*node, *group));
+                return self.logs.see(sight);
+            }
+            Sight::Opened { node, groups, .. } => {
+                self.stale(at, *node, groups, found);
+                self.cuts.retain(|(of, _), _| of != node);
+                self.logs.see(sight);
+                for (group, on_disk) in groups {
+                    let mut before = None;
+                    for line in on_disk.lines() {
+                        self.judge(at, (*node, *group), before, &line, found);
+                        before = Some(LogId { term: line.term, index: line.index });
+                    }
+                }
+                return;
+            }
             _ => return self.logs.see(sight),
         };
         let mut before = prev;
@@ -51,6 +102,23 @@ impl Judge for LogMatching {
 }
 
 impl LogMatching {
+    /// Looks for tails on a disk that had been cut.
+    fn stale(&self, at: Duration, node: NodeId, groups: &BTreeMap<GroupId, OnDisk>, found: &mut Found) {
+        for ((_, group), cut) in self.cuts.range((node, GroupId(0))..=(node, GroupId(u64::MAX))) {
+            let last = groups.get(group).and_then(|on_disk| on_disk.last);
+            if cut.told && last.is_some_and(|last| last.index >= cut.end) {
+                let what = format!(
+                    "what is cut stays cut: node {node} cut its log of group {group} at {}, told that it holds what \
+                     came then, has had nothing from {} on since, and on its disk is {}",
+                    cut.from,
+                    cut.end,
+                    told(last)
+                );
+                found.tell(ID, at, what);
+            }
+        }
+    }
+
     fn judge(
         &mut self,
         at: Duration,
@@ -101,12 +169,21 @@ mod tests {
         assert_eq!(broken("sent 1 from 0: 1 1\nlog 2 from 0: 1 1x"), ["O-02"]);
         assert_eq!(broken("log 1 from 0: 1 3 2"), ["O-02"], "a term behind a newer one");
         assert_eq!(broken("log 1 from 0: 1 1\nplatter 2: 1 1x"), ["O-02"]);
+        assert_eq!(broken("log 1 from 0: 1 2 2\nopen 2: 1 1 2"), ["O-02"]);
+        let cut = "log 1 from 0: 1 1 1 1\nlog 1 from 1: 2\nmatched 1 t2 1/2";
+        assert_eq!(broken(&format!("{cut}\nplatters 1 vote 2/2: 1 2 2 2")), ["O-02"], "a stale tail");
+        assert_eq!(broken(&format!("{cut}\nend 1\nopen 1 vote 2/2: 1 2 2 2")), ["O-02"], "that rose again");
     }
 
     #[test]
     fn tails_may_differ_and_be_cut() {
         assert!(broken("log 1 from 0: 1 1 1\nlog 2 from 0: 1 2 2").is_empty());
         assert!(broken("log 1 from 0: 1 1 1\nlog 1 from 1: 2\nlog 2 from 0: 1 2").is_empty());
+        let cut = "log 1 from 0: 1 1 1 1\nlog 1 from 1: 2";
+        assert!(broken(&format!("{cut}\nplatters 1: 1 1 1 1")).is_empty(), "not durable yet");
+        assert!(
+            broken(&format!("{cut}\nmatched 1 t2 1/2\nlog 1 from 2: 2 2\nplatters 1: 1 2 2 2")).is_empty()
+        );
         assert!(broken("open 1: 1 1 2\nlog 1 from 3: 2x\nlog 2 from 0: 1 1 2 2x").is_empty());
         assert!(broken("log 1 from 0: 1 1\nsent 1 from 1: 1\nsent 1 from 1: 1").is_empty(), "sent again");
     }

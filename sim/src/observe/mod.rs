@@ -44,6 +44,9 @@ const FRAMES_PER_LOOK: u64 = 8_000;
 /// What a disk holds of each group.
 type Groups = BTreeMap<GroupId, OnDisk>;
 
+/// All entries of each group on a disk.
+type Logs = BTreeMap<GroupId, Vec<Line>>;
+
 /// Watches a run. Clones share it.
 #[derive(Clone)]
 pub struct Observer(Arc<Inner>);
@@ -121,7 +124,12 @@ impl Observer {
         if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) {
             let dice = Dice::named(starts, "recovered twice");
             match recover_twice(&machine.disk, config, node, dice) {
-                Ok((once, twice)) => self.show(&Sight::RecoveredTwice { node, once, twice }),
+                Ok((once, twice, logs)) => {
+                    for (group, lines) in logs {
+                        self.show(&Sight::OnPlatter { node, group, lines });
+                    }
+                    self.show(&Sight::RecoveredTwice { node, once, twice });
+                }
                 Err(said) => self.0.history.complain("O-25", said),
             }
         }
@@ -132,6 +140,10 @@ impl Observer {
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let identity = running.store().facts().identity();
+        if machine.identity.is_some_and(|known| known != identity) {
+            // A stranger's disk in the node's place: others must refuse it, and its words bind nobody.
+            return;
+        }
         let groups = platter::held_by(running.store());
         machine.life = Some(life.clone());
         machine.node = Arc::downgrade(running);
@@ -162,8 +174,11 @@ impl Observer {
         }
     }
 
-    /// A disk was erased, replaced or set back.
+    /// A node's own disk was erased, replaced or set back.
     pub fn disk_lost(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.identity = None;
+        }
         self.show(&Sight::DiskLost { node });
     }
 
@@ -413,11 +428,29 @@ impl Observer {
     }
 }
 
+impl State {
+    /// Whether a frame comes from a node with a disk that is not its own.
+    fn is_stranger(&self, from: Host, frame: Frame<'_>) -> bool {
+        let sender = match frame {
+            Frame::Ask(frame) => &frame.sender,
+            Frame::Answer(frame) => &frame.sender,
+            Frame::Call(..) | Frame::Reply(..) => return false,
+        };
+        let Host::Node(node) = from else { return false };
+        let known = self.machines.get(&node).and_then(|machine| machine.identity);
+        let said = sender.as_ref().map(|sender| &sender.identity[..]);
+        known.is_none_or(|known| said != Some(&known.0.as_bytes()[..]))
+    }
+}
+
 impl Tap for Observer {
     fn sent(&self, wire: Wire, frame: Frame<'_>) {
         let said = {
             let mut state = self.state();
             state.frames += 1;
+            if state.is_stranger(wire.from, frame) {
+                return;
+            }
             state.wires.sent(wire, frame)
         };
         if let Host::Node(node) = wire.from {
@@ -478,19 +511,26 @@ fn recover_twice(
     config: &StoreConfig,
     node: NodeId,
     mut dice: Dice,
-) -> Result<(Groups, Groups), String> {
+) -> Result<(Groups, Groups, Logs), String> {
     let copy = disk.copy_as_seen();
-    let once =
+    let aside =
         Aside::recover(&copy, config, node).map_err(|said| format!("node {node} did not recover: {said}"))?;
     let operations = copy.operations();
-    let once = once.groups();
+    let once = aside.groups();
+    let mut logs = BTreeMap::new();
+    for group in once.keys() {
+        let heads =
+            aside.heads(*group).map_err(|said| format!("node {node} recovered a log in part: {said}"))?;
+        logs.insert(*group, heads.iter().map(line_of).collect());
+    }
+    drop(aside);
     let copy = disk.copy_as_seen();
     copy.cut_power_at(dice.below(operations.max(1)));
     drop(Aside::recover(&copy, config, node));
     copy.crash(&mut dice);
     let twice = Aside::recover(&copy, config, node);
     let twice = twice.map_err(|said| format!("node {node} did not recover a second time: {said}"))?;
-    Ok((once, twice.groups()))
+    Ok((once, twice.groups(), logs))
 }
 
 #[cfg(test)]
