@@ -9,16 +9,12 @@ use quorate_proto::env::Mark;
 /// What only the simulator can see: nemesis, clients and oracles tell of it.
 const SIMULATOR: &[&str] = &[
     "all-nodes-down-at-once",
-    "conflicting-suffix-cut",
     "crash-during-recovery",
     "crash-during-recovery-twice",
     "crash-during-roll",
     "crash-with-a-torn-write",
-    "election-lost",
-    "election-won",
     "failed-sync-and-restart",
     "late-commit-of-an-unknown-produce",
-    "leader-deposed-with-unacked-tail",
     "leader-isolated-with-writes-pending",
     "leader-resumed-after-a-pause",
     "message-after-both-ends-restarted",

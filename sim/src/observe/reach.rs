@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
+use quorate_proto::ids::{GroupId, NodeId, Term};
 
-use super::sight::{Replica, Sight};
+use super::sight::Sight;
 use crate::marks::Marks;
 
 /// Turns sights into marks.
@@ -13,10 +13,6 @@ pub(super) struct Reach {
     marks: Marks,
     /// Who stood in the newest term of each group.
     stood: BTreeMap<GroupId, (Term, BTreeSet<NodeId>)>,
-    /// Who was seen to lead in it.
-    led: BTreeMap<GroupId, (Term, NodeId)>,
-    replicas: BTreeMap<(NodeId, GroupId), Replica>,
-    ends: BTreeMap<(NodeId, GroupId), LogIndex>,
     /// Nodes that gave a vote and have written nothing since.
     voted: BTreeSet<NodeId>,
     recoveries: BTreeMap<NodeId, u64>,
@@ -52,13 +48,8 @@ impl Reach {
 
     pub(super) fn see(&mut self, sight: &Sight) {
         match sight {
-            Sight::Opened { node, groups, .. } => {
+            Sight::Opened { node, .. } => {
                 self.recoveries.remove(node);
-                self.replicas.retain(|(of, _), _| of != node);
-                for (group, on_disk) in groups {
-                    let end = on_disk.last.map_or(LogIndex(0), |last| last.index.next());
-                    self.ends.insert((*node, *group), end);
-                }
             }
             Sight::Stands { node, group, term } => {
                 let stood = self.stood.entry(*group).or_default();
@@ -69,42 +60,10 @@ impl Reach {
                     self.marks.reached("two-candidates-in-a-term");
                 }
             }
-            Sight::Leads { node, group, term } => self.leads(*node, *group, *term),
             Sight::Granted { node, .. } => {
                 self.voted.insert(*node);
             }
-            Sight::Log { node, group, from, lines } => {
-                let end = self.ends.entry((*node, *group)).or_default();
-                if *from < *end {
-                    self.marks.reached("conflicting-suffix-cut");
-                    let before = self.replicas.get(&(*node, *group));
-                    if before.is_some_and(|before| before.leads || before.voted_for == u64::from(node.0)) {
-                        self.marks.reached("leader-deposed-with-unacked-tail");
-                    }
-                }
-                *end = lines.last().map_or(*from, |line| line.index.next());
-            }
-            Sight::Replica { node, group, replica } => {
-                self.replicas.insert((*node, *group), *replica);
-            }
             _ => {}
-        }
-    }
-
-    fn leads(&mut self, node: NodeId, group: GroupId, term: Term) {
-        if self.led.get(&group).is_some_and(|led| led.0 >= term) {
-            return;
-        }
-        self.led.insert(group, (term, node));
-        let Some((stood_in, candidates)) = self.stood.get(&group) else { return };
-        if *stood_in < term {
-            return;
-        }
-        if *stood_in == term && candidates.contains(&node) {
-            self.marks.reached("election-won");
-        }
-        if candidates.iter().any(|candidate| *candidate != node) {
-            self.marks.reached("election-lost");
         }
     }
 }
