@@ -5,15 +5,24 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, Term};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, Term, TopicId};
 
 use crate::check::{Panel, Seen, Violation};
 
-/// A partition of a topic, by name: no topic of a run is ever created twice.
+/// A partition by its topic's name: what clients of the SDK say. Several topics may bear a name, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct Target {
     /// The topic's name.
     pub topic: String,
+    /// Which of its partitions.
+    pub partition: PartitionId,
+}
+
+/// A partition for ever: by its topic's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The topic.
+    pub topic: TopicId,
     /// Which of its partitions.
     pub partition: PartitionId,
 }
@@ -44,13 +53,17 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Where to.
-    pub place: Place,
+    pub target: Target,
     /// When.
     pub at: Duration,
+    /// Whether its producer promises that its records stand in the order sent.
+    pub in_order: bool,
     /// What became of it, as far as its producer knows.
     pub outcome: Outcome,
     /// When that was known.
     pub known_at: Duration,
+    /// In the producer's words.
+    pub why: String,
 }
 
 /// A record that a consumer was given.
@@ -59,13 +72,22 @@ pub struct Read {
     /// Who read it.
     pub consumer: u32,
     /// Where.
-    pub place: Place,
+    pub target: Target,
     /// At which offset.
     pub offset: Offset,
     /// What it was; `None` if it is no record of ours.
     pub record: Option<RecordId>,
     /// When.
     pub at: Duration,
+}
+
+/// Everything that stands in a partition at the end, in the order of a consumer that began at the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Where its topic was found.
+    pub target: Option<Target>,
+    /// The records.
+    pub records: Vec<(Offset, Option<RecordId>)>,
 }
 
 /// One entry of one replica's log, as its disk has it.
@@ -79,15 +101,15 @@ pub struct ReplicaEntry {
     pub body_crc: u32,
 }
 
-/// All of a run's evidence.
+/// All of a run's evidence that is kept to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// By record.
     pub sent: BTreeMap<RecordId, Sent>,
-    /// In the order read.
-    pub reads: Vec<Read>,
-    /// Everything that stands in the log at the end, in the order of a consumer that began at the beginning.
-    pub scan: BTreeMap<Place, Vec<(Offset, Option<RecordId>)>>,
+    /// How many records consumers were given.
+    pub reads: u64,
+    /// Each partition of each topic that there is at the end.
+    pub scan: BTreeMap<Place, Scan>,
     /// Each replica of each group at the end, up to what is committed.
     pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, Vec<ReplicaEntry>>>,
     /// What a client was told that must never be said, and whatever else went wrong on its own.
@@ -141,6 +163,34 @@ impl History {
     pub fn complain(&self, promise: &'static str, what: String) {
         self.evidence().complaints.push(Complaint { promise, at: crate::env::clock::now(), what });
     }
+
+    /// A record is sent to `target` now.
+    pub fn sent(&self, record: RecordId, target: Target, in_order: bool) {
+        let sent = Sent {
+            target,
+            at: crate::env::clock::now(),
+            in_order,
+            outcome: Outcome::Pending,
+            known_at: Duration::ZERO,
+            why: String::new(),
+        };
+        self.see(&Seen::Sent(record, &sent));
+        self.evidence().sent.insert(record, sent);
+    }
+
+    /// The outcome of a record is known now; `None` if the record is not.
+    pub fn learnt(&self, record: RecordId, outcome: Outcome, why: String) -> Option<Target> {
+        let learnt = {
+            let mut evidence = self.evidence();
+            let sent = evidence.sent.get_mut(&record)?;
+            sent.outcome = outcome;
+            sent.known_at = crate::env::clock::now();
+            sent.why = why;
+            sent.clone()
+        };
+        self.see(&Seen::Learnt(record, &learnt));
+        Some(learnt.target)
+    }
 }
 
 impl Evidence {
@@ -160,8 +210,8 @@ impl Evidence {
     /// How many topics and how many partitions a record was acknowledged in.
     pub fn breadth(&self) -> (u64, u64) {
         let acked = self.sent.values().filter(|sent| matches!(sent.outcome, Outcome::Acked(_)));
-        let places = acked.map(|sent| &sent.place).collect::<BTreeSet<_>>();
-        let topics = places.iter().map(|place| &place.topic).collect::<BTreeSet<_>>();
+        let places = acked.map(|sent| &sent.target).collect::<BTreeSet<_>>();
+        let topics = places.iter().map(|target| &target.topic).collect::<BTreeSet<_>>();
         let count = |length| u64::try_from(length).unwrap_or(u64::MAX);
         (count(topics.len()), count(places.len()))
     }
@@ -181,8 +231,9 @@ pub struct Outcomes {
 impl RecordId {
     /// The record whose value this is.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(value).ok()?;
-        let (producer, number) = text.split(' ').next()?.strip_prefix('p')?.split_once('-')?;
+        // The padding may be megabytes of anything.
+        let word = value.split(|byte| *byte == b' ').next().filter(|word| word.len() <= 40)?;
+        let (producer, number) = std::str::from_utf8(word).ok()?.strip_prefix('p')?.split_once('-')?;
         Some(Self { producer: producer.parse().ok()?, number: number.parse().ok()? })
     }
 }
@@ -193,9 +244,17 @@ impl fmt::Display for RecordId {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Eight digits tell the topics of a run apart.
+        let id = self.topic.0.simple().to_string();
+        write!(f, "topic {}/{}", &id[..8], self.partition)
     }
 }
 

@@ -21,4 +21,5 @@ pub mod run;
 pub mod scenario;
 pub mod sweep;
 pub mod trace;
+pub mod wire;
 pub mod workload;

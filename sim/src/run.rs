@@ -67,6 +67,7 @@ pub fn run(seed: u64, options: Options) -> Report {
         let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
         nemesis.rage(&mut stage.cluster, clock::now() + faults_for).await;
         stage.faults = nemesis.faults;
+        stage.workload.healed();
     })
 }
 
@@ -109,7 +110,7 @@ pub fn on_bare_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut St
         ops: evidence.outcomes(),
         topics,
         partitions,
-        reads: u64::try_from(evidence.reads.len()).unwrap_or(u64::MAX),
+        reads: evidence.reads,
         calm: false,
         faults,
         marks: marks.counts(),

@@ -1,39 +1,52 @@
 //! The promises, one file each: what was promised, where that stands written, and how it is judged by what was seen of
 //! clients, nodes, wires and disks. A check changes nothing: with it or without it, a run is the same.
-
-#![expect(clippy::wildcard_enum_match_arm, reason = "a check names what concerns it, and not the rest")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a check takes what concerns it, and leaves the rest")]
 
 mod acked;
 mod after_failure;
+mod answers;
 mod bounds;
 mod committed;
 mod complaints;
 mod convergence;
 mod dense;
 mod election;
+mod epochs;
 mod growth;
+#[cfg(test)]
+mod histories;
 mod leader_completeness;
 mod log_matching;
 mod logs;
+mod lookup;
 mod members;
 mod never_back;
 mod once;
 mod order;
 mod phantom;
 mod platters;
+mod prefix;
 mod progress;
-mod reads;
 mod recovery;
 mod replicas;
+mod shadow;
 #[cfg(test)]
 mod sights;
 mod state_machine;
+mod topics;
+mod uncommitted;
 mod votes;
+mod watermark;
 
 use std::time::Duration;
 
-use crate::history::{Evidence, Read};
+use quorate_proto::ids::Offset;
+
+use crate::history::{Evidence, Read, RecordId, Sent, Target};
 use crate::observe::Sight;
+use crate::wire::{Asked, Told};
+
+pub use shadow::{Before, Known, Stands};
 
 /// All promises that are judged, one line each.
 fn all() -> Vec<Box<dyn Check>> {
@@ -49,15 +62,21 @@ fn all() -> Vec<Box<dyn Check>> {
         of_nodes::<bounds::Bounds>(),
         of_nodes::<votes::Votes>(),
         of_nodes::<members::Members>(),
-        at_end("O-11", acked::check),
-        at_end("O-12", phantom::check),
-        at_end("O-12", order::check),
-        at_end("O-13", once::check),
-        at_end("O-14", dense::check),
-        at_end("O-16", reads::check),
+        Box::<acked::Acked>::default(),
+        Box::<phantom::Phantom>::default(),
+        Box::<order::Order>::default(),
+        Box::<once::Once>::default(),
+        Box::<dense::Dense>::default(),
+        Box::<watermark::Watermark>::default(),
+        Box::<prefix::Prefix>::default(),
+        Box::<uncommitted::Uncommitted>::default(),
+        Box::<epochs::Epochs>::default(),
+        Box::<topics::Topics>::default(),
+        Box::<lookup::Lookup>::default(),
         of_nodes::<recovery::Recovery>(),
         of_nodes::<after_failure::AfterFailure>(),
         of_nodes::<progress::Progress>(),
+        Box::<answers::Answers>::default(),
         at_end("O-28", replicas::check),
         of_nodes::<convergence::Convergence>(),
         of_nodes::<growth::Growth>(),
@@ -78,10 +97,46 @@ pub struct Violation {
 /// Something that was seen, told to every check as it happens. A check takes what concerns it.
 #[derive(Debug)]
 pub enum Seen<'a> {
+    /// A client asks a node.
+    Asked(&'a Asked),
+    /// It has the answer.
+    Told(&'a Asked, &'a Told),
+    /// Somebody was told that a batch stands in a log: follows each [`Seen::Told`] that says so.
+    Stands(&'a Stands<'a>),
+    /// A producer sends a record.
+    Sent(RecordId, &'a Sent),
+    /// A producer knows what became of one.
+    Learnt(RecordId, &'a Sent),
+    /// A consumer begins to read a partition, or goes elsewhere in it.
+    Assigned {
+        /// Who.
+        consumer: u32,
+        /// Where.
+        target: &'a Target,
+        /// Where it was told to begin.
+        start: StartAt,
+        /// Where it begins.
+        position: Offset,
+    },
     /// A consumer was given a record.
     Read(&'a Read),
     /// Something of a node.
     Node(&'a Sight),
+    /// Everything was mended.
+    Healed,
+}
+
+/// Where a consumer is told to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the log start.
+    Beginning,
+    /// At the high watermark.
+    End,
+    /// There.
+    Offset(Offset),
+    /// At the first record of this time or later, in ms, or at the end.
+    Time(i64),
 }
 
 /// Judges one promise.
@@ -114,13 +169,14 @@ impl Found {
 
 /// All checks of a run at work.
 pub struct Panel {
+    shadow: shadow::Shadow,
     checks: Vec<Box<dyn Check>>,
     found: Found,
 }
 
 impl Default for Panel {
     fn default() -> Self {
-        Self { checks: all(), found: Found::default() }
+        Self { shadow: shadow::Shadow::default(), checks: all(), found: Found::default() }
     }
 }
 
@@ -135,6 +191,11 @@ impl Panel {
     pub fn see(&mut self, at: Duration, seen: &Seen<'_>) {
         for check in &mut self.checks {
             check.see(at, seen, &mut self.found);
+        }
+        for stands in self.shadow.see(at, seen) {
+            for check in &mut self.checks {
+                check.see(at, &Seen::Stands(&stands), &mut self.found);
+            }
         }
     }
 
@@ -209,79 +270,5 @@ impl Check for AtEnd {
         for Violation { promise, at, what } in (self.judge)(evidence, end) {
             found.tell(promise, at, what);
         }
-    }
-}
-
-#[cfg(test)]
-mod bench {
-    //! Hand-made histories for the checks' own tests.
-
-    use quorate_proto::ids::{Offset, PartitionId};
-
-    use super::*;
-    use crate::history::{Outcome, Place, RecordId, Sent};
-
-    pub(super) fn place() -> Place {
-        Place { topic: "t".into(), partition: PartitionId(0) }
-    }
-
-    pub(super) fn record(number: u64) -> RecordId {
-        RecordId { producer: 1, number }
-    }
-
-    /// A history from words: `sent 3 acked 0`, `sent 4 failed`, `sent 5 unknown`, `log 0 3`, `log 1 foreign`,
-    /// `read 0 3` (by consumer 0).
-    pub(super) fn evidence(words: &str) -> Evidence {
-        let mut evidence = Evidence::default();
-        for line in words.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let words = line.split(' ').collect::<Vec<_>>();
-            let number = |at: usize| words[at].parse::<u64>().unwrap();
-            let known = |at: usize| (words[at] != "foreign").then(|| record(number(at)));
-            match words[0] {
-                "sent" => {
-                    let outcome = match words[2] {
-                        "acked" => Outcome::Acked(Offset(number(3))),
-                        "failed" => Outcome::Failed,
-                        "unknown" => Outcome::Unknown,
-                        other => panic!("no outcome: {other}"),
-                    };
-                    let at = Duration::from_millis(number(1));
-                    let sent = Sent { place: place(), at, outcome, known_at: at };
-                    evidence.sent.insert(record(number(1)), sent);
-                }
-                "log" => {
-                    evidence.scan.entry(place()).or_default().push((Offset(number(1)), known(2)));
-                }
-                "read" => evidence.reads.push(Read {
-                    consumer: 0,
-                    place: place(),
-                    offset: Offset(number(1)),
-                    record: known(2),
-                    at: Duration::ZERO,
-                }),
-                other => panic!("no such line: {other}"),
-            }
-        }
-        evidence
-    }
-
-    /// Which promises the history breaks.
-    pub(super) fn broken(words: &str) -> Vec<&'static str> {
-        let mut broken = Panel::default()
-            .end(&evidence(words), Duration::ZERO)
-            .iter()
-            .map(|found| found.promise)
-            .collect::<Vec<_>>();
-        broken.dedup();
-        broken
-    }
-
-    #[test]
-    fn odd_but_legal_histories_pass() {
-        assert!(broken("").is_empty());
-        // An unknown one may stand or not, and a later one may have been acked before it.
-        assert!(broken("sent 0 unknown\nsent 1 acked 1\nlog 0 0\nlog 1 1").is_empty());
-        assert!(broken("sent 0 unknown\nsent 1 acked 0\nlog 0 1").is_empty());
-        assert!(broken("sent 0 failed\nsent 1 acked 0\nlog 0 1\nread 0 1").is_empty());
     }
 }

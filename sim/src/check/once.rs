@@ -1,38 +1,120 @@
-//! A retry is not a second record: no record stands in the log twice (`faults-and-oracles` O-13).
+//! A retry is not a second record: each (producer id, epoch, sequence) stands in a partition once, one after the other,
+//! across all retries; no record stands anywhere twice; no two producers get one id (`faults-and-oracles` O-13;
+//! KIP-98).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Violation;
-use crate::history::Evidence;
+use quorate_proto::ids::Sequence;
 
-pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
-    let mut first_seen = BTreeMap::new();
-    let mut found = Vec::new();
-    for (place, log) in &evidence.scan {
-        for (offset, record) in log {
-            let Some(record) = record else { continue };
-            if let Some((other_place, other)) = first_seen.insert(*record, (place, offset)) {
-                found.push(Violation {
-                    promise: "O-13",
-                    at: end,
-                    what: format!(
-                        "{record} stands at offset {other} of {other_place} and at {offset} of {place}"
-                    ),
-                });
+use super::shadow::{Before, Stands};
+use super::{Check, Found, Seen};
+use crate::history::{Evidence, Place, RecordId};
+use crate::wire::Told;
+
+const ID: &str = "O-13";
+
+#[derive(Default)]
+pub(super) struct Once {
+    producers: BTreeMap<i64, String>,
+    /// First base offset of each batch, and who told.
+    batches: BTreeMap<(Place, i64, i16, i32), (u64, String)>,
+    records: BTreeMap<RecordId, (Place, u64)>,
+    logs: BTreeMap<Place, BTreeMap<u64, Link>>,
+}
+
+/// A batch's place in its producer's chain.
+struct Link {
+    end: u64,
+    producer: i64,
+    epoch: i16,
+    first: i32,
+    records: u32,
+}
+
+impl Check for Once {
+    fn id(&self) -> &'static str {
+        ID
+    }
+
+    fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found) {
+        match seen {
+            Seen::Told(asked, Told::Producer(id)) => {
+                if let Some(first) = self.producers.insert(*id, asked.to_string()) {
+                    let what = format!(
+                        "a producer id is one producer's alone: {id} was given to {asked}, and before to {first}"
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+            Seen::Stands(stands) => self.stands(at, stands, found),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, _evidence: &Evidence, end: Duration, found: &mut Found) {
+        for (place, log) in &self.logs {
+            let mut last = BTreeMap::<i64, (&Link, u64)>::new();
+            let mut expected = None;
+            for (base, link) in log {
+                if expected != Some(*base) {
+                    // What stands between is not known, and so is who wrote it.
+                    last.clear();
+                }
+                expected = Some(link.end);
+                if link.producer < 0 {
+                    continue;
+                }
+                let Some((before, at)) = last.insert(link.producer, (link, *base)) else { continue };
+                let follows = if link.epoch == before.epoch {
+                    link.first == Sequence(before.first).plus(before.records).0
+                } else {
+                    link.epoch > before.epoch && link.first == 0
+                };
+                if !follows {
+                    let what = format!(
+                        "a producer's batches follow one another: in {place}, producer id {} has epoch {} sequence {} \
+                         ({} records) at {at}, and then epoch {} sequence {} at {base}",
+                        link.producer, before.epoch, before.first, before.records, link.epoch, link.first
+                    );
+                    found.tell(ID, end, what);
+                }
             }
         }
     }
-    found
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::bench::broken;
-
-    #[test]
-    fn a_double_is_seen() {
-        assert_eq!(broken("sent 0 acked 0\nsent 1 acked 1\nlog 0 0\nlog 1 1\nlog 2 1"), ["O-13"]);
-        assert_eq!(broken("sent 0 unknown\nlog 0 0\nlog 1 0"), ["O-13"]);
+impl Once {
+    fn stands(&mut self, at: Duration, stands: &Stands<'_>, found: &mut Found) {
+        let Stands { place, standing, before, .. } = stands;
+        let Before::Nothing = before else { return };
+        let batch = &standing.batch;
+        if batch.producer >= 0 {
+            let name = (*place, batch.producer, batch.epoch, batch.sequence);
+            if let Some((base, told)) = self.batches.get(&name) {
+                let what = format!("a retry is not a second record: {stands}, and at {base}: {told}");
+                found.tell(ID, at, what);
+                return;
+            }
+            self.batches.insert(name, (standing.base, stands.to_string()));
+        }
+        for (offset, record) in (standing.base..).zip(&standing.batch.records) {
+            let Some(record) = record else { continue };
+            if let Some((other, first)) = self.records.insert(*record, (*place, offset)) {
+                let what = format!(
+                    "a retry is not a second record: {record} stands at {first} of {other}, and in {stands}"
+                );
+                found.tell(ID, at, what);
+                return;
+            }
+        }
+        let link = Link {
+            end: standing.end(),
+            producer: batch.producer,
+            epoch: batch.epoch,
+            first: batch.sequence,
+            records: u32::try_from(batch.count()).unwrap_or(u32::MAX),
+        };
+        self.logs.entry(*place).or_default().insert(standing.base, link);
     }
 }

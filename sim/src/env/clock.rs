@@ -22,7 +22,7 @@ const STRETCH: u32 = 1000;
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// What the wall shows when a run begins: 2026-01-01.
-const WALL_AT_START: i64 = 1_767_225_600_000;
+pub(crate) const WALL_AT_START: i64 = 1_767_225_600_000;
 
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };

@@ -13,7 +13,7 @@ use super::Director;
 use crate::cluster::{Crash, Knobs};
 use crate::env::clock;
 use crate::env::tasks::Host;
-use crate::history::Place;
+use crate::history::Target;
 
 /// One of them.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,8 @@ fn tiny_volumes(knobs: &mut Knobs) {
     knobs.recent_bytes_max = 2_000;
 }
 
-fn place(partition: i32) -> Place {
-    Place { topic: "orders".to_owned(), partition: PartitionId(partition) }
+fn place(partition: i32) -> Target {
+    Target { topic: "orders".to_owned(), partition: PartitionId(partition) }
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);

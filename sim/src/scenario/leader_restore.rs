@@ -13,7 +13,7 @@ use quorate_proto::ids::PartitionId;
 use crate::cluster::Crash;
 use crate::env::clock;
 use crate::env::tasks::Host;
-use crate::history::Place;
+use crate::history::Target;
 use crate::report::Report;
 use crate::run::{Options, on_stage};
 
@@ -27,7 +27,7 @@ pub fn play(seed: u64, restore: bool, options: Options) -> Report {
         options
     };
     on_stage(seed, options, async |stage| {
-        let place = Place { topic: "orders".to_owned(), partition: PartitionId(0) };
+        let place = Target { topic: "orders".to_owned(), partition: PartitionId(0) };
         let (cluster, workload) = (&mut stage.cluster, &mut stage.workload);
         workload.send(&place, 3, Duration::from_secs(30)).await;
         let Some(leader) = workload.leader(&place).await else { return };

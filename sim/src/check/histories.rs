@@ -1,0 +1,259 @@
+//! The checks judged: histories made by hand, bad ones flagged by just the right check, odd but legal ones by none.
+//!
+//! A history is written in lines; each happens a millisecond after the one before, or at the time given by `@ms`.
+//!
+//! | line | what |
+//! | --- | --- |
+//! | `ask c1 n2 e3 call produce 7:0:5 r1,r2` | client 1 asks node 2 in epoch 3; `call` names the call |
+//! | `.. fetch 5`, `.. latest`, `.. earliest`, `.. time 40`, `.. end-of 2` | other questions of partition 0 of topic 1 |
+//! | `.. producer`, `.. create`, `.. delete` | questions about the topic itself |
+//! | `tell call at 5 e3`, `.. at 5 e3 stamp 90` | acked |
+//! | `tell call hw 9 e3 \| 5 e2 7:0:5 r1,r2 \| ..` | fetched: high watermark, then batches |
+//! | `tell call found 5 e3`, `.. found 5 time 90 e3`, `.. found none e3` | looked up |
+//! | `tell call ended 2 5 e3`, `.. ended none e3` | an epoch's end |
+//! | `tell call refused`, `.. unreached`, `.. unknown`, `.. out-of-range 0 9`, `.. garbled` | other answers |
+//! | `tell call id 7`, `.. topic 1`, `.. deleted` | a producer id; a topic created, deleted |
+//! | `topics 1 2 1` | metadata: topic number, partitions, number of its name |
+//! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
+//! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
+//! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
+//! | `healed`, `log r1 r2 foreign`, `log`, `over` | all is mended; the final scan; the end, if not right after the last line |
+//!
+//! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{NodeId, Offset, PartitionId, TopicId};
+
+use super::{Panel, Seen, StartAt};
+use crate::history::{Evidence, Outcome, Place, Read, RecordId, Scan, Sent, Target};
+use crate::wire::{Ask, Asked, Batch, FindAt, Standing, Told};
+
+mod bad;
+mod legal;
+
+fn topic(number: u8) -> TopicId {
+    TopicId::from_random([number; 16])
+}
+
+fn place() -> Place {
+    Place { topic: topic(1), partition: PartitionId(0) }
+}
+
+fn target() -> Target {
+    Target { topic: "t1".to_owned(), partition: PartitionId(0) }
+}
+
+fn record(word: &str) -> Option<RecordId> {
+    let producer = if word.starts_with('s') { 2 } else { 1 };
+    (word != "foreign").then(|| RecordId { producer, number: number(&word[1..]) })
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("no number: {word}"))
+}
+
+fn epoch(word: &str) -> i32 {
+    word.strip_prefix('e').and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no epoch: {word}"))
+}
+
+/// `7:0:5` and `r1,r2`.
+fn batch(stamp: &str, records: &str) -> Arc<Batch> {
+    let stamp = stamp.split(':').map(|word| word.parse::<i64>().unwrap()).collect::<Vec<_>>();
+    let words = records.split(',').collect::<Vec<_>>();
+    let time = |word: &&str| {
+        record(word.trim_end_matches('!')).map_or(0, |record| i64::try_from(record.number).unwrap() * 10)
+    };
+    Arc::new(Batch {
+        producer: stamp[0],
+        epoch: i16::try_from(stamp[1]).unwrap(),
+        sequence: i32::try_from(stamp[2]).unwrap(),
+        crc: crc32c::crc32c(records.trim_end_matches('!').as_bytes()) + u32::from(records.ends_with('!')),
+        times: words.iter().map(time).collect(),
+        records: words.iter().map(|word| record(word.trim_end_matches('!'))).collect(),
+    })
+}
+
+#[derive(Default)]
+struct Player {
+    panel: Panel,
+    evidence: Evidence,
+    now: Duration,
+    calls: BTreeMap<String, Asked>,
+}
+
+impl Player {
+    fn see(&mut self, seen: &Seen<'_>) {
+        self.panel.see(self.now, seen);
+    }
+
+    fn line(&mut self, line: &str) {
+        let mut words = line.split_whitespace().collect::<Vec<_>>();
+        self.now += Duration::from_millis(1);
+        if let Some(at) = words[0].strip_prefix('@') {
+            self.now = Duration::from_millis(number(at));
+            words.remove(0);
+        }
+        match words[0] {
+            "ask" => self.ask(&words[1..]),
+            "tell" => {
+                let asked =
+                    self.calls.get(words[1]).unwrap_or_else(|| panic!("no call: {}", words[1])).clone();
+                let told = told(&words[2..]);
+                self.see(&Seen::Told(&asked, &told));
+            }
+            "topics" => {
+                let asked = self.asked(9, 1, Ask::Metadata);
+                let id = topic(u8::try_from(number(words[1])).unwrap());
+                let partitions = usize::try_from(number(words[2])).unwrap();
+                let told = Told::Topics(vec![(format!("t{}", words[3]), id, partitions)]);
+                self.see(&Seen::Told(&asked, &told));
+            }
+            "sent" => {
+                let sent = Sent {
+                    target: target(),
+                    at: self.now,
+                    in_order: words.get(2).is_none(),
+                    outcome: Outcome::Pending,
+                    known_at: Duration::ZERO,
+                    why: String::new(),
+                };
+                let record = record(words[1]).unwrap();
+                self.see(&Seen::Sent(record, &sent));
+                self.evidence.sent.insert(record, sent);
+            }
+            "learnt" => {
+                let record = record(words[1]).unwrap();
+                let mut sent = self.evidence.sent[&record].clone();
+                sent.known_at = self.now;
+                sent.outcome = match words[2] {
+                    "acked" => Outcome::Acked(Offset(number(words[3]))),
+                    "failed" => Outcome::Failed,
+                    "unknown" => Outcome::Unknown,
+                    other => panic!("no outcome: {other}"),
+                };
+                self.see(&Seen::Learnt(record, &sent));
+                self.evidence.sent.insert(record, sent);
+            }
+            "assign" => {
+                let position = number(words[words.len() - 1]);
+                let start = match words[2] {
+                    "beginning" => StartAt::Beginning,
+                    "end" => StartAt::End,
+                    "offset" => StartAt::Offset(Offset(number(words[3]))),
+                    other => panic!("no start: {other}"),
+                };
+                let consumer = u32::try_from(number(&words[1][1..])).unwrap();
+                self.see(&Seen::Assigned { consumer, target: &target(), start, position: Offset(position) });
+            }
+            "read" => {
+                let consumer = u32::try_from(number(&words[1][1..])).unwrap();
+                let (offset, record) = (Offset(number(words[2])), record(words[3]));
+                let read = Read { consumer, target: target(), offset, record, at: self.now };
+                self.see(&Seen::Read(&read));
+            }
+            "healed" => self.see(&Seen::Healed),
+            "log" => {
+                let records = (0..).map(Offset).zip(words[1..].iter().map(|word| record(word))).collect();
+                self.evidence.scan.insert(place(), Scan { target: Some(target()), records });
+            }
+            "log-at" => {
+                let scan = self.evidence.scan.entry(place()).or_default();
+                scan.records.push((Offset(number(words[1])), record(words[2])));
+            }
+            "over" => {}
+            other => panic!("no such line: {other}"),
+        }
+    }
+
+    fn asked(&self, client: u32, node: u32, ask: Ask) -> Asked {
+        let call = u64::try_from(self.now.as_micros()).unwrap();
+        Asked { call, client, sdk: client < 5, node: NodeId(node), at: self.now, ask }
+    }
+
+    fn ask(&mut self, words: &[&str]) {
+        let client = u32::try_from(number(&words[0][1..])).unwrap();
+        let node = u32::try_from(number(&words[1][1..])).unwrap();
+        let (place, epoch) = (place(), epoch(words[2]));
+        let ask = match words[4] {
+            "produce" => Ask::Produce { place, epoch, batch: batch(words[5], words[6]) },
+            "fetch" => Ask::Fetch { place, epoch, offset: i64::try_from(number(words[5])).unwrap() },
+            "latest" => Ask::Find { place, epoch, at: FindAt::Latest },
+            "earliest" => Ask::Find { place, epoch, at: FindAt::Earliest },
+            "time" => Ask::Find { place, epoch, at: FindAt::Time(i64::try_from(number(words[5])).unwrap()) },
+            "end-of" => {
+                Ask::EpochEnd { place, current: epoch, epoch: i32::try_from(number(words[5])).unwrap() }
+            }
+            "producer" => Ask::Producer,
+            "create" => Ask::Create { name: "t1".to_owned() },
+            "delete" => Ask::Delete { name: "t1".to_owned(), id: None },
+            other => panic!("no question: {other}"),
+        };
+        let asked = self.asked(client, node, ask);
+        self.see(&Seen::Asked(&asked));
+        self.calls.insert(words[3].to_owned(), asked);
+    }
+}
+
+fn told(words: &[&str]) -> Told {
+    let signed = |word: &str| i64::try_from(number(word)).unwrap();
+    match words[0] {
+        "at" => Told::Produced {
+            base: number(words[1]),
+            stamp: words.get(4).map(|stamp| signed(stamp)),
+            log_start: 0,
+            epoch: epoch(words[2]),
+        },
+        "hw" => {
+            let batches = words[3..].split(|word| *word == "|").filter(|words| !words.is_empty());
+            let batches = batches.map(|words| Standing {
+                base: number(words[0]),
+                epoch: epoch(words[1]),
+                stamp: words.get(4).map(|stamp| signed(stamp)),
+                batch: batch(words[2], words[3]),
+            });
+            let batches = batches.collect();
+            Told::Fetched { high_watermark: signed(words[1]), log_start: 0, epoch: epoch(words[2]), batches }
+        }
+        "found" if words[1] == "none" => Told::Found { offset: None, time: None, epoch: epoch(words[2]) },
+        "found" if words[2] == "time" => Told::Found {
+            offset: Some(number(words[1])),
+            time: Some(signed(words[3])),
+            epoch: epoch(words[4]),
+        },
+        "found" => Told::Found { offset: Some(number(words[1])), time: None, epoch: epoch(words[2]) },
+        "ended" if words[1] == "none" => Told::EpochEnded { found: None, epoch: epoch(words[2]) },
+        "ended" => Told::EpochEnded {
+            found: Some((i32::try_from(number(words[1])).unwrap(), number(words[2]))),
+            epoch: epoch(words[3]),
+        },
+        "refused" => Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 },
+        "out-of-range" => Told::Refused {
+            code: ErrorCode::OffsetOutOfRange,
+            log_start: signed(words[1]),
+            high_watermark: signed(words[2]),
+        },
+        "unreached" => Told::Unreached,
+        "unknown" => Told::Unknown { why: "no answer".to_owned() },
+        "garbled" => Told::Garbled { why: "a wrong CRC".to_owned() },
+        "id" => Told::Producer(signed(words[1])),
+        "topic" => Told::Created(topic(u8::try_from(number(words[1])).unwrap())),
+        "deleted" => Told::Deleted,
+        other => panic!("no answer: {other}"),
+    }
+}
+
+/// Which promises a history breaks, each once.
+fn broken(history: &str) -> Vec<&'static str> {
+    let mut player = Player::default();
+    let lines = history.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.for_each(|line| player.line(line));
+    let found = player.panel.end(&player.evidence, player.now);
+    let mut broken = found.iter().map(|found| found.promise).collect::<Vec<_>>();
+    broken.sort_unstable();
+    broken.dedup();
+    broken
+}
