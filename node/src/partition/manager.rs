@@ -290,6 +290,7 @@ async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) 
         around.raft.stop_group(group).await;
         drop(AssertUnwindSafe(batcher.stop()).catch_unwind().await);
     }
+    // Not durable before what the metadata group has committed by now: no start takes this partition up again.
     while let Err(error) = around.store.remove_group(group).await {
         warn!(%group, %error, "log of a deleted partition was not removed");
         around.env.sleep(RETRY).await;

@@ -268,9 +268,12 @@ impl Log {
         answered(answer).await
     }
 
-    /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none.
+    /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none: what
+    /// is queued after it is not durable before it.
     pub fn save_committed(&self, committed: Option<LogId>) {
-        if self.shared.env.perturb(Point::CommittedNotNoted) {
+        // A start that had lost it for the first group would not know of deleted topics whose logs are gone already,
+        // and would begin them anew, without the votes that it gave there.
+        if self.group != GroupId::METADATA && self.shared.env.perturb(Point::CommittedNotNoted) {
             return;
         }
         let mut state = self.shared.state();

@@ -88,7 +88,7 @@ named! {
         TruncateLate = "truncate-late",
         /// A vote is slow to reach the disk.
         VoteSavedLate = "vote-saved-late",
-        /// What is committed is not noted; it is a hint only.
+        /// What is committed in a partition is not noted; it is a hint only.
         CommittedNotNoted = "committed-not-noted",
         /// A proposal is slow to be queued.
         ProposalLate = "proposal-late",

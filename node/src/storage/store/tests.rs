@@ -229,6 +229,27 @@ proptest! {
     }
 }
 
+/// Whoever removes a log because of what another one has committed relies on it.
+#[tokio::test]
+async fn what_is_committed_is_durable_no_later_than_what_follows_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&env(folder.path()), small(), NODE).await.unwrap().0;
+    let (log, other) = (store.log(GroupId::METADATA), store.log(GROUP));
+    let synced = append(&other, vec![entry(GROUP, 1, 0, b"a")]);
+    synced.await.unwrap().unwrap();
+    // Neither of them is waited for: a leader goes on before its own sync.
+    let first = entry(GroupId::METADATA, 1, 0, b"gone");
+    let committed = Some(first.head.log_id());
+    append(&log, vec![first]).close();
+    log.save_committed(committed);
+    store.remove_group(GROUP).await.unwrap();
+    store.close().await;
+    drop((store, log, other));
+    let store = Store::open(&env(folder.path()), small(), NODE).await.unwrap().0;
+    assert_eq!(store.groups(), [GroupId::METADATA]);
+    assert_eq!(store.log(GroupId::METADATA).state().committed, committed);
+}
+
 #[test]
 fn entries_are_readable_at_once_and_wrong_ones_are_refused() {
     block_on(async {
