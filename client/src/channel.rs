@@ -27,8 +27,10 @@ use tonic::transport::{Channel as Http2, Endpoint};
 
 /// Requests that wait to be written to one stream; callers bound theirs far below.
 const QUEUE_MAX: usize = 8192;
-/// Largest answer: a fetch's limit plus one batch that is larger than it.
+/// Largest request: what the servers take.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest answer: a batch that took all of a request comes back with more around it, or nobody could ever read it.
+const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024 * 1024;
 /// The stream of fetches may have this much on its way to us.
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
@@ -255,7 +257,7 @@ impl Streamed for v1::ProduceRequest {
     fn open(http2: Http2, requests: ReceiverStream<Self>) -> BoxFuture<'static, Opened<Self::Response>> {
         Box::pin(async move {
             let mut client = ProduceServiceClient::new(http2)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(ANSWER_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             Ok(client.produce(requests).await?.into_inner().boxed())
         })
@@ -275,7 +277,7 @@ impl Streamed for v1::FetchRequest {
 
     fn open(http2: Http2, requests: ReceiverStream<Self>) -> BoxFuture<'static, Opened<Self::Response>> {
         Box::pin(async move {
-            let mut client = FetchServiceClient::new(http2).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let mut client = FetchServiceClient::new(http2).max_decoding_message_size(ANSWER_BYTES_MAX);
             Ok(client.fetch(requests).await?.into_inner().boxed())
         })
     }
@@ -398,6 +400,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
+    use quorate_proto::v1::fetch_service_server::{FetchService, FetchServiceServer};
     use quorate_proto::v1::produce_service_server::{ProduceService, ProduceServiceServer};
     use tonic::{Request, Response, Streaming};
 
@@ -508,6 +511,55 @@ mod tests {
         for call in calls {
             answer(call).await.unwrap();
         }
+    }
+
+    /// Answers a fetch with one batch that took all of the request that brought it.
+    struct Large;
+
+    #[tonic::async_trait]
+    impl FetchService for Large {
+        type FetchStream = BoxStream<'static, Result<v1::FetchResponse, Status>>;
+
+        async fn fetch(
+            &self,
+            request: Request<Streaming<v1::FetchRequest>>,
+        ) -> Result<Response<Self::FetchStream>, Status> {
+            let answers = request.into_inner().map(|request| {
+                let correlation = request?.correlation;
+                let batches = vec![7; MESSAGE_BYTES_MAX].into();
+                Ok(v1::FetchResponse { correlation, batches, high_watermark: i64::MAX, ..Default::default() })
+            });
+            Ok(Response::new(answers.boxed()))
+        }
+
+        async fn list_offset(
+            &self,
+            _: Request<v1::ListOffsetRequest>,
+        ) -> Result<Response<v1::ListOffsetResponse>, Status> {
+            Err(Status::unimplemented("not asked for"))
+        }
+
+        async fn epoch_end(
+            &self,
+            _: Request<v1::EpochEndRequest>,
+        ) -> Result<Response<v1::EpochEndResponse>, Status> {
+            Err(Status::unimplemented("not asked for"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_took_all_of_a_request_can_be_fetched() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _serving = tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(FetchServiceServer::new(Large))
+                .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)),
+        );
+        let channel = Grpc::new(quorate_proto::env::os()).connect(&address.to_string());
+        let fetched = answer(channel.call(Call::Fetch(v1::FetchRequest::default()))).await;
+        let Ok(Reply::Fetch(response)) = fetched else { panic!("{:?}", fetched.err()) };
+        assert_eq!(response.batches.len(), MESSAGE_BYTES_MAX);
     }
 
     #[tokio::test]

@@ -29,7 +29,8 @@ pub struct ProducerConfig {
     /// How long a batch waits for more records. Zero: it goes out as soon as one of the places in flight is free.
     pub linger: Duration,
     /// A batch is full at this many bytes, before compression. A larger record gets a batch of its own.
-    /// The default lies just below 65,000 bytes, which the servers' storage packs best.
+    /// The default lies just below 65,000 bytes, which the servers' storage packs best; the most is what a request has
+    /// room for, nearly 64 MiB.
     pub batch_bytes_max: usize,
     /// Largest record, encoded, before compression. `None`: what the topic takes, which its servers say. A larger one
     /// fails as [`Reason::TooLarge`] without being sent. Kafka's `max.request.size`, except that it need not be raised
@@ -181,7 +182,8 @@ fn not_written(reason: Reason) -> SendError {
 impl Producer {
     pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ProducerConfig) -> Self {
         config.in_flight_max = config.in_flight_max.clamp(1, 5);
-        config.batch_bytes_max = config.batch_bytes_max.max(HEADER_BYTES + 1);
+        // A batch that servers cannot take as a message would break the stream of all partitions, again and again.
+        config.batch_bytes_max = config.batch_bytes_max.clamp(HEADER_BYTES + 1, REQUEST_RECORD_BYTES_MAX);
         let room_min = config.batch_bytes_max.min(Semaphore::MAX_PERMITS);
         config.memory_bytes_max = config.memory_bytes_max.clamp(room_min, Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {

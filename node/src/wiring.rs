@@ -250,8 +250,9 @@ impl Node {
 
     /// Stops everything, from the top down, and closes the store.
     pub async fn stop(self) {
-        self.life.stop().await;
+        // Looked at first: with the main task its parts leave the stage, and what is in flight there is due a moment.
         let stage = self.stage.borrow().clone();
+        self.life.stop().await;
         if let Ok(parts) = stage {
             parts.partitions.stop().await;
             parts.controller.stop().await;
@@ -313,3 +314,6 @@ impl PeerHooks for Hooks {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -391,6 +391,22 @@ async fn a_record_that_cannot_be_sent_says_which_limit_to_raise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_batch_is_larger_than_a_request() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().message_bytes_max = Some(64 << 20);
+    let config = ProducerConfig { batch_bytes_max: usize::MAX, linger: Duration::from_secs(1), ..quick() };
+    let producer = cluster.client(1).producer(config);
+    let value = bytes::Bytes::from(vec![7; 1 << 20]);
+    let mut acks = Vec::new();
+    for _ in 0..65 {
+        acks.push(soon(producer.send("t", Record::new(value.clone()))).await.unwrap());
+    }
+    assert_eq!(offsets(&soon(join_all(acks)).await), (0..65).collect::<Vec<_>>());
+    let sent: Vec<usize> = cluster.state().produces.iter().map(|produce| produce.batch.len()).collect();
+    assert!(sent.len() == 2 && sent.iter().all(|bytes| bytes + 1_000 < 64 << 20), "{sent:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_fits_once_it_is_compressed_is_sent() {
     let cluster = Cluster::with_topic("t", 1);
     cluster.state().message_bytes_max = Some(10_000);

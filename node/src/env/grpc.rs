@@ -28,8 +28,11 @@ use super::transport::{Lane, LinkWatch, PeerHandler, PeerLink, Transport, reply_
 
 pub use answers::{Admitted, Answers, Bound};
 
-/// Largest message taken from anyone, in bytes.
+/// Largest message taken from a client, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Largest message between peers. A batch that just fits into a client's message goes on to the peers with a head and
+/// a frame around it: too large for them, it would stop its partition for good, and break the lane at each try.
+const PEER_MESSAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (1 << 20);
 /// HTTP/2 window of a stream: at 64 KiB, the default, a megabyte of entries waits for many round trips.
 pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 /// HTTP/2 window of a connection.
@@ -73,8 +76,8 @@ impl Transport for GrpcTransport {
         // Held by the serving task alone: when that is dropped, every stream of it ends, and so do its connections.
         let (running, stopping) = watch::channel(());
         let service = PeerServiceServer::new(Peers { handler, stopping })
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
         let server = server().add_service(service);
         Ok(self.base.spawn("peer listener", async move {
             let served =

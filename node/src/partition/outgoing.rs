@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+/// Fetches of one reader that look at the same time for what they will read. Of many small batches what they find is as
+/// large as the answer, and has no room yet.
+const LOOKS_MAX: usize = 16;
 
 /// Bytes of records that may be read ahead of one reader that does not take them. A cheap clone.
 ///
@@ -12,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct AnswerRoom {
     free: Arc<Semaphore>,
     bytes_max: u32,
+    looks: Arc<Semaphore>,
 }
 
 /// An answer's room; dropping it gives it back.
@@ -24,7 +29,14 @@ impl AnswerRoom {
     /// For `bytes_max` bytes, and for a single answer that is larger.
     pub fn new(bytes_max: u32) -> Self {
         let permits = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(permits)), bytes_max }
+        let looks = Arc::new(Semaphore::new(LOOKS_MAX));
+        Self { free: Arc::new(Semaphore::new(permits)), bytes_max, looks }
+    }
+
+    /// A turn to look for what is to be read, in the order of the calls. Whoever has it waits for the disk alone. Safe
+    /// to drop.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.looks.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Takes room if it is free. An answer larger than all of it takes all: it goes alone.
@@ -49,6 +61,16 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn so_many_look_at_once_and_give_their_turn_back() {
+        let room = AnswerRoom::new(100);
+        let mut looking: Vec<_> = (0..LOOKS_MAX).map(|_| room.turn().now_or_never().unwrap()).collect();
+        let mut next = room.turn().boxed();
+        assert!((&mut next).now_or_never().is_none());
+        looking.pop();
+        assert!(next.now_or_never().is_some());
+    }
 
     #[test]
     fn room_is_bounded_and_a_large_answer_goes_alone() {

@@ -247,7 +247,13 @@ impl Replica {
                 (range, end, start, state.applied_bytes)
             };
             let (heads, full) = match range {
-                Some(range) => self.heads(range, request.offset, bytes_max).await?,
+                Some(range) => {
+                    let _turn = match room {
+                        Some(room) => Some(room.turn().await),
+                        None => None,
+                    };
+                    self.heads(range, request.offset, bytes_max).await?
+                }
                 None => (Vec::new(), false),
             };
             let found: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
@@ -267,6 +273,8 @@ impl Replica {
                 let batches = self.read(&heads).await?;
                 return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
+            // It may wait long, and then looks again.
+            drop(heads);
             let more = applied_bytes + (bytes_min - found);
             let mut waiting = shared.watermark.wait(more).map_err(|_| FetchError::Overloaded)?;
             // Leadership may have gone before the wait began: then nobody wakes it.

@@ -405,3 +405,17 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes() {
     drop(large);
     assert_eq!(waits_for_records.await.unwrap().0, 1);
 }
+
+#[tokio::test]
+async fn fetches_of_one_reader_look_for_records_in_turn() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    partition.produce(plain(1)).await.unwrap();
+    let room = AnswerRoom::new(1_000);
+    let request = Fetch { epoch: None, offset: Offset(0), bytes_max: 1_000, bytes_min: 1, wait: LONG };
+    let mut others: Vec<_> = std::iter::from_fn(|| room.turn().now_or_never()).collect();
+    let mut fetched = partition.replica.fetch_within(request, Some(&room)).boxed();
+    assert!((&mut fetched).now_or_never().is_none());
+    others.pop();
+    assert_eq!(fetched.await.unwrap().0.high_watermark, Offset(1));
+    assert!(room.turn().now_or_never().is_some(), "the turn was given back");
+}

@@ -70,7 +70,10 @@ impl RaftConfig {
             self.election_timeout_ms_min >= self.election_timeout_ms_max,
             "raft.election_timeout_ms_min must be below raft.election_timeout_ms_max",
         )?;
-        refuse(self.append_bytes_max == 0, "raft.append_bytes_max must be at least 1")?;
+        refuse(
+            !(1..=APPEND_BYTES_MAX).contains(&self.append_bytes_max),
+            "raft.append_bytes_max must be between 1 and 33554432",
+        )?;
         refuse(
             self.append_in_flight_bytes_max < self.append_bytes_max,
             "raft.append_in_flight_bytes_max must be at least raft.append_bytes_max",
@@ -111,6 +114,8 @@ impl RaftConfig {
     }
 }
 
+/// The most that [`RaftConfig::append_bytes_max`] may be: well below the largest message between peers.
+const APPEND_BYTES_MAX: u64 = 32 << 20;
 /// What a follower queues of one leader's appends in one group.
 pub(super) const SESSION_REQUESTS_MAX: usize = 128;
 

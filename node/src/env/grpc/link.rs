@@ -21,7 +21,7 @@ use tonic::transport::Endpoint;
 use super::super::Task;
 use super::super::transport::{Lane, LinkEvent, LinkWatch, PeerError, PeerLink};
 use super::{
-    CONNECTION_WINDOW_BYTES, HTTP2_FRAME_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, HTTP2_FRAME_BYTES, KEEP_ALIVE, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
     is_refused,
 };
 
@@ -337,8 +337,8 @@ impl Runner {
             connection: self.shared.next_connection(),
         };
         let mut client = PeerServiceClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
         Ok(client.exchange(frames).await?.into_inner())
     }
 }

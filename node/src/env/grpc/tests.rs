@@ -152,6 +152,17 @@ async fn a_bulk_lane_gives_up_a_connection_that_fell_silent() {
     assert_eq!(lost, Ok(Err(PeerError::Lost(between))));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_may_send_can_be_sent_on_to_peers() {
+    let pair = pair().await;
+    let _listening = pair.listen().await;
+    let sender = Arc::new(|| Sender { node: 1, ..Sender::default() });
+    let link = pair.transport.connect(NodeId(2), &pair.address, Lane::Bulk, sender, Arc::new(|_, _| {}));
+    // A batch that is all of a client's message, with more around it than replication needs.
+    let answer = link.call(request(1, MESSAGE_BYTES_MAX + 4_096)).await;
+    assert_eq!(answer.unwrap().0.node, 2);
+}
+
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let taken = bind("127.0.0.1:0").await.unwrap();
