@@ -19,7 +19,6 @@ const SIMULATOR: &[&str] = &[
     "leader-resumed-after-a-pause",
     "message-after-both-ends-restarted",
     "old-vote-request-again",
-    "producer-retried-across-two-leaders",
     "restart-on-an-empty-disk",
     "restart-on-another-disk",
     "restart-with-an-earlier-clock",

@@ -366,7 +366,6 @@ impl Fetcher {
             ErrorCode::Overloaded => return Next::Pause(message),
             ErrorCode::OffsetOutOfRange => {
                 if is_older(response.leader_epoch, *epoch) {
-                    self.env.reached(Mark::ConsumerDisbelievesAnOldLeader);
                     return Next::LookUp("a server answered for an older epoch".to_owned());
                 }
                 return self.out_of_range(&response);
@@ -400,7 +399,6 @@ impl Fetcher {
             }
         }
         if is_older(response.leader_epoch, *epoch) {
-            self.env.reached(Mark::ConsumerDisbelievesAnOldLeader);
             return Next::LookUp("a server answered for an older epoch".to_owned());
         }
         *epoch = LeaderEpoch(response.leader_epoch).max(*epoch);

@@ -450,7 +450,6 @@ impl Worker {
                 self.stumble(message, at == 0, at == 0);
             }
             ErrorCode::DuplicateSequence => {
-                self.shared.env.reached(Mark::DuplicateWithoutItsOffset);
                 // It stands in the log, at an offset that the server has forgotten.
                 flight.completer.perhaps_written = true;
                 flight.verdict = Some(Reason::Refused { code, message: message.clone() });

@@ -470,8 +470,7 @@ impl Replica {
                 env.reached(early);
             }
             Unled::Fenced { .. } => env.reached(Mark::OldEpochFenced),
-            Unled::UnknownEpoch { .. } => env.reached(Mark::EpochUnknownHere),
-            Unled::NotLeader { .. } | Unled::Stopping => {}
+            Unled::NotLeader { .. } | Unled::UnknownEpoch { .. } | Unled::Stopping => {}
         })
     }
 

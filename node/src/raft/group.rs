@@ -149,6 +149,11 @@ impl Group {
             Role::Follower { leader, .. } => return Err(NotLeader { leader }),
         }
         self.0.env.dawdle(Point::ProposalLate, LATE_MAX).await;
+        if self.0.env.perturb(Point::ProposalNotAppended) {
+            let (refuse, outcome) = oneshot::channel();
+            let refused = refuse.send(Err(ClientWriteError::ForwardToLeader(ForwardToLeader::empty())));
+            return refused.map(|()| Pending(outcome)).map_err(|_| NotLeader { leader: None });
+        }
         let (responder, outcome) = ProgressResponder::complete_only();
         let write = self.0.raft.write(Payload::new(proposal));
         let write = write.with_leader(CommittedLeaderId::new(term.0)).responder(responder);

@@ -298,9 +298,7 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
 fn fail(shared: &Shared, in_flight: &InFlight) {
     let mut queued = {
         let mut state = shared.state();
-        if !std::mem::replace(&mut state.failed, true) {
-            shared.env.reached(Mark::WriteFailed);
-        }
+        state.failed = true;
         std::mem::take(&mut state.queue)
     };
     in_flight.requests().append(&mut queued);

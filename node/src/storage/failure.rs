@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::error::{DiskError, StoreError};
-use crate::env::{Disk, FileName};
+use crate::env::{Disk, Env, FileName, Mark};
 
 /// What a panic left behind, for whoever lets it go on.
 pub(super) type Panic = Box<dyn Any + Send>;
@@ -25,13 +25,14 @@ pub(super) fn marker() -> FileName {
 /// Shared by all that write.
 #[derive(Clone)]
 pub(super) struct Failure {
+    env: quorate_proto::env::Env,
     disk: Arc<dyn Disk>,
     first: Arc<watch::Sender<Option<Arc<StoreError>>>>,
 }
 
 impl Failure {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, first: Arc::new(watch::Sender::new(None)) }
+    pub(super) fn new(env: &Env) -> Self {
+        Self { env: env.base.clone(), disk: env.disk.clone(), first: Arc::new(watch::Sender::new(None)) }
     }
 
     /// Notes a failed write or sync and marks the folder. Blocks.
@@ -46,6 +47,7 @@ impl Failure {
         if !first {
             return;
         }
+        self.env.reached(Mark::WriteFailed);
         let marked = self.disk.mark(&marker(), cause.to_string().as_bytes());
         error!(
             error = cause as &dyn std::error::Error,

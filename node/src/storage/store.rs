@@ -67,7 +67,7 @@ impl Store {
             elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
             "store was opened"
         );
-        let failure = Failure::new(env.disk.clone());
+        let failure = Failure::new(env);
         let meta = Arc::new(recovered.meta);
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
         let shared =
@@ -271,16 +271,15 @@ impl Log {
     /// Notes what is committed, a hint for the next start. It rides along with the next commit and causes none: what
     /// is queued after it is not durable before it.
     pub fn save_committed(&self, committed: Option<LogId>) {
-        // A start that had lost it for the first group would not know of deleted topics whose logs are gone already,
-        // and would begin them anew, without the votes that it gave there.
-        if self.group != GroupId::METADATA && self.shared.env.perturb(Point::CommittedNotNoted) {
-            return;
-        }
         let mut state = self.shared.state();
         let hard = &mut state.visible.entry(self.group).or_default().hard;
         if hard.committed != committed {
             hard.committed = committed;
-            state.committed.insert(self.group);
+            // A start that had lost it for the first group would not know of deleted topics whose logs are gone
+            // already, and would begin them anew, without the votes that it gave there.
+            if self.group == GroupId::METADATA || !self.shared.env.perturb(Point::CommittedNotNoted) {
+                state.committed.insert(self.group);
+            }
         }
     }
 

@@ -92,6 +92,9 @@ named! {
         CommittedNotNoted = "committed-not-noted",
         /// A proposal is slow to be queued.
         ProposalLate = "proposal-late",
+        /// A proposal is refused after it was queued, and those behind it are not: openraft does so to a leader that is
+        /// not sure for a moment that it leads.
+        ProposalNotAppended = "proposal-not-appended",
         /// What is committed is applied late.
         ApplyLate = "apply-late",
         /// That this node leads, or does not any more, is noticed late.
@@ -318,8 +321,6 @@ named! {
         FetchWaitingWhenTheLeaderChanged = "fetch-waiting-when-the-leader-changed",
         /// A request named an older epoch than the leader's.
         OldEpochFenced = "old-epoch-fenced",
-        /// A request named a newer epoch than the node's.
-        EpochUnknownHere = "epoch-unknown-here",
         /// A command for the metadata group was sent to its leader.
         CommandForwarded = "command-forwarded",
         /// Nobody could say what became of a command.
@@ -330,8 +331,6 @@ named! {
         ProducerRetriedAcrossTwoLeaders = "producer-retried-across-two-leaders",
         /// An answer to a produce was lost, or the connection.
         ProduceAnswerLost = "produce-answer-lost",
-        /// A producer was told that its batch is written, but not where.
-        DuplicateWithoutItsOffset = "duplicate-without-its-offset",
         /// A producer gave up a batch that was perhaps written.
         BatchPerhapsWritten = "batch-perhaps-written",
         /// A producer gave up a batch that was surely not written.
@@ -344,8 +343,6 @@ named! {
         ConsumerFoundTheTopicGone = "consumer-found-the-topic-gone",
         /// A consumer did not wait any more for a leader that had been replaced.
         FetchAtAnOldLeaderAbandoned = "fetch-at-an-old-leader-abandoned",
-        /// A consumer did not take an answer of an older leader than one that it had read from.
-        ConsumerDisbelievesAnOldLeader = "consumer-disbelieves-an-old-leader",
         /// A server that refused said who leads.
         LeaderHintHeard = "leader-hint-heard",
     }
