@@ -67,7 +67,6 @@ pub fn run(seed: u64, options: Options) -> Report {
         let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
         nemesis.rage(&mut stage.cluster, clock::now() + faults_for).await;
         stage.faults = nemesis.faults;
-        stage.workload.healed();
     })
 }
 

@@ -1,11 +1,14 @@
 //! After everything was mended the clients' work goes on: a produce is acked within five seconds in each partition that
 //! is written to, and what was in flight then has its outcome within thirty (`faults-and-oracles` O-27).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use quorate_proto::ids::{NodeId, TopicId};
 
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place, RecordId};
+use crate::observe::Sight;
 use crate::wire::{Ask, Told};
 
 const ID: &str = "O-27";
@@ -20,12 +23,14 @@ pub(super) struct Answers {
     healed: Option<Duration>,
     /// First try after the mending, and the first ack.
     places: BTreeMap<Place, (Duration, Option<Duration>)>,
-    /// Records without an outcome at the mending.
+    /// Nodes that were asked.
+    nodes: BTreeSet<NodeId>,
+    /// Records without an outcome.
     pending: BTreeMap<RecordId, Duration>,
     late: BTreeMap<RecordId, (Duration, Duration)>,
     /// Topics that somebody asked to delete: nobody owes them an ack.
     deleted: Vec<String>,
-    names: BTreeMap<quorate_proto::ids::TopicId, String>,
+    names: BTreeMap<TopicId, String>,
 }
 
 impl Check for Answers {
@@ -35,28 +40,33 @@ impl Check for Answers {
 
     fn see(&mut self, at: Duration, seen: &Seen<'_>, _found: &mut Found) {
         match seen {
-            Seen::Healed => {
+            // A part of the nodes may be whole before all are: who asks the others is owed nothing yet.
+            Seen::Node(Sight::Healed { core, .. }) if self.nodes.iter().all(|node| core.contains(node)) => {
                 self.healed = Some(at);
                 self.places.clear();
             }
-            Seen::Sent(record, _) if self.healed.is_none() => {
+            Seen::Sent(record, _) => {
                 self.pending.insert(*record, at);
             }
             Seen::Learnt(record, _) => {
                 let sent = self.pending.remove(record);
                 if let (Some(sent), Some(healed)) = (sent, self.healed)
+                    && sent < healed
                     && at > healed + ALL_ANSWERS
                 {
                     self.late.insert(*record, (sent, at));
                 }
             }
-            Seen::Asked(asked) => match &asked.ask {
-                Ask::Produce { place, .. } if self.healed.is_some() && asked.sdk => {
-                    self.places.entry(*place).or_insert((at, None));
+            Seen::Asked(asked) => {
+                self.nodes.insert(asked.node);
+                match &asked.ask {
+                    Ask::Produce { place, .. } if self.healed.is_some() && asked.sdk => {
+                        self.places.entry(*place).or_insert((at, None));
+                    }
+                    Ask::Delete { name, .. } => self.deleted.push(name.clone()),
+                    _ => {}
                 }
-                Ask::Delete { name, .. } => self.deleted.push(name.clone()),
-                _ => {}
-            },
+            }
             Seen::Told(asked, told) => match (&asked.ask, told) {
                 (Ask::Produce { place, .. }, Told::Produced { .. }) => {
                     if let Some((_, acked)) = self.places.get_mut(place) {
@@ -85,7 +95,7 @@ impl Check for Answers {
                 found.tell(ID, end, what);
             }
         }
-        let without = self.pending.iter().filter(|_| end > healed + ALL_ANSWERS);
+        let without = self.pending.iter().filter(|(_, sent)| **sent < healed && end > healed + ALL_ANSWERS);
         let without = without.map(|(record, sent)| (record, *sent, "never".to_owned()));
         let late = self.late.iter().map(|(record, (sent, at))| (record, *sent, format!("at {at:?}")));
         for (record, sent, when) in late.chain(without) {

@@ -17,7 +17,7 @@
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
 //! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
-//! | `healed`, `log r1 r2 foreign`, `log`, `over` | all is mended; the final scan; the end, if not right after the last line |
+//! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
 //!
 //! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number.
 
@@ -30,6 +30,7 @@ use quorate_proto::ids::{NodeId, Offset, PartitionId, TopicId};
 
 use super::{Panel, Seen, StartAt};
 use crate::history::{Evidence, Outcome, Place, Read, RecordId, Scan, Sent, Target};
+use crate::observe::Sight;
 use crate::wire::{Ask, Asked, Batch, FindAt, Standing, Told};
 
 mod bad;
@@ -155,7 +156,11 @@ impl Player {
                 let read = Read { consumer, target: target(), offset, record, at: self.now };
                 self.see(&Seen::Read(&read));
             }
-            "healed" => self.see(&Seen::Healed),
+            "healed" => {
+                let core = words[1..].iter().map(|node| NodeId(u32::try_from(number(node)).unwrap()));
+                let election_timeout = Duration::from_millis(700);
+                self.see(&Seen::Node(&Sight::Healed { core: core.collect(), election_timeout }));
+            }
             "log" => {
                 let records = (0..).map(Offset).zip(words[1..].iter().map(|word| record(word))).collect();
                 self.evidence.scan.insert(place(), Scan { target: Some(target()), records });

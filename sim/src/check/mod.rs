@@ -122,8 +122,6 @@ pub enum Seen<'a> {
     Read(&'a Read),
     /// Something of a node.
     Node(&'a Sight),
-    /// Everything was mended.
-    Healed,
 }
 
 /// Where a consumer is told to begin.

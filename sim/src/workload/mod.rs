@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 
 pub use shape::{Rhythm, Shape, TOPICS};
 
-use crate::check::Seen;
 use crate::dice::Dice;
 use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
@@ -220,11 +219,6 @@ impl Workload {
             start("seeker", Box::pin(Consuming::new(world.clone(), number).seek()));
         }
         self.writing = writing;
-    }
-
-    /// Everything was mended: from here on the clients' work must go on.
-    pub fn healed(&self) {
-        self.world.history.see(&Seen::Healed);
     }
 
     /// Sends `count` records to one place, with a producer of its own that gives up after `delivery_timeout`, and

@@ -360,21 +360,21 @@ bad! {
 
     nothing_is_acked_after_the_mending, "O-27": "
         topics 1 2 1
-        healed
+        healed 1 2 3
         @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
         @9000 over";
     the_first_ack_after_the_mending_is_late, "O-27": "
         topics 1 2 1
-        healed
+        healed 1 2 3
         @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
         @9000 tell p1 at 0 e1";
     an_outcome_never_comes, "O-27": "
         sent r1
-        healed
+        healed 1 2 3
         @40000 over";
     an_outcome_comes_too_late, "O-27": "
         sent r1
-        healed
+        healed 1 2 3
         @40000 learnt r1 unknown";
 }

@@ -336,16 +336,24 @@ legal! {
     the_first_ack_after_the_mending_comes_in_time: "
         topics 1 2 1
         sent r1
-        healed
+        healed 1 2 3
         @3000 ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
         @6000 ask c1 n2 e2 p2 produce 7:0:0 r1
         @7900 tell p2 at 0 e2
         learnt r1 acked 0
         @40000 over";
+    a_part_of_the_nodes_is_whole: "
+        topics 1 2 1
+        ask c1 n3 e1 p1 produce 7:0:0 r1
+        tell p1 unknown
+        healed 1 2
+        @3000 ask c1 n3 e1 p2 produce 7:0:0 r1
+        tell p2 unknown
+        @9000 over";
     what_was_sent_after_the_mending_has_its_own_time: "
         topics 1 2 1
-        healed
+        healed 1 2 3
         @30000 sent r1
         @40000 over";
 }
