@@ -60,6 +60,7 @@ soak: simulator
 	$(SIM) sweep --from 1000000 --for 75m --stop-at-first
 	$(SIM) sweep --from 2000000 --count 60 --length 600s --stop-at-first
 	$(SIM) run --seed 3000000 --length 24h
+	$(SIM) exhaust
 	$(SEEDED) QUORATE_SIM_SEEDS=1000 $(CARGO) test --profile sim -p quorate-sim --no-fail-fast
 
 verify:
