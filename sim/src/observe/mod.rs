@@ -341,7 +341,10 @@ impl Observer {
         let replica = Replica {
             term: vote.term,
             voted_for: vote.node,
-            leads: matches!(raft.role(), Role::Leader { term, .. } if term == vote.term),
+            // What openraft says of itself lags behind what it asks of its log: a leader that has just saved a later
+            // vote, and then cuts its log, does not lead.
+            leads: matches!(raft.role(), Role::Leader { term, .. }
+                if term == vote.term && now.vote.is_none_or(|saved| saved.term == term)),
             purged: now.purged,
             applied,
             committed,
