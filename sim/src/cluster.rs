@@ -1,6 +1,9 @@
 //! Real nodes on simulated machines: started, crashed, started again.
 
-use std::collections::BTreeMap;
+mod faults;
+mod knobs;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,22 +11,25 @@ use std::time::Duration;
 use quorate_node::env::Env;
 use quorate_node::wiring::{Node, NodeConfig, Readiness};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::dice::Dice;
 use crate::env::channel;
 use crate::env::clock::{self, SimClock};
-use crate::env::disk::{DirtyPages, DiskEvent, Pace, SimDisk};
+use crate::env::disk::{DiskEvent, SimDisk};
 use crate::env::entropy::SimEntropy;
 use crate::env::network::Network;
 use crate::env::pool::SimPool;
-use crate::env::probe::{Points, Probes};
+use crate::env::probe::Probes;
 use crate::env::tasks::{Host, Life};
 use crate::env::transport::SimTransport;
 use crate::history::{History, ReplicaEntry};
 use crate::marks::Marks;
 use crate::observe::Observer;
+use crate::tally::Tally;
 use crate::trace::{Event, Trace};
+pub use faults::{Brought, Start};
+pub use knobs::Knobs;
 
 /// How a node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,44 +42,6 @@ pub enum Crash {
     PowerCutAtOperation(u64),
 }
 
-/// What a run's nodes are like, as drawn.
-#[derive(Clone, Debug)]
-pub struct Knobs {
-    /// How many.
-    pub nodes: u32,
-    /// How long a disk takes to sync.
-    pub pace: Pace,
-    /// How long blocking work waits for its turn at most.
-    pub pool_wait_max: Duration,
-    /// Largest volume, in bytes.
-    pub volume_bytes_max: u64,
-    /// Recent entries in memory, in bytes.
-    pub recent_bytes_max: u64,
-    /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
-    pub leader_restore: bool,
-    /// Where nodes and clients meet an unkind world.
-    pub points: Points,
-    /// Whether somebody watches: it changes nothing.
-    pub observed: bool,
-}
-
-impl Knobs {
-    /// Draws them: small, so that rolls and reads from disk are common.
-    pub fn draw(dice: &mut Dice) -> Self {
-        let sync_max = dice.time(Duration::from_micros(200), Duration::from_millis(20));
-        Self {
-            nodes: 3,
-            pace: Pace { sync_min: Duration::from_micros(100), sync_max },
-            pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
-            volume_bytes_max: 65_536 << dice.below(5),
-            recent_bytes_max: 8_192 << dice.below(8),
-            observed: true,
-            leader_restore: false,
-            points: Points::draw(&mut Dice::new(dice.bits())),
-        }
-    }
-}
-
 /// The nodes of a run.
 pub struct Cluster {
     seed: u64,
@@ -83,6 +51,7 @@ pub struct Cluster {
     trace: Trace,
     marks: Marks,
     observer: Observer,
+    tally: Tally,
     machines: BTreeMap<NodeId, Machine>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
@@ -97,6 +66,12 @@ struct Machine {
     running: Arc<Mutex<Option<Arc<Node>>>>,
     /// Whether a sync was made to fail in this life.
     sync_failed: Arc<AtomicBool>,
+    /// Asks the node to stop.
+    stop: watch::Sender<bool>,
+    /// The node's own disk, while another one is in its place.
+    own_disk: Option<SimDisk>,
+    /// Since when it is paused, and what it led then.
+    paused: Option<(Duration, BTreeSet<GroupId>)>,
 }
 
 impl Cluster {
@@ -115,6 +90,7 @@ impl Cluster {
             network.watch(Arc::new(observer.clone()));
         }
         let mut machines = BTreeMap::new();
+        let tally = Tally::default();
         for node in (1..=knobs.nodes).map(NodeId) {
             let mut dice = Dice::named(seed, &format!("machine {node}"));
             let ahead_ms = i64::try_from(dice.below(1_200_000)).unwrap_or_default() - 600_000;
@@ -123,20 +99,34 @@ impl Cluster {
             disk.set_pace(knobs.pace, dice);
             let sync_failed = Arc::new(AtomicBool::new(false));
             let (noting, failed, watching) = (trace.clone(), sync_failed.clone(), observer.clone());
+            let (counting, marking) = (tally.clone(), marks.clone());
             disk.watch(move |event| {
                 if matches!(event, DiskEvent::SyncFailed { .. }) {
                     failed.store(true, Ordering::Relaxed);
                 }
                 watching.disk(node, &event);
+                count(&event, &counting, &marking);
                 noting.note(&Event::Disk { node, event });
             });
             if knobs.observed {
                 observer.machine(node, disk.clone());
             }
             let running = Arc::default();
-            machines.insert(node, Machine { disk, clock, lives: 0, life: None, running, sync_failed });
+            let machine = Machine {
+                disk,
+                clock,
+                lives: 0,
+                life: None,
+                running,
+                sync_failed,
+                stop: watch::Sender::new(false),
+                own_disk: None,
+                paused: None,
+            };
+            machines.insert(node, machine);
         }
-        Self { seed, knobs, network, history, trace, marks, observer, machines, falls, tell_fall }
+        network.set_marks(marks.clone());
+        Self { seed, knobs, network, history, trace, marks, observer, tally, machines, falls, tell_fall }
     }
 
     /// The ids of all nodes.
@@ -173,6 +163,16 @@ impl Cluster {
         &self.observer
     }
 
+    /// Counts the faults that take hold.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Complaints go here.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// What the run has reached.
     pub fn marks(&self) -> &Marks {
         &self.marks
@@ -190,14 +190,22 @@ impl Cluster {
 
     /// Starts a node, if it is down. Ready at once: what the node does then takes its own time.
     pub async fn start(&mut self, node: NodeId) {
+        self.start_as(node, Start::default()).await;
+    }
+
+    /// Starts a node in one of many ways, if it is down.
+    pub async fn start_as(&mut self, node: NodeId, start: Start) {
         self.bury(node).await;
         if self.machine(node).life.is_some() {
             return;
         }
+        self.mark_start(node, start);
+        self.exchange_disk(node, start.disk);
         let probes = self.probes();
         let machine = self.machines.get_mut(&node).expect("a node of this cluster");
         machine.lives += 1;
         machine.sync_failed.store(false, Ordering::Relaxed);
+        machine.stop.send_replace(false);
         let number = machine.lives;
         let (history, disk) = (self.history.clone(), machine.disk.clone());
         let life = Life::new(Host::Node(node), move |host, task, said| {
@@ -211,13 +219,23 @@ impl Cluster {
         let running = machine.running.clone();
         {
             let (life, network, falls) = (life.clone(), self.network.clone(), self.tell_fall.clone());
+            let (disk, marks, tally) = (machine.disk.clone(), self.marks.clone(), self.tally.clone());
             machine.disk.on_cut(move || {
+                faults::before_a_power_cut(&disk, &marks);
+                tally.count("power cut at an operation");
                 life.end();
                 network.set_dark(Host::Node(node), true);
                 // The run may be over.
                 falls.send((node, number)).unwrap_or_default();
             });
+            if let Some(after) = start.cut_after {
+                machine.disk.cut_power_at(machine.disk.operations() + after);
+            }
         }
+        life.let_others_first(
+            self.knobs.others_first_per_mille,
+            Dice::named(self.seed, &format!("order of node {node} in life {number}")),
+        );
         let purpose = |what: &str| Dice::named(self.seed, &format!("{what} of node {node} in life {number}"));
         let env = Env {
             base: quorate_proto::env::Env {
@@ -236,6 +254,7 @@ impl Cluster {
             )),
         };
         self.network.set_dark(Host::Node(node), false);
+        self.network.begin_life(Host::Node(node));
         let running_node = RunningNode {
             node,
             number,
@@ -247,56 +266,15 @@ impl Cluster {
             sync_failed: self.machine(node).sync_failed.clone(),
             falls: self.tell_fall.clone(),
             observer: self.observer.clone(),
+            stop: self.machine(node).stop.subscribe(),
+            stranger: self.is_stranger(node),
         };
         self.note(Event::Node { node, what: format!("starts, life {number}") });
         let config = self.config(node);
-        self.observer.starts(node, &config.storage);
+        if !self.is_stranger(node) {
+            self.observer.starts(node, &config.storage);
+        }
         life.start("node", Box::pin(running_node.run(env, config)));
-    }
-
-    /// Crashes a node; `false` if it was down.
-    pub async fn crash(&mut self, node: NodeId, how: Crash, dice: &mut Dice) -> bool {
-        let machine = self.machine(node);
-        if machine.life.as_ref().is_none_or(Life::has_ended) {
-            return false;
-        }
-        match how {
-            Crash::Kill => {
-                self.note(Event::Fault(format!("kills node{node}")));
-                machine.disk.cut_power();
-                self.end(node).await;
-                self.machine(node).disk.kill();
-            }
-            Crash::PowerCut => {
-                self.note(Event::Fault(format!("cuts the power of node{node}")));
-                self.network.set_dark(Host::Node(node), true);
-                machine.disk.cut_power();
-                self.end(node).await;
-                self.machine(node).disk.crash(dice);
-            }
-            Crash::PowerCutAtOperation(ahead) => {
-                let fault = format!("will cut the power of node{node} {ahead} disk operations ahead");
-                self.note(Event::Fault(fault));
-                machine.disk.cut_power_at(machine.disk.operations() + ahead);
-            }
-        }
-        true
-    }
-
-    /// A sync of this node fails after `successes` more; `false` if it is down.
-    pub fn fail_sync(&mut self, node: NodeId, successes: u64, pages: DirtyPages) -> bool {
-        let machine = self.machine(node);
-        if machine.life.as_ref().is_none_or(Life::has_ended) {
-            return false;
-        }
-        self.note(Event::Fault(format!("lets a sync of node{node} fail after {successes}, pages {pages:?}")));
-        machine.disk.fail_sync_after(successes, pages);
-        true
-    }
-
-    /// Takes back what threatens a node's disk.
-    pub fn spare_disk(&self, node: NodeId) {
-        self.machine(node).disk.spare();
     }
 
     /// Ready when a node is down that [`Cluster::crash`] did not bring down by itself: its power went at an
@@ -444,11 +422,14 @@ impl Cluster {
             self.machine(node).disk.kill();
         } else {
             self.machine(node).disk.crash(&mut dice);
+            self.reboot(node, &mut dice);
         }
     }
 
     async fn end(&mut self, node: NodeId) {
+        self.network.set_paused(Host::Node(node), false);
         let machine = self.machines.get_mut(&node).expect("a node of this cluster");
+        machine.paused = None;
         if let Some(life) = machine.life.take() {
             life.end();
             self.observer.ended(node);
@@ -456,10 +437,6 @@ impl Cluster {
             drop(running);
             life.gone().await;
         }
-    }
-
-    fn running(&self, node: NodeId) -> Option<Arc<Node>> {
-        self.machine(node).running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn machine(&self, node: NodeId) -> &Machine {
@@ -471,10 +448,7 @@ impl Cluster {
         config.advertise_grpc = grpc_address(node);
         config.advertise_http = format!("node{node}:8081");
         config.bootstrap = self.machines.keys().map(|node| (*node, peer_address(*node))).collect();
-        config.raft.leader_restore = self.knobs.leader_restore;
-        config.storage.volume_bytes_max = self.knobs.volume_bytes_max;
-        config.storage.recent_bytes_max = self.knobs.recent_bytes_max;
-        config.partition.unsynced_bytes_max = self.knobs.recent_bytes_max;
+        self.knobs.put_into(&mut config);
         config
     }
 }
@@ -491,10 +465,13 @@ struct RunningNode {
     sync_failed: Arc<AtomicBool>,
     falls: mpsc::UnboundedSender<(NodeId, u64)>,
     observer: Observer,
+    stop: watch::Receiver<bool>,
+    /// Whether its disk is not its own.
+    stranger: bool,
 }
 
 impl RunningNode {
-    async fn run(self, env: Env, config: NodeConfig) {
+    async fn run(mut self, env: Env, config: NodeConfig) {
         let node = match Node::start(env, config).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
@@ -502,26 +479,59 @@ impl RunningNode {
                 return;
             }
         };
+        if self.stranger {
+            self.must_be_refused(&node).await;
+            return;
+        }
         self.note("started");
         self.observer.opened(self.node, &node, &self.life);
-        let _listener = channel::listen(&self.network, &self.life, &grpc_address(self.node), node.api())
+        let listener = channel::listen(&self.network, &self.life, &grpc_address(self.node), node.api())
             .expect("a free port");
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
         let mut stopped = node.stopped_itself();
-        let reason = match stopped.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "its parts are gone".to_owned(),
+        let asked = tokio::select! {
+            biased;
+            _ = stopped.wait_for(Option::is_some) => false,
+            _ = self.stop.wait_for(|asked| *asked) => true,
         };
+        if asked {
+            drop((stopped, listener));
+            drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
+            // Whoever looks at the node at this very moment lets go of it without waiting.
+            if let Ok(node) = Arc::try_unwrap(node) {
+                node.stop().await;
+            }
+            self.note("stopped");
+            self.end();
+            return;
+        }
+        let reason = stopped.borrow().clone().unwrap_or_else(|| "its parts are gone".to_owned());
         self.fell(&format!("stopped itself: {reason}"));
+    }
+
+    /// It came with a disk that is not its own: it may ask, and must never take part.
+    async fn must_be_refused(&self, node: &Node) {
+        self.note("came with a disk that is not its own");
+        let mut readiness = node.readiness();
+        if readiness.wait_for(|readiness| *readiness == Readiness::Ready).await.is_ok() {
+            let what = format!("node {} came with a disk that is not its own and was taken in", self.node);
+            self.history.complain("O-23", what);
+        }
+        std::future::pending().await
     }
 
     /// The process ends by itself. Only a failed sync is a reason for that.
     fn fell(&self, what: &str) {
         self.note(what);
-        if !self.sync_failed.load(Ordering::Relaxed) {
+        // A node that sees that its disk is another's ends at once.
+        if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger {
             self.history
                 .complain("O-25", format!("node {} {what}, though no sync of its disk failed", self.node));
         }
+        self.end();
+    }
+
+    fn end(&self) {
         self.life.end();
         // The run may be over.
         self.falls.send((self.node, self.number)).unwrap_or_default();
@@ -538,4 +548,21 @@ fn grpc_address(node: NodeId) -> String {
 
 fn peer_address(node: NodeId) -> String {
     format!("node{node}:7101")
+}
+
+/// Counts what took hold on a disk.
+fn count(event: &DiskEvent, tally: &Tally, marks: &Marks) {
+    match event {
+        DiskEvent::SyncFailed { .. } => tally.count("failed sync"),
+        DiskEvent::Stalled { .. } => tally.count("stalled disk"),
+        DiskEvent::Survived(losses) => {
+            if losses.sectors_lost + losses.names_lost > 0 {
+                tally.count("writes lost or torn");
+            }
+            if losses.sectors_lost > 0 && losses.sectors_lost < losses.sectors_at_stake {
+                marks.reached("crash-with-a-torn-write");
+            }
+        }
+        DiskEvent::Synced { .. } | DiskEvent::Published { .. } | DiskEvent::Cut { .. } => {}
+    }
 }

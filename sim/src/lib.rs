@@ -20,6 +20,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod sweep;
+pub mod tally;
 pub mod trace;
 pub mod wire;
 pub mod workload;

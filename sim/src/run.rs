@@ -10,16 +10,15 @@ use crate::cluster::{Cluster, Knobs};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::network::{Network, Profile};
+use crate::env::probe::Points;
 use crate::env::tasks;
 use crate::history::History;
 use crate::marks::Marks;
-use crate::nemesis::{Nemesis, Plan};
+use crate::nemesis::{self, Plan};
 use crate::report::Report;
 use crate::trace::{Show, Trace};
 use crate::workload::{Shape, Workload};
 
-/// How long clients work before the first fault.
-const WARM_UP: Duration = Duration::from_secs(1);
 /// How long everything may take after the last fault was mended, each step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,24 +49,22 @@ pub struct Stage {
     pub workload: Workload,
     /// What is drawn for the run as a whole.
     pub dice: Dice,
-    /// Faults that struck, by kind.
-    pub faults: BTreeMap<&'static str, u64>,
     /// What is seen.
     pub history: History,
 }
 
 /// Runs a seed, on this thread: the clients work, the nemesis rages, everything is mended, and all is checked.
 pub fn run(seed: u64, options: Options) -> Report {
+    let plan = plan(seed, options);
     on_stage(seed, options, async |stage| {
-        let faults_for = stage.dice.time(Duration::from_secs(3), Duration::from_secs(12));
-        let faults_for = options.length.unwrap_or(faults_for);
-        let plan = Plan::draw(&mut stage.dice, options.only);
         stage.workload.begin();
-        clock::sleep(WARM_UP).await;
-        let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
-        nemesis.rage(&mut stage.cluster, clock::now() + faults_for).await;
-        stage.faults = nemesis.faults;
+        nemesis::play(stage, plan, Dice::named(seed, "nemesis"), options.length).await;
     })
+}
+
+/// Which faults are to strike.
+fn plan(seed: u64, options: Options) -> Plan {
+    Plan::draw(&mut Dice::named(seed, "plan"), options.only)
 }
 
 /// Sets up a world with running nodes and topics, lets `play` happen in it, and judges what came of it.
@@ -110,7 +107,7 @@ pub fn on_bare_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut St
         topics,
         partitions,
         reads: evidence.reads,
-        calm: false,
+        calm: options.scenario.is_none() && plan(seed, options).calm,
         faults,
         marks: marks.counts(),
         violations,
@@ -126,11 +123,13 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     let profile = Profile {
         delay_min: Duration::from_micros(20),
         delay_max: dice.time(Duration::from_micros(100), Duration::from_millis(10)),
-        slow_per_mille: dice.below(30),
-        slow_max: dice.time(Duration::from_millis(20), Duration::from_millis(500)),
+        ..Profile::default()
     };
     let mut knobs = Knobs::draw(&mut dice);
     knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
+    if options.scenario.is_none() && plan(seed, options).calm {
+        knobs.points = Points::none();
+    }
     if let Some(adjust) = options.adjust {
         adjust(&mut knobs);
     }
@@ -140,7 +139,7 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     let servers = cluster.servers();
     let workload =
         Workload::new(seed, shape, servers, network, history.clone(), trace.clone(), cluster.probes());
-    Stage { cluster, workload, dice, faults: BTreeMap::new(), history: history.clone() }
+    Stage { cluster, workload, dice, history: history.clone() }
 }
 
 impl Stage {
@@ -168,5 +167,9 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     let simulated = clock::now();
     workload.end().await;
     cluster.end_all().await;
-    (stage.faults, simulated)
+    let mut faults = cluster.tally().counts();
+    for (kind, count) in cluster.network().struck() {
+        *faults.entry(kind).or_default() += count;
+    }
+    (faults, simulated)
 }

@@ -206,6 +206,7 @@ fn disk_event(event: &DiskEvent) -> String {
         DiskEvent::SyncFailed { file, operations } => {
             format!("failed to sync {file} after {operations} operations")
         }
+        DiskEvent::Stalled { operation, time } => format!("stalls a {operation:?} for {time:?}"),
         DiskEvent::Cut { operations } => format!("power cut after {operations} operations"),
         DiskEvent::Survived(Losses { sectors_at_stake, sectors_lost, names_lost }) => {
             format!(

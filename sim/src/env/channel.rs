@@ -34,6 +34,7 @@ pub struct SimConnect {
 impl SimConnect {
     /// On `network`, from the machine of `life`.
     pub fn new(network: Network, life: Life) -> Self {
+        network.add_client(&life);
         Self { network, life }
     }
 }
@@ -100,5 +101,9 @@ impl Service for Listener {
             }
             Request::Peer(_) => panic!("a peer called a listener for clients"),
         }
+    }
+
+    fn takes_peers(&self) -> bool {
+        false
     }
 }

@@ -152,25 +152,16 @@ impl<P: Protocol> Runner<P> {
     async fn talk(&mut self, mut connection: Connection) -> Option<()> {
         let (from, to) = (self.life.host(), connection.to);
         let network = self.network.clone();
-        let mut starved = std::pin::pin!(network.starved(from, to, self.keep_alive));
+        let mut starved = std::pin::pin!(network.starved(from, to, connection.number, self.keep_alive));
         loop {
             tokio::select! {
                 biased;
                 response = connection.responses.next() => match response {
                     Some(response) => self.answered(response),
-                    None => break,
+                    None => return Some(()),
                 },
                 ask = self.asks.recv() => self.send_all(&mut connection, ask?),
                 () = &mut starved => return Some(()),
-            }
-        }
-        // Gone, but not known to be: what is called now is sent into the void.
-        let mut noticed = std::pin::pin!(network.notice_end(from, to, self.keep_alive));
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut noticed => return Some(()),
-                ask = self.asks.recv() => self.send_all(&mut connection, ask?),
             }
         }
     }

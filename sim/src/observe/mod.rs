@@ -200,7 +200,7 @@ impl Observer {
                 let durable = durable.map(|group| (group, running.store().log(group).last_durable()));
                 self.show(&Sight::SyncFailed { node, durable: durable.collect() });
             }
-            DiskEvent::Published { .. } | DiskEvent::Survived(_) => {}
+            DiskEvent::Published { .. } | DiskEvent::Stalled { .. } | DiskEvent::Survived(_) => {}
         }
     }
 

@@ -67,8 +67,10 @@ impl World {
         let (connect, life) = self.connect(number, true);
         let mut dice = Dice::named(self.seed, &format!("client {number}"));
         let ahead = i64::try_from(dice.below(2_000)).unwrap_or_default() - 1_000;
+        let clock = SimClock::new(Duration::from_secs(1), ahead);
+        self.network.know_clock(&life, clock.clone());
         let env = quorate_proto::env::Env {
-            clock: Arc::new(SimClock::new(Duration::from_secs(1), ahead)),
+            clock: Arc::new(clock),
             tasks: Arc::new(life.clone()),
             entropy: Arc::new(SimEntropy::new(dice)),
             probe: self.probes.probe(Dice::named(self.seed, &format!("points of client {number}"))),

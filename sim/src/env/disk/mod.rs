@@ -6,6 +6,10 @@
 //! are as volatile: a file that was created, renamed or removed since the folder was last synced may come out under
 //! its old name, under its new one, or not at all.
 
+mod file;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -16,6 +20,7 @@ use std::time::Duration;
 use quorate_node::env::{Disk, FileName};
 
 use crate::dice::Dice;
+use file::{Fate, File};
 
 /// What survives a crash or not as a whole, in bytes.
 const SECTOR: usize = 512;
@@ -40,6 +45,21 @@ pub struct Pace {
     pub sync_min: Duration,
     /// The slowest one.
     pub sync_max: Duration,
+    /// The slowest read; none takes time if zero.
+    pub read_max: Duration,
+    /// The slowest write or change of length; none takes time if zero.
+    pub write_max: Duration,
+}
+
+/// What a disk is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A read.
+    Read,
+    /// A write, or a change of length.
+    Write,
+    /// A sync of a file.
+    Sync,
 }
 
 /// Something that reached the platters, or a crash. Kept in the trace.
@@ -67,6 +87,13 @@ pub enum DiskEvent {
         file: FileName,
         /// Operations on this disk so far.
         operations: u64,
+    },
+    /// An operation that was made to take long.
+    Stalled {
+        /// Which kind.
+        operation: Operation,
+        /// How long it takes.
+        time: Duration,
     },
     /// The power went.
     Cut {
@@ -107,8 +134,10 @@ struct State {
     cut_at: Option<u64>,
     /// Syncs until one fails, and how.
     failing_sync: Option<(u64, DirtyPages)>,
-    /// The event of a sync that failed just now.
-    sync_failed: Option<DiskEvent>,
+    /// What an operation did that failed or stalled just now.
+    happened: Option<DiskEvent>,
+    /// The next operation of this kind takes so long.
+    stalling: Option<(Operation, Duration)>,
     pace: Pace,
     pace_dice: Dice,
     stall: Duration,
@@ -116,20 +145,6 @@ struct State {
     written_crc: u32,
     watch: Option<Watch>,
     on_cut: Option<Arc<dyn Fn() + Send + Sync>>,
-}
-
-#[derive(Default)]
-struct File {
-    /// As the process sees it.
-    seen: Vec<u8>,
-    platter: Vec<u8>,
-    unsynced: Vec<Change>,
-    handles: u32,
-}
-
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
 }
 
 enum NameChange {
@@ -152,7 +167,8 @@ impl SimDisk {
             operations: 0,
             cut_at: None,
             failing_sync: None,
-            sync_failed: None,
+            happened: None,
+            stalling: None,
             pace: Pace::default(),
             pace_dice: Dice::new(0),
             stall: Duration::ZERO,
@@ -191,6 +207,11 @@ impl SimDisk {
     /// Work that is handed over from now on waits so much longer for its turn.
     pub fn stall(&self, time: Duration) {
         self.state().stall = time;
+    }
+
+    /// The next operation of this kind takes so long, once.
+    pub fn stall_next(&self, operation: Operation, time: Duration) {
+        self.state().stalling = Some((operation, time));
     }
 
     /// How much longer work waits.
@@ -260,9 +281,11 @@ impl SimDisk {
         self.state().revive();
     }
 
-    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`] and [`SimDisk::stall`] have set up.
+    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`], [`SimDisk::stall`] and
+    /// [`SimDisk::stall_next`] have set up.
     pub fn spare(&self) {
         let mut state = self.state();
+        state.stalling = None;
         state.stall = Duration::ZERO;
         state.cut_at = None;
         state.failing_sync = None;
@@ -276,6 +299,13 @@ impl SimDisk {
         state.synced_names.clear();
         state.unsynced_names.clear();
         state.revive();
+    }
+
+    /// Files with writes that are not synced.
+    pub fn dirty_files(&self) -> Vec<FileName> {
+        let state = self.state();
+        let dirty = state.names.iter().filter(|(_, file)| !state.file(**file).unsynced.is_empty());
+        dirty.map(|(name, _)| name.clone()).collect()
     }
 
     /// The bytes of a file on the platter, for oracles; `None` if no such name is durable.
@@ -339,24 +369,26 @@ impl SimDisk {
         life: Option<u64>,
         act: impl FnOnce(&mut State) -> io::Result<Option<DiskEvent>>,
     ) -> io::Result<()> {
-        let (result, event, watch, cut) = {
+        let (result, events, watch, cut) = {
             let mut state = self.state();
             state.check(life)?;
             let watch = state.watch.clone();
             if state.cut_at.is_some_and(|at| at <= state.operations) {
                 state.powered = false;
                 let event = DiskEvent::Cut { operations: state.operations };
-                (Err(no_power()), Some(event), watch, state.on_cut.clone())
+                (Err(no_power()), [Some(event), None], watch, state.on_cut.clone())
             } else {
                 state.operations += 1;
-                match act(&mut state) {
-                    Ok(event) => (Ok(()), event, watch, None),
-                    Err(error) => (Err(error), state.sync_failed.take(), watch, None),
+                let done = act(&mut state);
+                let happened = state.happened.take();
+                match done {
+                    Ok(event) => (Ok(()), [event, happened], watch, None),
+                    Err(error) => (Err(error), [None, happened], watch, None),
                 }
             }
         };
-        if let (Some(watch), Some(event)) = (watch, event) {
-            watch(event);
+        if let Some(watch) = watch {
+            events.into_iter().flatten().for_each(|event| watch(event));
         }
         if let Some(hook) = cut {
             hook();
@@ -459,8 +491,10 @@ impl redb::StorageBackend for OpenFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
         state.check(Some(self.life))?;
+        state.spend(Operation::Read);
+        // A stall of a read is told with the next operation that changes the disk.
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let seen = &state.file(self.file).seen;
         let bytes = start.checked_add(out.len()).and_then(|end| seen.get(start..end));
@@ -471,6 +505,7 @@ impl redb::StorageBackend for OpenFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
+            state.spend(Operation::Write);
             state.file_mut(self.file).set_length(len);
             Ok(None)
         })
@@ -483,6 +518,7 @@ impl redb::StorageBackend for OpenFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
+            state.spend(Operation::Write);
             state.written_crc = crc32c::crc32c_append(state.written_crc, data);
             state.file_mut(self.file).write(offset, data);
             Ok(None)
@@ -528,19 +564,34 @@ impl State {
         file
     }
 
-    fn sync(&mut self, file: FileId, name: &FileName) -> io::Result<Option<DiskEvent>> {
-        self.elapsed += if self.pace.sync_max.is_zero() {
-            Duration::ZERO
-        } else {
-            self.pace_dice.time(self.pace.sync_min, self.pace.sync_max)
+    /// Takes the time that an operation takes.
+    fn spend(&mut self, operation: Operation) {
+        let (least, most) = match operation {
+            Operation::Read => (Duration::ZERO, self.pace.read_max),
+            Operation::Write => (Duration::ZERO, self.pace.write_max),
+            Operation::Sync => (self.pace.sync_min, self.pace.sync_max),
         };
+        if !most.is_zero() {
+            self.elapsed += self.pace_dice.time(least, most);
+        }
+        if let Some((stalling, time)) = self.stalling
+            && stalling == operation
+        {
+            self.stalling = None;
+            self.elapsed += time;
+            self.happened = Some(DiskEvent::Stalled { operation, time });
+        }
+    }
+
+    fn sync(&mut self, file: FileId, name: &FileName) -> io::Result<Option<DiskEvent>> {
+        self.spend(Operation::Sync);
         match &mut self.failing_sync {
             Some((0, pages)) => {
                 if *pages == DirtyPages::Dropped {
                     self.file_mut(file).unsynced.clear();
                 }
                 self.failing_sync = None;
-                self.sync_failed =
+                self.happened =
                     Some(DiskEvent::SyncFailed { file: name.clone(), operations: self.operations });
                 return Err(io::Error::other("input/output error while syncing"));
             }
@@ -596,6 +647,8 @@ impl State {
         self.powered = true;
         self.cut_at = None;
         self.failing_sync = None;
+        self.stalling = None;
+        self.happened = None;
         self.elapsed = Duration::ZERO;
     }
 
@@ -612,337 +665,6 @@ impl State {
     }
 }
 
-impl File {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        apply_write(&mut self.seen, offset, bytes);
-        self.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
-    }
-
-    fn set_length(&mut self, length: usize) {
-        self.seen.resize(length, 0);
-        self.unsynced.push(Change::Length(length));
-    }
-
-    fn sync(&mut self) {
-        for change in self.unsynced.drain(..) {
-            change.apply(&mut self.platter);
-        }
-    }
-
-    /// Each sector comes out as one of its versions, the length as one of those it had.
-    fn crash(&mut self, fate: Fate, dice: &mut Dice, losses: &mut Losses) {
-        if !self.unsynced.is_empty() {
-            let mut seen = self.platter.clone();
-            let mut length = Drawn { versions: 1, value: seen.len() };
-            let mut sectors = BTreeMap::<usize, Drawn<[u8; SECTOR]>>::new();
-            for change in self.unsynced.drain(..) {
-                let touched = match &change {
-                    Change::Write { offset, bytes } => *offset..*offset + bytes.len(),
-                    Change::Length(to) => (*to).min(seen.len())..seen.len(),
-                };
-                let length_before = seen.len();
-                let old = |image: &[u8], number| sector(image, number);
-                let before = sector_range(&touched).map(|number| old(&seen, number)).collect::<Vec<_>>();
-                change.apply(&mut seen);
-                if seen.len() != length_before {
-                    length.offer(fate, dice, seen.len());
-                }
-                for (number, before) in sector_range(&touched).zip(before) {
-                    let drawn = sectors.entry(number).or_insert(Drawn { versions: 1, value: before });
-                    drawn.offer(fate, dice, sector(&seen, number));
-                }
-            }
-            self.platter.resize(self.platter.len().max(seen.len()), 0);
-            for (number, drawn) in sectors {
-                losses.sectors_at_stake += 1;
-                losses.sectors_lost += u64::from(drawn.value != sector(&seen, number));
-                apply_write(&mut self.platter, number * SECTOR, &drawn.value);
-            }
-            self.platter.resize(length.value, 0);
-        }
-        self.seen.clone_from(&self.platter);
-    }
-}
-
-impl Change {
-    fn apply(&self, image: &mut Vec<u8>) {
-        match self {
-            Self::Write { offset, bytes } => apply_write(image, *offset, bytes),
-            Self::Length(length) => image.resize(*length, 0),
-        }
-    }
-}
-
-/// How kind a crash is.
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    Nothing,
-    Everything,
-    /// Of a thousand.
-    Some(u64),
-}
-
-impl Fate {
-    fn draw(dice: &mut Dice) -> Self {
-        match dice.below(8) {
-            0 | 1 => Self::Nothing,
-            2 => Self::Everything,
-            _ => Self::Some(dice.between(20, 980)),
-        }
-    }
-
-    fn keeps(self, dice: &mut Dice) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Everything => true,
-            Self::Some(per_mille) => dice.chance(per_mille),
-        }
-    }
-}
-
-/// One of several versions, the oldest of which was synced.
-struct Drawn<T> {
-    versions: u64,
-    value: T,
-}
-
-impl<T> Drawn<T> {
-    /// A newer version. With two, fate decides; with more, each is as likely as the others.
-    fn offer(&mut self, fate: Fate, dice: &mut Dice, value: T) {
-        self.versions += 1;
-        let take = match fate {
-            Fate::Some(_) if self.versions > 2 => dice.below(self.versions) == 0,
-            Fate::Some(_) | Fate::Nothing | Fate::Everything => fate.keeps(dice),
-        };
-        if take {
-            self.value = value;
-        }
-    }
-}
-
-fn sector_range(bytes: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-    if bytes.is_empty() { 0..0 } else { bytes.start / SECTOR..bytes.end.div_ceil(SECTOR) }
-}
-
-fn sector(image: &[u8], number: usize) -> [u8; SECTOR] {
-    let mut sector = [0; SECTOR];
-    let start = (number * SECTOR).min(image.len());
-    let bytes = &image[start..image.len().min(start + SECTOR)];
-    sector[..bytes.len()].copy_from_slice(bytes);
-    sector
-}
-
-fn apply_write(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if image.len() < end {
-        image.resize(end, 0);
-    }
-    image[offset..end].copy_from_slice(bytes);
-}
-
 fn no_power() -> io::Error {
     io::Error::other("the power is off")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn name(name: &str) -> FileName {
-        FileName::new(name)
-    }
-
-    /// A disk with a published file of four sectors of ones.
-    fn disk_with_ones() -> SimDisk {
-        let disk = SimDisk::new();
-        let file = disk.open(&name("new"), true).unwrap();
-        file.write(0, &[1; 4 * SECTOR]).unwrap();
-        file.sync_data().unwrap();
-        disk.publish(&name("new"), &name("ones")).unwrap();
-        disk
-    }
-
-    fn content(disk: &SimDisk, of: &str) -> Vec<u8> {
-        let file = disk.open(&name(of), false).unwrap();
-        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
-        file.read(0, &mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn what_was_synced_and_published_survives_every_crash() {
-        for seed in 0..50 {
-            let disk = disk_with_ones();
-            disk.crash(&mut Dice::new(seed));
-            assert_eq!(content(&disk, "ones"), [1; 4 * SECTOR]);
-        }
-    }
-
-    #[test]
-    fn each_unsynced_sector_comes_out_as_any_of_its_versions() {
-        let mut outcomes = BTreeSet::new();
-        for seed in 0..2000 {
-            let disk = disk_with_ones();
-            let file = disk.open(&name("ones"), false).unwrap();
-            file.write(SECTOR as u64, &[2; 2 * SECTOR]).unwrap();
-            file.write(SECTOR as u64 + 10, &[3; SECTOR]).unwrap();
-            disk.crash(&mut Dice::new(seed));
-            let bytes = content(&disk, "ones");
-            assert_eq!(bytes[..SECTOR], [1; SECTOR], "not touched");
-            assert_eq!(bytes[3 * SECTOR..], [1; SECTOR], "not touched");
-            // The second write changes the second sector but for its first 10 bytes, and 10 bytes of the third.
-            outcomes.insert((bytes[SECTOR], bytes[SECTOR + 10], bytes[2 * SECTOR], bytes[2 * SECTOR + 10]));
-        }
-        let second = [(1, 1), (2, 2), (2, 3)];
-        let third = [(1, 1), (2, 2), (3, 2)];
-        let all = second.iter().flat_map(|s| third.iter().map(|t| (s.0, s.1, t.0, t.1))).collect();
-        assert_eq!(outcomes, all);
-    }
-
-    #[test]
-    fn an_unsynced_length_may_be_lost_and_grown_space_is_zero() {
-        let mut lengths = BTreeSet::new();
-        for seed in 0..200 {
-            let disk = disk_with_ones();
-            let file = disk.open(&name("ones"), false).unwrap();
-            file.set_len(2 * SECTOR as u64).unwrap();
-            file.set_len(6 * SECTOR as u64).unwrap();
-            assert_eq!(content(&disk, "ones")[2 * SECTOR..], [0; 4 * SECTOR]);
-            disk.crash(&mut Dice::new(seed));
-            let bytes = content(&disk, "ones");
-            assert!(bytes.iter().skip(4 * SECTOR).all(|byte| *byte == 0));
-            lengths.insert(bytes.len() / SECTOR);
-        }
-        assert_eq!(lengths, BTreeSet::from([2, 4, 6]));
-    }
-
-    #[test]
-    fn names_come_undone_unless_published() {
-        let mut outcomes = BTreeSet::new();
-        for seed in 0..200 {
-            let disk = disk_with_ones();
-            let file = disk.open(&name("other"), true).unwrap();
-            file.sync_data().unwrap();
-            disk.remove(&name("ones")).unwrap();
-            assert_eq!(disk.list().unwrap(), [name("other")]);
-            disk.crash(&mut Dice::new(seed));
-            outcomes
-                .insert(disk.list().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
-        }
-        assert_eq!(outcomes, ["", "ones", "ones other", "other"].map(str::to_owned).into());
-    }
-
-    #[test]
-    fn the_power_goes_at_the_operation_asked_for_and_files_of_before_stay_dead() {
-        let disk = disk_with_ones();
-        let file = disk.open(&name("ones"), false).unwrap();
-        disk.cut_power_at(disk.operations() + 1);
-        file.write(0, &[2; 8]).unwrap();
-        file.sync_data().unwrap_err();
-        file.read(0, &mut [0; 8]).unwrap_err();
-        disk.list().unwrap_err();
-        assert!(!disk.is_powered());
-        disk.crash(&mut Dice::new(0));
-        assert!(disk.is_powered());
-        file.write(0, &[3; 8]).unwrap_err();
-        assert_ne!(content(&disk, "ones")[0], 3);
-    }
-
-    #[test]
-    fn a_killed_process_leaves_its_writes_but_does_not_sync_them() {
-        let mut survived = BTreeSet::new();
-        for seed in 0..50 {
-            let disk = disk_with_ones();
-            let file = disk.open(&name("ones"), false).unwrap();
-            file.write(0, &[2; SECTOR]).unwrap();
-            disk.cut_power();
-            disk.kill();
-            file.write(0, &[3; SECTOR]).unwrap_err();
-            assert_eq!(content(&disk, "ones")[0], 2);
-            disk.crash(&mut Dice::new(seed));
-            survived.insert(content(&disk, "ones")[0]);
-        }
-        assert_eq!(survived, BTreeSet::from([1, 2]));
-    }
-
-    #[test]
-    fn a_failed_sync_drops_or_keeps_the_dirty_pages() {
-        for (pages, survives) in [(DirtyPages::Dropped, 1), (DirtyPages::Kept, 2)] {
-            let disk = disk_with_ones();
-            let file = disk.open(&name("ones"), false).unwrap();
-            file.write(0, &[2; SECTOR]).unwrap();
-            disk.fail_sync_after(0, pages);
-            file.sync_data().unwrap_err();
-            assert_eq!(content(&disk, "ones")[0], 2, "the process sees what it wrote");
-            file.sync_data().unwrap();
-            disk.crash(&mut Dice::new(0));
-            assert_eq!(content(&disk, "ones")[0], survives);
-        }
-    }
-
-    #[test]
-    fn redb_keeps_what_it_committed() {
-        const TABLE: redb::TableDefinition<'_, u64, u64> = redb::TableDefinition::new("t");
-        for seed in 0..20 {
-            let mut dice = Dice::new(seed);
-            let disk = SimDisk::new();
-            let made = redb::Builder::new()
-                .create_with_backend(BoxedBackend(disk.open(&name("new"), true).unwrap()))
-                .unwrap();
-            drop(made);
-            disk.publish(&name("new"), &name("db")).unwrap();
-            let mut next = 0;
-            for _ in 0..5 {
-                disk.cut_power_at(disk.operations() + dice.between(20, 120));
-                let backend = BoxedBackend(disk.open(&name("db"), false).unwrap());
-                if let Ok(database) = redb::Builder::new().create_with_backend(backend) {
-                    while let Ok(transaction) = database.begin_write() {
-                        let inserted = transaction
-                            .open_table(TABLE)
-                            .is_ok_and(|mut table| table.insert(next, next * 3).is_ok());
-                        if !inserted || transaction.commit().is_err() {
-                            break;
-                        }
-                        next += 1;
-                    }
-                }
-                disk.crash(&mut dice);
-            }
-            let backend = BoxedBackend(disk.open(&name("db"), false).unwrap());
-            let database = redb::Builder::new().create_with_backend(backend).unwrap();
-            let table = redb::ReadableDatabase::begin_read(&database).unwrap();
-            let table = table.open_table(TABLE).unwrap();
-            assert!(next > 0);
-            for key in 0..next {
-                assert_eq!(table.get(key).unwrap().map(|value| value.value()), Some(key * 3), "seed {seed}");
-            }
-        }
-    }
-
-    /// redb takes its backend by value.
-    #[derive(Debug)]
-    struct BoxedBackend(Box<dyn redb::StorageBackend>);
-
-    impl redb::StorageBackend for BoxedBackend {
-        fn len(&self) -> io::Result<u64> {
-            self.0.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.0.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            self.0.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.0.write(offset, data)
-        }
-        fn close(&self) -> io::Result<()> {
-            self.0.close()
-        }
-    }
 }

@@ -1,0 +1,97 @@
+//! What a run's nodes are like: tunables, mostly small, so that what is rare in a large system is common here.
+
+use std::time::Duration;
+
+use quorate_node::wiring::NodeConfig;
+
+use crate::dice::Dice;
+use crate::env::disk::Pace;
+use crate::env::probe::Points;
+
+/// What a run's nodes are like, as drawn.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// How many.
+    pub nodes: u32,
+    /// How long a disk takes.
+    pub pace: Pace,
+    /// How long blocking work waits for its turn at most.
+    pub pool_wait_max: Duration,
+    /// How many of a thousand steps let other tasks go first.
+    pub others_first_per_mille: u64,
+    /// Largest volume, in bytes.
+    pub volume_bytes_max: u64,
+    /// Recent entries in memory, in bytes.
+    pub recent_bytes_max: u64,
+    /// Sealed volumes open at a time.
+    pub volumes_open_max: u32,
+    /// Bytes of entries in one commit.
+    pub commit_bytes_max: u32,
+    /// Bytes of bodies in one message of replication.
+    pub append_bytes_max: u64,
+    /// Messages of replication in flight.
+    pub append_in_flight_max: usize,
+    /// Batches of a partition that are proposed and not yet answered.
+    pub in_flight_batches_max: usize,
+    /// Most bytes that a fetch returns.
+    pub fetch_bytes_max: u32,
+    /// Replicas started at a time.
+    pub starts_at_once_max: usize,
+    /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
+    pub leader_restore: bool,
+    /// Where nodes and clients meet an unkind world.
+    pub points: Points,
+    /// Whether somebody watches: it changes nothing.
+    pub observed: bool,
+}
+
+impl Knobs {
+    /// Draws them, biased to what is small.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let sync_max = dice.time(Duration::from_micros(200), Duration::from_millis(20));
+        let mut tight = |tight: u64, usual: u64| if dice.chance(250) { tight } else { usual };
+        let one = |number| usize::try_from(number).unwrap_or(1);
+        let append_bytes_max = tight(1, 1 << 20);
+        let append_in_flight_max = one(tight(1, 32));
+        let in_flight_batches_max = one(tight(1, 4_096));
+        let fetch_bytes_max = u32::try_from(tight(1, 8 << 20)).unwrap_or(1);
+        let commit_bytes_max = u32::try_from(tight(1, 4 << 20)).unwrap_or(1);
+        let volumes_open_max = u32::try_from(tight(1, 16)).unwrap_or(1);
+        let starts_at_once_max = one(tight(1, 32));
+        Self {
+            nodes: 3,
+            pace: Pace { sync_min: Duration::from_micros(100), sync_max, ..Pace::default() },
+            pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
+            others_first_per_mille: dice.below(4) * 50,
+            volume_bytes_max: 65_536 << dice.below(5),
+            recent_bytes_max: 8_192 << dice.below(8),
+            volumes_open_max,
+            commit_bytes_max,
+            append_bytes_max,
+            append_in_flight_max,
+            in_flight_batches_max,
+            fetch_bytes_max,
+            starts_at_once_max,
+            leader_restore: false,
+            observed: true,
+            points: Points::draw(&mut Dice::new(dice.bits())),
+        }
+    }
+
+    /// Sets a node's configuration.
+    pub(super) fn put_into(&self, config: &mut NodeConfig) {
+        config.raft.leader_restore = self.leader_restore;
+        config.raft.append_bytes_max = self.append_bytes_max;
+        config.raft.append_in_flight_max = self.append_in_flight_max;
+        config.storage.volume_bytes_max = self.volume_bytes_max;
+        config.storage.recent_bytes_max = self.recent_bytes_max;
+        config.storage.volumes_open_max = self.volumes_open_max;
+        config.storage.commit_bytes_max = self.commit_bytes_max;
+        // Hundreds of nodes' caches are allocated in a sweep, and no volume here is large.
+        config.storage.cache_bytes_max = config.storage.cache_bytes_max.max(3 * self.commit_bytes_max);
+        config.partition.unsynced_bytes_max = self.recent_bytes_max;
+        config.partition.in_flight_batches_max = self.in_flight_batches_max;
+        config.partition.fetch_bytes_max = self.fetch_bytes_max;
+        config.partition.starts_at_once_max = self.starts_at_once_max;
+    }
+}

@@ -1,0 +1,125 @@
+//! The course of a run: warm-up, faults, some faults for good outside of a core, everything mended.
+
+use std::time::Duration;
+
+use quorate_proto::ids::NodeId;
+
+use super::mends::Mend;
+use super::{Nemesis, Plan};
+use crate::cluster::{Cluster, Crash};
+use crate::dice::Dice;
+use crate::env::clock;
+use crate::env::disk::{Operation, Pace};
+use crate::env::tasks::Host;
+use crate::run::Stage;
+use crate::trace::Event;
+
+/// How long clients work before the first fault.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// How long faults strike, if nothing else was asked for.
+const FAULTS: Duration = Duration::from_secs(31);
+/// How long a part of the nodes stays broken while the rest must work.
+const FROZEN: Duration = Duration::from_secs(10);
+/// How long clients go on after everything was mended.
+const HEALED: Duration = Duration::from_secs(8);
+
+/// Plays the phases; the clients are at work.
+pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<Duration>) {
+    let cluster = &mut stage.cluster;
+    let mut nemesis = Nemesis::new(plan, dice);
+    let began = clock::now();
+    clock::sleep(WARM_UP).await;
+    nemesis.spoil(cluster);
+    nemesis.strike_until(cluster, began + WARM_UP + faults_for.unwrap_or(FAULTS)).await;
+    if nemesis.plan.calm {
+        nemesis.wait(cluster, clock::now() + FROZEN).await;
+    } else {
+        nemesis.freeze(cluster).await;
+    }
+    nemesis.mend_all(cluster).await;
+    cluster.healed(cluster.nodes());
+    nemesis.wait(cluster, clock::now() + HEALED).await;
+}
+
+impl Nemesis {
+    /// Mends a core of the nodes, breaks the others for good, and sees to it that the core works.
+    async fn freeze(&mut self, cluster: &mut Cluster) {
+        let nodes = cluster.nodes();
+        let mut shuffled = nodes.clone();
+        for place in (1..shuffled.len()).rev() {
+            shuffled.swap(place, self.dice.place(place + 1));
+        }
+        let outside = shuffled.split_off(nodes.len() / 2 + 1);
+        let core = shuffled;
+        cluster.note(Event::Fault(format!("from now on nodes {core:?} are whole, and {outside:?} broken")));
+        cluster.network().mend_all();
+        self.make_whole(cluster, &core).await;
+        // Of what was to be mended, the nodes that are down stay: they come back, and are broken.
+        self.mends.retain(|(_, mend)| {
+            matches!(mend, Mend::Start(..) | Mend::GiveBack(_) | Mend::StepClientBack(..))
+        });
+        for client in cluster.network().clients() {
+            self.mend(cluster, Mend::ResumeClient(client)).await;
+        }
+        for node in outside {
+            self.break_for_good(cluster, node, &core).await;
+        }
+        let end = clock::now() + FROZEN;
+        // What was done to the core before may still stop one of it.
+        self.wait(cluster, clock::now() + Duration::from_secs(1)).await;
+        cluster.healed(core);
+        self.wait(cluster, end).await;
+    }
+
+    async fn break_for_good(&mut self, cluster: &mut Cluster, node: NodeId, core: &[NodeId]) {
+        let here = Host::Node(node);
+        let others = cluster.nodes().into_iter().filter(|other| *other != node).map(Host::Node);
+        let others = others.collect::<Vec<_>>();
+        let network = cluster.network().clone();
+        match self.dice.below(8) {
+            0 => {
+                if cluster.is_stranger(node) {
+                    cluster.give_back(node).await;
+                }
+                cluster.crash(node, Crash::PowerCut, &mut self.dice).await;
+                self.mends.retain(|(_, mend)| !matches!(mend, Mend::Start(of, _) if *of == node));
+            }
+            way @ 1..=3 => {
+                cluster.note(Event::Fault(format!("cuts {here} off for good")));
+                for other in others {
+                    if way != 2 {
+                        network.cut(here, other);
+                    }
+                    if way != 3 {
+                        network.cut(other, here);
+                    }
+                }
+            }
+            4 => {
+                cluster.pause(node);
+            }
+            5 => {
+                let second = Duration::from_secs(1);
+                let pace = Pace {
+                    sync_min: second / 10,
+                    sync_max: second,
+                    read_max: second / 20,
+                    write_max: second / 100,
+                };
+                cluster.set_pace(node, Some(pace), &mut self.dice);
+                cluster.stall_disk(node, Operation::Sync, 8 * second);
+            }
+            6 => {
+                cluster.note(Event::Fault(format!("freezes the clock of {here} for good")));
+                cluster.clock(node).freeze(true);
+            }
+            _ => {
+                // Whole, but for its way to one of the core.
+                let one = Host::Node(core[self.dice.place(core.len())]);
+                cluster.note(Event::Fault(format!("cuts {here} -> {one} for good")));
+                network.cut(here, one);
+            }
+        }
+        cluster.tally().count("frozen outside the core");
+    }
+}

@@ -1,0 +1,46 @@
+use super::*;
+use crate::run::{Options, on_stage};
+
+/// Lets one kind alone strike for a while, and gives what took hold; everything else of a run must hold.
+fn faults_of(kind: Kind, seed: u64) -> BTreeMap<&'static str, u64> {
+    let report = on_stage(seed, Options::default(), async |stage| {
+        stage.workload.begin();
+        let plan = Plan { pause_max: Duration::from_millis(600), ..Plan::of(&[kind]) };
+        let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
+        nemesis.rage(&mut stage.cluster, clock::now() + Duration::from_secs(6)).await;
+    });
+    assert!(report.violations.is_empty(), "{kind:?}, seed {seed}: {:?}", report.violations);
+    report.faults
+}
+
+#[test]
+fn each_kind_takes_hold_and_ends() {
+    let expected = [
+        (Kind::CutLink, "cut link"),
+        (Kind::Clog, "clog"),
+        (Kind::Reset, "reset"),
+        (Kind::LoseReply, "reply lost"),
+        (Kind::LoseClientReply, "reply lost"),
+        (Kind::HalfOpen, "half-open connection"),
+        (Kind::Step, "clock step"),
+        (Kind::Leap, "clock leap"),
+        (Kind::Freeze, "clock freeze"),
+        (Kind::Pause, "pause"),
+        (Kind::Slow, "slow node"),
+        (Kind::Stop, "stop"),
+        (Kind::Stranger, "wrong disk"),
+        (Kind::Kill, "kill"),
+        (Kind::PowerCut, "power cut"),
+        (Kind::CrashLoop, "power cut at an operation"),
+        (Kind::All, "all at once"),
+        (Kind::SlowDisk, "slow disk"),
+        (Kind::Stall, "stalled disk"),
+        (Kind::FailSync, "failed sync"),
+        (Kind::CutClient, "cut client"),
+        (Kind::PauseClient, "pause of a client"),
+    ];
+    for (seed, (kind, fault)) in (0..).zip(expected) {
+        let faults = faults_of(kind, seed);
+        assert!(faults.contains_key(fault), "{kind:?}: {faults:?}");
+    }
+}
