@@ -136,6 +136,10 @@ pub fn sweep(plan: Plan, mut told: impl FnMut(&Summary, Told<'_>)) -> Summary {
             let bad = match ran {
                 Ok(Ok(report)) => {
                     summary.add(&report);
+                    // Before it is explained, which takes a while.
+                    if plan.stop_at_first && !report.violations.is_empty() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
                     told(&summary, Told::Ran(&report));
                     !report.violations.is_empty()
                 }
