@@ -88,6 +88,8 @@ struct Shadow {
     replica: Option<Replica>,
     next: LogIndex,
     voters: Vec<NodeId>,
+    /// Whether its log was cut since it last told how far it holds it.
+    cut: bool,
 }
 
 impl Observer {
@@ -318,6 +320,7 @@ impl Observer {
                 lines[at] = line_of(&head);
             }
             shadow.starts = starts;
+            shadow.cut |= shadow.log.last.is_some_and(|last| last.index >= from);
             self.show(&Sight::Log { node, group, from, lines });
         }
         shadow.log = now;
@@ -425,7 +428,17 @@ impl Observer {
         };
         let vote_due = due(&mut state.votes, u64::from(votes), VOTES_PER_LOOK);
         let match_due = due(&mut state.matches, matches, MATCHES_PER_LOOK);
-        if vote_due || match_due {
+        // A tail that was cut and is still there is soon overwritten: the first answer after a cut is the time to look.
+        let mut cut_due = false;
+        for sight in &said.sights {
+            if let Sight::Matched { group, .. } = sight
+                && let Some(machine) = state.machines.get_mut(&node)
+                && let Some(shadow) = machine.groups.get_mut(group)
+            {
+                cut_due |= std::mem::take(&mut shadow.cut);
+            }
+        }
+        if vote_due || match_due || cut_due {
             self.look_at_platters(&state, Some(node));
         }
     }
