@@ -13,7 +13,7 @@ use quorate_proto::ids::{
 };
 use quorate_sim::dice::Dice;
 use quorate_sim::env::alone;
-use quorate_sim::env::disk::SimDisk;
+use quorate_sim::env::disk::{DirtyPages, SimDisk};
 
 const NODE: NodeId = NodeId(1);
 const GROUP: GroupId = GroupId(3);
@@ -120,6 +120,10 @@ async fn lives(seed: u64) {
     for life in 0..12 {
         let ahead = if dice.chance(400) { dice.between(1, 40) } else { dice.between(40, 400) };
         disk.cut_power_at(disk.operations() + ahead);
+        if dice.chance(300) {
+            let pages = if dice.chance(500) { DirtyPages::Dropped } else { DirtyPages::Kept };
+            disk.fail_sync_after(dice.below(ahead / 4 + 1), pages);
+        }
         let env = alone(&disk, seed * 100 + life);
         if let Ok((store, _)) = Store::open(&env, config.clone(), NODE).await {
             let seen = shown(&store).await;
@@ -142,11 +146,23 @@ async fn lives(seed: u64) {
         } else {
             disk.crash(&mut dice);
         }
+        disk.spare();
+    }
+    let (store, _) = Store::open(&alone(&disk, seed), config, NODE).await.unwrap_or_else(|error| {
+        panic!("seed {seed}: nothing was damaged, and yet the folder does not open: {error}")
+    });
+    let seen = shown(&store).await;
+    for (index, what) in kept.lock().unwrap().iter() {
+        assert_eq!(seen.get(index), Some(what), "seed {seed}, at the end: {index} was acknowledged");
     }
 }
 
 /// Seed 26 once lost an acknowledged entry: two starts in a row were cut off while they wrote anew what was in doubt,
 /// a volume made ahead stayed listed below the active one, and the next roll went into it.
+///
+/// Others found a folder that did not open any more: a sync had failed and its pages were dropped, the process was
+/// started again upon a page cache that still showed them, redb mended the file in place and synced that, and then
+/// the power went.
 #[test]
 fn what_an_opened_store_shows_survives_every_later_power_cut() {
     for seed in 0..60 {

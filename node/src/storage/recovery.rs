@@ -15,7 +15,7 @@ use super::hard::Durable;
 use super::index::MemoryIndex;
 use super::keeper;
 use super::replay::{Replayed, replay};
-use super::rewrite::{self, rewrite};
+use super::rewrite::{self, copy_anew, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
 use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
@@ -69,8 +69,16 @@ pub(super) fn recover(
     }
     let half_made = report.leftovers;
     let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
+    if report.failed_before && names.contains(&meta_file()) {
+        folder.disk(copy_anew(disk, &meta_file()))?;
+    }
     let (meta, mut content) =
         folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
+    if report.failed_before {
+        for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
+            folder.disk(copy_anew(disk, &number.file()))?;
+        }
+    }
     folder.settle_unknown(&on_disk, &content, &mut report)?;
     let unlisted = report.leftovers - half_made;
     let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report)?;
@@ -176,7 +184,7 @@ impl Folder<'_> {
             let meta = self.disk(Meta::create(self.disk, &content))?;
             return Ok((meta, content));
         }
-        let (mut meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
+        let (meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
             ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
             ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
                 OpenError::MetaDamaged { folder: self.path.clone(), reason: error.to_string() }
@@ -191,10 +199,6 @@ impl Folder<'_> {
             });
         }
         report.repaired += u64::from(repaired);
-        if report.failed_before {
-            self.disk(meta.close())?;
-            meta = self.disk(Meta::create(self.disk, &content))?;
-        }
         Ok((meta, content))
     }
 

@@ -1,5 +1,7 @@
-//! After a failed write or sync: what the page cache shows of the volumes that were open then may not lie on the
-//! disk, and a later sync would not tell. So their live content goes into a new, synced file before anything counts.
+//! After a failed write or sync: what the page cache shows of the files that were open then may not lie on the disk,
+//! and a later sync would not tell. So each is copied as it looks, byte by byte, before redb opens it: opening mends
+//! a file in place, and would put a synced head upon pages that are not there. Then the volumes' live content goes
+//! into a new, synced one before anything counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,10 +20,13 @@ use super::state::{Active, bytes_of};
 use super::stream::Item;
 use super::transcript::{Line, Reader, Tail, put};
 use super::volume::{Owner, Volume, VolumeNumber, guarded_disk};
-use crate::env::Disk;
+use crate::env::{Disk, FileName};
 
 /// Entries copied at a time.
 const COPY_BYTES: u64 = 4 << 20;
+
+/// Of a file copied as it looks, so much at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// What there is.
 pub(super) struct In<'a> {
@@ -32,6 +37,33 @@ pub(super) struct In<'a> {
     pub(super) durable: &'a mut BTreeMap<GroupId, Durable>,
     /// The last commit of the active volume.
     pub(super) commit: u64,
+}
+
+/// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. Blocks.
+///
+/// # Errors
+/// Whatever the disk says; the file is still there then.
+pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<(), DiskError> {
+    guarded_disk("copy", file, || {
+        let temporary = FileName::new(format!("{file}.tmp"));
+        let (old, new) = (disk.open(file, false)?, disk.open(&temporary, true)?);
+        let length = old.len()?;
+        new.set_len(length)?;
+        let mut chunk = Vec::new();
+        let mut offset = 0;
+        while offset < length {
+            let bytes = (length - offset).min(CHUNK_BYTES);
+            chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
+            old.read(offset, &mut chunk)?;
+            new.write(offset, &chunk)?;
+            offset += bytes;
+        }
+        new.sync_data()?;
+        new.close()?;
+        old.close()?;
+        drop((old, new));
+        Ok(disk.publish(&temporary, file)?)
+    })
 }
 
 /// Writes the live content of the doubtful volumes into a new one, which is the active one from then on, and gives
