@@ -193,7 +193,10 @@ impl ByHand {
     /// A batch before the one that precedes it.
     async fn write_behind_a_gap(&mut self, target: &Target) {
         let Some(mut first) = self.make(target, None).await else { return };
-        let Some(mut second) = self.make(target, None).await else { return };
+        let Some(mut second) = self.make(target, None).await else {
+            // Nobody gave out another line: the first was never sent.
+            return self.keep(first);
+        };
         let node = self.node_for(target);
         self.send(&mut second, node, PATIENCE).await;
         if !matches!(second.outcome, Outcome::Acked(_)) {
@@ -209,11 +212,11 @@ impl ByHand {
     /// A producer begins a new epoch, and its older instance does not know.
     async fn write_in_a_past_life(&mut self, target: &Target) {
         let Some(mut old) = self.make(target, None).await else { return };
-        let Some(line) = self.lines.get_mut(target) else { return };
+        let Some(line) = self.lines.get_mut(target) else { return self.keep(old) };
         let ProducerEpoch(epoch) = line.stamp.epoch;
         if epoch == i16::MAX {
-            self.lines.remove(target);
-            return;
+            // Without a later life, and never sent: the line ends here.
+            return self.keep(old);
         }
         line.stamp.epoch = ProducerEpoch(epoch + 1);
         line.stamp.sequence = Sequence(0);
@@ -253,7 +256,7 @@ impl ByHand {
         bytes[at] ^= 1 << self.dice.below(8);
         // The first twelve bytes lie outside of the checksum, and so does the leader epoch.
         if (8..12).contains(&at) || at >= 16 {
-            let Some(leader) = self.leaders.get(target) else { return };
+            let Some(leader) = self.leaders.get(target) else { return self.keep(made) };
             let call = produce(leader.topic, target, leader.epoch, Bytes::from(bytes), PATIENCE);
             if let Some(Ok(Reply::Produce(reply))) = self.call(node, call, PATIENCE).await
                 && reply.error() == ErrorCode::None
