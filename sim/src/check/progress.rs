@@ -121,11 +121,13 @@ impl Progress {
         if at > healed.led_by && healed.terms.is_none() {
             healed.terms = Some(self.terms.clone());
             for group in self.groups.keys().filter(|group| self.is_core(&healed, **group)) {
-                let term = self.terms.get(group).copied().unwrap_or_default();
                 let seen = self.replicas.range((*group, NodeId(0))..=(*group, NodeId(u32::MAX)));
+                // Whoever lies outside may have voted on without being heard: that deposes nobody.
+                let within = seen.clone().filter(|((_, node), _)| healed.core.contains(node));
+                let term = within.map(|(_, (term, ..))| *term).max().unwrap_or_default();
                 // A group made just now is not late.
                 let known = healed.committed.contains_key(group);
-                if known && !seen.clone().any(|(_, (of, leads, _))| *leads && *of == term) {
+                if known && !seen.clone().any(|(_, (of, leads, _))| *leads && *of >= term) {
                     let what = format!(
                         "a leader within ten election time-outs: all was mended among {:?}, and at {at:?} nobody \
                          leads group {group} in term {term}: {:?}",
@@ -189,5 +191,14 @@ mod tests {
         let history = format!("{BEFORE}\nend 1\nat 10\nhealed 1\nat 30\nreplica 2 t2 last 0/1\nend 2");
         assert!(broken(&history).is_empty(), "one of three is no majority");
         assert!(broken(&format!("{BEFORE}\nend 1\nat 30\nreplica 2 t2 last 0/1")).is_empty(), "never mended");
+    }
+
+    #[test]
+    fn a_later_term_counts_where_the_core_knows_of_it() {
+        let healed = format!("{BEFORE}\nat 10\nhealed 1 2\nlog 2 from 1: 1\nreplica 2 t1 last 1/1");
+        let outside = format!("{healed}\nreplica 3 t2 last 0/1\nat 30\nreplica 3 t2 last 0/1");
+        assert!(broken(&outside).is_empty(), "nobody hears whom it votes for: node 1 leads on");
+        let inside = format!("{healed}\nreplica 2 t2 last 1/1\nat 30\nreplica 2 t2 last 1/1");
+        assert_eq!(broken(&inside), ["O-27"], "of the core, one does not follow any more");
     }
 }
