@@ -1,5 +1,6 @@
 //! What the rest of the node sees of its disk: one [`Store`], and a [`Log`] per group.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -116,6 +117,17 @@ impl Store {
     /// [`Store::recent_bytes_max`].
     pub fn unsynced_bytes(&self) -> u64 {
         self.0.shared.state().unsynced_bytes
+    }
+
+    /// How many volumes hold something alive, or are there to be written: any other is about to be removed.
+    pub fn volumes_alive(&self) -> usize {
+        let state = self.0.shared.state();
+        let spans = state.durable.values().flat_map(|durable| &durable.spans);
+        let mut volumes = spans.map(|span| span.volume).collect::<BTreeSet<_>>();
+        volumes.insert(state.active.volume.number);
+        volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.number));
+        volumes.extend(state.spare.as_ref().map(|spare| spare.number));
+        volumes.len()
     }
 
     /// The bound for the memory of recent entries.

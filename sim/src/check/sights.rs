@@ -141,6 +141,8 @@ fn sight(line: &str) -> Sight {
                 tasks: words.number_after("tasks"),
                 files: words.number_after("files"),
                 disk_bytes: words.number_after("disk"),
+                volumes: words.number_after("volumes"),
+                volumes_alive: words.number_after("alive"),
                 groups: words.number_after("groups"),
                 entries: words.number_after("entries"),
             };

@@ -240,6 +240,10 @@ pub struct Usage {
     pub files: u64,
     /// Bytes on its disk.
     pub disk_bytes: u64,
+    /// Volumes on its disk.
+    pub volumes: u64,
+    /// Volumes that hold something alive, or are there to be written.
+    pub volumes_alive: u64,
     /// Groups on its disk.
     pub groups: u64,
     /// Entries in their logs.

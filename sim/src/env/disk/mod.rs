@@ -352,6 +352,13 @@ impl SimDisk {
         self.state().files.values().map(|file| u64::from(file.handles)).sum()
     }
 
+    /// How many files there are of some names, as the process sees them.
+    pub fn count(&self, is_one: impl Fn(&str) -> bool) -> u64 {
+        let state = self.state();
+        let named = state.names.keys().filter(|name| is_one(name.as_str()));
+        u64::try_from(named.count()).unwrap_or(u64::MAX)
+    }
+
     /// Bytes of all files, as the process sees them.
     pub fn bytes(&self) -> u64 {
         let state = self.state();
