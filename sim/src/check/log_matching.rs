@@ -184,6 +184,8 @@ mod tests {
         assert!(
             broken(&format!("{cut}\nmatched 1 t2 1/2\nlog 1 from 2: 2 2\nplatters 1: 1 2 2 2")).is_empty()
         );
+        let last_words = format!("{cut}\nmatched 1 t2 1/2\nlog 1 from 2: 2\nend 1\nopen 1 vote 2/2: 1 2 2");
+        assert!(broken(&last_words).is_empty(), "written as it stopped");
         assert!(broken("open 1: 1 1 2\nlog 1 from 3: 2x\nlog 2 from 0: 1 1 2 2x").is_empty());
         assert!(broken("log 1 from 0: 1 1\nsent 1 from 1: 1\nsent 1 from 1: 1").is_empty(), "sent again");
     }

@@ -14,11 +14,12 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use quorate_node::api::Parts;
-use quorate_node::raft::Role;
-use quorate_node::storage::{Head, LogId, LogState, StoreConfig};
+use quorate_node::api::{Parts, Stage};
+use quorate_node::raft::{RaftNode, Role};
+use quorate_node::storage::{Head, LogId, LogState, Store, StoreConfig};
 use quorate_node::wiring::Node;
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use tokio::sync::watch;
 
 pub use platter::Aside;
 pub use sight::{Line, OnDisk, Replica, Sight, Usage};
@@ -71,11 +72,19 @@ struct Machine {
     disk: SimDisk,
     config: StoreConfig,
     life: Option<Life>,
-    node: Weak<Node>,
+    running: Option<Running>,
     parts: Weak<Parts>,
     identity: Option<Identity>,
     groups: BTreeMap<GroupId, Shadow>,
     metadata_applied: LogIndex,
+}
+
+/// What is looked at of a node: its parts, since a node that stops is nobody's any more, and writes all the same.
+#[derive(Clone)]
+struct Running {
+    store: Store,
+    raft: RaftNode,
+    stage: watch::Receiver<Stage>,
 }
 
 /// A replica as it was seen last.
@@ -105,7 +114,7 @@ impl Observer {
             disk,
             config: StoreConfig::default(),
             life: None,
-            node: Weak::new(),
+            running: None,
             parts: Weak::new(),
             identity: None,
             groups: BTreeMap::new(),
@@ -148,7 +157,11 @@ impl Observer {
         }
         let groups = platter::held_by(running.store());
         machine.life = Some(life.clone());
-        machine.node = Arc::downgrade(running);
+        machine.running = Some(Running {
+            store: running.store().clone(),
+            raft: running.raft().clone(),
+            stage: running.stage(),
+        });
         machine.parts = Weak::new();
         machine.metadata_applied = LogIndex(0);
         machine.identity = Some(identity);
@@ -166,14 +179,19 @@ impl Observer {
 
     /// A process has ended, whichever way.
     pub fn ended(&self, node: NodeId) {
+        // Its last writes may be on the disk and on no wire.
+        self.look_at(node);
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         self.reach().ends(node);
+        // Let go of without the lock: what is dropped with it may touch the disk, which tells us.
+        let running = machine.running.take();
         if machine.life.take().is_some() {
-            machine.node = Weak::new();
             machine.parts = Weak::new();
             self.show(&Sight::Ended { node });
         }
+        drop(state);
+        drop(running);
     }
 
     /// A node's own disk was erased, replaced or set back.
@@ -194,12 +212,12 @@ impl Observer {
             DiskEvent::Cut { .. } => self.look_at(node),
             DiskEvent::SyncFailed { .. } => {
                 let state = self.state();
-                let Some(running) = state.machines.get(&node).and_then(|machine| machine.node.upgrade())
+                let Some(running) = state.machines.get(&node).and_then(|machine| machine.running.as_ref())
                 else {
                     return;
                 };
-                let durable = running.store().groups().into_iter();
-                let durable = durable.map(|group| (group, running.store().log(group).last_durable()));
+                let durable = running.store.groups().into_iter();
+                let durable = durable.map(|group| (group, running.store.log(group).last_durable()));
                 self.show(&Sight::SyncFailed { node, durable: durable.collect() });
             }
             DiskEvent::Published { .. } | DiskEvent::Stalled { .. } | DiskEvent::Survived(_) => {}
@@ -270,8 +288,8 @@ impl Observer {
     fn look_at(&self, node: NodeId) {
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
-        let Some(running) = machine.node.upgrade() else { return };
-        let on_disk = running.store().groups();
+        let Some(running) = machine.running.clone() else { return };
+        let on_disk = running.store.groups();
         for group in &on_disk {
             self.look_at_replica(node, machine, &running, *group);
         }
@@ -298,13 +316,13 @@ impl Observer {
     fn look_at_one(&self, node: NodeId, group: GroupId) {
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
-        let Some(running) = machine.node.upgrade() else { return };
+        let Some(running) = machine.running.clone() else { return };
         self.look_at_replica(node, machine, &running, group);
     }
 
-    fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Node, group: GroupId) {
+    fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Running, group: GroupId) {
         let parts = parts_of(machine, running);
-        let log = running.store().log(group);
+        let log = running.store.log(group);
         let now = log.state();
         let shadow = machine.groups.entry(group).or_default();
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
@@ -324,7 +342,7 @@ impl Observer {
             self.show(&Sight::Log { node, group, from, lines });
         }
         shadow.log = now;
-        let raft = running.raft().group(group);
+        let raft = running.raft.group(group);
         if let Some(replica) = parts.as_ref().and_then(|parts| parts.partitions.replica_of(group)) {
             let next = replica.next_index();
             if next != shadow.next {
@@ -385,9 +403,9 @@ impl Observer {
 
     fn look_at_usage(&self, state: &State) {
         for (node, machine) in &state.machines {
-            let (Some(life), Some(running)) = (&machine.life, machine.node.upgrade()) else { continue };
-            let groups = running.store().groups();
-            let last = groups.iter().filter_map(|group| running.store().log(*group).state().last);
+            let (Some(life), Some(running)) = (&machine.life, &machine.running) else { continue };
+            let groups = running.store.groups();
+            let last = groups.iter().filter_map(|group| running.store.log(*group).state().last);
             let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
             let usage = Usage {
                 tasks: count(life.tasks()),
@@ -488,11 +506,11 @@ impl fmt::Debug for Observer {
     }
 }
 
-fn parts_of(machine: &mut Machine, running: &Node) -> Option<Arc<Parts>> {
+fn parts_of(machine: &mut Machine, running: &Running) -> Option<Arc<Parts>> {
     if let Some(parts) = machine.parts.upgrade() {
         return Some(parts);
     }
-    let parts = running.stage().borrow().clone().ok()?;
+    let parts = running.stage.borrow().clone().ok()?;
     machine.parts = Arc::downgrade(&parts);
     Some(parts)
 }
