@@ -1,3 +1,5 @@
+//! Each kind of fault takes hold, and breaks no promise by itself.
+
 use super::*;
 use crate::run::{Options, on_stage};
 

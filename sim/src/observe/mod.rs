@@ -412,7 +412,7 @@ impl Observer {
                 files: machine.disk.open_files(),
                 disk_bytes: machine.disk.bytes(),
                 volumes: machine.disk.count(|name| name.starts_with("volume-") && name.ends_with(".redb")),
-                volumes_alive: count(running.store().volumes_alive()),
+                volumes_alive: count(running.store.volumes_alive()),
                 entries: last.map(|last| last.index.0 + 1).sum(),
                 groups: count(groups.len()),
             };

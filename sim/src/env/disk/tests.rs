@@ -1,3 +1,5 @@
+//! What the disk keeps and loses, and what its faults do.
+
 use std::collections::BTreeSet;
 
 use super::*;

@@ -71,6 +71,13 @@ impl Flights {
         self.due.retain(|_, cargo| matches!(cargo, Cargo::Flight(_)));
     }
 
+    /// What would arrive later than `at` arrives then, in the same order: what delayed it has ended.
+    pub(super) fn hurry(&mut self, at: Duration) {
+        for (_, cargo) in self.due.split_off(&(at, u64::MAX)) {
+            self.add(at, cargo);
+        }
+    }
+
     fn pop(&mut self, until: Duration) -> Option<Cargo> {
         let first = self.due.first_entry()?;
         (first.key().0 <= until).then(|| first.remove())

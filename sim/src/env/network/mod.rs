@@ -216,6 +216,8 @@ impl Network {
             }
             state.links.calm();
             state.flights.forget_old();
+            let soon = super::clock::now() + state.links.profile.delay_max;
+            state.flights.hurry(soon);
             let hollow = state.pipes.iter().filter(|(_, pipe)| pipe.hollow).map(|(number, _)| *number);
             for number in hollow.collect::<Vec<_>>() {
                 state.pipes.remove(&number);

@@ -1,3 +1,5 @@
+//! What the wires carry, hold back and lose, and that mending ends it.
+
 use std::sync::Mutex;
 
 use futures_util::FutureExt;
@@ -181,6 +183,23 @@ async fn a_clog_delays_and_a_narrow_link_spaces_out() {
     let slow = took(&mut connection).await;
     // 39 frames that count a hundred bytes each.
     assert!(slow > Duration::from_millis(380) && slow > quick * 2, "{quick:?}, {slow:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_narrow_link_holds_up_comes_at_once_when_all_is_mended() {
+    let world = World::new(Profile::default());
+    let mut connection = world.connect().await;
+    world.network.narrow(ONE, TWO, Narrow { frames_max: 2, bytes_per_second: 100 });
+    for number in 0..40 {
+        ask(&connection, number);
+    }
+    assert_eq!(answer(&mut connection).await, Some(0));
+    let mended = clock::now();
+    world.network.mend_all();
+    for number in 1..40 {
+        assert_eq!(answer(&mut connection).await, Some(number));
+    }
+    assert!(clock::now() - mended < Duration::from_millis(50), "{:?}", clock::now() - mended);
 }
 
 #[tokio::test(start_paused = true)]
