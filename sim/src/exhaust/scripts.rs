@@ -12,6 +12,7 @@ use quorate_proto::ids::{NodeId, PartitionId};
 use super::Director;
 use crate::cluster::{Crash, Knobs};
 use crate::env::clock;
+use crate::env::probe::Points;
 use crate::env::tasks::Host;
 use crate::history::Target;
 
@@ -42,6 +43,10 @@ fn calm(knobs: &mut Knobs) {
     knobs.nodes = 3;
     knobs.volume_bytes_max = 1 << 20;
     knobs.recent_bytes_max = 1 << 20;
+    // A commit of one entry makes many operations of few; the cuts are to strike what happens, not what is drawn.
+    knobs.commit_bytes_max = 4 << 20;
+    knobs.append_bytes_max = 1 << 20;
+    knobs.points = Points::none();
 }
 
 fn tiny_volumes(knobs: &mut Knobs) {

@@ -10,22 +10,34 @@ use std::time::Duration;
 
 use quorate_proto::ids::PartitionId;
 
-use crate::cluster::Crash;
+use crate::cluster::{Crash, Knobs};
 use crate::env::clock;
+use crate::env::probe::Points;
 use crate::env::tasks::Host;
 use crate::history::Target;
 use crate::report::Report;
 use crate::run::{Options, on_stage};
 
+/// The order of events is all that is unusual.
+fn usual(knobs: &mut Knobs) {
+    knobs.commit_bytes_max = 4 << 20;
+    knobs.append_bytes_max = 1 << 20;
+    knobs.append_in_flight_max = 32;
+    knobs.in_flight_batches_max = 4_096;
+    knobs.points = Points::none();
+}
+
+fn with_restore(knobs: &mut Knobs) {
+    usual(knobs);
+    knobs.leader_restore = true;
+}
+
 /// Plays it with a process killed (even seeds) or a machine without power (odd ones). `restore` is openraft's
 /// default, `false` is what our nodes do.
 pub fn play(seed: u64, restore: bool, options: Options) -> Report {
     let crash = if seed.is_multiple_of(2) { Crash::Kill } else { Crash::PowerCut };
-    let options = if restore {
-        Options { adjust: Some(|knobs| knobs.leader_restore = true), ..options }
-    } else {
-        options
-    };
+    let adjust = if restore { with_restore } else { usual };
+    let options = Options { adjust: Some(adjust), ..options };
     on_stage(seed, options, async |stage| {
         let place = Target { topic: "orders".to_owned(), partition: PartitionId(0) };
         let (cluster, workload) = (&mut stage.cluster, &mut stage.workload);
