@@ -83,7 +83,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    /// Makes the file, or makes it anew: under a temporary name, synced, and only then under its own.
+    /// Makes the file: under a temporary name, synced, and only then under its own.
     pub(super) fn create(disk: &Arc<dyn Disk>, content: &MetaContent) -> Result<Self, DiskError> {
         let (name, temporary) = (meta_file(), FileName::new("meta.redb.tmp"));
         guarded_disk("create", &temporary, || {
