@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use super::image::Image;
 use super::{Losses, SECTOR};
 use crate::dice::Dice;
 
 #[derive(Default)]
 pub(super) struct File {
     /// As the process sees it.
-    pub(super) seen: Vec<u8>,
-    pub(super) platter: Vec<u8>,
+    pub(super) seen: Image,
+    pub(super) platter: Image,
     pub(super) unsynced: Vec<Change>,
+    /// Whether changes were dropped unsynced: from then on a sync does not make the two equal.
+    apart: bool,
     pub(super) handles: u32,
 }
 
@@ -20,20 +23,37 @@ pub(super) enum Change {
 }
 
 impl File {
+    /// One of which all is synced.
+    pub(super) fn of(content: Image) -> Self {
+        Self { seen: content.clone(), platter: content, ..Self::default() }
+    }
+
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
-        apply_write(&mut self.seen, offset, bytes);
+        self.seen.write(offset, bytes);
         self.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
     }
 
     pub(super) fn set_length(&mut self, length: usize) {
-        self.seen.resize(length, 0);
+        self.seen.resize(length);
         self.unsynced.push(Change::Length(length));
     }
 
     pub(super) fn sync(&mut self) {
         for change in self.unsynced.drain(..) {
-            change.apply(&mut self.platter);
+            match &change {
+                // With nothing dropped, the end of all changes is what the process sees.
+                Change::Write { offset, bytes } if !self.apart => {
+                    self.platter.take_from(&self.seen, *offset..*offset + bytes.len());
+                }
+                Change::Write { .. } | Change::Length(_) => change.apply(&mut self.platter),
+            }
         }
+    }
+
+    /// What is unsynced counts as clean from now on, and never reaches the platter.
+    pub(super) fn drop_unsynced(&mut self) {
+        self.apart |= !self.unsynced.is_empty();
+        self.unsynced.clear();
     }
 
     /// Each sector comes out as one of its versions, the length as one of those it had.
@@ -48,7 +68,7 @@ impl File {
                     Change::Length(to) => (*to).min(seen.len())..seen.len(),
                 };
                 let length_before = seen.len();
-                let old = |image: &[u8], number| sector(image, number);
+                let old = |image: &Image, number| sector(image, number);
                 let before = sector_range(&touched).map(|number| old(&seen, number)).collect::<Vec<_>>();
                 change.apply(&mut seen);
                 if seen.len() != length_before {
@@ -59,23 +79,24 @@ impl File {
                     drawn.offer(fate, dice, sector(&seen, number));
                 }
             }
-            self.platter.resize(self.platter.len().max(seen.len()), 0);
+            self.platter.resize(self.platter.len().max(seen.len()));
             for (number, drawn) in sectors {
                 losses.sectors_at_stake += 1;
                 losses.sectors_lost += u64::from(drawn.value != sector(&seen, number));
-                apply_write(&mut self.platter, number * SECTOR, &drawn.value);
+                self.platter.write(number * SECTOR, &drawn.value);
             }
-            self.platter.resize(length.value, 0);
+            self.platter.resize(length.value);
         }
         self.seen.clone_from(&self.platter);
+        self.apart = false;
     }
 }
 
 impl Change {
-    fn apply(&self, image: &mut Vec<u8>) {
+    fn apply(&self, image: &mut Image) {
         match self {
-            Self::Write { offset, bytes } => apply_write(image, *offset, bytes),
-            Self::Length(length) => image.resize(*length, 0),
+            Self::Write { offset, bytes } => image.write(*offset, bytes),
+            Self::Length(length) => image.resize(*length),
         }
     }
 }
@@ -131,18 +152,49 @@ fn sector_range(bytes: &std::ops::Range<usize>) -> std::ops::Range<usize> {
     if bytes.is_empty() { 0..0 } else { bytes.start / SECTOR..bytes.end.div_ceil(SECTOR) }
 }
 
-fn sector(image: &[u8], number: usize) -> [u8; SECTOR] {
+fn sector(image: &Image, number: usize) -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     let start = (number * SECTOR).min(image.len());
-    let bytes = &image[start..image.len().min(start + SECTOR)];
-    sector[..bytes.len()].copy_from_slice(bytes);
+    let length = SECTOR.min(image.len() - start);
+    image.read(start, &mut sector[..length]).expect("nothing beyond the end");
     sector
 }
 
-fn apply_write(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if image.len() < end {
-        image.resize(end, 0);
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_synced_is_what_was_seen(
+            steps in prop::collection::vec((0usize..20_000, 0usize..9_000, 0u8..4), 1..40),
+        ) {
+            let mut file = File::default();
+            for (number, (at, length, what)) in steps.into_iter().enumerate() {
+                match what {
+                    0 => file.set_length(at),
+                    1 => file.sync(),
+                    _ => file.write(at, &vec![u8::try_from(number + 1).unwrap(); length]),
+                }
+            }
+            let mut slow = file.platter.clone();
+            file.unsynced.iter().for_each(|change| change.apply(&mut slow));
+            prop_assert!(slow.to_vec() == file.seen.to_vec());
+            file.sync();
+            prop_assert!(file.platter.to_vec() == file.seen.to_vec());
+        }
     }
-    image[offset..end].copy_from_slice(bytes);
+
+    #[test]
+    fn what_was_dropped_is_never_synced() {
+        let mut file = File::default();
+        file.write(0, &[1; 8]);
+        file.drop_unsynced();
+        file.write(4, &[2; 2]);
+        file.sync();
+        assert_eq!(file.platter.to_vec(), [0, 0, 0, 0, 2, 2]);
+        assert_eq!(file.seen.to_vec(), [1, 1, 1, 1, 2, 2, 1, 1]);
+    }
 }

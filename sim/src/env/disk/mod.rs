@@ -7,6 +7,7 @@
 //! its old name, under its new one, or not at all.
 
 mod file;
+mod image;
 #[cfg(test)]
 mod tests;
 
@@ -312,7 +313,7 @@ impl SimDisk {
     pub fn platter(&self, name: &FileName) -> Option<Vec<u8>> {
         let state = self.state();
         let file = state.synced_names.get(name)?;
-        state.files.get(file).map(|file| file.platter.clone())
+        state.files.get(file).map(|file| file.platter.to_vec())
     }
 
     /// A disk with the platters of this one, as an inspector sees them after a crash that kept nothing unsynced.
@@ -324,8 +325,7 @@ impl SimDisk {
             new.names.clone_from(&state.synced_names);
             new.synced_names.clone_from(&state.synced_names);
             for id in state.synced_names.values() {
-                let platter = state.file(*id).platter.clone();
-                new.files.insert(*id, File { seen: platter.clone(), platter, ..File::default() });
+                new.files.insert(*id, File::of(state.file(*id).platter.clone()));
             }
         }
         copy
@@ -340,8 +340,7 @@ impl SimDisk {
             new.names.clone_from(&state.names);
             new.synced_names.clone_from(&state.names);
             for id in state.names.values() {
-                let seen = state.file(*id).seen.clone();
-                new.files.insert(*id, File { platter: seen.clone(), seen, ..File::default() });
+                new.files.insert(*id, File::of(state.file(*id).seen.clone()));
             }
         }
         copy
@@ -503,10 +502,8 @@ impl redb::StorageBackend for OpenFile {
         state.spend(Operation::Read);
         // A stall of a read is told with the next operation that changes the disk.
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let seen = &state.file(self.file).seen;
-        let bytes = start.checked_add(out.len()).and_then(|end| seen.get(start..end));
-        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        let read = state.file(self.file).seen.read(start, out);
+        read.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -595,7 +592,7 @@ impl State {
         match &mut self.failing_sync {
             Some((0, pages)) => {
                 if *pages == DirtyPages::Dropped {
-                    self.file_mut(file).unsynced.clear();
+                    self.file_mut(file).drop_unsynced();
                 }
                 self.failing_sync = None;
                 self.happened =
