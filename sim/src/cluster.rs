@@ -29,7 +29,7 @@ use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
 pub use faults::{Brought, Start};
-pub use knobs::Knobs;
+pub use knobs::{Knobs, Tempo};
 
 /// How a node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,8 @@ impl Cluster {
 
     /// From now on `core` must make progress: all that was broken among them is mended.
     pub fn healed(&self, core: Vec<NodeId>) {
-        let config = NodeConfig::new(NodeId(1), "").raft;
+        // All nodes have the same.
+        let config = self.config(NodeId(1)).raft;
         self.observer.healed(core, Duration::from_millis(config.election_timeout_ms_max));
     }
 

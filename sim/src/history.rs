@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, Term, TopicId};
 
 use crate::check::{Panel, Seen, Violation};
+use crate::wire::{Ask, Told};
 
 /// A partition by its topic's name: what clients of the SDK say. Several topics may bear a name, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +107,8 @@ pub struct ReplicaEntry {
 pub struct Evidence {
     /// By record.
     pub sent: BTreeMap<RecordId, Sent>,
+    /// What came of operations other than produces.
+    pub others: Outcomes,
     /// How many records consumers were given.
     pub reads: u64,
     /// Each partition of each topic that there is at the end.
@@ -194,6 +197,16 @@ impl History {
 }
 
 impl Evidence {
+    /// How many operations had each outcome.
+    pub fn operations(&self) -> Outcomes {
+        let (records, others) = (self.outcomes(), self.others);
+        Outcomes {
+            ok: records.ok + others.ok,
+            failed: records.failed + others.failed,
+            unknown: records.unknown + others.unknown,
+        }
+    }
+
     /// How many records had each outcome.
     pub fn outcomes(&self) -> Outcomes {
         let mut outcomes = Outcomes::default();
@@ -217,15 +230,45 @@ impl Evidence {
     }
 }
 
-/// Counts of outcomes.
+/// Counts of outcomes of what clients did: each record that was sent, each fetch that came with something, each look-up,
+/// each topic created or deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Outcomes {
-    /// Acknowledged.
+    /// Acknowledged, or answered.
     pub ok: u64,
-    /// Surely not written.
+    /// Surely not done.
     pub failed: u64,
-    /// Perhaps written.
+    /// Perhaps done.
     pub unknown: u64,
+}
+
+impl Outcomes {
+    /// Counts what a client was told. Records are counted by themselves; what a client asks to find its way is no
+    /// operation, nor is a fetch to which nothing came.
+    pub fn count(&mut self, ask: &Ask, told: &Told) {
+        match ask {
+            Ask::Produce { .. } | Ask::Metadata | Ask::Other => return,
+            Ask::Fetch { .. }
+            | Ask::Find { .. }
+            | Ask::EpochEnd { .. }
+            | Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Producer => {}
+        }
+        match told {
+            Told::Fetched { batches, .. } => self.ok += u64::from(!batches.is_empty()),
+            Told::Found { .. }
+            | Told::EpochEnded { .. }
+            | Told::Created(_)
+            | Told::Deleted
+            | Told::Producer(_)
+            | Told::Produced { .. }
+            | Told::Topics(_)
+            | Told::Other => self.ok += 1,
+            Told::Refused { .. } | Told::Unreached => self.failed += 1,
+            Told::Unknown { .. } | Told::Garbled { .. } => self.unknown += 1,
+        }
+    }
 }
 
 impl RecordId {
@@ -260,7 +303,33 @@ impl fmt::Display for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use quorate_proto::ErrorCode;
+
     use super::*;
+    use crate::wire::{Batch, Standing};
+
+    #[test]
+    fn what_brought_an_answer_counts_and_what_a_client_asks_for_itself_does_not() {
+        let place = Place { topic: TopicId::default(), partition: PartitionId(0) };
+        let fetch = Ask::Fetch { place, epoch: 0, offset: 0 };
+        let batch = Batch { producer: 1, epoch: 0, sequence: 0, crc: 0, records: vec![None], times: vec![0] };
+        let standing = Standing { base: 0, epoch: 0, stamp: None, batch: Arc::new(batch) };
+        let fetched = |batches| Told::Fetched { high_watermark: 1, log_start: 0, epoch: 0, batches };
+        let refused = Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 };
+        let counted = |ask: &Ask, told: Told| {
+            let mut outcomes = Outcomes::default();
+            outcomes.count(ask, &told);
+            (outcomes.ok, outcomes.failed, outcomes.unknown)
+        };
+        assert_eq!(counted(&fetch, fetched(vec![standing])), (1, 0, 0));
+        assert_eq!(counted(&fetch, fetched(Vec::new())), (0, 0, 0));
+        assert_eq!(counted(&fetch, refused), (0, 1, 0));
+        assert_eq!(counted(&Ask::Metadata, Told::Topics(Vec::new())), (0, 0, 0));
+        let lost = Told::Unknown { why: "reset".to_owned() };
+        assert_eq!(counted(&Ask::Delete { name: "a".to_owned(), id: None }, lost), (0, 0, 1));
+    }
 
     #[test]
     fn a_value_names_its_record() {

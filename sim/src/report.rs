@@ -9,14 +9,14 @@ use crate::check::Violation;
 use crate::history::Outcomes;
 use crate::run::Options;
 
-/// A run with fewer acknowledged records says too little.
-const ACKED_MIN: u64 = 50;
+/// A run with fewer operations that were acknowledged or answered says too little.
+const ACKED_MIN: u64 = 300;
 /// So does one in which fewer topics were written to.
 const TOPICS_MIN: u64 = 2;
 /// And one in which fewer partitions were.
 const PARTITIONS_MIN: u64 = 5;
 /// And one with fewer faults that took hold, unless it is a calm one.
-const FAULTS_MIN: u64 = 0;
+const FAULTS_MIN: u64 = 5;
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Report {
     pub events: u64,
     /// What clients were told.
     pub ops: Outcomes,
+    /// Records that were acknowledged.
+    pub acked: u64,
     /// Topics of which a record was acknowledged.
     pub topics: u64,
     /// Partitions of which a record was acknowledged.
@@ -69,7 +71,7 @@ impl Report {
         // What was asked to be narrow is not expected to be broad.
         let narrow = self.calm || !self.options.only.is_all();
         let least = [
-            (self.ops.ok, ACKED_MIN, "acknowledged records"),
+            (self.ops.ok, ACKED_MIN, "acknowledged operations"),
             (self.topics, TOPICS_MIN, "topics written to"),
             (self.partitions, PARTITIONS_MIN, "partitions written to"),
             (faults, if narrow { 0 } else { FAULTS_MIN }, "faults that took hold"),
@@ -131,6 +133,7 @@ pub struct ReportDocument {
     vacuous: bool,
     calm: bool,
     ops: Outcomes,
+    acked: u64,
     topics: u64,
     partitions: u64,
     reads: u64,
@@ -167,6 +170,7 @@ impl From<&Report> for ReportDocument {
             vacuous: report.is_vacuous(),
             calm: report.calm,
             ops: report.ops,
+            acked: report.acked,
             topics: report.topics,
             partitions: report.partitions,
             reads: report.reads,
@@ -193,6 +197,7 @@ pub(crate) mod tests {
             trace_hash: 7,
             events: 10,
             ops: Outcomes { ok: 300, failed: 1, unknown: 2 },
+            acked: 200,
             topics: 2,
             partitions: 5,
             reads: 3,
@@ -211,9 +216,12 @@ pub(crate) mod tests {
         let good = report(1);
         assert_eq!(good.vacuous(), None);
         let few = Report { ops: Outcomes { ok: ACKED_MIN - 1, ..good.ops }, ..good.clone() };
-        assert!(few.vacuous().unwrap().contains("acknowledged records, at least"));
+        assert!(few.vacuous().unwrap().contains("acknowledged operations, at least"));
         assert!(Report { topics: 1, ..good.clone() }.is_vacuous());
         assert!(Report { partitions: 4, ..good.clone() }.is_vacuous());
+        let quiet = Report { faults: [("kill", 4)].into(), ..good.clone() };
+        assert!(quiet.vacuous().unwrap().contains("4 faults"));
+        assert!(!Report { calm: true, ..quiet }.is_vacuous());
     }
 
     #[test]

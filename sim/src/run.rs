@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, RngSeed};
 
 use crate::classes::Classes;
-use crate::cluster::{Cluster, Knobs};
+use crate::cluster::{Cluster, Knobs, Tempo};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::network::{Network, Profile};
@@ -103,7 +103,8 @@ pub fn on_bare_stage(seed: u64, options: Options, play: impl AsyncFnOnce(&mut St
         options,
         trace_hash: trace.hash(),
         events: trace.events(),
-        ops: evidence.outcomes(),
+        ops: evidence.operations(),
+        acked: evidence.outcomes().ok,
         topics,
         partitions,
         reads: evidence.reads,
@@ -126,6 +127,7 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
         ..Profile::default()
     };
     let mut knobs = Knobs::draw(&mut dice);
+    knobs.tempo = Tempo::draw(&mut Dice::named(seed, "tempo"));
     knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
     if options.scenario.is_none() && plan(seed, options).calm {
         knobs.points = Points::none();

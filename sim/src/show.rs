@@ -99,10 +99,12 @@ fn failure(failed: &Failed) -> String {
 
 /// Prints what came of a run.
 pub(crate) fn print_report(report: &Report) {
-    let Report { seed, trace_hash, events, ops, reads, faults, violations, simulated, elapsed, .. } = report;
+    let Report {
+        seed, trace_hash, events, ops, acked, reads, faults, violations, simulated, elapsed, ..
+    } = report;
     println!(
-        "seed {seed}: {} acked, {} failed, {} unknown, {reads} read; {events} events in {:.1} simulated s, {} ms; \
-         trace {trace_hash:016x}",
+        "seed {seed}: {} operations done, {} failed, {} unknown; {acked} records acked, {reads} read; {events} events \
+         in {:.1} simulated s, {} ms; trace {trace_hash:016x}",
         ops.ok,
         ops.failed,
         ops.unknown,
@@ -123,7 +125,8 @@ pub(crate) fn print_summary(summary: &Summary) {
     let Summary { runs, vacuous, events, ops, elapsed_ms, cpu_ms, .. } = summary;
     let simulated = humantime::format_duration(Duration::from_secs(summary.sim_seconds));
     println!(
-        "{runs} runs ({vacuous} vacuous), {simulated} simulated, {events} events; {} acked, {} failed, {} unknown",
+        "{runs} runs ({vacuous} vacuous), {simulated} simulated, {events} events; {} operations done, {} failed, \
+         {} unknown",
         ops.ok, ops.failed, ops.unknown
     );
     let faults = summary.faults.values().sum::<u64>();

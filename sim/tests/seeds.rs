@@ -8,7 +8,7 @@ fn check(seed: u64) {
     let said = report.violations.iter().map(|broken| format!("\n  {}: {}", broken.promise, broken.what));
     let said = said.collect::<String>();
     assert!(said.is_empty(), "seed {seed} broke promises:{said}\nrepeat it with: {}", report.replay());
-    assert!(!report.is_vacuous(), "seed {seed} acked only {}", report.ops.ok);
+    assert!(!report.is_vacuous(), "seed {seed} did only {}", report.ops.ok);
 }
 
 macro_rules! seeds {

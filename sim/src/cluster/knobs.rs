@@ -8,11 +8,45 @@ use crate::dice::Dice;
 use crate::env::disk::Pace;
 use crate::env::probe::Points;
 
+/// Of a thousand runs, how many have nodes that beat half as often as they would by default.
+const CALM_BEATS_PER_MILLE: u64 = 700;
+
+/// How often leaders say that they live, and how long they are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tempo {
+    /// As nodes are configured by default.
+    Usual,
+    /// Half of the beats. What follows from a leader's death comes somewhat later.
+    Calm,
+}
+
+impl Tempo {
+    /// Draws one.
+    pub fn draw(dice: &mut Dice) -> Self {
+        if dice.chance(CALM_BEATS_PER_MILLE) { Self::Calm } else { Self::Usual }
+    }
+
+    fn put_into(self, config: &mut NodeConfig) {
+        match self {
+            Self::Usual => {}
+            Self::Calm => {
+                config.raft.heartbeat_ms = 200;
+                config.raft.beat_ms = 200;
+                config.raft.election_timeout_ms_min = 600;
+                // Ten of these are less than what a core has to work by itself: then it must have its leaders.
+                config.raft.election_timeout_ms_max = 850;
+            }
+        }
+    }
+}
+
 /// What a run's nodes are like, as drawn.
 #[derive(Clone, Debug)]
 pub struct Knobs {
     /// How many.
     pub nodes: u32,
+    /// How often they beat.
+    pub tempo: Tempo,
     /// How long a disk takes.
     pub pace: Pace,
     /// How long blocking work waits for its turn at most.
@@ -56,10 +90,12 @@ impl Knobs {
         let in_flight_batches_max = one(tight(1, 4_096));
         let fetch_bytes_max = u32::try_from(tight(1, 8 << 20)).unwrap_or(1);
         let commit_bytes_max = u32::try_from(tight(1, 4 << 20)).unwrap_or(1);
-        let volumes_open_max = u32::try_from(tight(1, 16)).unwrap_or(1);
+        // To open a volume costs as much as several commits.
+        let volumes_open_max = if tight(1, 2) == 2 { 16 } else { u32::try_from(tight(1, 3)).unwrap_or(1) };
         let starts_at_once_max = one(tight(1, 32));
         Self {
             nodes: 3,
+            tempo: Tempo::Usual,
             pace: Pace { sync_min: Duration::from_micros(100), sync_max, ..Pace::default() },
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             others_first_per_mille: dice.below(4) * 50,
@@ -80,6 +116,7 @@ impl Knobs {
 
     /// Sets a node's configuration.
     pub(super) fn put_into(&self, config: &mut NodeConfig) {
+        self.tempo.put_into(config);
         config.raft.leader_restore = self.leader_restore;
         config.raft.append_bytes_max = self.append_bytes_max;
         config.raft.append_in_flight_max = self.append_in_flight_max;

@@ -10,7 +10,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, PartitionId};
 
 use super::Director;
-use crate::cluster::{Crash, Knobs};
+use crate::cluster::{Crash, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::probe::Points;
 use crate::env::tasks::Host;
@@ -41,6 +41,7 @@ pub const ALL: [Script; 7] = [
 
 fn calm(knobs: &mut Knobs) {
     knobs.nodes = 3;
+    knobs.tempo = Tempo::Usual;
     knobs.volume_bytes_max = 1 << 20;
     knobs.recent_bytes_max = 1 << 20;
     // A commit of one entry makes many operations of few; the cuts are to strike what happens, not what is drawn.

@@ -21,7 +21,9 @@ impl Aside {
     /// What the store says of it.
     pub fn recover(disk: &SimDisk, config: &StoreConfig, node: NodeId) -> Result<Self, String> {
         let env: Env = env::still(disk);
-        let opened = Store::open(&env, config.clone(), node).now_or_never();
+        // What is read here comes once and in order: nothing is seen by closing volumes in between.
+        let config = StoreConfig { volumes_open_max: 16, ..config.clone() };
+        let opened = Store::open(&env, config, node).now_or_never();
         let (store, _) = opened.expect("the pool works at once").map_err(|error| error.to_string())?;
         Ok(Self(store))
     }

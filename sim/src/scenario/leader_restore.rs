@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::PartitionId;
 
-use crate::cluster::{Crash, Knobs};
+use crate::cluster::{Crash, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::probe::Points;
 use crate::env::tasks::Host;
@@ -20,6 +20,7 @@ use crate::run::{Options, on_stage};
 
 /// The order of events is all that is unusual.
 fn usual(knobs: &mut Knobs) {
+    knobs.tempo = Tempo::Usual;
     knobs.commit_bytes_max = 4 << 20;
     knobs.append_bytes_max = 1 << 20;
     knobs.append_in_flight_max = 32;

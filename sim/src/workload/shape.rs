@@ -11,9 +11,9 @@ use crate::history::Target;
 /// The topics that each run has from its beginning to its end, and how many partitions each has.
 pub const TOPICS: [(&str, i32); 2] = [("orders", 3), ("audit", 2)];
 
-/// Records a second, of all producers together. Enough for a run of a minute to say something, and few enough for
-/// many runs.
-const RATE: (u64, u64) = (9, 14);
+/// Records a second, of all producers together. Enough for a run of a minute to say something though half of them
+/// fail, and few enough for many runs.
+const RATE: (u64, u64) = (15, 22);
 
 /// When producers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

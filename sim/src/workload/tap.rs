@@ -75,6 +75,7 @@ impl Ear {
         };
         let told = told(asked, answer, known);
         self.mark(asked, &told);
+        self.history.evidence().others.count(&asked.ask, &told);
         self.history.see(&Seen::Told(asked, &told));
     }
 
