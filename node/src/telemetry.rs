@@ -41,13 +41,24 @@ impl fmt::Display for LogFormat {
 /// a second and group. What follows from it is in our own events.
 const QUIET: &str = "openraft=error";
 
+fn read_filter(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| format!("log filter {filter:?}: {error}"))
+}
+
+/// Checks a filter in the style of `RUST_LOG`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    read_filter(filter).map(drop)
+}
+
 /// Sends the log to standard error. `filter` is in the style of `RUST_LOG`: `info,quorate_node::raft=debug`.
 ///
 /// # Errors
 /// The filter cannot be read, or a log was set up before.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
-        .map_err(|error| format!("log filter {filter:?}: {error}"))?;
+    let filter = read_filter(filter)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => {

@@ -94,6 +94,66 @@ fn ctrl_c_leaves_nobody_behind_and_keeps_the_data() {
     drop(running.end_within(GONE).done());
 }
 
+/// A folder with the data of a cluster of three that has stopped, and one record in topic `t`.
+fn stopped_cluster() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let running = Running::start(&mut dev(folder.path(), &[]));
+    let document = cluster_json(folder.path(), |_| true);
+    drop(run_with(&mut quorate(["produce", "t", "--servers", &servers(&document)]), b"kept\n").done());
+    signal(running.pid(), "INT");
+    drop(running.end_within(GONE).done());
+    folder
+}
+
+/// Starts the cluster of that folder, waits until a majority is ready, reads the record and stops; what was said.
+fn goes_on(data: &Path) -> String {
+    let running = Running::start(&mut dev(data, &[]));
+    let document = cluster_json(data, |_| true);
+    assert_eq!(read(&document, "t"), "kept\n");
+    signal(running.pid(), "INT");
+    running.end_within(GONE).done().stderr
+}
+
+fn assert_says(said: &str, fragments: &[&str]) {
+    for fragment in fragments {
+        assert!(said.contains(fragment), "{fragment:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn a_lost_folder_is_named_and_the_others_go_on() {
+    let folder = stopped_cluster();
+    let data = folder.path();
+    fs::remove_dir_all(data.join("node-2")).unwrap();
+    run(quorate(["dev", "--nodes", "2", "--data"]).arg(data))
+        .refused(1, "a cluster of 3 nodes: start it with --nodes 3");
+    assert_says(&goes_on(data), &["node-2 is missing", "node 2 is not started"]);
+    assert!(!data.join("node-2").exists(), "an empty folder hides that one is lost");
+
+    // With an empty one in its place it is refused, and that is said.
+    fs::create_dir(data.join("node-2")).unwrap();
+    assert_says(&goes_on(data), &["node 2 is not ready: refused by node ", "node-2.log"]);
+
+    // Two of three are the majority.
+    fs::remove_dir_all(data.join("node-2")).unwrap();
+    fs::remove_dir_all(data.join("node-3")).unwrap();
+    run(&mut dev(data, &[])).refused(1, "node-2, node-3");
+}
+
+#[test]
+fn damaged_data_are_named_and_the_others_go_on() {
+    let folder = stopped_cluster();
+    let meta = folder.path().join("node-2/meta.redb");
+    fs::write(&meta, vec![0xa5; 10_000]).unwrap();
+    let said = goes_on(folder.path());
+    assert_says(
+        &said,
+        &["node 2 ended with status 1", "is damaged", "ends like that each time", "node-2.log"],
+    );
+    // Not a line for each try.
+    assert_eq!(said.matches("ended with status 1").count(), 1, "{said}");
+}
+
 #[test]
 fn nodes_end_when_dev_is_killed() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,6 +208,7 @@ fn flags_that_cannot_be_start_nothing() {
         ("--base-port-http", "65535"),
         ("--nodes", "0"),
         ("--nodes", "1000"),
+        ("--log", "one=two=three"),
     ] {
         let mut command = quorate(["dev", "--data"]);
         let named = if value == "65535" { value } else { flag };

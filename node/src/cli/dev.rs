@@ -2,7 +2,10 @@
 //!
 //! The nodes are children that watch a pipe of ours: however this process ends, they end too.
 
-use std::collections::BTreeMap;
+mod held;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,14 +16,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::future::join_all;
+use quorate_node::telemetry;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::sync::watch::{Receiver, channel};
 
 use super::output::Output;
 use super::{Failure, signals};
+use watch::{Seen, Word};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +34,9 @@ Examples:
   quorate dev --no-restart      kill a node, and it stays dead
 
 Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log,
-and DIR/cluster.json says where everything is, once all nodes are ready.";
+and DIR/cluster.json says where everything is, once all nodes are ready, or after 10 s a majority
+(a node that has died is listed with its last process id). A first produce creates its topic here.
+Ctrl-C ends all nodes, with status 0; the data is kept.";
 
 /// After this long a majority is enough to be announced.
 const ALL_READY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -44,8 +51,12 @@ const STEADY: Duration = Duration::from_secs(10);
 const PORTS_TIME_MAX: Duration = Duration::from_secs(1);
 /// How much of a node's log is looked through for its last line.
 const LAST_LINE_BYTES_MAX: u64 = 4 << 10;
-/// Pause between two looks whether a node is ready.
+/// Pause between two looks whether a node is ready, until the cluster is.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The same from then on.
+const LOOK_LATER: Duration = Duration::from_millis(500);
+/// A node ends with this when its command line is wrong: the next time it would be no better.
+const WRONG_USAGE: i32 = 2;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -69,8 +80,12 @@ pub(crate) struct DevArgs {
     #[arg(long)]
     no_restart: bool,
     /// What the nodes log, in the style of RUST_LOG.
-    #[arg(long, default_value = "info", value_name = "FILTER")]
+    #[arg(long, default_value = "info", value_name = "FILTER", value_parser = filter)]
     log: String,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    telemetry::check_filter(text).map(|()| text.to_owned())
 }
 
 /// One node as `cluster.json` shows it.
@@ -102,18 +117,27 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     // An old one would tell scripts that we are ready.
     let announcement = data.join("cluster.json");
     remove_if_there(&announcement)?;
-    check_folder(&args)?;
+    let missing = held::missing(data, args.nodes)?;
+    for id in &missing {
+        say(&format!(
+            "the folder {} is missing, so node {id} is not started; the other {} of {} nodes go on without it. Put the \
+             folder back and start again: on an empty one the node would be refused, and it cannot be replaced yet",
+            data.join(format!("node-{id}")).display(),
+            usize::from(args.nodes) - missing.len(),
+            args.nodes
+        ));
+    }
     check_ports(&places).await?;
     wait_for_folders(&places).await;
 
     let mut stop = signals()?;
-    let (stopping, stopped) = watch::channel(false);
-    let cluster = Arc::new(Cluster::new(&args, places)?);
+    let (stopping, stopped) = channel(false);
+    let cluster = Arc::new(Cluster::new(&args, places, missing)?);
     let keepers = {
         let keep = |at| tokio::spawn(cluster.clone().keep(at, stopped.clone()));
-        (0..usize::from(args.nodes)).map(keep).collect::<Vec<_>>()
+        cluster.started().into_iter().map(keep).collect::<Vec<_>>()
     };
-    let announcing = tokio::spawn(cluster.clone().announce(stopped.clone()));
+    let watching = tokio::spawn(cluster.clone().watch(stopped.clone()));
     let mut all_gone = Box::pin(join_all(keepers));
     let signalled = tokio::select! { biased;
         () = stop.wait() => true,
@@ -124,7 +148,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
         say("stopping; the data is kept");
         all_gone.await;
     }
-    drop(announcing.await);
+    drop(watching.await);
     remove_if_there(&announcement)?;
     if signalled { Ok(()) } else { Err(Failure::work("no node is left; their logs lie beside their data")) }
 }
@@ -186,18 +210,6 @@ fn remove_if_there(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A folder that holds a cluster holds one of as many nodes.
-fn check_folder(args: &DevArgs) -> Result<(), Failure> {
-    let there = (1..=999).filter(|id| args.data.join(format!("node-{id}")).is_dir()).count();
-    if there != 0 && there != usize::from(args.nodes) {
-        return Err(Failure::work(format!(
-            "{} holds a cluster of {there} nodes: start it with --nodes {there}, or give another --data",
-            args.data.display()
-        )));
-    }
-    Ok(())
-}
-
 /// Says in one sentence what a node would say in its log. A port in use is looked at again for a while: the nodes of
 /// a `dev` that was killed just now are about to end.
 async fn check_ports(places: &[Place]) -> Result<(), Failure> {
@@ -245,18 +257,31 @@ struct Cluster {
     log: String,
     restart: bool,
     default_ports: bool,
+    /// Nodes that are not started: their data is missing.
+    missing: BTreeSet<u16>,
     now: Mutex<Now>,
 }
 
 /// What changes as nodes come and go.
 struct Now {
     places: Vec<Place>,
+    /// The process of each node that runs.
+    running: Vec<Option<u32>>,
     /// `cluster.json` is there, and is kept true.
     announced: bool,
 }
 
+/// How a node's process came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct End {
+    /// Its exit status; none if a signal ended it, or if it could not be started.
+    code: Option<i32>,
+    /// The same in words.
+    words: String,
+}
+
 impl Cluster {
-    fn new(args: &DevArgs, places: Vec<Place>) -> Result<Self, Failure> {
+    fn new(args: &DevArgs, places: Vec<Place>, missing: BTreeSet<u16>) -> Result<Self, Failure> {
         let bootstrap = places.iter().map(|place| format!("{}={}", place.id, place.peer)).collect::<Vec<_>>();
         Ok(Self {
             program: std::env::current_exe()?,
@@ -265,22 +290,30 @@ impl Cluster {
             log: args.log.clone(),
             restart: !args.no_restart,
             default_ports: args.base_port_grpc == 7001,
-            now: Mutex::new(Now { places, announced: false }),
+            missing,
+            now: Mutex::new(Now { running: vec![None; places.len()], places, announced: false }),
         })
+    }
+
+    /// The places of those nodes that are started.
+    fn started(&self) -> Vec<usize> {
+        let now = self.now();
+        let there = now.places.iter().enumerate().filter(|(_, place)| !self.missing.contains(&place.id));
+        there.map(|(at, _)| at).collect()
     }
 
     fn now(&self) -> std::sync::MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn log_file(&self, id: u16) -> PathBuf {
+    fn log_file(&self, id: usize) -> PathBuf {
         self.data.join(format!("node-{id}.log"))
     }
 
     /// Starts a node's process and notes it.
     fn start(&self, at: usize) -> io::Result<Child> {
         let place = self.now().places[at].clone();
-        let log = OpenOptions::new().create(true).append(true).open(self.log_file(place.id))?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file(at + 1))?;
         let mut command = Command::new(&self.program);
         // What is set for our own commands is not meant for the nodes.
         for (name, _) in std::env::vars_os() {
@@ -302,7 +335,7 @@ impl Cluster {
             .kill_on_drop(true)
             .spawn()?;
         let mut now = self.now();
-        now.places[at].pid = child.id();
+        (now.places[at].pid, now.running[at]) = (child.id(), child.id());
         if now.announced {
             self.write(&now.places);
         }
@@ -310,9 +343,10 @@ impl Cluster {
     }
 
     /// Keeps one node running until told to stop.
-    async fn keep(self: Arc<Self>, at: usize, mut stopped: watch::Receiver<bool>) {
+    async fn keep(self: Arc<Self>, at: usize, mut stopped: Receiver<bool>) {
         let id = at + 1;
         let mut back_off = BACK_OFF_MIN;
+        let mut before = None;
         loop {
             let started = Instant::now();
             let ended = match self.start(at) {
@@ -323,20 +357,37 @@ impl Cluster {
                         _ = stopped.wait_for(|stop| *stop) => None,
                         status = child.wait() => Some(status),
                     };
+                    self.now().running[at] = None;
                     match ended {
                         None => return stop(&mut child).await,
                         Some(Ok(status)) => self.describe_end(at, status),
-                        Some(Err(error)) => error.to_string(),
+                        Some(Err(error)) => End { code: None, words: error.to_string() },
                     }
                 }
-                Err(error) => format!("could not be started: {error}"),
+                Err(error) => End { code: None, words: format!("could not be started: {error}") },
             };
             if !self.restart {
-                say(&format!("node {id} {ended}"));
+                say(&format!("node {id} {}", ended.words));
                 return;
             }
-            back_off = if started.elapsed() >= STEADY { BACK_OFF_MIN } else { back_off };
-            say(&format!("node {id} {ended}; starting it again in {} ms", back_off.as_millis()));
+            if ended.code == Some(WRONG_USAGE) {
+                say(&format!("node {id} {}; it is not started again", ended.words));
+                return;
+            }
+            if started.elapsed() >= STEADY {
+                (back_off, before) = (BACK_OFF_MIN, None);
+            }
+            // What hinders it each time is said when it shows, and once more when it is here to stay.
+            if ended.code.is_none() || before.as_ref() != Some(&ended) {
+                say(&format!("node {id} {}; starting it again in {} ms", ended.words, back_off.as_millis()));
+                before = Some(ended);
+            } else if back_off < BACK_OFF_MAX && back_off * 2 >= BACK_OFF_MAX {
+                say(&format!(
+                    "node {id} ends like that each time; it is tried again every {} s until it stays (see {})",
+                    BACK_OFF_MAX.as_secs(),
+                    self.log_file(id).display()
+                ));
+            }
             tokio::select! { biased;
                 _ = stopped.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(back_off) => {}
@@ -346,51 +397,74 @@ impl Cluster {
     }
 
     /// How a node ended, with the last line of its log unless it was killed.
-    fn describe_end(&self, at: usize, status: ExitStatus) -> String {
-        let Some(code) = status.code() else { return format!("was ended by {status}") };
-        let id = self.now().places[at].id;
-        let last = last_line(&self.log_file(id)).unwrap_or_else(|_unreadable| String::new());
+    fn describe_end(&self, at: usize, status: ExitStatus) -> End {
+        let Some(code) = status.code() else {
+            return End { code: None, words: format!("was ended by {status}") };
+        };
+        let last = last_line(&self.log_file(at + 1)).unwrap_or_else(|_unreadable| String::new());
         let last = if last.is_empty() { "nothing in its log" } else { &last };
-        format!("ended with status {code} ({last})")
+        End { code: Some(code), words: format!("ended with status {code} ({last})") }
     }
 
-    /// Waits until the nodes are ready, then writes `cluster.json` and says so.
-    async fn announce(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
-        let waiting = async {
-            let started = Instant::now();
-            let mut complained = false;
+    /// Waits until the nodes are ready, writes `cluster.json` and says so; says which node is late or ready again for
+    /// as long as they run.
+    async fn watch(self: Arc<Self>, mut stopped: Receiver<bool>) {
+        let watching = async {
+            let (at, started) = (self.started(), Instant::now());
+            let mut seen: Vec<Seen> = at.iter().map(|_| Seen::default()).collect();
             loop {
-                let places = self.now().places.clone();
-                let ready = join_all(places.iter().map(|place| is_ready(&place.http))).await;
+                let (places, running, announced) = {
+                    let now = self.now();
+                    (now.places.clone(), now.running.clone(), now.announced)
+                };
+                let ready = join_all(at.iter().map(|at| is_ready(&places[*at].http))).await;
+                let now = Instant::now();
+                let still = self.now().running.clone();
+                for ((at, seen), ready) in at.iter().zip(&mut seen).zip(&ready) {
+                    // Else nobody knows which of two processes answered.
+                    if running[*at] == still[*at] {
+                        self.say_of(*at, seen.look(running[*at], ready, now));
+                    }
+                }
                 let count = ready.iter().filter(|ready| ready.is_ok()).count();
-                if count == places.len() {
-                    return;
-                }
-                if started.elapsed() > ALL_READY_TIME_MAX {
-                    let late =
-                        places.iter().zip(ready).filter_map(|(place, ready)| Some((place, ready.err()?)));
-                    if !complained {
-                        late.for_each(|(place, reason)| {
-                            say(&format!("node {} is not ready: {reason}", place.id))
-                        });
-                        complained = true;
+                let enough =
+                    count == at.len() || count > places.len() / 2 && started.elapsed() > ALL_READY_TIME_MAX;
+                if !announced && enough {
+                    for ((at, seen), ready) in at.iter().zip(&mut seen).zip(&ready) {
+                        self.say_of(*at, seen.late(ready, now));
                     }
-                    if count > places.len() / 2 {
-                        return;
-                    }
+                    self.announce(count);
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(if announced { LOOK_LATER } else { LOOK_AGAIN }).await;
             }
         };
         tokio::select! { biased;
-            _ = stopped.wait_for(|stop| *stop) => return,
-            () = waiting => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+            () = watching => {}
         }
+    }
+
+    fn say_of(&self, at: usize, word: Option<Word>) {
+        let Some(word) = word else { return };
+        let id = at + 1;
+        let log = match &word {
+            Word::Late(_) => format!("; see {}", self.log_file(id).display()),
+            Word::Ready | Word::ReadyAgain => String::new(),
+        };
+        say(&format!("node {id} {word}{log}"));
+    }
+
+    /// Writes `cluster.json`, and greets on standard output.
+    fn announce(&self, ready: usize) {
         let mut now = self.now();
         now.announced = true;
         self.write(&now.places);
+        let nodes = u16::try_from(now.places.len()).expect("as many as --nodes says");
+        if let Err(Failure::Work(error)) = held::formed(&self.data, nodes) {
+            say(&error.to_string());
+        }
         // A reader of our output that went away is no reason to end.
-        drop(io::stdout().write_all(self.greeting(&now.places).as_bytes()));
+        drop(io::stdout().write_all(self.greeting(&now.places, ready).as_bytes()));
     }
 
     /// Replaces `cluster.json` as a whole, so that nobody reads half of it.
@@ -406,7 +480,7 @@ impl Cluster {
         }
     }
 
-    fn greeting(&self, places: &[Place]) -> String {
+    fn greeting(&self, places: &[Place], ready: usize) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
         let ports: Vec<&str> = places.iter().map(|p| p.grpc.trim_start_matches("127.0.0.1:")).collect();
         let servers = if self.default_ports {
@@ -414,8 +488,10 @@ impl Cluster {
         } else {
             format!(" --servers 127.0.0.1:{}", ports.join(","))
         };
-        let mut text = format!("ready: {} nodes, data in {}\n\n", places.len(), self.data.display());
-        for place in places {
+        let all = places.len();
+        let count = if ready == all { all.to_string() } else { format!("{ready} of {all}") };
+        let mut text = format!("ready: {count} nodes, data in {}\n\n", self.data.display());
+        for place in places.iter().filter(|place| !self.missing.contains(&place.id)) {
             let pid = place.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
             writeln!(text, "  node {}  pid {pid}  gRPC {}  HTTP http://{}", place.id, place.grpc, place.http)
                 .expect("writing to a string does not fail");
@@ -471,11 +547,15 @@ async fn is_ready(http: &str) -> Result<(), String> {
     };
     let answer = match tokio::time::timeout(Duration::from_secs(1), ask).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Err(error)) => return Err(format!("it does not answer: {error}")),
         Err(_) => return Err("it does not answer".to_owned()),
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(body.trim().to_owned()) }
+    if head.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    let reason = body.trim();
+    Err(reason.strip_prefix("not ready: ").unwrap_or(reason).to_owned())
 }
 
 #[cfg(test)]
