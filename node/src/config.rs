@@ -126,6 +126,9 @@ pub fn parse_bootstrap(list: &str) -> Result<BTreeMap<NodeId, String>, String> {
             .ok_or_else(|| format!("{part:?} is not id=host:port, as in 1=10.0.0.1:7101"))?;
         let id = parse_node_id(id)?;
         check_address(address)?;
+        if let Some((other, _)) = nodes.iter().find(|(other, at)| **other != id && *at == address) {
+            return Err(format!("nodes {other} and {id} have the same address {address}"));
+        }
         if nodes.insert(id, address.to_owned()).is_some() {
             return Err(format!("node {id} is named twice"));
         }
@@ -190,7 +193,17 @@ mod tests {
             nodes.into_iter().map(|(id, at)| format!("{id} {at}")).collect::<Vec<_>>(),
             ["1 a:7101", "2 [::1]:7102"]
         );
-        for bad in ["1", "0=a:1", "x=a:1", "1=a", "1=a:70000", "1=::1:7", "1=a:1,1=b:1", "2147483648=a:1"] {
+        for bad in [
+            "1",
+            "0=a:1",
+            "x=a:1",
+            "1=a",
+            "1=a:70000",
+            "1=::1:7",
+            "1=a:1,1=b:1",
+            "1=a:1,2=a:1",
+            "2147483648=a:1",
+        ] {
             assert!(parse_bootstrap(bad).is_err(), "{bad}");
         }
     }

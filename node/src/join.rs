@@ -134,6 +134,24 @@ impl Join {
         peers.into_iter().map(|(node, identity)| Member { node, identity }).collect()
     }
 
+    /// A sentence for the operator if `--bootstrap` names nodes that are not in the cluster of this disk: it was formed
+    /// without them, and that stands.
+    pub fn late_bootstrap(&self) -> Option<String> {
+        let list = |nodes: Vec<NodeId>| nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(",");
+        self.shared.facts.cluster_id()?;
+        let members = self.shared.facts.peers();
+        let late: Vec<NodeId> =
+            self.shared.bootstrap.keys().filter(|node| !members.contains_key(node)).copied().collect();
+        (!late.is_empty()).then(|| {
+            let members = list(members.into_keys().collect());
+            let late = list(late);
+            format!(
+                "--bootstrap comes too late for nodes {late}: the data of this node are of a cluster that was formed of \
+                 nodes {members}, and nodes cannot be added yet; a cluster with nodes {late} needs empty data folders"
+            )
+        })
+    }
+
     /// Those who said hello in this run.
     pub fn heard(&self) -> BTreeMap<NodeId, Heard> {
         self.shared.known().heard.clone()

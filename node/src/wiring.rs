@@ -164,8 +164,8 @@ impl Node {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, StartError> {
         config.validate()?;
-        let (store, report) = Store::open(&env, config.storage.clone(), config.id).await?;
-        tracing::info!(node = %config.id, identity = %store.facts().identity(), ?report, "store opened");
+        let (store, _) = Store::open(&env, config.storage.clone(), config.id).await?;
+        tracing::info!(node = %config.id, identity = %store.facts().identity(), "store opened");
 
         let addresses = Addresses {
             grpc: config.advertise_grpc.clone(),
@@ -173,6 +173,9 @@ impl Node {
             http: config.advertise_http.clone(),
         };
         let join = Join::new(&env, store.facts(), config.id, addresses, config.bootstrap.clone());
+        if let Some(warning) = join.late_bootstrap() {
+            tracing::warn!(node = %config.id, "{warning}");
+        }
         let starting = "it has just started".to_owned();
         let (stage_tx, stage) = watch::channel(Err(starting.clone()));
         let (readiness_tx, readiness) = watch::channel(Readiness::NotReady(starting));
@@ -194,13 +197,7 @@ impl Node {
             }
         };
 
-        let settings = ApiSettings {
-            node: config.id,
-            config: config.api.clone(),
-            auto_create_topics: config.auto_create_topics,
-            silence_max: Duration::from_millis(config.controller.silence_ms_max),
-        };
-        let api = Arc::new(Api::new(env.clone(), settings, stage.clone()));
+        let api = Arc::new(Api::new(env.clone(), api_settings(&config), stage.clone()));
         let (stopped_tx, stopped_itself) = watch::channel(None);
         let watching_failures =
             env.spawn("failure watch", watch_failures(store.clone(), raft.clone(), config.id, stopped_tx));
@@ -264,13 +261,25 @@ impl Node {
     }
 }
 
+fn api_settings(config: &NodeConfig) -> ApiSettings {
+    ApiSettings {
+        node: config.id,
+        config: config.api.clone(),
+        auto_create_topics: config.auto_create_topics,
+        silence_max: Duration::from_millis(config.controller.silence_ms_max),
+    }
+}
+
 /// Says why the node must end, once the store has failed, or a group has ended by itself.
 async fn watch_failures(store: Store, raft: RaftNode, node: NodeId, stopped: watch::Sender<Option<String>>) {
     let (mut disk, mut groups) = (store.failed(), raft.failed());
     let disk = disk.wait_for(Option::is_some).map(|error| {
         let error = error.ok()?.clone()?;
         tracing::error!(%node, error = &*error as &dyn Error, "disk failed; the node stops");
-        Some(error.to_string())
+        Some(match error.advice() {
+            Some(advice) => format!("{error}; {advice}"),
+            None => error.to_string(),
+        })
     });
     let groups = groups.wait_for(Option::is_some).map(|reason| {
         let reason = reason.ok()?.clone()?;

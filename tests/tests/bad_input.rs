@@ -231,9 +231,17 @@ fn a_node_that_cannot_start_says_why() {
     let good = fs::read(&meta).unwrap();
     fs::write(&meta, vec![0xa5; good.len()]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
+    run(&mut cluster.node_command(1)).refused(1, "put an intact copy back");
+    run(&mut cluster.node_command(1)).refused(1, "cannot be replaced yet");
     fs::write(&meta, &good[..100]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
     fs::write(&meta, &good).unwrap();
+
+    // Another node's folder, and no peers that would refuse it.
+    let mut other = quorate(["node", "--id", "2", "--data"]);
+    other.arg(&cluster.node(1).data).args(["--listen-grpc", &cluster.node(1).grpc]);
+    other.args(["--listen-peer", &cluster.node(1).peer, "--listen-http", &cluster.node(1).http]);
+    run(&mut other).refused(1, "belongs to node 1, not to node 2");
 
     // A folder of another version.
     set_format(&meta, 99);
@@ -244,6 +252,34 @@ fn a_node_that_cannot_start_says_why() {
     cluster.launch(1);
     cluster.wait_ready(1);
     assert_eq!(cluster.read_all("t").len(), 1);
+}
+
+#[test]
+fn addresses_that_are_in_each_others_way() {
+    let same = "127.0.0.1:7999";
+    let mut node = quorate(["node", "--id", "1", "--data", "/nonexistent", "--listen-grpc", same]);
+    run(node.args(["--listen-peer", same]))
+        .refused(2, "--listen-grpc and --listen-peer are both 127.0.0.1:7999");
+    let twice = "1=127.0.0.1:7999,2=127.0.0.1:7999";
+    run(&mut quorate(["node", "--id", "1", "--data", "/nonexistent", "--bootstrap", twice]))
+        .refused(2, "nodes 1 and 2 have the same address");
+}
+
+#[test]
+fn a_bootstrap_that_comes_too_late_is_named() {
+    let mut cluster = Cluster::start(1);
+    cluster.kill(1);
+    let node = cluster.node(1);
+    let (grpc, peer, http) = (&node.grpc, &node.peer, &node.http);
+    let mut command = quorate(["node", "--id", "1", "--listen-grpc", grpc, "--listen-http", http, "--data"]);
+    // Peers are awaited where --bootstrap says.
+    let elsewhere = format!("127.0.0.1:{}", ports::free());
+    command.arg(&node.data).args(["--bootstrap", &format!("1={peer},2={elsewhere}")]);
+    cluster.launch_as(1, command);
+    cluster.wait_ready(1);
+    std::net::TcpStream::connect(&cluster.node(1).peer).unwrap();
+    let log = cluster.node(1).log();
+    assert!(log.contains("--bootstrap comes too late for nodes 2"), "{log}");
 }
 
 #[test]

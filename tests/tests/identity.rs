@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use quorate_proto::ErrorCode;
 use quorate_tests::cluster::Shape;
 use quorate_tests::command::quorate;
+use quorate_tests::wire::Wire;
 use quorate_tests::{Cluster, wait};
 use serde_json::json;
 
@@ -84,6 +86,10 @@ fn another_nodes_disk_is_refused() {
     fs::rename(&cluster.node(3).data, &cluster.node(2).data).unwrap();
     cluster.launch(2);
     refused(&cluster, 2, "belongs to node 3");
+    // Its clients are told as well.
+    let told = Wire::new(&cluster.node(2).grpc).create_topic("new");
+    assert_eq!(told.error(), ErrorCode::NotReady, "{told:?}");
+    assert!(told.message.contains("belongs to node 3"), "{told:?}");
     let produced = cluster.run_with(["produce", "t", "--json", "--timeout", "3s"], "with one\n");
     assert_eq!((produced.status, &produced.json()["acked"]), (Some(1), &json!(0)), "{produced:?}");
     // In its own place the disk is welcome.

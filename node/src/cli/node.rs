@@ -52,7 +52,8 @@ pub(crate) struct NodeArgs {
     /// Listen here for clients [default: 127.0.0.1:7001]
     #[arg(long, env = "QUORATE_LISTEN_GRPC", value_name = "HOST:PORT", value_parser = address)]
     listen_grpc: Option<String>,
-    /// Listen here for the other nodes [default: 127.0.0.1:7101]
+    /// Listen here for the other nodes [default: its own address in --bootstrap if that is of this machine alone, or
+    /// else 127.0.0.1:7101]
     #[arg(long, env = "QUORATE_LISTEN_PEER", value_name = "HOST:PORT", value_parser = address)]
     listen_peer: Option<String>,
     /// Listen here for /healthz, /readyz and /metrics [default: 127.0.0.1:8081]
@@ -130,6 +131,8 @@ struct Settings {
     data: PathBuf,
     /// Listeners that leave this machine.
     open: Vec<String>,
+    /// What `--bootstrap` tells the others, though this node listens on this machine alone and was not told where.
+    unheard: Option<String>,
     log_format: LogFormat,
     log: String,
 }
@@ -149,7 +152,16 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     telemetry::init_log(settings.log_format, &settings.log).map_err(Failure::Usage)?;
     let recorder = telemetry::init_metrics().map_err(Failure::work)?;
     let node = settings.node.id;
-    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), config = ?settings.node, "node starts");
+    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), "node starts");
+    tracing::debug!(%node, config = ?settings.node, "configuration");
+    if let Some(address) = &settings.unheard {
+        tracing::warn!(
+            %node,
+            "the others look for this node at {address}, as --bootstrap says, and it listens to them on {} alone: say \
+             --listen-peer, unless something forwards there",
+            settings.node.listen_peer
+        );
+    }
     if !settings.open.is_empty() {
         tracing::warn!(
             %node,
@@ -178,7 +190,8 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     match Box::pin(wiring::serve(env, settings.node, Arc::new(recorder), asked)).await {
         Ok(Ended::Asked) => Ok(()),
         Ok(Ended::Itself(reason)) => {
-            Err(Failure::StoppedItself(format!("node {node} stopped itself: {reason}")))
+            let data = settings.data.display();
+            Err(Failure::StoppedItself(format!("node {node} stopped itself (data folder {data}): {reason}")))
         }
         Err(error) => Err(Failure::work(error)),
     }
@@ -218,10 +231,30 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
     }
     let listen =
         |flag, file, port: u16| Ok::<_, Failure>(checked(flag, file)?.unwrap_or(format!("127.0.0.1:{port}")));
+    let in_bootstrap = bootstrap.get(&id).cloned();
+    let peer_told = args.listen_peer.is_some() || file.listen_peer.is_some();
+    let flags = [&args.listen_grpc, &args.listen_peer, &args.listen_http].map(Option::is_some);
+    let in_files = [&file.listen_grpc, &file.listen_peer, &file.listen_http].map(Option::is_some);
     let listen_grpc = listen(args.listen_grpc, file.listen_grpc, 7001)?;
-    let listen_peer = listen(args.listen_peer, file.listen_peer, 7101)?;
+    let listen_peer = match &in_bootstrap {
+        Some(address) if !peer_told && is_loopback(address) => address.clone(),
+        _ => listen(args.listen_peer, file.listen_peer, 7101)?,
+    };
     let listen_http = listen(args.listen_http, file.listen_http, 8081)?;
+    let unheard = in_bootstrap.clone().filter(|address| !peer_told && !is_loopback(address));
     let listeners = [&listen_grpc, &listen_peer, &listen_http];
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        if !are_same(listeners[one], listeners[other]) {
+            continue;
+        }
+        let names = ["--listen-grpc", "--listen-peer", "--listen-http"];
+        let message = format!(
+            "{} and {} are both {}: each needs a port of its own",
+            names[one], names[other], listeners[other]
+        );
+        let by_file = [one, other].into_iter().any(|at| in_files[at] && !flags[at]);
+        return Err(if by_file { in_file(message) } else { Failure::Usage(message) });
+    }
     let open: Vec<String> =
         listeners.into_iter().filter(|address| !is_loopback(address)).map(String::clone).collect();
     if !(open.is_empty() || args.insecure || file.insecure) {
@@ -240,7 +273,6 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
     };
     let advertise_grpc = seen_as(args.advertise_grpc, file.advertise_grpc, &listen_grpc, "grpc")?;
     let advertise_http = seen_as(args.advertise_http, file.advertise_http, &listen_http, "http")?;
-    let in_bootstrap = bootstrap.get(&id).cloned();
     let advertise_peer = match (args.advertise_peer, file.advertise_peer, in_bootstrap) {
         (None, None, Some(address)) => address,
         (flag, file, _) => seen_as(flag, file, &listen_peer, "peer")?,
@@ -274,6 +306,7 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
         data,
         node,
         open,
+        unheard,
         log_format,
         log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
     })
@@ -282,6 +315,13 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
 fn host(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Whether two listeners would be in each other's way. Port 0 is a new one for each.
+fn are_same(one: &str, other: &str) -> bool {
+    let port = |address: &str| address.rsplit_once(':').map_or("0", |(_, port)| port).to_owned();
+    let same_host = host(one) == host(other) || is_unspecified(one) || is_unspecified(other);
+    same_host && port(one) == port(other) && port(one) != "0"
 }
 
 /// Whether nobody outside this machine can reach the address.
@@ -351,6 +391,33 @@ mod tests {
         assert_eq!(seen.advertise_peer, "b:2");
         assert_eq!(join("--id 3 --bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
         assert_eq!(join("--bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn peers_are_awaited_where_bootstrap_says() {
+        let seen = join("--id 2 --bootstrap 1=127.0.0.1:7701,2=127.0.0.1:7702", "").unwrap();
+        assert_eq!((seen.node.listen_peer.as_str(), &seen.unheard), ("127.0.0.1:7702", &None));
+        let told = join("--id 1 --bootstrap 1=localhost:1 --listen-peer 127.0.0.1:5", "").unwrap();
+        assert_eq!((told.node.listen_peer.as_str(), &told.unheard), ("127.0.0.1:5", &None));
+        let elsewhere = join("--id 2 --bootstrap 1=a:1,2=b:2", "").unwrap();
+        assert_eq!(elsewhere.node.listen_peer, "127.0.0.1:7101");
+        assert_eq!(elsewhere.unheard.as_deref(), Some("b:2"));
+    }
+
+    #[test]
+    fn each_listener_has_a_port_of_its_own() {
+        let (status, message) =
+            join("--id 1 --listen-grpc 127.0.0.1:5 --listen-peer 127.0.0.1:5", "").unwrap_err();
+        assert_eq!(
+            (status, message.as_str()),
+            (2, "--listen-grpc and --listen-peer are both 127.0.0.1:5: each needs a port of its own")
+        );
+        // A default is in the way as well; and what the file says is no mistake of the command line.
+        assert_eq!(join("--id 1 --listen-grpc 127.0.0.1:8081", "").unwrap_err().0, 2);
+        assert_eq!(join("--id 1 --listen-grpc 127.0.0.1:5", "listen_http = '127.0.0.1:5'").unwrap_err().0, 1);
+        assert!(join("--id 1 --listen-grpc 127.0.0.1:0 --listen-peer 127.0.0.1:0", "").is_ok());
+        assert!(join("--id 1 --listen-grpc 127.0.0.1:5 --listen-peer 127.0.0.2:5", "").is_ok());
+        assert!(are_same("0.0.0.0:5", "10.0.0.1:5"));
     }
 
     #[test]

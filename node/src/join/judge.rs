@@ -83,7 +83,7 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<(), (ErrorCode, String)
         (Some(known), None) if known != *identity => wrong(format!(
             "node {node} is known under another identity ({known}) than its disk has now ({identity}): the disk was \
              wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the \
-             disk that it had"
+             disk that it had (it cannot be replaced yet)"
         )),
         (Some(_), _) => Ok(()),
         (None, _) if here.cluster.is_some() => {
@@ -178,7 +178,7 @@ mod tests {
         check(
             |_, asker| (asker.identity, asker.cluster) = (identity(7), None),
             expect![
-                "WrongIdentity: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has now (07070707-0707-0707-0707-070707070707): the disk was wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the disk that it had"
+                "WrongIdentity: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has now (07070707-0707-0707-0707-070707070707): the disk was wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the disk that it had (it cannot be replaced yet)"
             ],
         );
         check(

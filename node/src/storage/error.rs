@@ -113,6 +113,15 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// What whoever runs the node can do about it, if that is known.
+    pub fn advice(&self) -> Option<&'static str> {
+        let (Self::Unknown(error) | Self::Failed(error)) = self else { return None };
+        matches!(error.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            .then_some("free space where its data are, then start it again")
+    }
+}
+
 /// Why something could not be read.
 #[derive(Clone, Debug, Error)]
 pub enum ReadError {
@@ -149,6 +158,10 @@ pub struct CorruptEntry {
     /// What is wrong.
     pub corrupt: Corrupt,
 }
+
+/// What to expect of a folder that cannot be mended.
+const NO_COPY: &str = "; without one this node cannot run: on an empty folder the other nodes refuse it under its id, \
+    as it has lost what it acknowledged, and it cannot be replaced yet";
 
 /// Why a data folder was not opened. Nothing in it was changed, but for leftovers of an earlier crash.
 #[derive(Clone, Debug, Error)]
@@ -192,7 +205,8 @@ pub enum OpenError {
     },
     /// There are volumes, and no `meta.redb`.
     #[error(
-        "{folder} holds {volumes} volumes of data but no meta.redb, which says whose they are; put meta.redb back, or move the whole folder away and let this node come back as a new one"
+        "{folder} holds {volumes} volumes of data but no meta.redb, which says whose they are; put meta.redb back{}",
+        NO_COPY
     )]
     MetaMissing {
         /// Where.
@@ -201,9 +215,7 @@ pub enum OpenError {
         volumes: usize,
     },
     /// `meta.redb` cannot be believed.
-    #[error(
-        "meta.redb in {folder} is damaged ({reason}); put an intact copy back, or move the whole folder away and let this node come back as a new one"
-    )]
+    #[error("meta.redb in {folder} is damaged ({reason}); put an intact copy back{}", NO_COPY)]
     MetaDamaged {
         /// Where.
         folder: String,
@@ -211,9 +223,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A volume that must be there is not.
-    #[error(
-        "{file} is missing from {folder}; put it back, or move the whole folder away and let this node come back as a new one"
-    )]
+    #[error("{file} is missing from {folder}; put it back{}", NO_COPY)]
     VolumeMissing {
         /// Where.
         folder: String,
@@ -221,9 +231,7 @@ pub enum OpenError {
         file: String,
     },
     /// A volume cannot be read.
-    #[error(
-        "{file} in {folder} is damaged ({reason}); put an intact copy back, or move the whole folder away and let this node come back as a new one"
-    )]
+    #[error("{file} in {folder} is damaged ({reason}); put an intact copy back{}", NO_COPY)]
     VolumeDamaged {
         /// Where.
         folder: String,
@@ -248,7 +256,8 @@ pub enum OpenError {
     },
     /// A file is an older copy of itself.
     #[error(
-        "{file} in {folder} is an older copy: it lacks what this node has acknowledged since ({reason}); put the newest copy back, or move the whole folder away and let this node come back as a new one"
+        "{file} in {folder} is an older copy: it lacks what this node has acknowledged since ({reason}); put the newest copy back{}",
+        NO_COPY
     )]
     OlderCopy {
         /// Where.
@@ -259,9 +268,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A checksum of ours does not fit.
-    #[error(
-        "damaged data in {folder}: {corrupt}; put an intact copy of the file back, or move the whole folder away and let this node come back as a new one"
-    )]
+    #[error("damaged data in {folder}: {corrupt}; put an intact copy of the file back{}", NO_COPY)]
     Corrupt {
         /// Where.
         folder: String,
@@ -318,5 +325,33 @@ fault_from!(TransactionError, TableError, StorageError, CommitError, DatabaseErr
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         Self::Redb(redb::Error::Io(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_gets_advice() {
+        let failed = |kind: io::ErrorKind| {
+            let cause = redb::Error::from(redb::StorageError::Io(kind.into()));
+            StoreError::Unknown(DiskError::new("commit to", &FileName::new("volume"), cause))
+        };
+        assert!(
+            failed(io::ErrorKind::StorageFull).advice().is_some_and(|advice| advice.contains("free space"))
+        );
+        assert_eq!(failed(io::ErrorKind::Other).advice(), None);
+        assert_eq!(StoreError::Closed.advice(), None);
+    }
+
+    #[test]
+    fn damage_says_what_to_do() {
+        let error = OpenError::VolumeMissing { folder: "one".to_owned(), file: "volume".to_owned() };
+        assert_eq!(
+            error.to_string(),
+            "volume is missing from one; put it back; without one this node cannot run: on an empty folder the other nodes \
+             refuse it under its id, as it has lost what it acknowledged, and it cannot be replaced yet"
+        );
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use quorate_proto::ids::GroupId;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{Node, NodeConfig, Readiness, StartError};
-use crate::api::{self, Stage};
-use crate::env::Env;
+use super::{Node, NodeConfig, Readiness, StartError, api_settings};
+use crate::api::{self, Api, Stage};
+use crate::config::ApiConfig;
 use crate::env::grpc::bind;
+use crate::env::{Env, Task};
 use crate::http::{self, Faces};
 use crate::raft::Role;
 use crate::storage::{OpenError, Store};
@@ -63,8 +65,8 @@ impl Recorder for metrics_exporter_prometheus::PrometheusHandle {
 /// Runs a node until `asked` is ready, or until it must stop itself.
 ///
 /// # Errors
-/// See [`ServeError`]. A folder that belongs to another node is none: like any refused node, this one stays up, is
-/// not ready, and says why.
+/// See [`ServeError`]. A folder that belongs to another node is none where there are peers: like any node that they
+/// refuse, this one stays up, is not ready, and says why to whoever asks.
 pub async fn serve(
     env: Env,
     config: NodeConfig,
@@ -104,40 +106,32 @@ pub async fn serve(
         }
     });
 
-    let (id, api_config) = (config.id, config.api.clone());
+    let (id, api_config, settings) = (config.id, config.api.clone(), api_settings(&config));
+    let addresses = (config.listen_grpc.clone(), config.listen_peer.clone(), config.listen_http.clone());
+    let has_peers = config.bootstrap.keys().any(|node| *node != id);
     let node = match Node::start(env.clone(), config).await {
         Ok(node) => node,
-        Err(StartError::Open(error @ OpenError::OtherNode { .. })) => {
+        Err(StartError::Open(error @ OpenError::OtherNode { .. })) if has_peers => {
             tracing::error!(node = %id, %error, "node is not ready");
-            faces.folder.set(error.to_string()).expect("set once");
+            let reason = error.to_string();
+            faces.folder.set(reason.clone()).expect("set once");
+            let (_unchanged, stage) = watch::channel(Err(reason.clone()));
+            let (_unchanging, readiness) = watch::channel(Readiness::NotReady(reason));
+            let api = Arc::new(Api::new(env.clone(), settings, stage));
+            let _serving =
+                grpc.map(|listener| serve_clients(&env, listener, api, api_config, readiness, stopped));
             asked.await;
             return Ok(Ended::Asked);
         }
         Err(error) => return Err(error.into()),
     };
+    let (clients, peers, people) = addresses;
+    tracing::info!(node = %id, grpc = clients, peers, http = people, "node listens");
     let seen = Seen { readiness: node.readiness(), stage: node.stage(), store: node.store().clone() };
     assert!(faces.seen.set(seen).is_ok(), "set once");
 
     let serving = grpc.map(|listener| {
-        let (ready_tx, ready) = watch::channel(false);
-        let (api, mut readiness, stopped) = (node.api(), node.readiness(), stopped.clone());
-        env.spawn("grpc", async move {
-            let forwarding = async {
-                loop {
-                    ready_tx.send_replace(*readiness.borrow_and_update() == Readiness::Ready);
-                    if readiness.changed().await.is_err() {
-                        return std::future::pending::<()>().await;
-                    }
-                }
-            };
-            let serving = std::pin::pin!(api::grpc::serve(listener, api, &api_config, ready, stopped));
-            let forwarding = std::pin::pin!(forwarding);
-            if let futures_util::future::Either::Left((Err(error), _)) =
-                futures_util::future::select(serving, forwarding).await
-            {
-                tracing::error!(%error, "gRPC listener ended");
-            }
-        })
+        serve_clients(&env, listener, node.api(), api_config, node.readiness(), stopped.clone())
     });
 
     let mut stopped_itself = node.stopped_itself();
@@ -162,6 +156,35 @@ pub async fn serve(
         Ended::Itself(_) => drop(node),
     }
     Ok(ended)
+}
+
+/// Serves clients over gRPC; the health service says what `readiness` does.
+fn serve_clients(
+    env: &Env,
+    listener: TcpListener,
+    api: Arc<Api>,
+    config: ApiConfig,
+    mut readiness: watch::Receiver<Readiness>,
+    stopped: watch::Receiver<bool>,
+) -> Task {
+    env.spawn("grpc", async move {
+        let (ready_tx, ready) = watch::channel(false);
+        let forwarding = async {
+            loop {
+                ready_tx.send_replace(*readiness.borrow_and_update() == Readiness::Ready);
+                if readiness.changed().await.is_err() {
+                    return std::future::pending::<()>().await;
+                }
+            }
+        };
+        let serving = std::pin::pin!(api::grpc::serve(listener, api, &config, ready, stopped));
+        let forwarding = std::pin::pin!(forwarding);
+        if let futures_util::future::Either::Left((Err(error), _)) =
+            futures_util::future::select(serving, forwarding).await
+        {
+            tracing::error!(%error, "gRPC listener ended");
+        }
+    })
 }
 
 async fn stop(mut stopped: watch::Receiver<bool>) {
