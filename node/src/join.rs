@@ -190,11 +190,15 @@ impl Join {
     }
 
     /// Ready when this node may start its groups: its cluster is known, and no peer has refused it without another
-    /// one accepting it. `say` is told in a sentence what is waited for, each time it changes.
+    /// one accepting it. `say` is told in a sentence what is waited for, and whether this node was refused.
     ///
     /// # Errors
     /// [`JoinError::Store`]: a fact was perhaps not written; the node must stop.
-    pub async fn accepted(&self, raft: &RaftNode, say: impl Fn(String) + Send) -> Result<(), JoinError> {
+    pub async fn accepted(
+        &self,
+        raft: &RaftNode,
+        say: impl Fn(String, bool) + Send,
+    ) -> Result<(), JoinError> {
         let mut pause = PAUSE_MIN;
         loop {
             let known = self.shared.facts.cluster_id();
@@ -218,7 +222,7 @@ impl Join {
                 tracing::info!(node = %self.shared.node, cluster = %cluster, nodes = members.len(), "formed the cluster");
                 return Ok(());
             }
-            say(self.shared.describe(&round));
+            say(self.shared.describe(&round), refused);
             self.shared.env.sleep(pause).await;
             pause = (pause * 2).min(if refused { PAUSE_REFUSED_MAX } else { PAUSE_MAX });
         }

@@ -46,9 +46,11 @@ impl Drop for Life {
 impl Life {
     pub(super) async fn run(self) {
         loop {
-            if let Err(error) = self.join.accepted(&self.raft, |reason| self.wait_for(reason)).await {
+            if let Err(error) =
+                self.join.accepted(&self.raft, |reason, refused| self.wait_for(reason, refused)).await
+            {
                 // The store has failed: whoever watches it ends the process.
-                self.wait_for(error.to_string());
+                self.wait_for(error.to_string(), true);
                 return;
             }
             let parts = match self.start().await {
@@ -56,25 +58,30 @@ impl Life {
                 Err(error) => {
                     let node = self.config.id;
                     tracing::error!(%node, %error, "metadata group did not start");
-                    self.wait_for(format!("the metadata group did not start: {error}"));
+                    self.wait_for(format!("the metadata group did not start: {error}"), true);
                     self.env.sleep(RETRY).await;
                     continue;
                 }
             };
             drop(self.stage.send_replace(Ok(Arc::clone(&parts))));
             let reason = self.work(&parts).await;
-            self.wait_for(reason);
+            self.wait_for(reason, true);
             self.end(&parts).await;
         }
     }
 
-    /// Notes why the node is not ready; logged when it changes.
-    fn wait_for(&self, reason: String) {
+    /// Notes why the node is not ready; logged when it changes, as a warning if something is wrong: to wait for others
+    /// is part of each start.
+    fn wait_for(&self, reason: String, wrong: bool) {
         let node = self.config.id;
         self.stage.send_if_modified(|stage| {
             let changed = !matches!(stage, Err(known) if *known == reason);
             if changed {
-                tracing::warn!(%node, reason, "node is not ready");
+                if wrong {
+                    tracing::warn!(%node, reason, "node is not ready");
+                } else {
+                    tracing::info!(%node, reason, "node is not ready yet");
+                }
                 *stage = Err(reason.clone());
             }
             changed
@@ -194,9 +201,11 @@ impl Life {
         let mut ready = parts.controller.ready();
         let mut metadata = parts.controller.metadata();
         let mut failed = self.store.failed();
+        let mut was_ready = false;
         let members: Vec<NodeId> = self.join.members().into_iter().map(|member| member.node).collect();
         loop {
             let disk = failed.borrow_and_update().as_ref().map(|error| error.to_string());
+            let wrong = was_ready || disk.is_some();
             let verdict =
                 readiness(disk, *ready.borrow_and_update(), &metadata.borrow_and_update(), &members);
             self.readiness.send_if_modified(|known| {
@@ -205,12 +214,18 @@ impl Life {
                     let node = self.config.id;
                     match &verdict {
                         Readiness::Ready => tracing::info!(%node, "node is ready"),
-                        Readiness::NotReady(reason) => tracing::warn!(%node, reason, "node is not ready"),
+                        Readiness::NotReady(reason) if wrong => {
+                            tracing::warn!(%node, reason, "node is not ready");
+                        }
+                        Readiness::NotReady(reason) => {
+                            tracing::info!(%node, reason, "node is not ready yet");
+                        }
                     }
                     *known = verdict;
                 }
                 changed
             });
+            was_ready |= *self.readiness.borrow() == Readiness::Ready;
             let changed = tokio::select! {
                 biased;
                 changed = failed.changed() => changed,
