@@ -71,27 +71,32 @@ impl Network {
     /// Connects `from` with whoever listens at `address`; takes as long as that takes.
     pub(in crate::env) async fn connect(&self, from: Host, address: &str) -> Result<Connection, Failure> {
         let to = host_of(address).ok_or(Failure::Unreachable)?;
-        clock::sleep(self.travel(from, to)).await;
+        self.travel(from, to).await?;
         if self.state().is_silent(from, to) {
             clock::sleep(CONNECT_TIME_MAX).await;
             return Err(Failure::Unreachable);
         }
         let listener = self.state().listeners.get(address).cloned();
         let Some(listener) = listener else {
-            clock::sleep(self.travel(to, from)).await;
+            self.travel(to, from).await?;
             return Err(Failure::Refused);
         };
         let (connection, incoming) = self.join(from, listener.host);
         let accepted = listener.incoming.send(incoming).is_ok();
-        clock::sleep(self.travel(to, from)).await;
+        self.travel(to, from).await?;
         if accepted { Ok(connection) } else { Err(Failure::Refused) }
     }
 
-    /// How long a small packet is under way.
-    fn travel(&self, from: Host, to: Host) -> Duration {
-        let state = &mut *self.state();
-        let State { links, dice, .. } = state;
-        links.arrival(from, to, 0, dice).saturating_sub(clock::now())
+    /// Ready when a small packet has gone from the one to the other. Over a narrow link it goes after what was sent
+    /// before, and nobody waits for that any longer than for a machine that says nothing.
+    async fn travel(&self, from: Host, to: Host) -> Result<(), Failure> {
+        let takes = {
+            let state = &mut *self.state();
+            let State { links, dice, .. } = state;
+            links.arrival(from, to, 0, dice).saturating_sub(clock::now())
+        };
+        clock::sleep(takes.min(CONNECT_TIME_MAX)).await;
+        if takes > CONNECT_TIME_MAX { Err(Failure::Unreachable) } else { Ok(()) }
     }
 }
 

@@ -203,6 +203,22 @@ async fn what_a_narrow_link_holds_up_comes_at_once_when_all_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_long_to_be_connected_over_a_narrow_link() {
+    let world = World::new(Profile::default());
+    let connection = world.connect().await;
+    world.network.narrow(ONE, TWO, Narrow { frames_max: 2, bytes_per_second: 10 });
+    for number in 0..40 {
+        ask(&connection, number);
+    }
+    let asked = clock::now();
+    assert_eq!(world.network.connect(ONE, "node2:7101").await.err(), Some(Failure::Unreachable));
+    assert_eq!(clock::now() - asked, Duration::from_secs(1));
+    world.network.mend_all();
+    world.connect().await;
+    assert!(clock::now() - asked < Duration::from_millis(1_050), "{:?}", clock::now() - asked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_paused_machine_keeps_its_connections_until_they_are_given_up() {
     let world = World::new(Profile::default());
     let mut connection = world.connect().await;
