@@ -289,7 +289,8 @@ impl Observer {
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
-        let on_disk = running.store.groups();
+        let mut on_disk = running.store.groups();
+        on_disk.retain(|group| !is_being_removed(machine, &running, *group));
         for group in &on_disk {
             self.look_at_replica(node, machine, &running, *group);
         }
@@ -317,7 +318,9 @@ impl Observer {
         let mut state = self.state();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
-        self.look_at_replica(node, machine, &running, group);
+        if !is_being_removed(machine, &running, group) {
+            self.look_at_replica(node, machine, &running, group);
+        }
     }
 
     fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Running, group: GroupId) {
@@ -504,6 +507,13 @@ impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Observer")
     }
+}
+
+/// Whether a log that held something has not even a vote any more: the disk is about to say that the group is gone.
+fn is_being_removed(machine: &Machine, running: &Running, group: GroupId) -> bool {
+    let now = running.store.log(group).state();
+    let held = machine.groups.get(&group).is_some_and(|shadow| shadow.log.last.is_some());
+    held && now.last.is_none() && now.vote.is_none()
 }
 
 fn parts_of(machine: &mut Machine, running: &Running) -> Option<Arc<Parts>> {
