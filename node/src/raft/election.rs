@@ -71,10 +71,12 @@ fn tick(group: &Weak<Running>) {
     }
 }
 
-/// Replaces a leader whose death was proven. `dead_vote` is the one it led by.
+/// Replaces a leader whose death was proven. `dead_vote` is the one it led by. While this goes on, a further proof
+/// prolongs it.
 pub(super) async fn replace(group: Weak<Running>, dead_vote: RaftVote, dead: NodeId, config: RaftConfig) {
     let Some(until) = group.upgrade().map(|group| group.env.now()) else { return };
     let until = until + Duration::from_millis(config.election_timeout_ms_max) * 2;
+    let Some(_replacing) = Replacing::begin(&group, dead_vote, until) else { return };
     if let Some(group) = group.upgrade() {
         set_lease_aside(&group, dead_vote).await;
     }
@@ -84,6 +86,30 @@ pub(super) async fn replace(group: Weak<Running>, dead_vote: RaftVote, dead: Nod
         && matches!(group.role(), Role::Leader { .. })
     {
         group.0.env.reached(Mark::ElectionAfterAProvenDeath);
+    }
+}
+
+/// The one attempt of a group to replace a leader, until it is dropped.
+pub(super) struct Replacing {
+    group: Weak<Running>,
+    dead_vote: RaftVote,
+}
+
+impl Replacing {
+    /// `None` if the leader of this vote is being replaced already: then until then at least.
+    pub(super) fn begin(group: &Weak<Running>, dead_vote: RaftVote, until: Moment) -> Option<Self> {
+        let running = group.upgrade()?;
+        let before = running.replacing().replace((dead_vote, until));
+        before.is_none_or(|(vote, _)| vote != dead_vote).then(|| Self { group: group.clone(), dead_vote })
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        if let Some(group) = self.group.upgrade() {
+            let mine = |(vote, _): &mut (RaftVote, Moment)| *vote == self.dead_vote;
+            group.replacing().take_if(mine);
+        }
     }
 }
 
@@ -144,7 +170,8 @@ async fn stand(
             Role::Leader { .. } => true,
             Role::Follower { .. } => vote.committed && Some(vote) != before && vote.leader_id.term > 0,
         };
-        if led || now >= until {
+        let prolonged = running.0.replacing().filter(|(vote, _)| Some(*vote) == dead_vote);
+        if led || now >= prolonged.map_or(until, |(_, until)| until) {
             return;
         }
         // Somebody stands, perhaps this node: its votes are on their way to disks.
@@ -161,6 +188,11 @@ async fn stand(
             }
             let alone = running.voters() == [running.0.me];
             if running.0.raft.trigger().elect(!alone).boxed().await.is_err() {
+                return;
+            }
+            // While a vote is on its way to a slow disk nothing is done about the next one: else hundreds queue up, and
+            // all of them are asked for at once.
+            if running.0.raft.with_raft_state(|_| ()).boxed().await.is_err() {
                 return;
             }
             if candidate {

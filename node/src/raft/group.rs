@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
 };
-use crate::env::{Env, Mark, Point};
+use crate::env::{Env, Mark, Moment, Point};
 use crate::storage::{HardVote, Log, LogId};
 
 /// How long a proposal may take to be queued, where a [`Point`] makes it so.
@@ -107,6 +107,8 @@ pub(super) struct Running {
     pub(super) registry: Arc<Registry>,
     pub(super) roles: watch::Sender<Role>,
     pub(super) applied: watch::Receiver<Option<LogId>>,
+    /// The leader whose death was proven and who is being replaced, by its vote, and until when.
+    pub(super) replacing: Mutex<Option<(RaftVote, Moment)>>,
 }
 
 impl Group {
@@ -220,6 +222,10 @@ impl Group {
 }
 
 impl Running {
+    pub(super) fn replacing(&self) -> MutexGuard<'_, Option<(RaftVote, Moment)>> {
+        self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// openraft has ended: this node leads no more.
     pub(super) fn lost(&self) {
         self.roles.send_if_modified(|role| {

@@ -456,7 +456,18 @@ impl Inner {
         let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
         let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
         let (env, watched) = (self.env.clone(), applied.subscribe());
-        let running = Running { id, me: self.me, env, log, raft, scope, registry, roles, applied: watched };
+        let running = Running {
+            id,
+            me: self.me,
+            env,
+            log,
+            raft,
+            scope,
+            registry,
+            roles,
+            applied: watched,
+            replacing: Mutex::default(),
+        };
         let group = Group(Arc::new(running));
         for member in group.members() {
             if member.node != self.me {

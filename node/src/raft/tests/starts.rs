@@ -1,9 +1,12 @@
 //! Groups whose start is given up, and tasks that panic.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use quorate_proto::ids::GroupId;
 
 use super::super::alone::Alone;
+use super::super::election::Replacing;
 use super::super::{Answer, Apply, GroupError, Member};
 use crate::storage::{Entry, LogId};
 
@@ -56,4 +59,25 @@ async fn a_vital_task_that_panics_ends_the_node() {
     let reason = failed.wait_for(Option::is_some).await.unwrap().clone();
     assert_eq!(reason.as_deref(), Some("the batcher panicked"));
     drop(task);
+}
+
+#[tokio::test]
+async fn one_attempt_replaces_a_dead_leader_and_a_further_proof_prolongs_it() {
+    let alone = Alone::start().await;
+    let members = vec![Member { node: alone.me, identity: alone.identity }];
+    let group = alone.raft.start_group(GROUP, members, Box::new(Nothing)).await.unwrap();
+    let (weak, vote) = (group.downgrade(), group.vote());
+    let soon = alone.env.now() + Duration::from_secs(1);
+    let later = soon + Duration::from_secs(1);
+    let until = || *group.0.replacing();
+    let first = Replacing::begin(&weak, vote, soon).expect("nobody is at it");
+    assert!(Replacing::begin(&weak, vote, later).is_none(), "one is enough");
+    assert_eq!(until(), Some((vote, later)));
+    let mut other = vote;
+    other.leader_id.term += 1;
+    let second = Replacing::begin(&weak, other, later).expect("another leader died");
+    drop(first);
+    assert_eq!(until(), Some((other, later)), "the first ends, the second goes on");
+    drop(second);
+    assert_eq!(until(), None);
 }
