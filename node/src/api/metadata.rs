@@ -25,6 +25,9 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
     if request.all && !request.topics.is_empty() {
         return refused(status::invalid("ask for all topics or for some, not for both"));
     }
+    if request.all && !parts.controller.is_up_to_date() {
+        return refused(status::not_ready("it has just started, and does not know of all topics yet"));
+    }
     let mut failed = BTreeMap::new();
     if request.auto_create && api.settings.auto_create_topics {
         for name in &request.topics {

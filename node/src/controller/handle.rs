@@ -38,6 +38,8 @@ struct Shared {
     metadata: watch::Receiver<Arc<Metadata>>,
     applied: watch::Receiver<LogIndex>,
     ready: watch::Receiver<bool>,
+    /// Whether a command was agreed since this node started and what it led to is applied here, and so all before it.
+    up_to_date: watch::Sender<bool>,
     /// Producer ids that this node may hand out.
     producer_ids: Mutex<Range<i64>>,
     /// One block is taken at a time.
@@ -70,7 +72,9 @@ impl Controller {
         let group = raft.start_group(GroupId::METADATA, members, Box::new(machine)).await?;
         let (ready_tx, ready) = watch::channel(false);
         let silence = Duration::from_millis(config.silence_ms_max);
-        let watcher = watch_readiness(env.clone(), raft.clone(), group.clone(), me, silence, ready_tx);
+        let up_to_date = watch::Sender::new(false);
+        let told = up_to_date.subscribe();
+        let watcher = watch_readiness(env.clone(), raft.clone(), group.clone(), me, silence, told, ready_tx);
         let task = env.spawn("controller readiness", watcher);
         let shared = Shared {
             env: env.clone(),
@@ -81,6 +85,7 @@ impl Controller {
             metadata,
             applied,
             ready,
+            up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
             task: Mutex::new(Some(task)),
@@ -111,7 +116,9 @@ impl Controller {
         *self.shared.applied.borrow()
     }
 
-    /// Whether commands can be expected to succeed: this node leads and hears a majority, or hears the leader.
+    /// Whether commands can be expected to succeed, and the metadata here to hold all that was agreed before this node
+    /// started: it leads and hears a majority, or hears the leader, and has had a command of its own agreed. A broker
+    /// of Kafka stays fenced as long (KIP-631).
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.shared.ready.clone()
     }
@@ -138,6 +145,9 @@ impl Controller {
             match self.attempt(bytes.clone(), left).await {
                 Attempt::Answered(index, answer) => {
                     self.applied_here(index, deadline).await;
+                    if self.applied() >= index {
+                        self.shared.up_to_date.send_if_modified(|was| !std::mem::replace(was, true));
+                    }
                     return match answer {
                         Answer::Refused(refusal) => Err(ControllerError::Refused(refusal)),
                         answer @ (Answer::Done
@@ -255,7 +265,13 @@ impl Controller {
         }
     }
 
-    /// Makes this node's identity and addresses known, if they are not as known.
+    /// Whether the metadata applied here hold all that was agreed before this node started.
+    pub fn is_up_to_date(&self) -> bool {
+        *self.shared.up_to_date.borrow()
+    }
+
+    /// Makes a node's identity and addresses known, if they are not as known; in any case if nothing was agreed yet
+    /// since this node started.
     ///
     /// # Errors
     /// [`ControllerError::Refused`] with `WrongIdentity` if the id is known with another identity.
@@ -265,7 +281,7 @@ impl Controller {
         node: Node,
         timeout: Duration,
     ) -> Result<(), ControllerError> {
-        if self.current().nodes.get(&id) == Some(&node) {
+        if self.is_up_to_date() && self.current().nodes.get(&id) == Some(&node) {
             return Ok(());
         }
         self.submit(Command::RegisterNode { id, node }, timeout).await.map(|_| ())
@@ -415,11 +431,13 @@ async fn watch_readiness(
     group: Group,
     me: NodeId,
     silence: Duration,
+    mut up_to_date: watch::Receiver<bool>,
     ready: watch::Sender<bool>,
 ) {
     let mut roles = group.roles();
     loop {
         let role = *roles.borrow_and_update();
+        let told = *up_to_date.borrow_and_update();
         let now = env.now();
         let alive = raft.alive();
         let heard =
@@ -433,14 +451,17 @@ async fn watch_readiness(
             Role::Leader { ready: false, .. } => false,
             Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != me && heard(leader)),
         };
+        let is_ready = is_ready && told;
         ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
-        let changed = std::pin::pin!(roles.changed());
-        match select(changed, env.sleep(silence / 16)).await {
-            Either::Left((Ok(()), _)) | Either::Right(((), _)) => {}
-            Either::Left((Err(_), _)) => {
-                ready.send_replace(false);
-                return;
-            }
+        let changed = tokio::select! {
+            biased;
+            changed = roles.changed() => changed,
+            changed = up_to_date.changed() => changed,
+            () = env.sleep(silence / 16) => Ok(()),
+        };
+        if changed.is_err() {
+            ready.send_replace(false);
+            return;
         }
     }
 }

@@ -14,10 +14,16 @@ use crate::raft::alone::{Alone, eventually};
 
 const LONG: Duration = Duration::from_secs(20);
 
-async fn start(alone: &Alone) -> Controller {
+async fn begin(alone: &Alone) -> Controller {
     let members = vec![Member { node: alone.me, identity: alone.identity }];
     let config = ControllerConfig::default();
-    let controller = Controller::start(&alone.env, &alone.raft, config, alone.me, members).await.unwrap();
+    Controller::start(&alone.env, &alone.raft, config, alone.me, members).await.unwrap()
+}
+
+/// Started, registered and ready.
+async fn start(alone: &Alone) -> Controller {
+    let controller = begin(alone).await;
+    register(alone, &controller).await;
     eventually(&alone.env, "the controller is ready", || *controller.ready().borrow()).await;
     controller
 }
@@ -43,7 +49,6 @@ async fn what_was_agreed_is_there_after_a_restart() {
     let name = ClusterId::from_random([5; 16]);
     assert_eq!(controller.form(name, LONG).await, Ok(name));
     assert_eq!(controller.form(ClusterId::from_random([6; 16]), LONG).await, Ok(name));
-    register(&alone, &controller).await;
     let id = create(&controller, "a").await.unwrap().id;
     let before = controller.current();
     assert_eq!(before.topics[&id].partitions[0].replicas, [alone.me]);
@@ -51,8 +56,19 @@ async fn what_was_agreed_is_there_after_a_restart() {
     drop(controller);
 
     let alone = alone.restart().await;
-    let controller = start(&alone).await;
-    controller.catch_up(LONG).await.unwrap();
+    let controller = begin(&alone).await;
+    eventually(&alone.env, "its log is replayed", || controller.current() == before).await;
+    alone.env.sleep(Duration::from_secs(1)).await;
+    assert!(
+        !controller.is_up_to_date() && !*controller.ready().borrow(),
+        "nobody has told it that this is all"
+    );
+    let entries = controller.applied();
+    register(&alone, &controller).await;
+    assert!(controller.is_up_to_date() && controller.applied() > entries);
+    eventually(&alone.env, "the controller is ready", || *controller.ready().borrow()).await;
+    register(&alone, &controller).await;
+    assert_eq!(controller.applied().0, entries.0 + 1, "once for each start");
     assert_eq!(controller.current(), before);
 }
 
@@ -60,7 +76,6 @@ async fn what_was_agreed_is_there_after_a_restart() {
 async fn a_topic_created_again_is_another_one() {
     let alone = Alone::start().await;
     let controller = start(&alone).await;
-    register(&alone, &controller).await;
     let first = create(&controller, "a").await.unwrap().id;
     let exists = create(&controller, "a").await;
     let Err(CreateTopicError::Invalid { code, message }) = exists else { panic!("{exists:?}") };

@@ -157,7 +157,8 @@ impl Life {
         };
         let mut metadata = controller.metadata();
         loop {
-            let registered = || controller.current().nodes.get(&id) == Some(&us);
+            let registered =
+                || controller.is_up_to_date() && controller.current().nodes.get(&id) == Some(&us);
             self.until_done(registered, || controller.register_node(id, us.clone(), REGISTER_TIME)).await;
             // Another one may have registered us with addresses that we had before.
             if metadata.changed().await.is_err() {
