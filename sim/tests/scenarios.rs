@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::leader_restore;
+use quorate_sim::scenario::{deposed_leader, leader_restore};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -19,4 +19,13 @@ fn openrafts_default_loses_what_was_acked() {
     let kills = (0..24).step_by(2).filter(broken).count();
     let power_cuts = (1..24).step_by(2).filter(broken).count();
     assert!(kills > 0 && power_cuts > 0, "{kills} of 12 with a kill, {power_cuts} of 12 with a power cut");
+}
+
+#[test]
+fn a_deposed_leader_calls_no_offset_out_of_range() {
+    for seed in 0..6 {
+        let report = deposed_leader::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.ops.ok >= 9, "seed {seed}: {:?}", report.ops);
+    }
 }

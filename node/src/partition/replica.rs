@@ -224,6 +224,7 @@ impl Replica {
         let mut bytes_min = u64::from(request.bytes_min).min(bytes_max);
         let mut hold = None;
         let mut waited = false;
+        let mut confirmed = false;
         loop {
             let term = match waited {
                 false => self.asked_to_lead(request.epoch, Mark::FetchBeforeTheFirstOwnEntry),
@@ -232,6 +233,17 @@ impl Replica {
                 }),
             };
             let term = term.map_err(Unled::fetch)?;
+            let ahead = request.offset > shared.state.lock().next_offset;
+            if ahead && !confirmed {
+                // Somebody leads by now, perhaps, and this one has not heard of it: then the offset is there.
+                let longest = Duration::from_millis(config.read_barrier_timeout_ms);
+                if shared.group.read_barrier(longest).await.is_err() {
+                    self.leading(request.epoch).map_err(Unled::fetch)?;
+                    return Err(FetchError::NotAvailable);
+                }
+                confirmed = true;
+                continue;
+            }
             let (range, high_watermark, log_start, applied_bytes) = {
                 let state = shared.state.lock();
                 let (start, end) = (state.log_start, state.next_offset);
@@ -358,7 +370,7 @@ impl Replica {
     /// Looks an offset up. Safe to drop.
     ///
     /// # Errors
-    /// See [`FetchError`]; [`FetchError::NotAvailable`] only for [`OffsetAt::Latest`], which asks a majority.
+    /// See [`FetchError`]; [`FetchError::NotAvailable`] for [`OffsetAt::Latest`], which asks a majority.
     pub async fn list_offset(
         &self,
         epoch: Option<LeaderEpoch>,

@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::run::{Options, on_stage};
 
 /// The order of events is all that is unusual.
-fn usual(knobs: &mut Knobs) {
+pub(super) fn usual(knobs: &mut Knobs) {
     knobs.tempo = Tempo::Usual;
     knobs.commit_bytes_max = 4 << 20;
     knobs.append_bytes_max = 1 << 20;

@@ -64,6 +64,11 @@ struct World {
 impl World {
     /// A client of the SDK.
     fn client(&self, number: u32) -> (Client, Life) {
+        self.client_of(number, self.servers.clone())
+    }
+
+    /// A client of the SDK that was told of these servers.
+    fn client_of(&self, number: u32, servers: Vec<String>) -> (Client, Life) {
         let (connect, life) = self.connect(number, true);
         let mut dice = Dice::named(self.seed, &format!("client {number}"));
         let ahead = i64::try_from(dice.below(2_000)).unwrap_or_default() - 1_000;
@@ -75,7 +80,7 @@ impl World {
             entropy: Arc::new(SimEntropy::new(dice)),
             probe: self.probes.probe(Dice::named(self.seed, &format!("points of client {number}"))),
         };
-        (Client::new(env, connect, self.servers.clone(), ClientConfig::default()), life)
+        (Client::new(env, connect, servers, ClientConfig::default()), life)
     }
 
     /// The connections of a client; all that it says and hears over them is told to the checks.
@@ -247,9 +252,28 @@ impl Workload {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
+        self.ask_by(self.world.servers.clone(), work).await
+    }
+
+    /// The same by a client that was told of one node alone.
+    pub async fn ask_through<T, F>(&mut self, node: NodeId, work: impl FnOnce(Client) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let at = self.world.nodes().iter().position(|known| *known == node);
+        let servers = at.map(|at| self.world.servers[at].clone());
+        self.ask_by(servers.into_iter().collect(), work).await
+    }
+
+    async fn ask_by<T, F>(&mut self, servers: Vec<String>, work: impl FnOnce(Client) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
         let number = self.next_sender;
         self.next_sender += 1;
-        let (client, life) = self.world.client(number);
+        let (client, life) = self.world.client_of(number, servers);
         life.run("asks", work(client)).await
     }
 
