@@ -111,7 +111,8 @@ fn goes_on(data: &Path) -> String {
     let document = cluster_json(data, |_| true);
     assert_eq!(read(&document, "t"), "kept\n");
     signal(running.pid(), "INT");
-    running.end_within(GONE).done().stderr
+    let ran = running.end_within(GONE).done();
+    format!("{}{}", ran.text(), ran.stderr)
 }
 
 fn assert_says(said: &str, fragments: &[&str]) {
@@ -127,12 +128,15 @@ fn a_lost_folder_is_named_and_the_others_go_on() {
     fs::remove_dir_all(data.join("node-2")).unwrap();
     run(quorate(["dev", "--nodes", "2", "--data"]).arg(data))
         .refused(1, "a cluster of 3 nodes: start it with --nodes 3");
-    assert_says(&goes_on(data), &["node-2 is missing", "node 2 is not started"]);
+    assert_says(&goes_on(data), &["ready: 2 of 3 nodes", "node-2 is missing", "node 2 is not started"]);
     assert!(!data.join("node-2").exists(), "an empty folder hides that one is lost");
 
     // With an empty one in its place it is refused, and that is said.
     fs::create_dir(data.join("node-2")).unwrap();
-    assert_says(&goes_on(data), &["node 2 is not ready: refused by node ", "node-2.log"]);
+    assert_says(
+        &goes_on(data),
+        &["ready: 2 of 3 nodes", "  not ready", "node 2 is not ready: refused by node ", "node-2.log"],
+    );
 
     // Two of three are the majority.
     fs::remove_dir_all(data.join("node-2")).unwrap();

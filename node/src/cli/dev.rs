@@ -410,30 +410,31 @@ impl Cluster {
     /// as long as they run.
     async fn watch(self: Arc<Self>, mut stopped: Receiver<bool>) {
         let watching = async {
-            let (at, started) = (self.started(), Instant::now());
-            let mut seen: Vec<Seen> = at.iter().map(|_| Seen::default()).collect();
+            let started = Instant::now();
+            let all = self.now().places.len();
+            let mut seen: Vec<Seen> = (0..all).map(|_| Seen::default()).collect();
             loop {
                 let (places, running, announced) = {
                     let now = self.now();
                     (now.places.clone(), now.running.clone(), now.announced)
                 };
-                let ready = join_all(at.iter().map(|at| is_ready(&places[*at].http))).await;
+                let ready = join_all(places.iter().map(|place| self.ask(place))).await;
                 let now = Instant::now();
                 let still = self.now().running.clone();
-                for ((at, seen), ready) in at.iter().zip(&mut seen).zip(&ready) {
+                for at in 0..all {
                     // Else nobody knows which of two processes answered.
-                    if running[*at] == still[*at] {
-                        self.say_of(*at, seen.look(running[*at], ready, now));
+                    if running[at] == still[at] {
+                        self.say_of(at, seen[at].look(running[at], &ready[at], now));
                     }
                 }
                 let count = ready.iter().filter(|ready| ready.is_ok()).count();
-                let enough =
-                    count == at.len() || count > places.len() / 2 && started.elapsed() > ALL_READY_TIME_MAX;
+                let enough = count == all - self.missing.len()
+                    || count > all / 2 && started.elapsed() > ALL_READY_TIME_MAX;
                 if !announced && enough {
-                    for ((at, seen), ready) in at.iter().zip(&mut seen).zip(&ready) {
-                        self.say_of(*at, seen.late(ready, now));
+                    for at in self.started() {
+                        self.say_of(at, seen[at].late(&ready[at], now));
                     }
-                    self.announce(count);
+                    self.announce(&ready.iter().map(Result::is_ok).collect::<Vec<_>>());
                 }
                 tokio::time::sleep(if announced { LOOK_LATER } else { LOOK_AGAIN }).await;
             }
@@ -442,6 +443,14 @@ impl Cluster {
             _ = stopped.wait_for(|stop| *stop) => {}
             () = watching => {}
         }
+    }
+
+    /// Whether a node is ready; if not, why.
+    async fn ask(&self, place: &Place) -> Result<(), String> {
+        if self.missing.contains(&place.id) {
+            return Err("its folder is missing".to_owned());
+        }
+        is_ready(&place.http).await
     }
 
     fn say_of(&self, at: usize, word: Option<Word>) {
@@ -455,7 +464,7 @@ impl Cluster {
     }
 
     /// Writes `cluster.json`, and greets on standard output.
-    fn announce(&self, ready: usize) {
+    fn announce(&self, ready: &[bool]) {
         let mut now = self.now();
         now.announced = true;
         self.write(&now.places);
@@ -480,7 +489,7 @@ impl Cluster {
         }
     }
 
-    fn greeting(&self, places: &[Place], ready: usize) -> String {
+    fn greeting(&self, places: &[Place], ready: &[bool]) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "quorate".to_owned());
         let ports: Vec<&str> = places.iter().map(|p| p.grpc.trim_start_matches("127.0.0.1:")).collect();
         let servers = if self.default_ports {
@@ -489,11 +498,14 @@ impl Cluster {
             format!(" --servers 127.0.0.1:{}", ports.join(","))
         };
         let all = places.len();
-        let count = if ready == all { all.to_string() } else { format!("{ready} of {all}") };
+        let count = ready.iter().filter(|ready| **ready).count();
+        let count = if count == all { all.to_string() } else { format!("{count} of {all}") };
         let mut text = format!("ready: {count} nodes, data in {}\n\n", self.data.display());
         for place in places.iter().filter(|place| !self.missing.contains(&place.id)) {
             let pid = place.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-            writeln!(text, "  node {}  pid {pid}  gRPC {}  HTTP http://{}", place.id, place.grpc, place.http)
+            let late = if ready[usize::from(place.id) - 1] { "" } else { "  not ready" };
+            let (id, grpc, http) = (place.id, &place.grpc, &place.http);
+            writeln!(text, "  node {id}  pid {pid}  gRPC {grpc}  HTTP http://{http}{late}")
                 .expect("writing to a string does not fail");
         }
         let replicas = places.len().min(3);

@@ -58,6 +58,14 @@ impl DiskError {
     }
 }
 
+impl DiskError {
+    /// What whoever runs the node can do about it, if that is known.
+    fn advice(&self) -> Option<&'static str> {
+        matches!(self.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            .then_some("free space where its data are, then start it again")
+    }
+}
+
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "could not {} {}: {}", self.operation, self.file, self.cause)
@@ -117,8 +125,7 @@ impl StoreError {
     /// What whoever runs the node can do about it, if that is known.
     pub fn advice(&self) -> Option<&'static str> {
         let (Self::Unknown(error) | Self::Failed(error)) = self else { return None };
-        matches!(error.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            .then_some("free space where its data are, then start it again")
+        error.advice()
     }
 }
 
@@ -277,7 +284,7 @@ pub enum OpenError {
         corrupt: CorruptEntry,
     },
     /// The disk failed.
-    #[error("cannot open the data folder {folder}: {source}")]
+    #[error("cannot open the data folder {folder}: {source}{}", source.advice().map(|a| format!("; {a}")).unwrap_or_default())]
     Disk {
         /// Where.
         folder: String,
@@ -342,6 +349,9 @@ mod tests {
             failed(io::ErrorKind::StorageFull).advice().is_some_and(|advice| advice.contains("free space"))
         );
         assert_eq!(failed(io::ErrorKind::Other).advice(), None);
+        let StoreError::Unknown(source) = failed(io::ErrorKind::StorageFull) else { unreachable!("made so") };
+        let opened = OpenError::Disk { folder: "one".to_owned(), source }.to_string();
+        assert!(opened.contains("folder one") && opened.contains("free space"), "{opened}");
         assert_eq!(StoreError::Closed.advice(), None);
     }
 
