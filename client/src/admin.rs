@@ -14,7 +14,7 @@ use quorate_proto::ids::{
 use quorate_proto::v1;
 
 use crate::error::{AdminError, NoServer, Tried};
-use crate::leaders::{Leaders, LookupError, reason, refusal};
+use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, reason, refusal};
 use crate::retry::Backoff;
 
 /// A topic to create.
@@ -136,6 +136,18 @@ pub struct ClusterStatus {
     pub leaderless: u32,
 }
 
+impl ClusterStatus {
+    /// How many nodes are alive.
+    pub fn alive(&self) -> usize {
+        self.nodes.iter().filter(|node| node.alive).count()
+    }
+
+    /// Whether enough nodes are alive to commit anything that all of them decide on.
+    pub fn has_majority(&self) -> bool {
+        self.alive() > self.nodes.len() / 2
+    }
+}
+
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -213,8 +225,8 @@ impl Admin {
         self.leaders.config().admin_timeout
     }
 
-    /// Asks one server after the other, again and again, until one has done it, one has refused it for good, or the
-    /// time is up. A request that may have been done is not sent again unless it is `harmless` to do it twice.
+    /// Asks the servers in turn, again and again, until one has done it, one has refused it for good, or the time is
+    /// up. A request that may have been done is not sent again unless it is `harmless` to do it twice.
     async fn anywhere<T>(
         &self,
         call: Call,
@@ -230,15 +242,20 @@ impl Admin {
         loop {
             let mut tried = Vec::new();
             let mut last = None;
-            for address in self.leaders.servers() {
-                let left = deadline.since(self.env.now());
-                if left < answer_time {
-                    break;
-                }
-                let call = within(call.clone(), left.saturating_sub(answer_time));
-                // A server that hangs must not take the time of those after it, if they may be asked at all.
-                let wait = if harmless { left.min(config.metadata_timeout) } else { left };
-                match self.leaders.ask(&address, call, wait).await {
+            if !harmless {
+                // One that hangs would take all the time, and leave it unknown whether it was done.
+                self.leaders.find_server().await;
+            }
+            // A server that hangs must not take the time of those after it, if they may be asked at all.
+            let mut round = self.leaders.round(harmless);
+            while deadline.since(self.env.now()) >= answer_time {
+                let ask = || {
+                    let left = deadline.since(self.env.now());
+                    let wait = if harmless { left.min(config.metadata_timeout) } else { left };
+                    (within(call.clone(), left.saturating_sub(answer_time)), wait)
+                };
+                let Some((address, answer)) = round.next(ask).await else { break };
+                match answer {
                     Ok(reply) => match said(reply) {
                         Said::Done(done) => return Ok(done),
                         Said::Refused { code, message } => {
@@ -412,6 +429,7 @@ impl Admin {
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         let mut view = self.leaders.resolve(topic, false).await;
+        let mut before = None;
         loop {
             let last = match view {
                 Ok(view) => {
@@ -426,7 +444,11 @@ impl Admin {
                         Err(Missed::Refused { code, message }) => {
                             return Err(AdminError::Refused { code, message });
                         }
-                        Err(Missed::NotNow(reason)) => AdminError::TimedOut { after, last: reason },
+                        Err(Missed::NotNow(last)) => AdminError::TimedOut { after, last },
+                        Err(Missed::NoTime) => {
+                            let last = no_leader(topic, partition);
+                            return Err(before.unwrap_or(AdminError::TimedOut { after, last }));
+                        }
                     }
                 }
                 Err(LookupError::NoServer(error)) => AdminError::NoServer(error),
@@ -443,6 +465,7 @@ impl Admin {
             if self.env.now() + pause >= deadline {
                 return Err(last);
             }
+            before = Some(last);
             self.env.sleep(pause).await;
             self.leaders.ask_elsewhere();
             view = self.leaders.refresh(topic).await;
@@ -458,7 +481,7 @@ impl Admin {
         deadline: Moment,
     ) -> Result<Option<OffsetFound>, Missed> {
         let Some(leader) = self.leaders.leader(topic, id, partition) else {
-            return Err(Missed::NotNow(format!("partition {partition} of {topic} has no leader")));
+            return Err(Missed::NotNow(no_leader(topic, partition)));
         };
         let request = v1::ListOffsetRequest {
             topic_id: id.to_wire(),
@@ -471,11 +494,16 @@ impl Admin {
             }),
         };
         let left = deadline.since(self.env.now()).min(self.leaders.config().request_timeout);
-        let reply = self.leaders.ask(leader.channel.address(), Call::ListOffset(request), left).await;
+        if left < WORD_TIME_MIN {
+            // What came before says more than our own haste.
+            return Err(Missed::NoTime);
+        }
+        let call = Call::ListOffset(request);
+        let reply = self.leaders.ask_leader(topic, id, partition, &leader, call, left).await;
         let reply = match reply {
             Ok(Reply::ListOffset(reply)) => reply,
             Ok(_) => return Err(Missed::NotNow("a server answered another question".to_owned())),
-            Err(error) => return Err(Missed::NotNow(error.to_string())),
+            Err(error) => return Err(Missed::NotNow(leader_lost(&error))),
         };
         let code = reply.error();
         if code != ErrorCode::None {
@@ -495,8 +523,13 @@ impl Admin {
 
 /// Why a leader gave no offset.
 enum Missed {
-    Refused { code: ErrorCode, message: String },
+    Refused {
+        code: ErrorCode,
+        message: String,
+    },
     NotNow(String),
+    /// It was not asked.
+    NoTime,
 }
 
 fn listings(reply: Reply) -> Said<Vec<TopicListing>> {
@@ -615,6 +648,55 @@ mod tests {
         cluster.state().admin_faults.extend([Fault::Refuse(ErrorCode::InvalidReplicas)]);
         let error = soon(admin.create_topic(NewTopic::new("c"))).await.unwrap_err();
         assert_eq!(error.to_string(), "no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_hangs_costs_half_a_second_once() {
+        let cluster = Cluster::with_topic("t", 3);
+        cluster.state().stopped.insert(1);
+        let admin = cluster.client(1).admin();
+        let now = || admin.env.now();
+        let took = |since: Moment| now().since(since).as_millis();
+        let start = now();
+        soon(admin.list_topics()).await.unwrap();
+        assert!((500..600).contains(&took(start)), "{}", took(start));
+        let start = now();
+        soon(admin.cluster_status()).await.unwrap();
+        // Partition 1 is led by node 2.
+        soon(admin.list_offset("t", PartitionId(1), OffsetAt::Latest)).await.unwrap();
+        assert!(took(start) < 100, "{}", took(start));
+
+        // What must not be done twice goes to a server that is known to answer, also by a client that knows none.
+        let fresh = cluster.client(2).admin();
+        let start = now();
+        soon(fresh.create_topic(NewTopic::new("new"))).await.unwrap();
+        assert!(took(start) < 600, "{}", took(start));
+
+        // The leader hangs until another one is there.
+        let late = async {
+            crate::testing::sleep(700).await;
+            cluster.move_leader("t", 0, 3);
+        };
+        let start = now();
+        let found = async { soon(admin.list_offset("t", PartitionId(0), OffsetAt::Latest)).await };
+        let (found, ()) = futures_util::future::join(found, late).await;
+        assert_eq!(found.unwrap().unwrap().offset, Offset(0));
+        assert!(took(start) < 1_500, "{}", took(start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_never_answers_is_named_with_what_to_look_for() {
+        let cluster = Cluster::with_topic("t", 1);
+        let admin = cluster.client(1).admin();
+        soon(admin.list_topics()).await.unwrap();
+        cluster.state().stopped.insert(1);
+        let error = soon(admin.list_offset("t", PartitionId(0), OffsetAt::Latest)).await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("not done within 10 s: ") && said.contains("n1:1"), "{said}");
+        assert!(
+            said.ends_with("no other leader is known of: see whether a majority of nodes runs"),
+            "{said}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

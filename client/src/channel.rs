@@ -22,8 +22,8 @@ use quorate_proto::v1::metadata_service_client::MetadataServiceClient;
 use quorate_proto::v1::produce_service_client::ProduceServiceClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 use tonic::transport::{Channel as Http2, Endpoint};
+use tonic::{Code, Status};
 
 /// Requests that wait to be written to one stream; callers bound theirs far below.
 const QUEUE_MAX: usize = 8192;
@@ -35,6 +35,8 @@ const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024 * 1024;
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is said of a server that answers, but not as a node answers clients.
+const NOT_FOR_CLIENTS: &str = "something answers there, but not a node's port for clients (--listen-grpc)";
 /// A server that answers no ping for so long has gone, whatever TCP says.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
@@ -203,9 +205,15 @@ impl Broken {
             unreachable |= error.is::<tonic::ConnectError>();
             cause = error.source();
         }
+        let message = status.message();
+        let foreign =
+            message.contains("mapped from HTTP status") || message.contains("invalid compression flag");
         let reason = match status.source() {
+            // HTTP, or other calls than ours: our peer and HTTP listeners look like that.
+            _ if foreign || status.code() == Code::Unimplemented => NOT_FOR_CLIENTS.to_owned(),
             Some(source) => deepest(source),
-            None => status.message().to_owned(),
+            None if message.is_empty() => status.code().to_string(),
+            None => message.to_owned(),
         };
         Self { unreachable, reason }
     }

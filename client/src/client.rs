@@ -9,6 +9,7 @@ use quorate_proto::env::Env;
 use crate::admin::Admin;
 use crate::channel::Grpc;
 use crate::consumer::{Consumer, ConsumerConfig};
+use crate::error::NoServer;
 use crate::leaders::Leaders;
 use crate::producer::{Producer, ProducerConfig};
 
@@ -18,7 +19,7 @@ pub struct ClientConfig {
     /// How long a server may take for one answer. Too small: slow answers are asked for again, which is harmless and
     /// useless. Too large: a server that hangs is noticed late.
     pub request_timeout: Duration,
-    /// How long a lookup of metadata waits for one server before it asks the next.
+    /// How long a lookup of metadata waits for one server. The next one is asked after half a second already, beside it.
     pub metadata_timeout: Duration,
     /// First pause before another try; it doubles from try to try, with some chance in it.
     pub backoff_min: Duration,
@@ -80,6 +81,12 @@ impl Client {
     /// The way to create, list, describe and delete topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.env.clone(), Arc::clone(&self.leaders))
+    }
+
+    /// Why each server that is known of did not answer when it was asked last; `None` once one of them has, and while
+    /// some may still do so or were not asked yet.
+    pub fn no_server(&self) -> Option<NoServer> {
+        self.leaders.no_server()
     }
 
     /// The environment that it lives in.

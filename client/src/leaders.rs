@@ -1,13 +1,16 @@
 //! Who leads what: a cache of metadata, filled by whichever server answers, and the connections.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, Either, select};
+use futures_util::stream::FuturesUnordered;
 use quorate_proto::ErrorCode;
 use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
-use quorate_proto::env::{Env, Mark, Point};
+use quorate_proto::env::{Env, Mark, Moment, Point};
 use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use quorate_proto::v1;
 use tracing::debug;
@@ -16,7 +19,14 @@ use crate::client::ClientConfig;
 use crate::error::{NoServer, Tried};
 
 /// A server that is given less time than this says nothing by its silence.
-const WORD_TIME_MIN: Duration = Duration::from_millis(100);
+pub(crate) const WORD_TIME_MIN: Duration = Duration::from_millis(100);
+/// A server that is silent for so long is not waited for alone: the next one is asked beside it.
+const HEDGE: Duration = Duration::from_millis(500);
+/// For so long after a server failed to answer, the others are asked before it. Not for ever: those that answer may
+/// be cut off from the rest.
+const AVOIDED: Duration = Duration::from_secs(2);
+/// A leader that is silent for so long makes us look whether another node leads by now.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// What is known of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +107,15 @@ impl fmt::Display for LookupError {
     }
 }
 
+/// Of a server that did not answer.
+struct Silence {
+    /// When that was seen last.
+    at: Moment,
+    reason: String,
+    /// It may still answer.
+    hangs: bool,
+}
+
 #[derive(Default)]
 struct State {
     channels: BTreeMap<String, Arc<dyn Channel>>,
@@ -108,8 +127,8 @@ struct State {
     preferred: Option<String>,
     /// With which server to begin when none is preferred.
     rotation: usize,
-    /// Why each server that does not answer did not, when it was asked last.
-    silent: BTreeMap<String, String>,
+    /// The servers that did not answer when they were asked last.
+    silent: BTreeMap<String, Silence>,
     /// How many lookups have ended.
     lookups: u64,
     /// Why the last lookup failed, for those who waited for it: as a whole, or for one topic.
@@ -210,8 +229,10 @@ impl Leaders {
         }
     }
 
-    /// Whom to ask, in this order: who answered last, those that we were given, those that we heard of.
+    /// Whom to ask, in this order: who answered last, those that we were given, those that we heard of; and then those
+    /// that have just failed to answer.
     pub(crate) fn servers(&self) -> Vec<String> {
+        let now = self.env.now();
         let state = self.state();
         let mut seen = BTreeSet::new();
         let all = state.preferred.iter().chain(&self.servers).chain(state.nodes.values());
@@ -220,6 +241,9 @@ impl Leaders {
             let first = state.rotation % all.len();
             all.rotate_left(first);
         }
+        all.sort_by_key(|address| {
+            state.silent.get(address).is_some_and(|silence| now.since(silence.at) < AVOIDED)
+        });
         all
     }
 
@@ -240,9 +264,9 @@ impl Leaders {
         }
         let answer = self.channel(address).call(call);
         let answer = self.env.timeout(timeout, answer).await.unwrap_or_else(|_elapsed| {
-            let reason = format!("no answer within {} ms", timeout.as_millis());
-            Err(CallError::Lost { address: address.to_owned(), reason })
+            Err(CallError::Lost { address: address.to_owned(), reason: no_answer_within(timeout) })
         });
+        let at = self.env.now();
         let mut state = self.state();
         match answer {
             Ok(reply) => {
@@ -257,10 +281,11 @@ impl Leaders {
                 match (error, state.silent.get(address)) {
                     // In a moment that was too short to answer, the last word is the better one.
                     (CallError::Lost { address, .. }, Some(known)) if timeout < WORD_TIME_MIN => {
-                        Err(CallError::Lost { address, reason: known.clone() })
+                        Err(CallError::Lost { address, reason: known.reason.clone() })
                     }
                     (error, _) => {
-                        state.silent.insert(address.to_owned(), reason(error.clone()));
+                        let reason = reason(error.clone());
+                        state.silent.insert(address.to_owned(), Silence { at, reason, hangs: false });
                         Err(error)
                     }
                 }
@@ -268,11 +293,95 @@ impl Leaders {
         }
     }
 
+    /// A server that was asked has not answered yet: others are asked first for a while.
+    fn hangs(&self, address: &str) {
+        let at = self.env.now();
+        let mut state = self.state();
+        if state.preferred.as_deref() == Some(address) {
+            state.preferred = None;
+        }
+        let new = || Silence { at, reason: no_answer_within(HEDGE), hangs: true };
+        state.silent.entry(address.to_owned()).or_insert_with(new).at = at;
+    }
+
+    /// Asks the servers in turn: see [`Round::next`]. `side_by_side`: the next one too while one is silent.
+    pub(crate) fn round(&self, side_by_side: bool) -> Round<'_> {
+        Round {
+            leaders: self,
+            left: self.servers().into(),
+            asked: FuturesUnordered::new(),
+            newest: None,
+            side_by_side,
+        }
+    }
+
+    /// Sees to it that the first to be asked next is a server that answers, if there is one.
+    pub(crate) async fn find_server(&self) {
+        if self.state().preferred.is_some() {
+            return;
+        }
+        let request = v1::MetadataRequest { all: false, topics: Vec::new(), auto_create: false };
+        let ask = || (Call::Metadata(request.clone()), self.config.metadata_timeout);
+        let mut round = self.round(true);
+        while let Some((_, answer)) = round.next(ask).await {
+            if answer.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Asks a partition's leader. While it is silent, looks now and then whether another node leads by now: then its
+    /// answer is not worth waiting for.
+    ///
+    /// # Errors
+    /// See [`Leaders::ask`].
+    pub(crate) async fn ask_leader(
+        &self,
+        topic: &TopicName,
+        id: TopicId,
+        partition: PartitionId,
+        leader: &LeaderAt,
+        call: Call,
+        timeout: Duration,
+    ) -> Result<Reply, CallError> {
+        let address = leader.channel.address();
+        let mut answer = Box::pin(self.ask(address, call, timeout));
+        loop {
+            let look = async {
+                self.env.sleep(SLOW).await;
+                self.hangs(address);
+                self.ask_elsewhere();
+                let _seen_in_the_cache = self.refresh(topic).await.is_ok();
+            };
+            match select(answer, Box::pin(look)).await {
+                Either::Left((answer, _)) => return answer,
+                Either::Right(((), unanswered)) => answer = unanswered,
+            }
+            let now = self.leader(topic, id, partition);
+            if now.is_some_and(|now| now.epoch > leader.epoch) {
+                let reason = "another node leads by now".to_owned();
+                return Err(CallError::Lost { address: address.to_owned(), reason });
+            }
+        }
+    }
+
+    /// Every server, with why it did not answer when it was asked last; `None` while one of them has done so, or may
+    /// still do so, or was not asked yet.
+    pub(crate) fn no_server(&self) -> Option<NoServer> {
+        let servers = self.servers();
+        let state = self.state();
+        let tried = servers.into_iter().map(|address| {
+            let reason = state.silent.get(&address).filter(|silence| !silence.hangs)?.reason.clone();
+            Some(Tried { address, reason })
+        });
+        Some(NoServer { tried: tried.collect::<Option<_>>()? })
+    }
+
     /// Every server, with what it said last, for those whose time is up before a lookup has ended.
     pub(crate) fn silent(&self) -> NoServer {
         let servers = self.servers();
         let state = self.state();
-        let reason = |address: &String| state.silent.get(address).cloned();
+        let reason = |address: &String| state.silent.get(address).map(|silence| silence.reason.clone());
         let tried = servers.into_iter().map(|address| {
             let reason = reason(&address).unwrap_or_else(|| "no answer yet".to_owned());
             Tried { address, reason }
@@ -280,7 +389,7 @@ impl Leaders {
         NoServer { tried: tried.collect() }
     }
 
-    /// Asks about a topic for the first time, one server after the other.
+    /// Asks about a topic for the first time. `auto_create`: it may be created.
     ///
     /// # Errors
     /// See [`LookupError`].
@@ -298,6 +407,12 @@ impl Leaders {
                 return Ok(view);
             }
             let only = BTreeSet::from([topic.clone()]);
+            // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
+            self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
+            let found = self.result(topic);
+            if found != Err(LookupError::UnknownTopic) {
+                return found;
+            }
             self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
             return self.result(topic);
         }
@@ -340,7 +455,7 @@ impl Leaders {
         state.topics.get(topic).cloned().ok_or(LookupError::UnknownTopic)
     }
 
-    /// One lookup: asks servers in turn until one knows all of `topics`; what none knows is unknown.
+    /// One lookup: asks servers until one knows all of `topics`; what none knows is unknown.
     async fn look_up(&self, topics: &BTreeSet<TopicName>, auto_create: bool) -> Result<(), NoServer> {
         if self.env.perturb(Point::LookUpElsewhere) {
             self.ask_elsewhere();
@@ -349,13 +464,16 @@ impl Leaders {
         let mut failed: BTreeMap<TopicName, LookupError> = BTreeMap::new();
         let mut missing: Vec<TopicName> = topics.iter().cloned().collect();
         let mut answered = false;
-        for address in self.servers() {
-            let names = missing.iter().map(TopicName::to_string).collect();
-            let request = v1::MetadataRequest { all: false, topics: names, auto_create };
-            // To create a topic takes the cluster longer than to look one up.
-            let timeout =
-                if auto_create { self.config.request_timeout } else { self.config.metadata_timeout };
-            let reply = self.ask(&address, Call::Metadata(request), timeout).await;
+        // To create a topic takes the cluster longer than to look one up.
+        let timeout = if auto_create { self.config.request_timeout } else { self.config.metadata_timeout };
+        // A server that still waits to create it might do so after somebody has deleted it again.
+        let mut round = self.round(!auto_create);
+        loop {
+            let ask = || {
+                let names = missing.iter().map(TopicName::to_string).collect();
+                (Call::Metadata(v1::MetadataRequest { all: false, topics: names, auto_create }), timeout)
+            };
+            let Some((address, reply)) = round.next(ask).await else { break };
             match metadata(reply) {
                 Ok(response) => {
                     answered = true;
@@ -434,9 +552,11 @@ impl Leaders {
     /// Who was asked, and why each failed.
     pub(crate) async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), NoServer> {
         let mut tried = Vec::new();
-        for address in self.servers() {
-            let call = Call::InitProducer(v1::InitProducerRequest {});
-            let reason = match self.ask(&address, call, self.config.request_timeout).await {
+        let ask = || (Call::InitProducer(v1::InitProducerRequest {}), self.config.request_timeout);
+        // An id that nobody hears of is no loss.
+        let mut round = self.round(true);
+        while let Some((address, answer)) = round.next(ask).await {
+            let reason = match answer {
                 Ok(Reply::InitProducer(reply)) if reply.error() == ErrorCode::None => {
                     let epoch = i16::try_from(reply.producer_epoch);
                     match (reply.producer_id, epoch) {
@@ -453,6 +573,51 @@ impl Leaders {
             tried.push(Tried { address, reason });
         }
         Err(NoServer { tried })
+    }
+}
+
+/// The answer of one server.
+type Answered = (String, Result<Reply, CallError>);
+
+/// The servers, asked in turn.
+pub(crate) struct Round<'a> {
+    leaders: &'a Leaders,
+    /// Those that were not asked yet.
+    left: VecDeque<String>,
+    asked: FuturesUnordered<BoxFuture<'a, Answered>>,
+    /// Who was asked last.
+    newest: Option<String>,
+    side_by_side: bool,
+}
+
+impl Round<'_> {
+    /// Asks the next server, and returns the next answer: its own, or that of one asked earlier. While there is none,
+    /// asks further ones every now and then, if this round may. `None`: all have answered. `ask` says what to ask, and
+    /// how long to wait for the answer.
+    pub(crate) async fn next(&mut self, ask: impl Fn() -> (Call, Duration)) -> Option<Answered> {
+        self.ask_next(&ask);
+        while self.side_by_side && !self.left.is_empty() {
+            match select(self.asked.next(), self.leaders.env.sleep(HEDGE)).await {
+                Either::Left((answer, _)) => return answer,
+                Either::Right(_) => {
+                    if let Some(newest) = &self.newest {
+                        self.leaders.hangs(newest);
+                    }
+                    self.ask_next(&ask);
+                }
+            }
+        }
+        self.asked.next().await
+    }
+
+    fn ask_next(&mut self, ask: &impl Fn() -> (Call, Duration)) {
+        let Some(address) = self.left.pop_front() else { return };
+        self.newest = Some(address.clone());
+        let (leaders, (call, timeout)) = (self.leaders, ask());
+        self.asked.push(Box::pin(async move {
+            let answer = leaders.ask(&address, call, timeout).await;
+            (address, answer)
+        }));
     }
 }
 
@@ -524,6 +689,24 @@ fn view(answer: &v1::TopicMetadata) -> Result<TopicView, LookupError> {
 /// What a server said, or its code when it said nothing.
 pub(crate) fn refusal(code: ErrorCode, message: &str) -> String {
     if message.is_empty() { code.as_str_name().to_owned() } else { message.to_owned() }
+}
+
+/// A partition that nobody leads as far as was heard.
+pub(crate) fn no_leader(topic: &TopicName, partition: PartitionId) -> String {
+    format!("partition {partition} of {topic} has no leader: see whether a majority of its nodes runs")
+}
+
+/// The leader of a partition gives no answer, and no other one is known.
+pub(crate) fn leader_lost(error: &CallError) -> String {
+    format!("{error}; no other leader is known of: see whether a majority of nodes runs")
+}
+
+fn no_answer_within(time: Duration) -> String {
+    if time < WORD_TIME_MIN {
+        "no time was left to hear it".to_owned()
+    } else {
+        format!("no answer within {} ms", time.as_millis())
+    }
 }
 
 /// Why there was no answer, without the address.

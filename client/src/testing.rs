@@ -173,6 +173,8 @@ impl Partition {
 pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, (TopicId, Vec<Partition>)>,
     pub(crate) down: BTreeSet<u32>,
+    /// Nodes that take every call and answer none, as a stopped process does.
+    pub(crate) stopped: BTreeSet<u32>,
     /// Of all topics; nodes say it only if it is there.
     pub(crate) message_bytes_max: Option<usize>,
     /// Nodes that say this code for each topic that is asked for.
@@ -279,6 +281,9 @@ impl Channel for NodeChannel {
         let mut state = self.cluster.state();
         if state.down.contains(&self.node) {
             return ready(unreachable);
+        }
+        if state.stopped.contains(&self.node) {
+            return Box::pin(std::future::pending());
         }
         let (fault, answer) = match call {
             Call::Produce(request) => {

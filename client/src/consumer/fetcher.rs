@@ -30,7 +30,7 @@ const FETCH_BYTES_MIN: usize = 64 * 1024;
 /// A partition that is silent for so long, or an answer that is late by so much, makes us look whether another node
 /// leads by now: one that was cut off does not know it.
 const SILENT: Duration = Duration::from_secs(3);
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_millis(500);
 /// How soon a fetch is given up, where a [`Point`] does so.
 const IMPATIENCE: Duration = Duration::from_millis(2);
 /// A topic that all servers deny for so long is gone.

@@ -28,11 +28,11 @@ use tracing::{debug, warn};
 use super::{Shared, Topic};
 use crate::accumulator::{Completer, Filled, Queue, Written};
 use crate::error::Reason;
-use crate::leaders::{LeaderAt, LookupError, TopicView, refusal};
+use crate::leaders::{LeaderAt, LookupError, TopicView, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
 
 /// An attempt without an answer for so long makes us look whether somebody else leads by now.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_millis(500);
 /// A topic that all servers deny for so long is gone. Shorter, and a server that lags behind could make it so.
 const MISSING: Duration = Duration::from_secs(2);
 /// What a server gets beyond the time that we ask it to answer in.
@@ -44,6 +44,8 @@ const IMPATIENCE: Duration = Duration::from_millis(2);
 
 /// What stands in the way while nothing else is known to.
 const NO_ANSWER: &str = "no answer yet";
+/// A majority must agree on each block of ids.
+const NO_PRODUCER_ID: &str = "no server has given a producer id yet: see whether a majority of nodes runs";
 
 /// A batch that has its sequence, or is about to get one.
 struct Flight {
@@ -286,7 +288,7 @@ impl Worker {
         let leader = self.shared.leaders.leader(&self.topic.name, self.topic.id, self.queue.partition);
         let leader = leader.filter(|_| !self.shared.env.perturb(Point::ProducerForgetsTheLeader));
         let Some(leader) = leader else {
-            self.last = format!("partition {} of {} has no leader", self.queue.partition, self.topic.name);
+            self.last = no_leader(&self.topic.name, self.queue.partition);
             let pause = self.addressee.take().is_some();
             self.trouble = Some(Trouble { look_up: true, pause });
             return;
@@ -403,7 +405,7 @@ impl Worker {
             Err(error) => {
                 flight.completer.perhaps_written |= matches!(error, CallError::Lost { .. });
                 self.shared.env.reached(Mark::ProduceAnswerLost);
-                self.stumble(error.to_string(), true, true);
+                self.stumble(leader_lost(&error), true, true);
             }
         }
     }
@@ -564,7 +566,7 @@ impl Worker {
         let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&self.topic));
         let (wants_writer, bumped) = (self.writer.is_none(), self.bumped);
         if wants_writer && self.last == NO_ANSWER {
-            self.last = "no server has given a producer id yet".to_owned();
+            self.last = NO_PRODUCER_ID.to_owned();
         }
         self.inquiry = Some(Box::pin(async move {
             if !pause.is_zero() {
@@ -609,8 +611,7 @@ impl Worker {
                     self.shared.leaders.ask_elsewhere();
                 }
                 if found.is_none() {
-                    self.last =
-                        format!("partition {} of {} has no leader", self.queue.partition, self.topic.name);
+                    self.last = no_leader(&self.topic.name, self.queue.partition);
                     self.trouble = Some(Trouble { look_up: true, ..again });
                 }
             }

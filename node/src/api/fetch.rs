@@ -84,6 +84,6 @@ async fn read(
             };
             Ok((response, None))
         }
-        Err(error) => Err(status::fetch(&error)),
+        Err(error) => Err(status::fetch(&error).said_by(api.settings.node)),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
         Err(status) => return std::future::ready(Reply::Produce(refused(correlation, status))).boxed(),
     };
     metrics::counter!("quorate_produce_bytes_total").increment(bytes);
-    let (clock, admitted) = (api.env.clone(), api.env.now());
+    let (clock, admitted, me) = (api.env.clone(), api.env.now(), api.settings.node);
     async move {
         let outcome = outcome.await;
         clock.dawdle(Point::ProduceAnsweredLate, LATE_MAX).await;
@@ -51,7 +51,7 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
                 leader: 0,
                 leader_epoch: produced.epoch.0,
             },
-            Err(error) => refused(correlation, status::produce(&error)),
+            Err(error) => refused(correlation, status::produce(&error).said_by(me)),
         })
     }
     .boxed()

@@ -1,6 +1,7 @@
 //! The one table from our errors to wire codes, each with a sentence that says what to do.
 
 use quorate_proto::ErrorCode;
+use quorate_proto::ids::NodeId;
 
 use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
@@ -26,6 +27,16 @@ impl Status {
         Self { code, message, leader }
     }
 
+    /// As node `me` says it. It may have led the partition last itself, or be about to: nobody else can be asked then.
+    pub fn said_by(mut self, me: NodeId) -> Self {
+        if self.code == ErrorCode::NotLeader && self.leader.is_some_and(|leader| leader.leader == me) {
+            self.message = "the partition has no leader that can commit: this node was the last, and no majority hears it \
+                            (any more, or yet); see whether a majority of nodes runs, and retry"
+                .to_owned();
+        }
+        self
+    }
+
     /// The leader's node and epoch as they stand in a message: 0 and -1 when not known.
     pub fn leader_on_wire(&self) -> (u32, i32) {
         self.leader.map_or((0, -1), |leader| (leader.leader.0, leader.term.epoch().0))
@@ -46,7 +57,9 @@ fn not_leader(leader: Option<Leadership>) -> Status {
     let message = match leader {
         Some(leader) => format!("this node does not lead the partition: ask node {}", leader.leader),
         None => {
-            "the partition has no leader that this node knows of: refresh the metadata and retry".to_owned()
+            "the partition has no leader that this node knows of: refresh the metadata and retry; if it stays so, see \
+             whether a majority of nodes runs"
+                .to_owned()
         }
     };
     Status::led_by(ErrorCode::NotLeader, message, leader)
@@ -153,7 +166,7 @@ pub fn delete_topic(error: &DeleteTopicError) -> Status {
 #[cfg(test)]
 mod tests {
     use quorate_proto::batch::BatchError;
-    use quorate_proto::ids::{LeaderEpoch, NodeId, ProducerEpoch, Term, Timestamp};
+    use quorate_proto::ids::{LeaderEpoch, ProducerEpoch, Term, Timestamp};
 
     use super::*;
     use crate::controller::Refusal;
@@ -200,6 +213,11 @@ mod tests {
             assert_eq!(status.code, ErrorCode::NotLeader);
             assert_eq!(status.leader_on_wire(), (2, 5));
             assert_eq!(status.message, "this node does not lead the partition: ask node 2");
+            assert_eq!(status.clone().said_by(NodeId(1)), status);
+            // It never sends anybody to itself.
+            let own = status.said_by(NodeId(2));
+            assert!(own.message.contains("no majority hears it"), "{own:?}");
+            assert_eq!(own.leader_on_wire(), (2, 5));
         }
         assert_eq!(produce(&ProduceError::NotLeader { leader: None }).leader_on_wire(), (0, -1));
     }
