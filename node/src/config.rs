@@ -51,9 +51,24 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
                 key: key.to_owned(),
                 nearest: nearest(key, expected.split('`').skip(1).step_by(2)).map(str::to_owned),
             },
-            None => ConfigError::Syntax { line, message: message.to_owned() },
+            None => {
+                let message = match text.lines().nth(line - 1).and_then(unquoted) {
+                    Some(quoted) => format!("strings need quotes: {quoted}"),
+                    None => message.to_owned(),
+                };
+                ConfigError::Syntax { line, message }
+            }
         }
     })
+}
+
+/// A line whose value is none, with quotes around that; `None` if they would not mend it.
+fn unquoted(line: &str) -> Option<String> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.split('#').next()?.trim();
+    let is_a_word = !value.is_empty() && !value.contains(['"', '\'', '{', ',']);
+    let is_none = toml::from_str::<toml::Table>(&format!("x = {value}")).is_err();
+    (is_a_word && is_none).then(|| format!("{} = \"{value}\"", key.trim()))
 }
 
 /// The one of `known` that is most like `word`; `None` if none is much like it.
@@ -182,6 +197,9 @@ mod tests {
             "line 2: unknown key \"stream_request_max\", did you mean \"stream_requests_max\"?",
         );
         check("listen_grpc = 7", "line 1: invalid type: integer `7`, expected a string");
+        check("\nlisten_grpc = n1 # here", "line 2: strings need quotes: listen_grpc = \"n1\"");
+        check("listen_grpc = 127.0.0.1:1", "line 1: strings need quotes: listen_grpc = \"127.0.0.1:1\"");
+        assert!(parse::<Sample>("listen_grpc = 'a").unwrap_err().to_string().starts_with("line 1: "));
         assert!(parse::<Sample>("listen_grpc = ").unwrap_err().to_string().starts_with("line 1: "));
         assert!(ApiConfig::default().validate().is_ok());
     }

@@ -1,6 +1,7 @@
 //! `quorate node`: one server process.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -134,22 +135,56 @@ struct Settings {
     /// What `--bootstrap` tells the others, though this node listens on this machine alone and was not told where.
     unheard: Option<String>,
     log_format: LogFormat,
-    log: String,
+    log: Given<String>,
+}
+
+/// A value, and whether it stands in the file.
+#[derive(Debug)]
+struct Given<T> {
+    value: T,
+    in_file: bool,
+}
+
+impl<T> Given<T> {
+    /// The flag's or the variable's value, or else the file's, or else the default.
+    fn join(flag: Option<T>, file: Option<T>, default: impl FnOnce() -> T) -> Self {
+        let in_file = flag.is_none() && file.is_some();
+        Self { value: flag.or(file).unwrap_or_else(default), in_file }
+    }
+}
+
+/// Where mistakes are said to stand. What the command line and the environment alone show to be wrong is wrong usage;
+/// what a file says is not.
+struct Blame(Option<PathBuf>);
+
+impl Blame {
+    /// A mistake in the file, if there is one.
+    fn file(&self, message: impl Display) -> Failure {
+        match &self.0 {
+            Some(path) => Failure::work(format!("{}: {message}", path.display())),
+            None => Failure::work(message),
+        }
+    }
+
+    fn of(&self, in_file: bool, message: String) -> Failure {
+        if in_file { self.file(message) } else { Failure::Usage(message) }
+    }
 }
 
 /// Runs the node until a signal comes or it stops itself.
 pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
+    let blame = Blame(args.config.clone());
     let file = match &args.config {
         None => NodeFile::default(),
         Some(path) => {
-            let named = |error: &dyn std::fmt::Display| Failure::work(format!("{}: {error}", path.display()));
-            let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
-            config::parse(&text).map_err(|error| named(&error))?
+            let text = std::fs::read_to_string(path).map_err(|error| blame.file(error))?;
+            config::parse(&text).map_err(|error| blame.file(error))?
         }
     };
     let exit_with_stdin = args.exit_with_stdin;
     let settings = settings(args, file)?;
-    telemetry::init_log(settings.log_format, &settings.log).map_err(Failure::Usage)?;
+    telemetry::init_log(settings.log_format, &settings.log.value)
+        .map_err(|message| blame.of(settings.log.in_file, message))?;
     let recorder = telemetry::init_metrics().map_err(Failure::work)?;
     let node = settings.node.id;
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), "node starts");
@@ -204,87 +239,107 @@ async fn stdin_ended() {
     while stdin.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
 }
 
-/// Joins flags and file, and checks them. What the command line shows to be wrong is wrong usage.
+/// Joins flags and file, and checks them.
 fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
-    let in_file = |message: String| Failure::work(format!("config file: {message}"));
-    let checked = |flag: Option<String>, file: Option<String>| match (flag, file) {
+    let has_file = args.config.is_some();
+    let blame = Blame(args.config);
+    let in_file = |key: &'static str| {
+        let blame = &blame;
+        move |message: String| blame.file(format!("{key}: {message}"))
+    };
+    let checked = |key, flag: Option<String>, file: Option<String>| match (flag, file) {
         (Some(flag), _) => Ok(Some(flag)),
-        (None, Some(file)) => address(&file).map(Some).map_err(in_file),
+        (None, Some(file)) => address(&file).map(Some).map_err(in_file(key)),
         (None, None) => Ok(None),
     };
+    let bootstrap_in_file = args.bootstrap.is_none() && file.bootstrap.is_some();
     let bootstrap = match (args.bootstrap, file.bootstrap) {
         (Some(Bootstrap(nodes)), _) => nodes,
-        (None, Some(list)) => config::parse_bootstrap(&list).map_err(in_file)?,
+        (None, Some(list)) => config::parse_bootstrap(&list).map_err(in_file("bootstrap"))?,
         (None, None) => BTreeMap::new(),
     };
+    let id_in_file = args.id.is_none() && file.id.is_some();
     let id = match (args.id, file.id) {
         (Some(id), _) => id,
-        (None, Some(id)) => config::parse_node_id(&id.to_string()).map_err(in_file)?,
+        (None, Some(id)) => config::parse_node_id(&id.to_string()).map_err(in_file("id"))?,
         (None, None) => {
-            return Err(Failure::Usage("say who this node is with --id, 1 to 2147483647".to_owned()));
+            let message = "say who this node is, 1 to 2147483647: with --id, with QUORATE_ID, or with id = .. in the \
+                           file of --config";
+            return Err(blame.of(has_file, message.to_owned()));
         }
     };
     if !bootstrap.is_empty() && !bootstrap.contains_key(&id) {
-        return Err(Failure::Usage(format!(
-            "--bootstrap names all nodes that form the cluster, and node {id} is not among them"
-        )));
+        let message = format!(
+            "the bootstrap list names all nodes that form the cluster, and node {id} is not among them: see --bootstrap"
+        );
+        return Err(blame.of(bootstrap_in_file || id_in_file, message));
     }
-    let listen =
-        |flag, file, port: u16| Ok::<_, Failure>(checked(flag, file)?.unwrap_or(format!("127.0.0.1:{port}")));
+    let listen = |key, flag: Option<String>, file, port: u16| {
+        let file = if flag.is_none() { checked(key, None, file)? } else { None };
+        Ok::<_, Failure>(Given::join(flag, file, || format!("127.0.0.1:{port}")))
+    };
     let in_bootstrap = bootstrap.get(&id).cloned();
     let peer_told = args.listen_peer.is_some() || file.listen_peer.is_some();
-    let flags = [&args.listen_grpc, &args.listen_peer, &args.listen_http].map(Option::is_some);
-    let in_files = [&file.listen_grpc, &file.listen_peer, &file.listen_http].map(Option::is_some);
-    let listen_grpc = listen(args.listen_grpc, file.listen_grpc, 7001)?;
+    let listen_grpc = listen("listen_grpc", args.listen_grpc, file.listen_grpc, 7001)?;
     let listen_peer = match &in_bootstrap {
-        Some(address) if !peer_told && is_loopback(address) => address.clone(),
-        _ => listen(args.listen_peer, file.listen_peer, 7101)?,
+        Some(address) if !peer_told && is_loopback(address) => {
+            Given { value: address.clone(), in_file: bootstrap_in_file }
+        }
+        _ => listen("listen_peer", args.listen_peer, file.listen_peer, 7101)?,
     };
-    let listen_http = listen(args.listen_http, file.listen_http, 8081)?;
+    let listen_http = listen("listen_http", args.listen_http, file.listen_http, 8081)?;
     let unheard = in_bootstrap.clone().filter(|address| !peer_told && !is_loopback(address));
     let listeners = [&listen_grpc, &listen_peer, &listen_http];
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
-        if !are_same(listeners[one], listeners[other]) {
+        if !are_same(&listeners[one].value, &listeners[other].value) {
             continue;
         }
         let names = ["--listen-grpc", "--listen-peer", "--listen-http"];
         let message = format!(
             "{} and {} are both {}: each needs a port of its own",
-            names[one], names[other], listeners[other]
+            names[one], names[other], listeners[other].value
         );
-        let by_file = [one, other].into_iter().any(|at| in_files[at] && !flags[at]);
-        return Err(if by_file { in_file(message) } else { Failure::Usage(message) });
+        return Err(blame.of(listeners[one].in_file || listeners[other].in_file, message));
     }
-    let open: Vec<String> =
-        listeners.into_iter().filter(|address| !is_loopback(address)).map(String::clone).collect();
+    let open: Vec<&Given<String>> =
+        listeners.into_iter().filter(|listener| !is_loopback(&listener.value)).collect();
+    let open_in_file = open.iter().any(|listener| listener.in_file);
+    let open: Vec<String> = open.into_iter().map(|listener| listener.value.clone()).collect();
     if !(open.is_empty() || args.insecure || file.insecure) {
-        return Err(Failure::Usage(format!(
+        let message = format!(
             "{} can be reached from other machines, and nothing is encrypted yet: listen on 127.0.0.1, or say --insecure \
              if the network around this machine is safe",
             open.join(" and ")
-        )));
+        );
+        return Err(blame.of(open_in_file, message));
     }
-    let seen_as = |flag, file, listen: &String, name: &str| match checked(flag, file)? {
+    let seen_as = |key, flag, file, listen: &Given<String>, name: &str| match checked(key, flag, file)? {
         Some(address) => Ok(address),
-        None if is_unspecified(listen) => Err(Failure::Usage(format!(
-            "{listen} is every address of this machine: say with --advertise-{name} which one others should use"
-        ))),
-        None => Ok(listen.clone()),
+        None if is_unspecified(&listen.value) => {
+            let message = format!(
+                "{} is every address of this machine: say with --advertise-{name} which one others should use",
+                listen.value
+            );
+            Err(blame.of(listen.in_file, message))
+        }
+        None => Ok(listen.value.clone()),
     };
-    let advertise_grpc = seen_as(args.advertise_grpc, file.advertise_grpc, &listen_grpc, "grpc")?;
-    let advertise_http = seen_as(args.advertise_http, file.advertise_http, &listen_http, "http")?;
+    let advertise_grpc =
+        seen_as("advertise_grpc", args.advertise_grpc, file.advertise_grpc, &listen_grpc, "grpc")?;
+    let advertise_http =
+        seen_as("advertise_http", args.advertise_http, file.advertise_http, &listen_http, "http")?;
     let advertise_peer = match (args.advertise_peer, file.advertise_peer, in_bootstrap) {
         (None, None, Some(address)) => address,
-        (flag, file, _) => seen_as(flag, file, &listen_peer, "peer")?,
+        (flag, file, _) => seen_as("advertise_peer", flag, file, &listen_peer, "peer")?,
     };
     let log_format = match (args.log_format, file.log_format) {
         (Some(format), _) => format,
-        (None, Some(format)) => format.parse().map_err(in_file)?,
+        (None, Some(format)) => format.parse().map_err(in_file("log_format"))?,
         (None, None) => LogFormat::default(),
     };
     let node = NodeConfig {
-        listen_grpc: Some(listen_grpc),
-        listen_http: Some(listen_http),
+        listen_grpc: Some(listen_grpc.value),
+        listen_http: Some(listen_http.value),
         advertise_grpc,
         advertise_peer,
         advertise_http,
@@ -295,20 +350,21 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
         raft: file.raft,
         partition: file.partition,
         controller: file.controller,
-        ..NodeConfig::new(id, &listen_peer)
+        ..NodeConfig::new(id, &listen_peer.value)
     };
-    let data = args
-        .data
-        .or(file.data)
-        .ok_or_else(|| Failure::Usage("say where its data lie with --data".to_owned()))?;
-    node.validate().map_err(|error| in_file(error.to_string()))?;
+    let data = args.data.or(file.data).ok_or_else(|| {
+        let message =
+            "say where its data lie: with --data, with QUORATE_DATA, or with data = \"..\" in the file of --config";
+        blame.of(has_file, message.to_owned())
+    })?;
+    node.validate().map_err(|error| blame.file(error))?;
     Ok(Settings {
         data,
         node,
         open,
         unheard,
         log_format,
-        log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+        log: Given::join(args.log, file.log, || "info".to_owned()),
     })
 }
 
@@ -431,5 +487,55 @@ mod tests {
         assert_eq!(status, 2);
         assert!(message.contains("--listen-grpc"), "{message}");
         assert_eq!(join("--id 0", "").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn the_readme_names_every_key_of_the_file() {
+        let readme = include_str!("../../../README.md");
+        let file = NodeFile::default();
+        let sections = [
+            ("api", serde_json::to_value(file.api)),
+            ("storage", serde_json::to_value(file.storage)),
+            ("raft", serde_json::to_value(file.raft)),
+            ("partition", serde_json::to_value(file.partition)),
+            ("controller", serde_json::to_value(file.controller)),
+        ];
+        for (name, section) in sections {
+            let keys = readme.split_once(&format!("- `[{name}]`")).expect(name).1;
+            let keys = keys.split("\n- `[").next().unwrap().split("\n\n").next().unwrap();
+            for key in section.unwrap().as_object().unwrap().keys() {
+                assert!(keys.contains(&format!("`{key}`")), "README.md: [{name}] lacks {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_of_the_file_are_its_own() {
+        let file = "--config f/node.toml";
+        for (line, text, said) in [
+            ("--id 1", "listen_grpc = 'nowhere'", "f/node.toml: listen_grpc: \"nowhere\" is not host:port"),
+            ("", "id = 0", "f/node.toml: id: "),
+            ("", "", "f/node.toml: say who this node is"),
+            ("--id 1", "bootstrap = '2=a:1'", "f/node.toml: the bootstrap list"),
+            ("--bootstrap 2=a:1", "id = 1", "f/node.toml: the bootstrap list"),
+            ("--id 1", "listen_http = '10.0.0.1:1'", "f/node.toml: 10.0.0.1:1 can be reached"),
+            (
+                "--id 1",
+                "listen_http = '0.0.0.0:1'\ninsecure = true",
+                "f/node.toml: 0.0.0.0:1 is every address",
+            ),
+            ("--id 1", "log_format = 'xml'", "f/node.toml: log_format: "),
+            ("--id 1", "[api]\nstream_requests_max = 0", "f/node.toml: "),
+        ] {
+            let (status, message) = join(&format!("{file} {line}"), text).unwrap_err();
+            assert_eq!(status, 1, "{message}");
+            assert!(message.starts_with(said), "{message}");
+        }
+        // What the command line shows alone stays wrong usage, whatever the file holds.
+        let (status, _) = join(&format!("{file} --id 1 --listen-grpc 10.0.0.1:1"), "").unwrap_err();
+        assert_eq!(status, 2);
+        assert!(join(&format!("{file} --id 1"), "log = 'debug'").unwrap().log.in_file);
+        let (status, message) = join("", "").unwrap_err();
+        assert!(status == 2 && message.contains("QUORATE_ID"), "{message}");
     }
 }
