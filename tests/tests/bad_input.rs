@@ -166,6 +166,24 @@ fn flags_and_keys_that_are_unknown() {
     ran.refused(1, "node.toml: line 2: unknown key \"listen_grcp\", did you mean \"listen_grpc\"?");
     let none = folder.path().join("none.toml");
     run(&mut quorate(["node", "--config", none.to_str().unwrap()])).refused(1, "none.toml");
+    fs::write(&config, "id = 1\ndata = n1\n").unwrap();
+    let ran = run(&mut quorate(["node", "--config", config.to_str().unwrap()]));
+    ran.refused(1, "node.toml: line 2: strings need quotes: data = \"n1\"");
+    // A value that was not typed is not blamed on a flag alone.
+    run(quorate(["node", "--data", "d"]).env("QUORATE_ID", "abc")).refused(2, "environment: QUORATE_ID");
+}
+
+#[test]
+fn numbers_below_zero_are_no_flags() {
+    for (args, fragment) in [
+        (&["produce", "t", "--rate", "-1"][..], "-1 is not in 1.."),
+        (&["produce", "t", "--partition", "-1"], "-1 is not in 0.."),
+        (&["consume", "t", "--max", "-1"], "must be a whole number"),
+        (&["topic", "create", "t", "--partitions", "-1"], "-1 is not in 1.."),
+        (&["bench", "produce", "--partitions", "0"], "0 is not in 1..=10000"),
+    ] {
+        run(&mut quorate(args)).refused(2, fragment);
+    }
 }
 
 #[test]
@@ -326,11 +344,34 @@ fn servers_that_are_down_are_named_with_the_reason() {
                 ran.refused(1, nobody);
                 ran.refused(1, "refused");
                 ran.refused(1, "host.invalid:7001");
+                // Not only at the end.
+                if args[0] != "produce" {
+                    ran.refused(1, "still trying, 10 s at most");
+                }
             });
         }
     });
     assert!(start.elapsed() < Duration::from_secs(25), "gave up after {:?}", start.elapsed());
     run(quorate(["topic", "list"]).args(["--servers", "nonsense"])).refused(2, "nonsense");
+    run(quorate(["topic", "list"]).args(["--servers", "http://127.0.0.1:7001"]))
+        .refused(2, "without a scheme");
+}
+
+#[test]
+fn a_port_that_is_not_for_clients_is_told() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    std::thread::scope(|scope| {
+        for port in [&node.http, &node.peer] {
+            scope.spawn(move || {
+                let ran = run(quorate(["topic", "list"]).args(["--servers", port]));
+                ran.refused(
+                    1,
+                    &format!("{port}: something answers there, but not a node's port for clients"),
+                );
+            });
+        }
+    });
 }
 
 #[test]
@@ -347,7 +388,8 @@ fn without_a_majority_the_producer_says_so_and_nothing_is_invented() {
     assert_eq!(produced.status, Some(1), "{produced:?}");
     let (lines, acked, unknown, failed) = counts(&produced.json());
     assert_eq!((lines, acked, unknown + failed), (2, 0, 2), "{produced:?}");
-    assert!(!produced.stderr.is_empty());
+    assert!(produced.stderr.contains("majority"), "{produced:?}");
+    assert!(!produced.stderr.contains(&format!("ask node {leader}")), "{produced:?}");
     for id in others {
         cluster.launch(id);
     }
@@ -387,6 +429,12 @@ fn without_a_majority_nothing_is_created_or_read_and_that_is_said() {
     created.refused(1, if surely_not { "no leader" } else { "the outcome is not known: perhaps done" });
     assert!(!created.stderr.contains("lost the connection"), "{created:?}");
     consumed.refused(1, "has no leader");
+    consumed.refused(1, "see whether a majority of ");
+    assert!(!consumed.stderr.contains("within 0 ms"), "{consumed:?}");
+    for shown in [cluster.run(["cluster", "status"]), cluster.run(["topic", "describe", "t"])] {
+        let shown = shown.done().text().to_owned();
+        assert!(shown.contains("no majority: 1 of 3 nodes alive"), "{shown}");
+    }
     assert!(consumed.stdout.is_empty() && created.stdout.is_empty());
     for id in cluster.ids().into_iter().filter(|id| *id != left).collect::<Vec<_>>() {
         cluster.launch(id);

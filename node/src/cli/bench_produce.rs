@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use super::bench_disk::positive_seconds;
 use super::output::{Output, plain_table, rounded};
 use super::pace::Pace;
+use super::reach::patiently;
 use super::{Failure, Global};
 
 /// Records are drawn from a block of random letters of this size, and so are never all alike.
@@ -45,7 +46,7 @@ pub(crate) struct BenchProduceArgs {
     #[arg(long, default_value = "bench")]
     topic: TopicName,
     /// Partitions of a topic that is created.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: u32,
     /// Bytes of each record's value; it has no key.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
@@ -66,7 +67,7 @@ pub(crate) struct BenchProduceArgs {
     #[arg(long, value_name = "KIND", default_value = "none")]
     compression: Compression,
     /// Records a second, all producers together [default: as many as the cluster takes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// How long to send.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive_seconds)]
@@ -126,7 +127,7 @@ pub(crate) async fn run(global: Global, args: BenchProduceArgs) -> Result<(), Fa
         None => random_values(usize::try_from(args.record_bytes).expect("a u32 fits")),
     });
     let client = Client::grpc(global.servers.addresses());
-    let (partitions, replicas) = prepare(&client, &args).await?;
+    let (partitions, replicas) = patiently(&client, "10 s", prepare(&client, &args)).await?;
     let config = ProducerConfig {
         linger: Duration::from_millis(args.linger_ms.into()),
         batch_bytes_max: usize::try_from(args.batch_bytes).expect("a u32 fits"),

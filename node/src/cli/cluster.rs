@@ -6,6 +6,7 @@ use quorate_client::{Client, ClusterStatus};
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
+use super::reach::{no_majority, patiently};
 use super::{Failure, Global};
 
 /// What `quorate cluster` takes.
@@ -39,6 +40,8 @@ struct Status {
     under_replicated: u32,
     /// Partitions without a leader.
     leaderless: u32,
+    /// Whether enough nodes are alive to commit anything.
+    majority: bool,
 }
 
 #[derive(Serialize)]
@@ -59,7 +62,10 @@ struct StatusNode {
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure> {
     let ClusterCommand::Status(args) = args.command;
-    let status = shown(Client::grpc(global.servers.addresses()).admin().cluster_status().await?);
+    let client = Client::grpc(global.servers.addresses());
+    let status = patiently(&client, "10 s", client.admin().cluster_status()).await?;
+    let no_majority = no_majority(&status).map(|text| format!("\n{text}")).unwrap_or_default();
+    let status = shown(status);
     let mut out = Output::new();
     if args.json {
         return out.json(&status);
@@ -82,12 +88,13 @@ pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure
         }
     }
     out.line(format!(
-        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated",
+        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated{no_majority}",
         status.cluster_id, status.leaderless, status.under_replicated
     ))
 }
 
 fn shown(status: ClusterStatus) -> Status {
+    let majority = status.has_majority();
     let nodes = status
         .nodes
         .into_iter()
@@ -106,5 +113,6 @@ fn shown(status: ClusterStatus) -> Status {
         nodes,
         under_replicated: status.under_replicated,
         leaderless: status.leaderless,
+        majority,
     }
 }

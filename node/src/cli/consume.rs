@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
+use super::reach::{no_majority, patiently};
 use super::start_at::{From, parse_from};
 use super::{Failure, Global};
 
@@ -42,7 +43,7 @@ pub(crate) struct ConsumeArgs {
     /// The topic's name.
     topic: TopicName,
     /// Only this partition [default: all].
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// Where to begin: beginning, end, an OFFSET, -N for the last N of each partition, or @TIME for the first record
     /// at or after a time (Unix milliseconds or RFC 3339).
@@ -52,7 +53,7 @@ pub(crate) struct ConsumeArgs {
     #[arg(long)]
     until_end: bool,
     /// End after this many records.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count)]
     max: Option<u64>,
     /// What to print of each record.
     #[arg(long, value_enum, default_value_t = Format::Value)]
@@ -67,26 +68,32 @@ enum Format {
     Json,
 }
 
+/// Reads a number of records.
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("must be a whole number from 0 to {}", u64::MAX))
+}
+
 /// Reads and prints.
 pub(crate) async fn run(global: Global, args: ConsumeArgs) -> Result<(), Failure> {
     let client = Client::grpc(global.servers.addresses());
     let admin = client.admin();
-    let ranges = ranges(&admin, &args.topic, args.partition).await?;
+    let ranges = patiently(&client, "10 s", ranges(&admin, &args.topic, args.partition)).await?;
     let mut consumer = client.consumer(ConsumerConfig::default());
-    for (partition, range) in &ranges {
-        let start = start(args.from, range).map_err(|offset| {
-            Failure::work(format!(
-                "offset {offset} of partition {partition} of {} is out of range: it can be read from {} to {}",
-                args.topic, range.start, range.end
-            ))
-        })?;
-        consumer.assign(args.topic.as_str(), Partitions::Only(vec![*partition]), start).await?;
+    for (partition, start) in starts(args.from, &args.topic, &ranges)? {
+        consumer.assign(args.topic.as_str(), Partitions::Only(vec![partition]), start).await?;
     }
     let until =
         args.until_end.then(|| ranges.iter().map(|(partition, range)| (*partition, range.end)).collect());
     let interrupt = signal(SignalKind::interrupt())?;
-    let mut reading =
-        Reading { consumer, admin, topic: args.topic, until, left: args.max.unwrap_or(u64::MAX), interrupt };
+    let mut reading = Reading {
+        consumer,
+        admin,
+        topic: args.topic,
+        until,
+        left: args.max.unwrap_or(u64::MAX),
+        interrupt,
+        doubted: false,
+    };
     let mut out = Output::new();
     let read = reading.print(&mut out, args.format).await;
     out.flush()?;
@@ -153,6 +160,25 @@ fn start(from: From, readable: &Readable) -> Result<Start, Offset> {
     }
 }
 
+/// Where a consumer is to begin in each partition. The error names all those that cannot be read from there.
+fn starts(
+    from: From,
+    topic: &TopicName,
+    ranges: &[(PartitionId, Readable)],
+) -> Result<Vec<(PartitionId, Start)>, Failure> {
+    let (mut starts, mut wrong) = (Vec::new(), Vec::new());
+    for (partition, range) in ranges {
+        match start(from, range) {
+            Ok(start) => starts.push((*partition, start)),
+            Err(offset) => wrong.push(format!(
+                "offset {offset} of partition {partition} of {topic} is out of range: it can be read from {} to {}",
+                range.start, range.end
+            )),
+        }
+    }
+    if wrong.is_empty() { Ok(starts) } else { Err(Failure::work(wrong.join("; "))) }
+}
+
 struct Reading {
     consumer: Consumer,
     admin: Admin,
@@ -163,6 +189,8 @@ struct Reading {
     left: u64,
     /// Caught from the start on: one that comes between two waits is seen all the same.
     interrupt: Signal,
+    /// Whether it was said that there is no majority.
+    doubted: bool,
 }
 
 impl Reading {
@@ -211,12 +239,20 @@ impl Reading {
 
     /// Waits for a record. `None`: interrupted, or nobody reads any more.
     async fn wait(&mut self) -> Result<Option<ConsumedRecord>, Failure> {
-        let admin = self.admin.clone();
+        let (admin, doubted) = (self.admin.clone(), &mut self.doubted);
         let no_server = async {
             tokio::time::sleep(QUIET).await;
             loop {
-                if let Err(error @ AdminError::NoServer(_)) = admin.cluster_status().await {
-                    return error;
+                match admin.cluster_status().await {
+                    Err(error @ AdminError::NoServer(_)) => return error,
+                    Ok(status) => {
+                        let doubt = no_majority(&status);
+                        if let Some(doubt) = doubt.as_ref().filter(|_| !*doubted) {
+                            Output::note(doubt);
+                        }
+                        *doubted = doubt.is_some();
+                    }
+                    Err(_busy) => {}
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
             }
@@ -314,6 +350,19 @@ mod tests {
         ] {
             assert_eq!(start(from, &readable), expected, "{from:?}");
         }
+    }
+
+    #[test]
+    fn all_partitions_that_an_offset_does_not_fit_are_named() {
+        let ranges: Vec<_> =
+            (0..).map(PartitionId).zip([3, 9, 4]).map(|(p, end)| (p, Offset(0)..Offset(end))).collect();
+        let topic = "t".parse().unwrap();
+        assert_eq!(starts(From::Offset(2), &topic, &ranges).unwrap().len(), 3);
+        let Err(Failure::Work(error)) = starts(From::Offset(5), &topic, &ranges) else { panic!("it fits") };
+        let said = error.to_string();
+        assert!(said.contains("partition 0 of t") && said.contains("partition 2 of t"), "{said}");
+        assert!(!said.contains("partition 1"), "{said}");
+        assert!(parse_count("-1").is_err() && parse_count("x").is_err() && parse_count("0") == Ok(0));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod node;
 mod output;
 mod pace;
 mod produce;
+mod reach;
 mod start_at;
 mod tally;
 mod topic;
@@ -29,6 +30,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 /// A replicated log: topics and partitions like Kafka's, with a Raft group under every partition.
@@ -50,6 +52,9 @@ Examples:
 
 Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync.";
 
+/// Where `quorate dev` and three nodes on one machine listen.
+const SERVERS: &str = "127.0.0.1:7001,7002,7003";
+
 /// What every command that talks to a cluster takes, before or after its name.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
@@ -59,7 +64,7 @@ pub(crate) struct Global {
         long,
         global = true,
         env = "QUORATE_SERVERS",
-        default_value = "127.0.0.1:7001,7002,7003",
+        default_value = SERVERS,
         value_name = "HOST:PORT,..",
         help_heading = "Global options"
     )]
@@ -123,8 +128,10 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Reads the command line, runs the command and gives the process's exit status.
 pub(crate) fn run() -> ExitCode {
-    // clap prints its own errors and ends with status 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_to_be_run(&error),
+    };
     let outcome = match cli.command {
         Command::Node(args) => on_runtime(node::run(*args)),
         Command::Topic(args) => on_runtime(topic::run(cli.global, args)),
@@ -148,6 +155,28 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// Prints help, or what is wrong with the command line or the environment: then the status is 2.
+fn not_to_be_run(error: &clap::Error) -> ExitCode {
+    // Nobody can be told that there is nowhere to print.
+    drop(error.print());
+    if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
+        && let Some(variable) = variable(arg, std::env::args().skip(1))
+        && std::env::var_os(&variable).is_some()
+    {
+        output::Output::note(format!("This value comes from the environment: {variable}."));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The variable that a flag has its value from, unless it was typed. `arg` is as clap names it: `--id <ID>`.
+fn variable(arg: &str, mut typed: impl Iterator<Item = String>) -> Option<String> {
+    let flag = arg.split([' ', '[', '=']).next()?;
+    let name = flag.strip_prefix("--")?.to_uppercase().replace('-', "_");
+    let is_it =
+        |word: String| word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+    (!typed.any(is_it)).then(|| format!("QUORATE_{name}"))
 }
 
 /// Runs a command of a client on a runtime of its own. Use: `Command::Topic(args) => on_runtime(topic::run(cli.global, args))`.
@@ -201,10 +230,15 @@ impl FromStr for Servers {
     type Err = String;
 
     fn from_str(list: &str) -> Result<Self, String> {
+        // A variable that is set to nothing is as good as none.
+        let list = if list.trim().is_empty() { SERVERS } else { list };
         let mut host = "127.0.0.1".to_owned();
         let mut servers = Vec::new();
         for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (before, port) = part.rsplit_once(':').unwrap_or((&host, part));
+            if part.contains('/') {
+                return Err(format!("{part:?}: give host:port alone, without a scheme or a path"));
+            }
             if before.is_empty() || port.parse::<u16>().is_err() {
                 return Err(format!("{part:?} is not host:port, nor a port alone"));
             }
@@ -248,6 +282,20 @@ mod tests {
     }
 
     #[test]
+    fn a_value_from_the_environment_is_told_from_one_that_was_typed() {
+        let check = |arg: &str, typed: &str, expected: Option<&str>| {
+            let typed = typed.split_whitespace().map(str::to_owned);
+            assert_eq!(variable(arg, typed).as_deref(), expected, "{arg}");
+        };
+        check("--id <ID>", "node --data d", Some("QUORATE_ID"));
+        check("--listen-grpc <HOST:PORT>", "node", Some("QUORATE_LISTEN_GRPC"));
+        check("--id <ID>", "node --id abc", None);
+        check("--id <ID>", "node --id=abc", None);
+        check("--insecure[=<INSECURE>]", "node --insecurely", Some("QUORATE_INSECURE"));
+        check("<TOPIC>", "produce", None);
+    }
+
+    #[test]
     fn a_port_alone_is_one_of_the_host_before() {
         let check = |list: &str, expected: &[&str]| {
             assert_eq!(
@@ -258,7 +306,10 @@ mod tests {
         check("127.0.0.1:7001,7002", &["127.0.0.1:7001", "127.0.0.1:7002"]);
         check("7001, b:1,2", &["127.0.0.1:7001", "b:1", "b:2"]);
         check("[::1]:1,2", &["[::1]:1", "[::1]:2"]);
-        for bad in ["", ",", "host", "host:", "host:70000", ":1"] {
+        check(" ", &["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]);
+        for bad in
+            ["http://127.0.0.1:7001", "a:1,grpc://b:2", "a:1/", ",", "host", "host:", "host:70000", ":1"]
+        {
             assert!(bad.parse::<Servers>().is_err(), "{bad}");
         }
     }

@@ -24,6 +24,7 @@ use tokio::time::MissedTickBehavior;
 use super::lines::{LINE_BYTES_MAX, Line, Lines};
 use super::output::Output;
 use super::pace::Pace;
+use super::reach::patiently;
 use super::tally::{Fate, Tally};
 use super::{Failure, Global};
 
@@ -34,6 +35,8 @@ const IN_FLIGHT_MAX: usize = 1 << 18;
 const PACK_MAX: usize = 1_024;
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(50);
+/// Longer than anybody means to wait for one line.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long lines in flight may still take after an interruption; a second one ends even that.
 const AFTER_INTERRUPT: Duration = Duration::from_secs(3);
 /// So many lines that were not acknowledged are named, the others counted.
@@ -68,13 +71,13 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_header)]
     header: Vec<RecordHeader>,
     /// Send to this partition [default: the same one for the same key; any for a record without a key].
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "KIND", default_value = "none")]
     compression: Compression,
     /// Send at most this many lines a second [default: as many as the cluster takes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// How long a line may take to be acknowledged, retries included, such as 500ms or 30s.
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_timeout)]
@@ -98,6 +101,7 @@ fn parse_header(text: &str) -> Result<RecordHeader, String> {
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be above 0".to_owned()),
+        Ok(time) if time > TIMEOUT_MAX => Err("must be at most a day".to_owned()),
         Ok(time) => Ok(time),
         Err(error) => Err(format!("{error}; write it like 5s or 500ms")),
     }
@@ -154,7 +158,8 @@ pub(crate) async fn run(global: Global, args: ProduceArgs) -> Result<(), Failure
         delivery_timeout: args.timeout,
         ..ProducerConfig::default()
     };
-    let producer = Client::grpc(global.servers.addresses()).producer(config);
+    let client = Client::grpc(global.servers.addresses());
+    let producer = client.producer(config);
     let job = Job {
         producer,
         shape: Shape {
@@ -169,7 +174,8 @@ pub(crate) async fn run(global: Global, args: ProduceArgs) -> Result<(), Failure
         unread: RefCell::default(),
     };
     let show = Show::new(args.progress);
-    let stop = job.send_all(lines, args.rate, &show).await?;
+    let limit = format!("{} for each line", humantime::format_duration(args.timeout));
+    let stop = patiently(&client, limit, job.send_all(lines, args.rate, &show)).await?;
     show.end();
     let elapsed = job.start.elapsed();
     let tally = job.tally.into_inner();
@@ -475,6 +481,7 @@ mod tests {
         assert!(parse_header("k").is_err());
         assert_eq!(parse_timeout("5s"), Ok(Duration::from_secs(5)));
         assert!(parse_timeout("0s").is_err());
+        assert!(parse_timeout("100000d").is_err());
         assert!(parse_timeout("5").is_err());
     }
 

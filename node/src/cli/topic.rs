@@ -10,6 +10,7 @@ use quorate_client::{
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
+use super::reach::{no_majority, patiently};
 use super::{Failure, Global};
 
 /// What `quorate topic` takes.
@@ -44,10 +45,10 @@ struct CreateArgs {
     /// Its name: 1 to 249 letters, digits, '.', '_' and '-'.
     topic: TopicName,
     /// How many partitions [default: 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     partitions: Option<u32>,
     /// On how many nodes each partition lies [default: 3, or as many nodes as there are].
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     replicas: Option<u32>,
     /// A setting of the topic, may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
@@ -136,12 +137,15 @@ struct DescribedPartition {
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: TopicArgs) -> Result<(), Failure> {
     let client = Client::grpc(global.servers.addresses());
-    match args.command {
-        TopicCommand::Create(args) => create(&client, args).await,
-        TopicCommand::List(args) => list(&client, &args).await,
-        TopicCommand::Describe(args) => describe(&client, &args).await,
-        TopicCommand::Delete(args) => delete(&client, &args).await,
-    }
+    let work = async {
+        match args.command {
+            TopicCommand::Create(args) => create(&client, args).await,
+            TopicCommand::List(args) => list(&client, &args).await,
+            TopicCommand::Describe(args) => describe(&client, &args).await,
+            TopicCommand::Delete(args) => delete(&client, &args).await,
+        }
+    };
+    patiently(&client, "10 s", work).await
 }
 
 async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
@@ -205,7 +209,23 @@ async fn describe(client: &Client, args: &DescribeArgs) -> Result<(), Failure> {
         }
     }
     let configs: String = topic.configs.iter().map(|(key, value)| format!("\n{key}={value}")).collect();
-    out.line(format!("topic {} ({}){configs}\n{table}", topic.name, topic.id))
+    let doubt = doubt(client, &topic).await.map(|text| format!("\n{text}")).unwrap_or_default();
+    out.line(format!("topic {} ({}){configs}\n{table}{doubt}", topic.name, topic.id))
+}
+
+/// What to say of partitions whose leader was not heard to lead.
+async fn doubt(client: &Client, topic: &TopicDescription) -> Option<String> {
+    let unheard = topic.partitions.iter().filter(|partition| partition.high_watermark.is_none()).count();
+    if unheard == 0 {
+        return None;
+    }
+    let status = client.admin().cluster_status().await.ok();
+    status.as_ref().and_then(no_majority).or_else(|| {
+        let all = topic.partitions.len();
+        Some(format!(
+            "{unheard} of {all} partitions: no leader that a majority hears has answered; who is named is who led last"
+        ))
+    })
 }
 
 fn described(topic: &TopicDescription) -> Described {
