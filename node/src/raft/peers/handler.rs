@@ -82,15 +82,11 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
-            node.peers.identities().judge(sender, Standing::Stranger)?;
+            judged(&node, sender, Standing::Stranger)?;
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
         }
-        let who = node.peers.identities().judge(sender, Standing::Known).inspect_err(|refusal| {
-            if refusal.code == ErrorCode::WrongIdentity {
-                node.env().reached(Mark::IdentityRefused);
-            }
-        })?;
+        let who = judged(&node, sender, Standing::Known)?;
         node.heard(who);
         Ok(match body {
             peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
@@ -229,6 +225,14 @@ fn note(env: &Env, appended: &super::convert::Appended) {
 }
 
 /// Only a node itself may stand, lead or hand over in its name.
+fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<Who, Refusal> {
+    node.peers.identities().judge(sender, standing).inspect_err(|refusal| {
+        if refusal.code == ErrorCode::WrongIdentity {
+            node.env().reached(Mark::IdentityRefused);
+        }
+    })
+}
+
 fn candidate(who: Who, voted_for: u64) -> Result<(), Refusal> {
     if node_to_raft(who.node) == voted_for {
         return Ok(());
