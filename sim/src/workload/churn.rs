@@ -6,9 +6,10 @@ use quorate_client::{AdminError, NewTopic, ProducerConfig};
 use quorate_proto::ids::PartitionId;
 use tokio::sync::watch;
 
-use super::World;
+use super::consuming::Consuming;
 use super::producing::Producing;
 use super::shape::Shape;
+use super::{READERS, World};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::history::Target;
@@ -22,10 +23,11 @@ pub(super) async fn churn(world: World, number: u32, shape: Shape, going: watch:
         ..Shape::producer(&mut dice)
     };
     let mut producing = Producing::new(world.clone(), number, shape, config.clone());
-    let (client, _process) = world.client(number);
+    let (client, process) = world.client(number);
     let producer = client.producer(config);
     let mut again = false;
     let mut round = 0;
+    let mut readers = 0;
     let mut over = going.clone();
     while *going.borrow() {
         if !again {
@@ -43,6 +45,13 @@ pub(super) async fn churn(world: World, number: u32, shape: Shape, going: watch:
             Ok(_) if again => world.marks.reached("same-name-created-again-at-once"),
             Ok(_) | Err(AdminError::PerhapsDone { .. } | AdminError::Refused { .. }) => {}
             Err(_) => continue,
+        }
+        if dice.chance(700) {
+            // It finds the topic gone, with what it waits for or has not read yet.
+            let target = Target { topic: name.clone(), partition: PartitionId(0) };
+            let number = READERS + readers;
+            readers += 1;
+            process.start("reader", Box::pin(Consuming::new(world.clone(), number).read_until_gone(target)));
         }
         let writing_for = dice.time(Duration::from_millis(20), Duration::from_secs(4));
         let count = dice.between(1, 5);

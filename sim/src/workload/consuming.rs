@@ -93,6 +93,30 @@ impl Consuming {
         }
     }
 
+    /// Reads a partition of a topic that is soon deleted, from the beginning, until it is told so.
+    pub(super) async fn read_until_gone(mut self, target: Target) {
+        let (client, process) = self.world.client(self.number);
+        let mut consumer = self.consumer(&client);
+        let mut result = self.go(self.number, &mut consumer, &target, StartAt::Beginning, false).await;
+        loop {
+            match &result {
+                Ok(()) => {}
+                Err(
+                    ConsumeError::TopicDeleted { .. }
+                    | ConsumeError::UnknownTopic { .. }
+                    | ConsumeError::NothingAssigned,
+                ) => break,
+                Err(error) => {
+                    self.judge(self.number, error, None);
+                    clock::sleep(Duration::from_millis(300)).await;
+                }
+            }
+            result = self.next(self.number, &mut consumer).await.map(drop);
+        }
+        drop((consumer, client));
+        self.world.end(&process).await;
+    }
+
     /// Goes here and there in one partition after the other, and reads a little everywhere.
     pub(super) async fn seek(mut self) {
         let (client, _process) = self.world.client(self.number);

@@ -46,6 +46,7 @@ const SEEKERS: u32 = 151;
 const SCAN: u32 = 200;
 const LOOK: u32 = 201;
 const SENDERS: u32 = 300;
+const READERS: u32 = 401;
 
 /// Where the clients of a run live. Clones share it.
 #[derive(Clone)]
