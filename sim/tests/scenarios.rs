@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{deposed_leader, leader_restore};
+use quorate_sim::scenario::{closing_fails, deposed_leader, leader_restore};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -28,4 +28,16 @@ fn a_deposed_leader_calls_no_offset_out_of_range() {
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.ops.ok >= 9, "seed {seed}: {:?}", report.ops);
     }
+}
+
+/// It once was: in the moment between the failed sync and the store's knowing of it, when pages were kept.
+#[test]
+fn nobody_is_told_that_a_volume_is_damaged_whose_closing_failed() {
+    let mut fell = 0;
+    for seed in closing_fails::SYNCS..closing_fails::SYNCS * 3 / 2 {
+        let report = closing_fails::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        fell += report.marks.get("failed-sync-and-restart").copied().unwrap_or_default();
+    }
+    assert!(fell > 0, "a sync failed and the node came back");
 }

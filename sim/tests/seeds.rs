@@ -38,10 +38,6 @@ seeds! {
     seed_17 = 17;
     seed_18 = 18;
     seed_19 = 19;
-    /// The sync failed with which a full volume is closed. Until the store knew that it had failed, a moment later, a
-    /// consumer was told that its records are damaged, for the volume could not be opened any more; and it stays
-    /// where it is told so. Now the failure is raised where it happens, and reads after it say that the node stops.
-    a_reader_of_a_volume_whose_closing_failed = 2182;
     /// A node was elected while it stopped, after its log had been cut, and wrote its first entry unseen: the observer
     /// took what the next start found there for a tail that had been cut.
     a_node_that_is_elected_while_it_stops = 28;

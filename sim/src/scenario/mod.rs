@@ -1,5 +1,6 @@
 //! Written-out runs, one file each, for orders of events that chance brings too rarely.
 
+pub mod closing_fails;
 pub mod deposed_leader;
 pub mod leader_restore;
 
@@ -10,7 +11,8 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios, by name.
-pub const ALL: [(&str, Play); 3] = [
+pub const ALL: [(&str, Play); 4] = [
+    ("closing-fails", closing_fails::play),
     ("deposed-leader", deposed_leader::play),
     ("leader-restore", |seed, options| leader_restore::play(seed, false, options)),
     ("leader-restore-default", |seed, options| leader_restore::play(seed, true, options)),
