@@ -17,7 +17,7 @@ jobs=${JOBS:-2}
 cpu_minutes=${CPU_MINUTES:-30}
 runs_harmless=${RUNS:-1000}
 # So many runs between two looks at the clock.
-at_once=40
+at_once=10
 
 target=${CARGO_TARGET_DIR:-$root/target}/seeded
 tree=$target/planted
