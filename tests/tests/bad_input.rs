@@ -508,6 +508,23 @@ fn an_interrupted_producer_says_what_was_acknowledged() {
 }
 
 #[test]
+fn an_interrupted_consumer_says_whether_its_work_was_done() {
+    let cluster = Cluster::start(1);
+    cluster.create("t", 1, 1);
+    drop(cluster.run_with(["produce", "t"], "a line\n").done());
+    for (args, status) in [(&[][..], 0), (&["--max", "2"], 130)] {
+        let printed = cluster.folder().join("printed");
+        let mut command = cluster.quorate(["consume", "t", "--from", "beginning"]);
+        command.args(args).stdout(fs::File::create(&printed).unwrap());
+        let mut consumer = command.spawn().unwrap();
+        wait::until("the record", || (fs::read(&printed).unwrap() == b"a line\n").then_some(()));
+        signal(consumer.id(), "INT");
+        let ended = wait::until("its end", || consumer.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(status), "{args:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there() {
     let cluster = Cluster::start(1);
     cluster.create("t", 1, 1);

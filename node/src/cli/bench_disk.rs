@@ -101,7 +101,7 @@ pub(crate) async fn run(args: BenchDiskArgs) -> Result<(), Failure> {
         Failure::work(format!("cannot measure the disk under {}: {error}", args.dir.display()))
     })?;
     let Some(report) = report else {
-        return Err(Failure::work("interrupted; the files were removed"));
+        return Err(Failure::Interrupted("interrupted; the files were removed"));
     };
     let mut out = Output::new();
     if args.json { out.json(&report) } else { out.line(table(&report)) }

@@ -85,15 +85,9 @@ pub(crate) async fn run(global: Global, args: ConsumeArgs) -> Result<(), Failure
     let until =
         args.until_end.then(|| ranges.iter().map(|(partition, range)| (*partition, range.end)).collect());
     let interrupt = signal(SignalKind::interrupt())?;
-    let mut reading = Reading {
-        consumer,
-        admin,
-        topic: args.topic,
-        until,
-        left: args.max.unwrap_or(u64::MAX),
-        interrupt,
-        doubted: false,
-    };
+    let (left, has_end) = (args.max.unwrap_or(u64::MAX), args.max.is_some() || args.until_end);
+    let topic = args.topic;
+    let mut reading = Reading { consumer, admin, topic, until, left, has_end, interrupt, doubted: false };
     let mut out = Output::new();
     let read = reading.print(&mut out, args.format).await;
     out.flush()?;
@@ -187,6 +181,8 @@ struct Reading {
     until: Option<BTreeMap<PartitionId, Offset>>,
     /// How many records may still be printed.
     left: u64,
+    /// There is an end: an interruption comes before the work is done.
+    has_end: bool,
     /// Caught from the start on: one that comes between two waits is seen all the same.
     interrupt: Signal,
     /// Whether it was said that there is no majority.
@@ -203,7 +199,7 @@ impl Reading {
         }
         while self.left > 0 && self.until.as_ref().is_none_or(|until| !until.is_empty()) {
             if self.left.is_multiple_of(LOOK_UP_EVERY) && self.interrupt.recv().now_or_never().is_some() {
-                return Ok(());
+                return interrupted(self.has_end);
             }
             let record = match self.consumer.next().now_or_never() {
                 Some(record) => record?,
@@ -237,9 +233,9 @@ impl Reading {
         record.offset < end
     }
 
-    /// Waits for a record. `None`: interrupted, or nobody reads any more.
+    /// Waits for a record. `None`: interrupted where there is no end, or nobody reads any more.
     async fn wait(&mut self) -> Result<Option<ConsumedRecord>, Failure> {
-        let (admin, doubted) = (self.admin.clone(), &mut self.doubted);
+        let (admin, doubted, has_end) = (self.admin.clone(), &mut self.doubted, self.has_end);
         let no_server = async {
             tokio::time::sleep(QUIET).await;
             loop {
@@ -259,12 +255,16 @@ impl Reading {
         };
         tokio::select! {
             biased;
-            _ = self.interrupt.recv() => Ok(None),
+            _ = self.interrupt.recv() => interrupted(has_end).map(|()| None),
             record = self.consumer.next() => Ok(Some(record?)),
             () = Output::closed() => Ok(None),
             error = no_server => Err(error.into()),
         }
     }
+}
+
+fn interrupted(has_end: bool) -> Result<(), Failure> {
+    if has_end { Err(Failure::Interrupted("interrupted before the end")) } else { Ok(()) }
 }
 
 /// What `--format json` prints.

@@ -50,7 +50,9 @@ Examples:
   echo hello | quorate produce lines
   quorate consume lines --from beginning --until-end
 
-Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync.";
+Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync,
+130 Ctrl-C before the work was done. Without an end of their own, consume, node and dev end with 0 then; produce says
+what was acknowledged, and ends with 1.";
 
 /// Where `quorate dev` and three nodes on one machine listen.
 const SERVERS: &str = "127.0.0.1:7001,7002,7003";
@@ -103,6 +105,8 @@ pub(crate) enum Failure {
     Said,
     /// A node stopped itself after a failed write or sync: status 3.
     StoppedItself(String),
+    /// Ctrl-C came before the work was done: status 130, as if the signal had ended the process.
+    Interrupted(&'static str),
 }
 
 impl Failure {
@@ -116,6 +120,7 @@ impl Failure {
             Self::Work(_) | Self::Said => 1,
             Self::Usage(_) => 2,
             Self::StoppedItself(_) => 3,
+            Self::Interrupted(_) => 130,
         }
     }
 }
@@ -150,6 +155,7 @@ pub(crate) fn run() -> ExitCode {
                 Failure::Usage(message) | Failure::StoppedItself(message) => {
                     output::Output::note(format!("error: {message}"))
                 }
+                Failure::Interrupted(message) => output::Output::note(message),
                 Failure::Said => {}
             }
             ExitCode::from(failure.status())

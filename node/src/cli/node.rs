@@ -410,7 +410,9 @@ mod tests {
         settings(args, file).map_err(|failure| match failure {
             Failure::Work(error) => (1, error.to_string()),
             Failure::Usage(message) => (2, message),
-            other @ (Failure::Said | Failure::StoppedItself(_)) => panic!("{other:?}"),
+            other @ (Failure::Said | Failure::StoppedItself(_) | Failure::Interrupted(_)) => {
+                panic!("{other:?}")
+            }
         })
     }
 
