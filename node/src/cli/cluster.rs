@@ -40,8 +40,6 @@ struct Status {
     under_replicated: u32,
     /// Partitions without a leader.
     leaderless: u32,
-    /// Whether enough nodes are alive to commit anything.
-    majority: bool,
 }
 
 #[derive(Serialize)]
@@ -94,7 +92,6 @@ pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure
 }
 
 fn shown(status: ClusterStatus) -> Status {
-    let majority = status.has_majority();
     let nodes = status
         .nodes
         .into_iter()
@@ -113,6 +110,5 @@ fn shown(status: ClusterStatus) -> Status {
         nodes,
         under_replicated: status.under_replicated,
         leaderless: status.leaderless,
-        majority,
     }
 }
