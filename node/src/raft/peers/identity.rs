@@ -132,7 +132,7 @@ fn judge(
     {
         return Err(wrong(format!(
             "node {node} is known to node {me} by identity {known}, and came with {identity}: its data folder is \
-             empty, or that of another node; bring its own data back, or replace the node"
+             empty, or that of another node; bring its own data back; a node cannot be replaced yet"
         )));
     }
     if standing == Standing::Known {
