@@ -155,7 +155,7 @@ impl Cluster {
     /// From now on `core` must make progress: all that was broken among them is mended.
     pub fn healed(&self, core: Vec<NodeId>) {
         // All nodes have the same.
-        let config = self.config(NodeId(1)).raft;
+        let config = self.config(NodeId(1), None).raft;
         self.observer.healed(core, Duration::from_millis(config.election_timeout_ms_max));
     }
 
@@ -271,7 +271,7 @@ impl Cluster {
             stranger: self.is_stranger(node),
         };
         self.note(Event::Node { node, what: format!("starts, life {number}") });
-        let config = self.config(node);
+        let config = self.config(node, start.forgets);
         if !self.is_stranger(node) {
             self.observer.starts(node, &config.storage);
         }
@@ -446,11 +446,12 @@ impl Cluster {
         self.machines.get(&node).expect("a node of this cluster")
     }
 
-    fn config(&self, node: NodeId) -> NodeConfig {
+    fn config(&self, node: NodeId, forgets: Option<NodeId>) -> NodeConfig {
         let mut config = NodeConfig::new(node, &peer_address(node));
         config.advertise_grpc = grpc_address(node);
         config.advertise_http = format!("node{node}:8081");
-        config.bootstrap = self.machines.keys().map(|node| (*node, peer_address(*node))).collect();
+        let named = self.machines.keys().filter(|node| Some(**node) != forgets);
+        config.bootstrap = named.map(|node| (*node, peer_address(*node))).collect();
         self.knobs.put_into(&mut config);
         config
     }

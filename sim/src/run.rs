@@ -56,8 +56,7 @@ pub struct Stage {
 /// Runs a seed, on this thread: the clients work, the nemesis rages, everything is mended, and all is checked.
 pub fn run(seed: u64, options: Options) -> Report {
     let plan = plan(seed, options);
-    on_stage(seed, options, async |stage| {
-        stage.workload.begin();
+    on_bare_stage(seed, options, async |stage| {
         nemesis::play(stage, plan, Dice::named(seed, "nemesis"), options.length).await;
     })
 }

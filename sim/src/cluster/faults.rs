@@ -36,6 +36,8 @@ pub struct Start {
     pub disk: Brought,
     /// Its wall clock is an hour behind what it showed before.
     pub an_hour_back: bool,
+    /// Its operator forgot to name this other node in `--bootstrap`.
+    pub forgets: Option<NodeId>,
 }
 
 impl Cluster {

@@ -9,6 +9,8 @@ pub enum Kind {
     CutLink,
     /// The nodes fall apart in one of many shapes.
     Partition,
+    /// Who leads with entries that nobody has answered for is cut off from the other nodes, not from clients.
+    Strand,
     /// Frames between two nodes are held up for a while.
     Clog,
     /// The connections of two nodes are reset.
@@ -86,9 +88,10 @@ pub enum Kind {
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 38] = [
+pub const ALL: [(Kind, Class, u64); 39] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
+    (Strand, Class::Network, 5),
     (Clog, Class::Network, 4),
     (Reset, Class::Network, 4),
     (LoseRequest, Class::Network, 3),

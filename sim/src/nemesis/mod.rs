@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::NodeId;
 
-use crate::cluster::{Brought, Cluster, Start};
+use crate::cluster::{Cluster, Start};
 use crate::dice::Dice;
 use crate::env::clock;
 pub use kinds::{ALL as KINDS, Kind};
@@ -120,7 +120,7 @@ impl Nemesis {
         Start {
             cut_after: cut.then(|| self.dice.between(1, 40)),
             an_hour_back: self.dice.chance(self.plan.hour_back_per_mille),
-            disk: Brought::Own,
+            ..Start::default()
         }
     }
 

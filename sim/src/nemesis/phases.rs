@@ -1,4 +1,4 @@
-//! The course of a run: warm-up, faults, some faults for good outside of a core, everything mended.
+//! The course of a run: the nodes' first start, warm-up, faults, some faults for good outside of a core, everything mended.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use quorate_proto::ids::NodeId;
 
 use super::mends::Mend;
 use super::{Nemesis, Plan};
-use crate::cluster::{Cluster, Crash};
+use crate::cluster::{Cluster, Crash, Start};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::disk::{Operation, Pace};
@@ -23,10 +23,13 @@ const FROZEN: Duration = Duration::from_secs(10);
 /// How long clients go on after everything was mended.
 const HEALED: Duration = Duration::from_secs(8);
 
-/// Plays the phases; the clients are at work.
+/// Plays the phases, from the first start of the nodes.
 pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<Duration>) {
-    let cluster = &mut stage.cluster;
     let mut nemesis = Nemesis::new(plan, dice);
+    nemesis.first_starts(&mut stage.cluster).await;
+    stage.open().await;
+    stage.workload.begin();
+    let cluster = &mut stage.cluster;
     let began = clock::now();
     clock::sleep(WARM_UP).await;
     nemesis.spoil(cluster);
@@ -42,6 +45,37 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
 }
 
 impl Nemesis {
+    /// Nodes that start for the first time fall on the way, and form a cluster all the same.
+    async fn first_starts(&mut self, cluster: &mut Cluster) {
+        if !self.plan.rough_start {
+            return;
+        }
+        let nodes = cluster.nodes();
+        let mistaken = nodes[self.dice.place(nodes.len())];
+        for node in &nodes {
+            let cut_after = self.dice.chance(500).then(|| self.dice.between(1, 60));
+            // Two that name each other alone would form a cluster of their own, as they were told to.
+            let forgets = self.other(&nodes, *node).filter(|_| *node == mistaken && nodes.len() > 2);
+            cluster.start_as(*node, Start { cut_after, forgets, ..Start::default() }).await;
+            let time = self.dice.time(Duration::from_millis(1), Duration::from_millis(500));
+            self.wait(cluster, clock::now() + time).await;
+        }
+        for _ in 0..self.dice.below(4) {
+            let node = nodes[self.dice.place(nodes.len())];
+            let how = if self.dice.chance(500) { Crash::Kill } else { Crash::PowerCut };
+            if cluster.crash(node, how, &mut self.dice).await {
+                let (start, time) = (self.draw_start(), self.time());
+                self.mend_at(clock::now() + time, Mend::Start(node, start));
+            }
+            let time = self.dice.time(Duration::from_millis(10), Duration::from_millis(500));
+            self.wait(cluster, clock::now() + time).await;
+        }
+        cluster.crash(mistaken, Crash::Kill, &mut self.dice).await;
+        self.make_whole(cluster, &nodes).await;
+        self.whole.clear();
+        cluster.tally().count("rough first start");
+    }
+
     /// Mends a core of the nodes, breaks the others for good, and sees to it that the core works.
     async fn freeze(&mut self, cluster: &mut Cluster) {
         let nodes = cluster.nodes();

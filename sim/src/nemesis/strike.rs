@@ -5,6 +5,7 @@
     reason = "each function is handed the kinds that are its own, and no others"
 )]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_proto::ids::NodeId;
@@ -21,6 +22,8 @@ use crate::env::tasks::Host;
 use crate::trace::Event;
 
 const MS: Duration = Duration::from_millis(1);
+/// How long a moment to strike at is waited for.
+const AIM_MAX: Duration = Duration::from_millis(300);
 
 impl Nemesis {
     /// Makes the wires and the clocks as bad as planned, for as long as the faults last.
@@ -58,15 +61,23 @@ impl Nemesis {
     pub(super) async fn strike(&mut self, cluster: &mut Cluster) {
         let Some(kind) = self.plan.next(&mut self.dice) else { return };
         let nodes = cluster.nodes();
-        let node = self.node(cluster, &nodes);
+        let aims = match kind {
+            Kind::Strand => true,
+            Kind::Kill | Kind::PowerCut | Kind::Pause | Kind::Partition | Kind::Stall | Kind::FailSync => {
+                self.dice.chance(400)
+            }
+            _ => false,
+        };
+        let writer = if aims { self.writer(cluster).await } else { None };
+        let node = writer.unwrap_or_else(|| self.node(cluster, &nodes));
         let until = clock::now() + self.time();
         match kind {
             Kind::Kill | Kind::PowerCut | Kind::CutAtOperation | Kind::CrashLoop | Kind::All => {
                 self.crash(cluster, kind, node, until).await;
             }
-            Kind::CutLink | Kind::Partition | Kind::Clog | Kind::Reset => {
-                self.part(cluster, kind, node, until)
-            }
+            Kind::CutLink | Kind::Clog | Kind::Reset => self.part(cluster, kind, node, until),
+            Kind::Partition => self.fall_apart(cluster, writer),
+            Kind::Strand => self.strand(cluster, node),
             Kind::LoseRequest | Kind::LoseReply | Kind::HalfOpen | Kind::Narrow => {
                 if let Some(other) = self.other(&nodes, node) {
                     self.touch_wire(cluster, kind, Host::Node(node), Host::Node(other));
@@ -165,30 +176,6 @@ impl Nemesis {
     fn part(&mut self, cluster: &Cluster, kind: Kind, node: NodeId, until: Duration) {
         let nodes = cluster.nodes();
         let network = cluster.network();
-        if kind == Kind::Partition {
-            let most = nodes.iter().copied().max_by_key(|node| (cluster.leads(*node).len(), *node));
-            let (name, cut) = shapes::draw(&nodes, most, &mut self.dice);
-            if cut.is_empty() {
-                return;
-            }
-            if let Some(most) = most
-                && cut.iter().any(|(_, to)| *to == most)
-                && cluster.has_writes_pending(most)
-            {
-                cluster.marks().reached("leader-isolated-with-writes-pending");
-            }
-            let time = self.dice.time(100 * MS, 60_000 * MS);
-            let until = clock::now() + time;
-            let said = cut.iter().map(|(from, to)| format!(" {from}->{to}")).collect::<String>();
-            cluster.note(Event::Fault(format!("{name}:{said}, for {time:?}")));
-            for (from, to) in cut {
-                let (from, to) = (Host::Node(from), Host::Node(to));
-                network.cut(from, to);
-                self.mend_at(until, Mend::Link(from, to));
-            }
-            cluster.tally().count(name);
-            return;
-        }
         let Some(other) = self.other(&nodes, node) else { return };
         let (one, other) = (Host::Node(node), Host::Node(other));
         match kind {
@@ -216,6 +203,54 @@ impl Nemesis {
                 }
             }
         }
+    }
+
+    /// The nodes fall apart. `writer`: who leads and has entries to replicate, if that was waited for.
+    fn fall_apart(&mut self, cluster: &Cluster, writer: Option<NodeId>) {
+        let nodes = cluster.nodes();
+        let most = nodes.iter().copied().max_by_key(|node| (cluster.leads(*node).len(), *node));
+        let most = writer.or(most);
+        let (name, cut) = shapes::draw(&nodes, most, &mut self.dice);
+        let time = self.dice.time(100 * MS, 60_000 * MS);
+        self.cut(cluster, name, cut, most, time);
+    }
+
+    /// Who leads writes on, and nobody follows: its tail grows, and conflicts with what others write meanwhile.
+    fn strand(&mut self, cluster: &Cluster, node: NodeId) {
+        let others = cluster.nodes().into_iter().filter(|other| *other != node);
+        let deaf = self.dice.chance(800);
+        let cut = others.flat_map(|other| [(node, other), (other, node)]);
+        let cut = cut.filter(|(from, _)| deaf || *from == node).collect();
+        let time = self.dice.time(500 * MS, 10_000 * MS);
+        self.cut(cluster, "stranded leader", cut, Some(node), time);
+    }
+
+    fn cut(
+        &mut self,
+        cluster: &Cluster,
+        name: &'static str,
+        cut: BTreeSet<(NodeId, NodeId)>,
+        leader: Option<NodeId>,
+        time: Duration,
+    ) {
+        if cut.is_empty() {
+            return;
+        }
+        if let Some(leader) = leader
+            && cut.iter().any(|(_, to)| *to == leader)
+            && cluster.has_writes_pending(leader)
+        {
+            cluster.marks().reached("leader-isolated-with-writes-pending");
+        }
+        let until = clock::now() + time;
+        let said = cut.iter().map(|(from, to)| format!(" {from}->{to}")).collect::<String>();
+        cluster.note(Event::Fault(format!("{name}:{said}, for {time:?}")));
+        for (from, to) in cut {
+            let (from, to) = (Host::Node(from), Host::Node(to));
+            cluster.network().cut(from, to);
+            self.mend_at(until, Mend::Link(from, to));
+        }
+        cluster.tally().count(name);
     }
 
     fn touch_wire(&mut self, cluster: &Cluster, kind: Kind, from: Host, to: Host) {
@@ -369,7 +404,28 @@ impl Nemesis {
         nodes.iter().copied().max_by_key(|node| (cluster.leads(*node).len(), *node)).unwrap_or(any)
     }
 
-    fn other(&mut self, nodes: &[NodeId], than: NodeId) -> Option<NodeId> {
+    /// A node that leads and has entries which nobody has answered for: most of what can go wrong goes wrong then, and
+    /// the moments are short. `None` if no such moment comes.
+    async fn writer(&mut self, cluster: &mut Cluster) -> Option<NodeId> {
+        let give_up = clock::now() + AIM_MAX;
+        loop {
+            let nodes = cluster.nodes().into_iter();
+            let writers = nodes.filter(|node| cluster.has_writes_pending(*node)).collect::<Vec<_>>();
+            if !writers.is_empty() {
+                let writer = writers[self.dice.place(writers.len())];
+                // Some of the entries arrive, some answers too.
+                let later = clock::now() + self.dice.time(MS / 50, 10 * MS);
+                self.wait(cluster, later).await;
+                return Some(writer);
+            }
+            if clock::now() >= give_up {
+                return None;
+            }
+            self.wait(cluster, clock::now() + 3 * MS).await;
+        }
+    }
+
+    pub(super) fn other(&mut self, nodes: &[NodeId], than: NodeId) -> Option<NodeId> {
         let others = nodes.iter().copied().filter(|node| *node != than).collect::<Vec<_>>();
         (!others.is_empty()).then(|| others[self.dice.place(others.len())])
     }

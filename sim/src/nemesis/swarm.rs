@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::kinds::{ALL, Kind};
-use crate::classes::Classes;
+use crate::classes::{Class, Classes};
 use crate::dice::Dice;
 use crate::env::network::Profile;
 
@@ -29,6 +29,8 @@ pub struct Plan {
     pub(super) hour_back_per_mille: u64,
     /// How many of a thousand starts lose power again within the first disk operations.
     pub(super) cut_in_recovery_per_mille: u64,
+    /// Whether nodes fall while they start for the first time.
+    pub(super) rough_start: bool,
     pub(super) kinds: BTreeSet<Kind>,
     /// The kinds that strike at moments, and how likely each is against the others.
     pub(super) weights: Vec<(Kind, u64)>,
@@ -85,8 +87,11 @@ impl Plan {
             again_max: again.1,
             flip_per_mille: if has(Kind::Flip) { flip } else { 0 },
         };
+        let crashes = ALL.iter().any(|(kind, class, _)| *class == Class::Crash && has(*kind));
+        let rough_start = dice.chance(100) && crashes && !calm;
         Self {
             calm,
+            rough_start,
             pause_max: dice.time(ms(200), ms(2_500)),
             fault_max: dice.time(ms(500), ms(10_000)),
             wires,
@@ -106,6 +111,7 @@ impl Plan {
         plan.kinds = kinds.iter().copied().collect();
         Self {
             calm: false,
+            rough_start: false,
             wires: Wires::default(),
             drift_ppm: 0,
             hour_back_per_mille: 0,
@@ -153,7 +159,6 @@ impl Wires {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classes::Class;
 
     #[test]
     fn half_of_the_kinds_are_on_and_some_runs_are_calm() {
