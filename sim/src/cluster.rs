@@ -316,6 +316,12 @@ impl Cluster {
         }
     }
 
+    /// When the disks of these nodes will have answered what they were asked by now: what has stalled once ends in its
+    /// own time, whatever is mended.
+    pub fn disks_answer_at(&self, nodes: &[NodeId]) -> Duration {
+        nodes.iter().map(|node| self.machine(*node).disk.busy_until()).max().unwrap_or_default()
+    }
+
     /// Whether every node has started and says that it is ready.
     pub fn is_ready(&self) -> bool {
         let ready = |running: Arc<Node>| *running.readiness().borrow() == Readiness::Ready;

@@ -46,7 +46,9 @@ impl Pool for SimPool {
                 // The power went in the middle: nobody is left to hear how it ended.
                 std::future::pending::<()>().await;
             }
-            clock::sleep(disk.take_elapsed()).await;
+            let takes = disk.take_elapsed();
+            disk.answers_at(clock::now() + takes);
+            clock::sleep(takes).await;
         };
         let (done, ended) = tokio::sync::oneshot::channel::<()>();
         self.life.start(

@@ -104,7 +104,7 @@ impl Nemesis {
             }
         }
         // A node may yet stop itself, because of what was done to it before.
-        self.wait(cluster, clock::now() + SETTLE).await;
+        self.wait(cluster, (clock::now() + SETTLE).max(cluster.disks_answer_at(&nodes))).await;
     }
 
     /// Ends all that was done to these nodes themselves, and starts them.

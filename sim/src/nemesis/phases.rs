@@ -19,7 +19,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// How long faults strike, if nothing else was asked for: with the start and the last scan a run comes to a minute.
 const FAULTS: Duration = Duration::from_secs(36);
 /// How long a part of the nodes stays broken while the rest must work.
-const FROZEN: Duration = Duration::from_secs(10);
+const FROZEN: Duration = Duration::from_secs(9);
 /// How long clients go on after everything was mended.
 const HEALED: Duration = Duration::from_secs(8);
 
@@ -98,11 +98,11 @@ impl Nemesis {
         for node in outside {
             self.break_for_good(cluster, node, &core).await;
         }
-        let end = clock::now() + FROZEN;
-        // What was done to the core before may still stop one of it.
-        self.wait(cluster, clock::now() + Duration::from_secs(1)).await;
+        // What was done to the core before may still stop one of it, or hold up its disk.
+        let settled = clock::now() + Duration::from_secs(1);
+        self.wait(cluster, settled.max(cluster.disks_answer_at(&core))).await;
         cluster.healed(core);
-        self.wait(cluster, end).await;
+        self.wait(cluster, clock::now() + FROZEN).await;
     }
 
     async fn break_for_good(&mut self, cluster: &mut Cluster, node: NodeId, core: &[NodeId]) {

@@ -139,6 +139,8 @@ struct State {
     happened: Option<DiskEvent>,
     /// The next operation of this kind takes so long.
     stalling: Option<(Operation, Duration)>,
+    /// When all that was done is answered.
+    answers_at: Duration,
     pace: Pace,
     pace_dice: Dice,
     stall: Duration,
@@ -170,6 +172,7 @@ impl SimDisk {
             failing_sync: None,
             happened: None,
             stalling: None,
+            answers_at: Duration::ZERO,
             pace: Pace::default(),
             pace_dice: Dice::new(0),
             stall: Duration::ZERO,
@@ -223,6 +226,17 @@ impl SimDisk {
     /// The time that operations have taken since this was last asked.
     pub fn take_elapsed(&self) -> Duration {
         mem::take(&mut self.state().elapsed)
+    }
+
+    /// Somebody waits for an operation until then.
+    pub fn answers_at(&self, at: Duration) {
+        let mut state = self.state();
+        state.answers_at = state.answers_at.max(at);
+    }
+
+    /// When the last operation that somebody waits for is answered; in the past if none is under way.
+    pub fn busy_until(&self) -> Duration {
+        self.state().answers_at
     }
 
     /// Operations so far that change the disk: each write, change of length, sync, creation, removal and mark is
@@ -652,6 +666,7 @@ impl State {
         self.cut_at = None;
         self.failing_sync = None;
         self.stalling = None;
+        self.answers_at = Duration::ZERO;
         self.happened = None;
         self.elapsed = Duration::ZERO;
     }
