@@ -239,12 +239,17 @@ impl Admin {
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         // What is not harmless is not sent when there is no time left to hear what became of it.
         let answer_time = if harmless { Duration::ZERO } else { ANSWER_TIME.min(after / 4) };
+        let mut tried = Vec::new();
+        let mut last = None;
         loop {
-            let mut tried = Vec::new();
-            let mut last = None;
             if !harmless {
                 // One that hangs would take all the time, and leave it unknown whether it was done.
-                self.leaders.find_server().await;
+                let left = deadline.since(self.env.now()).saturating_sub(answer_time);
+                let _found = self.env.timeout(left, self.leaders.find_server()).await.is_ok();
+            }
+            if deadline.since(self.env.now()) >= answer_time {
+                // What was said before is told only where nothing newer will be.
+                (tried, last) = (Vec::new(), None);
             }
             // A server that hangs must not take the time of those after it, if they may be asked at all.
             let mut round = self.leaders.round(harmless);
@@ -671,6 +676,15 @@ mod tests {
         let start = now();
         soon(fresh.create_topic(NewTopic::new("new"))).await.unwrap();
         assert!(took(start) < 600, "{}", took(start));
+
+        // By one that knows a server, which hangs by now, as well.
+        cluster.state().stopped = [2].into();
+        for known in [&admin, &fresh] {
+            let start = now();
+            soon(known.create_topic(NewTopic::new("newer"))).await.unwrap();
+            assert!(took(start) < 1_100, "{}", took(start));
+        }
+        cluster.state().stopped = [1].into();
 
         // The leader hangs until another one is there.
         let late = async {

@@ -317,14 +317,11 @@ impl Leaders {
 
     /// Sees to it that the first to be asked next is a server that answers, if there is one.
     pub(crate) async fn find_server(&self) {
-        if self.state().preferred.is_some() {
-            return;
-        }
         let request = v1::MetadataRequest { all: false, topics: Vec::new(), auto_create: false };
         let ask = || (Call::Metadata(request.clone()), self.config.metadata_timeout);
         let mut round = self.round(true);
         while let Some((_, answer)) = round.next(ask).await {
-            if answer.is_ok() {
+            if metadata(answer).is_ok() {
                 return;
             }
         }
@@ -409,9 +406,10 @@ impl Leaders {
             let only = BTreeSet::from([topic.clone()]);
             // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
             self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
-            let found = self.result(topic);
-            if found != Err(LookupError::UnknownTopic) {
-                return found;
+            match self.result(topic) {
+                // One that cannot say does not keep the others from creating it.
+                Err(LookupError::UnknownTopic | LookupError::NotNow(_)) => {}
+                found => return found,
             }
             self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
             return self.result(topic);

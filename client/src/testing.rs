@@ -179,6 +179,8 @@ pub(crate) struct State {
     pub(crate) message_bytes_max: Option<usize>,
     /// Nodes that say this code for each topic that is asked for.
     pub(crate) cannot_say: BTreeMap<u32, ErrorCode>,
+    /// Whether a topic that is missing is made where that is asked for; by nodes that can say something of it.
+    pub(crate) creates: bool,
     /// Nodes that answer metadata as it once was.
     pub(crate) stale: BTreeMap<u32, v1::MetadataResponse>,
     /// For the coming produces, then none.
@@ -325,6 +327,15 @@ impl Channel for NodeChannel {
             }
             Call::Metadata(request) => {
                 state.metadata_calls += 1;
+                if request.auto_create && state.creates && !state.cannot_say.contains_key(&self.node) {
+                    for name in &request.topics {
+                        let made = (
+                            TopicId::from_random([9; 16]),
+                            vec![Partition { leader: 1, ..Partition::default() }],
+                        );
+                        state.topics.entry(name.clone()).or_insert(made);
+                    }
+                }
                 let answer = state.stale.get(&self.node).cloned();
                 let mut answer = answer.unwrap_or_else(|| metadata(&state, &request));
                 if let Some(code) = state.cannot_say.get(&self.node) {

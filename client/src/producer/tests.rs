@@ -444,6 +444,24 @@ async fn close_ends_all_and_refuses_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_say_does_not_keep_others_from_creating_a_topic() {
+    for mute in [1, 2, 3] {
+        let cluster = Cluster::with_topic("t", 1);
+        {
+            let mut state = cluster.state();
+            state.creates = true;
+            state.cannot_say = [(mute, ErrorCode::NotReady)].into();
+        }
+        let producer =
+            cluster.client(1).producer(ProducerConfig { auto_create_topics: true, ..one_by_one() });
+        let start = producer.owner.shared.env.now();
+        soon(producer.send("new", Record::new("x"))).await.unwrap();
+        let took = producer.owner.shared.env.now().since(start);
+        assert!(took < Duration::from_secs(1), "{took:?} while node {mute} cannot say");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deleted_topic_is_told_from_its_namesake() {
     let cluster = Cluster::with_topic("t", 1);
     let producer = cluster.client(1).producer(one_by_one());
