@@ -36,6 +36,8 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
             }
         }
     }
+    // Before the metadata are looked at: those may lack what makes this node ready a moment later.
+    let ready = *parts.controller.ready().borrow();
     let metadata = parts.controller.metadata().borrow().clone();
     let parts = &parts;
     let untold = api.env.perturb(Point::LeadersUntold);
@@ -45,7 +47,7 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
         let describe_named = |name: &String| match failed.remove(name.as_str()) {
             Some(status) => unknown(name, status),
             None if api.env.perturb(Point::TopicNotTold) => unknown(name, status::not_ready("it is busy")),
-            None => named(parts, &metadata, name, untold),
+            None => named(parts, &metadata, name, untold, ready),
         };
         request.topics.iter().map(describe_named).collect()
     };
@@ -100,7 +102,7 @@ fn unknown(name: &str, status: Status) -> TopicMetadata {
     }
 }
 
-fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool) -> TopicMetadata {
+fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool, ready: bool) -> TopicMetadata {
     let parsed: TopicName = match name.parse() {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -112,7 +114,7 @@ fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool) -> TopicM
     match metadata.topic_named(&parsed) {
         Some(topic) => describe(parts, topic, untold),
         // What is applied here may lack the newest topics, or all of them after a start.
-        None if !*parts.controller.ready().borrow() => {
+        None if !ready => {
             unknown(name, status::not_ready("it hears no leader that could tell it of new topics"))
         }
         None => {

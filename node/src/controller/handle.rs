@@ -213,7 +213,14 @@ impl Controller {
         self.shared.env.reached(Mark::CommandForwarded);
         let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         let body = peer_request::Body::Command(v1::Command { command, timeout_ms });
-        let reply = match self.shared.raft.call(leader, Lane::Bulk, body, left).await {
+        let call = self.shared.raft.call(leader, Lane::Bulk, body, left);
+        // A leader that hangs is not waited for once there is another one.
+        let called = tokio::select! {
+            biased;
+            called = call => called,
+            () = self.until_led_by_another(leader) => return Attempt::Unknown,
+        };
+        let reply = match called {
             Ok(reply) => reply,
             Err(PeerError::Refused(_)) => return Attempt::NotDone,
             Err(PeerError::Unreachable(_) | PeerError::Lost(_)) => return Attempt::Unknown,
@@ -223,6 +230,18 @@ impl Controller {
             Some(peer_reply::Body::Command(reply)) if code == ErrorCode::None => answered(&reply.answer),
             Some(_) | None if code == ErrorCode::None || code.is_unknown_outcome() => Attempt::Unknown,
             Some(_) | None => Attempt::NotDone,
+        }
+    }
+
+    async fn until_led_by_another(&self, than: NodeId) {
+        let mut roles = self.shared.group.roles();
+        let another = |role: &Role| match role {
+            Role::Leader { .. } => true,
+            Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != than),
+        };
+        if roles.wait_for(another).await.is_err() {
+            // The group ends, and with it the call.
+            std::future::pending::<()>().await;
         }
     }
 

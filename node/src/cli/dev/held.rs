@@ -62,7 +62,11 @@ pub(super) fn formed(data: &Path, nodes: u16) -> Result<(), Failure> {
 fn read(data: &Path) -> Result<Option<Held>, Failure> {
     let path = data.join(FILE);
     let failed = |error: &dyn std::fmt::Display| {
-        Failure::work(format!("cannot read {}, which says how many nodes there are: {error}", path.display()))
+        Failure::work(format!(
+            "cannot read {}, which says how many nodes there are: {error}; if the folders of all nodes are there, \
+             delete it: it is written anew",
+            path.display()
+        ))
     };
     match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| failed(&error)),
