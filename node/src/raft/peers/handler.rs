@@ -224,7 +224,6 @@ fn note(env: &Env, appended: &super::convert::Appended) {
     }
 }
 
-/// Only a node itself may stand, lead or hand over in its name.
 fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<Who, Refusal> {
     node.peers.identities().judge(sender, standing).inspect_err(|refusal| {
         if refusal.code == ErrorCode::WrongIdentity {
@@ -233,6 +232,7 @@ fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<W
     })
 }
 
+/// Only a node itself may stand, lead or hand over in its name.
 fn candidate(who: Who, voted_for: u64) -> Result<(), Refusal> {
     if node_to_raft(who.node) == voted_for {
         return Ok(());
