@@ -71,7 +71,7 @@ async fn read(
         }
         // The reader needs the bounds to find its place again.
         Err(error @ FetchError::OffsetOutOfRange { log_start, high_watermark, .. }) => {
-            let status = status::fetch(&error);
+            let status = status::fetch(api.settings.node, &error);
             let response = FetchResponse {
                 correlation: 0,
                 error: status.code.into(),
@@ -84,6 +84,6 @@ async fn read(
             };
             Ok((response, None))
         }
-        Err(error) => Err(status::fetch(&error).said_by(api.settings.node)),
+        Err(error) => Err(status::fetch(api.settings.node, &error)),
     }
 }

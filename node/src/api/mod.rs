@@ -76,7 +76,7 @@ impl Api {
         let topic =
             TopicId::from_wire(topic_id).ok_or_else(|| status::invalid("topic_id must be 16 bytes"))?;
         let replica = self.parts()?.partitions.replica(topic, PartitionId(partition));
-        replica.map_err(|error| status::no_replica(&error).said_by(self.settings.node))
+        replica.map_err(|error| status::no_replica(self.settings.node, &error))
     }
 
     /// How long a change of topics may take, by the request's wish.

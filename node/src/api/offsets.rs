@@ -39,7 +39,7 @@ async fn find(api: &Api, request: ListOffsetRequest) -> Result<ListOffsetRespons
         }
     };
     let found = replica.list_offset(epoch(request.leader_epoch)?, at).await;
-    let found = found.map_err(|error| status::fetch(&error).said_by(api.settings.node))?;
+    let found = found.map_err(|error| status::fetch(api.settings.node, &error))?;
     Ok(ListOffsetResponse {
         error: ErrorCode::None.into(),
         message: String::new(),
@@ -55,7 +55,7 @@ pub(super) fn epoch_end(api: &Api, request: &EpochEndRequest) -> EpochEndRespons
     let ended = api.replica(&request.topic_id, request.partition).and_then(|replica| {
         let current = epoch(request.current_leader_epoch)?;
         let found = replica.epoch_end(current, LeaderEpoch(request.epoch));
-        found.map_err(|error| status::fetch(&error).said_by(api.settings.node))
+        found.map_err(|error| status::fetch(api.settings.node, &error))
     });
     match ended {
         Ok(end) => {

@@ -51,7 +51,7 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
                 leader: 0,
                 leader_epoch: produced.epoch.0,
             },
-            Err(error) => refused(correlation, status::produce(&error).said_by(me)),
+            Err(error) => refused(correlation, status::produce(me, &error)),
         })
     }
     .boxed()

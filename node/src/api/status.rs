@@ -27,16 +27,6 @@ impl Status {
         Self { code, message, leader }
     }
 
-    /// As node `me` says it. It may have led the partition last itself, or be about to: nobody else can be asked then.
-    pub fn said_by(mut self, me: NodeId) -> Self {
-        if self.code == ErrorCode::NotLeader && self.leader.is_some_and(|leader| leader.leader == me) {
-            self.message = "the partition has no leader that can commit: this node was the last, and no majority hears it \
-                            (any more, or yet); see whether a majority of nodes runs, and retry"
-                .to_owned();
-        }
-        self
-    }
-
     /// The leader's node and epoch as they stand in a message: 0 and -1 when not known.
     pub fn leader_on_wire(&self) -> (u32, i32) {
         self.leader.map_or((0, -1), |leader| (leader.leader.0, leader.term.epoch().0))
@@ -53,8 +43,15 @@ pub fn not_ready(reason: &str) -> Status {
     Status::new(ErrorCode::NotReady, format!("this node is not ready ({reason}): ask another one"))
 }
 
-fn not_leader(leader: Option<Leadership>) -> Status {
+/// As node `me` says it: it never sends anybody to itself.
+fn not_leader(me: NodeId, leader: Option<Leadership>) -> Status {
     let message = match leader {
+        // It led last, or is about to.
+        Some(leader) if leader.leader == me => {
+            "the partition has no leader that can commit: this node was the last, and no majority hears it (any more, \
+             or yet); see whether a majority of nodes runs, and retry"
+                .to_owned()
+        }
         Some(leader) => format!("this node does not lead the partition: ask node {}", leader.leader),
         None => {
             "the partition has no leader that this node knows of: refresh the metadata and retry; if it stays so, see \
@@ -65,8 +62,8 @@ fn not_leader(leader: Option<Leadership>) -> Status {
     Status::led_by(ErrorCode::NotLeader, message, leader)
 }
 
-/// No replica to ask here.
-pub fn no_replica(error: &NoReplica) -> Status {
+/// No replica to ask on this node, `me`.
+pub fn no_replica(me: NodeId, error: &NoReplica) -> Status {
     match error {
         NoReplica::UnknownTopicId => Status::new(
             ErrorCode::UnknownTopicId,
@@ -76,15 +73,15 @@ pub fn no_replica(error: &NoReplica) -> Status {
             ErrorCode::UnknownPartition,
             format!("no such partition: the topic has {partitions}, numbered from 0"),
         ),
-        NoReplica::NotHere { leader } => not_leader(*leader),
+        NoReplica::NotHere { leader } => not_leader(me, *leader),
     }
 }
 
-/// A batch that was not acknowledged.
-pub fn produce(error: &ProduceError) -> Status {
+/// A batch that this node, `me`, did not acknowledge.
+pub fn produce(me: NodeId, error: &ProduceError) -> Status {
     let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
     match error {
-        ProduceError::NotLeader { leader } => not_leader(*leader),
+        ProduceError::NotLeader { leader } => not_leader(me, *leader),
         ProduceError::Fenced { leader, .. } => Status::led_by(
             ErrorCode::FencedLeaderEpoch,
             format!("{error}; refresh the metadata and retry"),
@@ -111,11 +108,11 @@ pub fn produce(error: &ProduceError) -> Status {
     }
 }
 
-/// Nothing was read.
-pub fn fetch(error: &FetchError) -> Status {
+/// Nothing was read on this node, `me`.
+pub fn fetch(me: NodeId, error: &FetchError) -> Status {
     let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
     match error {
-        FetchError::NotLeader { leader } => not_leader(*leader),
+        FetchError::NotLeader { leader } => not_leader(me, *leader),
         FetchError::Fenced { leader, .. } => Status::led_by(
             ErrorCode::FencedLeaderEpoch,
             format!("{error}; refresh the metadata and retry"),
@@ -195,31 +192,36 @@ mod tests {
             ProduceError::InvalidEpoch { asked: ProducerEpoch(1), current: ProducerEpoch(2) },
         ];
         for error in surely_not {
-            let status = produce(&error);
+            let status = produce(NodeId(1), &error);
             assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
         }
-        assert!(produce(&ProduceError::Unknown).code.is_unknown_outcome());
+        assert!(produce(NodeId(1), &ProduceError::Unknown).code.is_unknown_outcome());
         assert!(controller(&ControllerError::Unknown).code.is_unknown_outcome());
         assert!(!controller(&ControllerError::NotAvailable).code.is_unknown_outcome());
     }
 
     #[test]
     fn who_leads_is_said() {
-        for status in [
-            produce(&ProduceError::NotLeader { leader: leader() }),
-            fetch(&FetchError::NotLeader { leader: leader() }),
-            no_replica(&NoReplica::NotHere { leader: leader() }),
+        let said = |me, leader| {
+            [
+                produce(me, &ProduceError::NotLeader { leader }),
+                fetch(me, &FetchError::NotLeader { leader }),
+                no_replica(me, &NoReplica::NotHere { leader }),
+            ]
+        };
+        for (me, message) in [
+            (NodeId(1), "this node does not lead the partition: ask node 2"),
+            (NodeId(2), "the partition has no leader that can commit: this node was the last"),
         ] {
-            assert_eq!(status.code, ErrorCode::NotLeader);
-            assert_eq!(status.leader_on_wire(), (2, 5));
-            assert_eq!(status.message, "this node does not lead the partition: ask node 2");
-            assert_eq!(status.clone().said_by(NodeId(1)), status);
-            // It never sends anybody to itself.
-            let own = status.said_by(NodeId(2));
-            assert!(own.message.contains("no majority hears it"), "{own:?}");
-            assert_eq!(own.leader_on_wire(), (2, 5));
+            for status in said(me, leader()) {
+                assert_eq!(status.code, ErrorCode::NotLeader);
+                assert_eq!(status.leader_on_wire(), (2, 5));
+                assert!(status.message.starts_with(message), "{status:?}");
+            }
         }
-        assert_eq!(produce(&ProduceError::NotLeader { leader: None }).leader_on_wire(), (0, -1));
+        for status in said(NodeId(1), None) {
+            assert_eq!(status.leader_on_wire(), (0, -1));
+        }
     }
 
     #[test]
