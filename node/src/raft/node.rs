@@ -109,6 +109,8 @@ struct Groups {
     running: BTreeMap<GroupId, Group>,
     /// Being started: a second start is refused.
     starting: BTreeMap<GroupId, Starting>,
+    /// Being stopped: a start is refused until that is done, by whoever began it or by the next one who stops it.
+    ending: BTreeMap<GroupId, Group>,
     stopping: bool,
 }
 
@@ -118,6 +120,42 @@ struct Starting {
     task: Option<Task>,
     /// It has started for nobody and is being stopped.
     given_up: bool,
+}
+
+impl Groups {
+    fn knows(&self, group: GroupId) -> bool {
+        self.running.contains_key(&group)
+            || self.starting.contains_key(&group)
+            || self.ending.contains_key(&group)
+    }
+}
+
+/// The start of a group while its end is waited for. Whoever gives that up leaves the start to the next one: it may
+/// not be aborted halfway.
+struct Awaited<'a> {
+    node: &'a Inner,
+    group: GroupId,
+    task: Option<Task>,
+}
+
+impl Awaited<'_> {
+    async fn ended(mut self) {
+        if let Some(task) = &mut self.task {
+            // A panic in it has been told.
+            drop(AssertUnwindSafe(task.ended()).catch_unwind().await);
+        }
+        self.task = None;
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        let mut groups = self.node.groups();
+        if let Some(start) = groups.starting.get_mut(&self.group) {
+            start.task = Some(task);
+        }
+    }
 }
 
 impl RaftNode {
@@ -217,7 +255,7 @@ impl RaftNode {
             if groups.stopping {
                 return Err(GroupError::Stopping);
             }
-            if groups.running.contains_key(&group) || groups.starting.contains_key(&group) {
+            if groups.knows(group) {
                 return Err(GroupError::Running(group));
             }
             let (node, starting) = (self.clone(), self.0.clone().start_for(group, members, apply, reply));
@@ -236,37 +274,45 @@ impl RaftNode {
         self.0.group(group)
     }
 
-    /// Stops a group; its log stays. Pending proposals have no known outcome.
+    /// Stops a group; its log stays. Pending proposals have no known outcome. If this is dropped, the next one who stops
+    /// the group does the rest.
     pub async fn stop_group(&self, group: GroupId) {
-        let stopped = self.0.groups().running.remove(&group);
         self.0.sessions.forget(group);
+        let stopped = {
+            let mut groups = self.0.groups();
+            if let Some(running) = groups.running.remove(&group) {
+                groups.ending.insert(group, running);
+            }
+            groups.ending.get(&group).cloned()
+        };
         if let Some(stopped) = stopped {
-            stopped.stop().await;
-            self.0.leads_not(group, self.0.me, Term(u64::MAX));
+            self.0.end(stopped).await;
         }
     }
 
     /// Stops all groups, also those that are being started; their logs stay, and they may be started again. For
-    /// whoever sees to it that nobody starts any meanwhile.
+    /// whoever sees to it that nobody starts any meanwhile. If this is dropped, the next call does the rest.
     pub async fn stop_groups(&self) {
         loop {
-            let (running, starting) = {
+            let (ending, starting) = {
                 let mut groups = self.0.groups();
                 let running = std::mem::take(&mut groups.running);
+                groups.ending.extend(running);
+                let ending: Vec<Group> = groups.ending.values().cloned().collect();
                 // Taken and not removed: a second start is refused until this one has ended.
-                (running, groups.starting.values_mut().find_map(|start| start.task.take()))
+                let starting =
+                    groups.starting.iter_mut().find_map(|(id, start)| Some((*id, start.task.take()?)));
+                (ending, starting)
             };
-            if running.is_empty() && starting.is_none() {
+            if ending.is_empty() && starting.is_none() {
                 return;
             }
-            for group in running.into_values() {
-                self.0.sessions.forget(group.id());
-                group.stop().await;
-                self.0.leads_not(group.id(), self.0.me, Term(u64::MAX));
+            let starting = starting.map(|(group, task)| Awaited { node: &self.0, group, task: Some(task) });
+            for group in ending {
+                self.0.end(group).await;
             }
             if let Some(starting) = starting {
-                // A panic in it has been told.
-                drop(AssertUnwindSafe(starting.join()).catch_unwind().await);
+                starting.ended().await;
             }
         }
     }
@@ -520,6 +566,15 @@ impl Inner {
         if self.liveness().beat(node, leads) {
             self.changed();
         }
+    }
+
+    /// Stops a group that is listed as ending.
+    async fn end(&self, group: Group) {
+        let id = group.id();
+        self.sessions.forget(id);
+        group.stop().await;
+        self.leads_not(id, self.me, Term(u64::MAX));
+        self.groups().ending.remove(&id);
     }
 
     fn leads_not(&self, group: GroupId, node: NodeId, term: Term) {

@@ -58,15 +58,13 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Aborts what runs, refuses what comes, and waits until all has ended.
+    /// Aborts what runs, refuses what comes, and waits until all has ended. If this is dropped, the next call does the
+    /// rest.
     pub(super) async fn stop(&self) {
-        let tasks = {
-            let mut running = self.lock();
-            running.stopped = true;
-            running.ended.clear();
-            std::mem::take(&mut running.tasks)
-        };
-        for task in tasks.into_values() {
+        self.lock().stopped = true;
+        loop {
+            let next = self.lock().tasks.pop_first();
+            let Some((_, task)) = next else { return };
             task.stop().await;
         }
     }

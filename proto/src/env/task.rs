@@ -29,9 +29,15 @@ impl Task {
 
     /// Waits until the work has ended. Dropping this future aborts the work.
     pub async fn join(mut self) {
-        if let Some(end) = self.end.take() {
+        self.ended().await;
+    }
+
+    /// Waits until the work has ended. Dropping this future leaves it at work, and it can be waited for again.
+    pub async fn ended(&mut self) {
+        if let Some(end) = &mut self.end {
             end.await;
         }
+        self.end = None;
         self.abort = None;
     }
 

@@ -49,6 +49,39 @@ async fn a_group_whose_start_was_given_up_is_stopped_and_can_be_started_again() 
 }
 
 #[tokio::test]
+async fn whoever_stops_groups_may_go_and_the_next_one_does_the_rest() {
+    let alone = Alone::start().await;
+    let start = || {
+        let members = vec![Member { node: alone.me, identity: alone.identity }];
+        alone.raft.start_group(GROUP, members, Box::new(Nothing)).boxed()
+    };
+    // It is being started, and then runs.
+    alone.gate.close();
+    let mut starting = start();
+    for _ in 0..2 {
+        assert!((&mut starting).now_or_never().is_none());
+        assert!(alone.raft.stop_groups().now_or_never().is_none());
+        let second = start().await;
+        assert!(matches!(second, Err(GroupError::Running(GROUP))), "{second:?}");
+    }
+    drop(starting);
+    alone.gate.open();
+    alone.raft.stop_groups().await;
+    let group = start().await.unwrap();
+    for stopped in [alone.raft.stop_groups().boxed(), alone.raft.stop_group(GROUP).boxed()] {
+        assert!(stopped.now_or_never().is_none());
+        assert!(alone.raft.group(GROUP).is_none());
+        let second = start().await;
+        assert!(matches!(second, Err(GroupError::Running(GROUP))), "{second:?}");
+    }
+    alone.raft.stop_groups().await;
+    assert_eq!(group.0.registry.running(), 0);
+    start().await.unwrap();
+    assert_eq!(*alone.raft.failed().borrow(), None, "stopped is not failed");
+    alone.raft.stop().await;
+}
+
+#[tokio::test]
 async fn a_vital_task_that_panics_ends_the_node() {
     let alone = Alone::start().await;
     let mut failed = alone.raft.failed();
