@@ -19,13 +19,14 @@ pub struct PartitionConfig {
     /// Longest time until a produce is answered, in ms, whatever the request asks for. Too short, and a failover
     /// turns into unknown outcomes; too long, and clients of an isolated leader hang.
     pub produce_timeout_ms_max: u64,
-    /// Fetches of one partition that wait for records; more are refused.
+    /// Fetches of one partition that wait for records; more are refused. As many requests may wait for a majority's word
+    /// on where the records end.
     pub fetch_waiters_max: usize,
     /// Longest time that a fetch waits, in ms, whatever the request asks for.
     pub fetch_wait_ms_max: u64,
     /// Most bytes that a fetch returns, whatever the request asks for; the first batch comes even above it.
     pub fetch_bytes_max: u32,
-    /// Longest time that a lookup of the latest offset waits for a majority, in ms.
+    /// Longest time that a lookup of the latest offset, or a fetch ahead of it, waits for a majority, in ms.
     pub read_barrier_timeout_ms: u64,
     /// Decompresses each compressed batch at the door and walks its records. Off, a client can store batches that
     /// no reader can read.

@@ -236,11 +236,7 @@ impl Replica {
             let ahead = request.offset > shared.state.lock().next_offset;
             if ahead && !confirmed {
                 // Somebody leads by now, perhaps, and this one has not heard of it: then the offset is there.
-                let longest = Duration::from_millis(config.read_barrier_timeout_ms);
-                if shared.group.read_barrier(longest).await.is_err() {
-                    self.leading(request.epoch).map_err(Unled::fetch)?;
-                    return Err(FetchError::NotAvailable);
-                }
+                self.confirm(request.epoch).await?;
                 confirmed = true;
                 continue;
             }
@@ -295,6 +291,19 @@ impl Replica {
             select(woken, env.clock.sleep_until(deadline)).await;
             waited = true;
         }
+    }
+
+    /// Waits until a majority has confirmed that all that was committed before is applied here; one of a bounded
+    /// number who do.
+    async fn confirm(&self, epoch: Option<LeaderEpoch>) -> Result<(), FetchError> {
+        let shared = &*self.shared;
+        let _place = shared.watermark.place().map_err(|_| FetchError::Overloaded)?;
+        let longest = Duration::from_millis(shared.around.config.read_barrier_timeout_ms);
+        if shared.group.read_barrier(longest).await.is_err() {
+            self.leading(epoch).map_err(Unled::fetch)?;
+            return Err(FetchError::NotAvailable);
+        }
+        Ok(())
     }
 
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
@@ -381,11 +390,7 @@ impl Replica {
         let (offset, timestamp) = match at {
             OffsetAt::Earliest => (Some(shared.state.lock().log_start), None),
             OffsetAt::Latest => {
-                let longest = Duration::from_millis(shared.around.config.read_barrier_timeout_ms);
-                if shared.group.read_barrier(longest).await.is_err() {
-                    self.leading(epoch).map_err(Unled::fetch)?;
-                    return Err(FetchError::NotAvailable);
-                }
+                self.confirm(epoch).await?;
                 (Some(shared.state.lock().next_offset), None)
             }
             OffsetAt::Timestamp(at) => match self.at_time(at).await? {

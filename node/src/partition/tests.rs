@@ -1,12 +1,13 @@
 //! A replica over a real store and a real Raft group of one node.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use quorate_proto::batch::{BatchBuilder, BatchError, Compression, ProducerStamp, split};
-use quorate_proto::env::Moment;
+use quorate_proto::env::{Mark, Moment, Point, Probe};
 use quorate_proto::ids::{
     GroupId, LeaderEpoch, LogIndex, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp,
 };
@@ -345,6 +346,54 @@ async fn before_the_sync_there_is_no_ack_and_nothing_to_read() {
     assert_eq!(again.await.map(|produced| produced.base_offset), Ok(Offset(1)));
     assert_eq!(partition.produce(idempotent(2, 1)).await, Ok(2));
     assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+}
+
+/// What happens when a majority is asked, once it does.
+type Asked = Box<dyn FnOnce() + Send>;
+
+/// No majority ever answers.
+#[derive(Default)]
+struct NoMajority(Mutex<Option<Asked>>);
+
+impl Probe for NoMajority {
+    fn perturb(&self, point: Point) -> bool {
+        let asked = (point == Point::BarrierFails).then(|| self.0.lock().unwrap().take());
+        if let Some(Some(asked)) = asked {
+            asked();
+        }
+        point == Point::BarrierFails
+    }
+
+    fn reached(&self, _mark: Mark) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_ahead_is_judged_by_a_majority_alone() {
+    let probe = Arc::new(NoMajority::default());
+    let alone = Alone::start_probed(Arc::clone(&probe) as Arc<dyn Probe>).await;
+    let partition = Partition::start(alone, TopicConfig::default()).await;
+    let latest = || partition.replica.list_offset(None, OffsetAt::Latest);
+    assert_eq!(partition.fetch(0, 1).await, Ok(vec![]), "it is not ahead");
+    assert_eq!(partition.fetch(1, 1).await, Err(FetchError::NotAvailable));
+    assert_eq!(latest().await, Err(FetchError::NotAvailable));
+    // Not its leader any more by the time that this is known.
+    let (raft, runtime) = (partition.alone.raft.clone(), tokio::runtime::Handle::current());
+    let ends = move || tokio::task::block_in_place(|| runtime.block_on(raft.stop_group(GROUP)));
+    *probe.0.lock().unwrap() = Some(Box::new(ends));
+    assert_eq!(partition.fetch(1, 1).await, Err(FetchError::NotLeader { leader: None }));
+    assert!(probe.0.lock().unwrap().is_none(), "a majority was asked");
+}
+
+#[tokio::test]
+async fn a_bounded_number_waits_for_a_majority() {
+    let config = PartitionConfig { fetch_waiters_max: 1, ..PartitionConfig::default() };
+    let partition = Partition::start_with(Alone::start().await, TopicConfig::default(), config).await;
+    let mut latest = partition.replica.list_offset(None, OffsetAt::Latest).boxed();
+    assert!((&mut latest).now_or_never().is_none());
+    assert_eq!(partition.fetch(9, 1).await, Err(FetchError::Overloaded));
+    assert_eq!(latest.await.map(|found| found.offset), Ok(Some(Offset(0))));
+    let ahead = partition.fetch(9, 1).await;
+    assert!(matches!(ahead, Err(FetchError::OffsetOutOfRange { .. })), "{ahead:?}");
 }
 
 /// The replica was asked before it was stopped, and reads when its log is gone.

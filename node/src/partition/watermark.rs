@@ -1,4 +1,5 @@
-//! Fetches that wait for records below the high watermark: woken when entries are applied, never when appended.
+//! Fetches that wait for records below the high watermark: woken when entries are applied, never when appended. And how
+//! many requests wait for a majority's word on it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,8 @@ struct Waiters {
     /// Batch bytes applied since the replica's start.
     applied_bytes: u64,
     waiting: BTreeMap<(u64, u64), oneshot::Sender<()>>,
+    /// How many wait for a majority's word.
+    asking: usize,
     next_id: u64,
     closed: bool,
 }
@@ -35,6 +38,10 @@ pub(super) struct Wait {
     woken: oneshot::Receiver<()>,
 }
 
+/// A place among those who wait for a majority's word; dropping it gives the place free.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Mutex<Waiters>>);
+
 impl Watermark {
     pub(super) fn new(waiters_max: usize) -> Self {
         Self { waiters: Arc::default(), waiters_max }
@@ -54,6 +61,17 @@ impl Watermark {
             waiters.waiting.insert(key, tx);
         }
         Ok(Wait { key, waiters: Arc::clone(&self.waiters), woken })
+    }
+
+    /// Takes a place among those who wait for a majority's word. As many may as wait for records; they are counted for
+    /// themselves, or readers that wait for long would keep lookups out.
+    pub(super) fn place(&self) -> Result<Place, TooMany> {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiters.asking >= self.waiters_max {
+            return Err(TooMany);
+        }
+        waiters.asking += 1;
+        Ok(Place(Arc::clone(&self.waiters)))
     }
 
     /// So many batch bytes were applied since the start: wakes those who waited for no more.
@@ -98,6 +116,12 @@ impl Drop for Wait {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).asking -= 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -106,6 +130,16 @@ mod tests {
 
     fn is_woken(wait: &mut Wait) -> bool {
         wait.woken().now_or_never().is_some()
+    }
+
+    #[test]
+    fn places_are_counted_for_themselves() {
+        let watermark = Watermark::new(1);
+        let _wait = watermark.wait(5).unwrap();
+        let place = watermark.place().unwrap();
+        assert_eq!(watermark.place().err(), Some(TooMany));
+        drop(place);
+        assert!(watermark.place().is_ok());
     }
 
     #[test]

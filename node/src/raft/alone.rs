@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use quorate_proto::ErrorCode;
+use quorate_proto::env::Probe;
 use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{Hello, HelloReply, PeerReply, PeerRequest, Sender};
 use tempfile::TempDir;
@@ -34,18 +35,19 @@ pub(crate) struct Alone {
 impl Alone {
     /// A new node with an empty folder.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::start_in(tempfile::tempdir().unwrap(), quorate_proto::env::os()).await
     }
 
-    async fn start_in(folder: TempDir) -> Self {
+    /// A new node in a world that may be unkind.
+    pub(crate) async fn start_probed(probe: Arc<dyn Probe>) -> Self {
+        let base = quorate_proto::env::Env { probe, ..quorate_proto::env::os() };
+        Self::start_in(tempfile::tempdir().unwrap(), base).await
+    }
+
+    async fn start_in(folder: TempDir, base: quorate_proto::env::Env) -> Self {
         let gate = Gate::default();
         let disk = GatedDisk { disk: OsDisk::open(folder.path()).unwrap(), gate: gate.clone() };
-        let env = Env {
-            base: quorate_proto::env::os(),
-            disk: Arc::new(disk),
-            transport: Arc::new(Nobody),
-            pool: Arc::new(OsPool),
-        };
+        let env = Env { base, disk: Arc::new(disk), transport: Arc::new(Nobody), pool: Arc::new(OsPool) };
         let me = NodeId(1);
         let (store, _) = Store::open(&env, StoreConfig::default(), me).await.unwrap();
         let identity = store.facts().identity();
@@ -61,7 +63,7 @@ impl Alone {
         self.store.close().await;
         let Self { env, store, raft, folder, .. } = self;
         drop((raft, store, env));
-        Self::start_in(folder).await
+        Self::start_in(folder, quorate_proto::env::os()).await
     }
 }
 
@@ -74,7 +76,7 @@ pub(crate) async fn eventually(env: &Env, what: &str, mut holds: impl FnMut() ->
     }
 }
 
-/// No peers.
+/// No peers: whoever has an address never answers.
 struct Nobody;
 
 #[async_trait]
@@ -97,7 +99,7 @@ impl Transport for Nobody {
 
 impl PeerLink for Nobody {
     fn call(&self, _request: PeerRequest) -> BoxFuture<'static, Result<(Sender, PeerReply), PeerError>> {
-        Box::pin(async { Err(PeerError::Unreachable("nobody".to_owned())) })
+        Box::pin(std::future::pending())
     }
 }
 
