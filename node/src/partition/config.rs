@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The largest [`PartitionConfig::fetch_bytes_max`]: what a client takes in one answer, less what stands around the
+/// batches.
+const FETCH_BYTES: u32 = 64 << 20;
+
 /// Bounds and checks, the same for every partition of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,7 +28,8 @@ pub struct PartitionConfig {
     pub fetch_waiters_max: usize,
     /// Longest time that a fetch waits, in ms, whatever the request asks for.
     pub fetch_wait_ms_max: u64,
-    /// Most bytes that a fetch returns, whatever the request asks for; the first batch comes even above it.
+    /// Most bytes that a fetch returns, whatever the request asks for; the first batch comes even above it. Clients
+    /// take no answer of much more than 64 MiB.
     pub fetch_bytes_max: u32,
     /// Longest time that a lookup of the latest offset, or a fetch ahead of it, waits for a majority, in ms.
     pub read_barrier_timeout_ms: u64,
@@ -80,10 +85,32 @@ impl PartitionConfig {
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("partition.{name} must be at least 1")),
+            None if self.fetch_bytes_max > FETCH_BYTES => Err(format!(
+                "partition.fetch_bytes_max must be at most {FETCH_BYTES}, 64 MiB: clients could not take the answer"
+            )),
             None if self.timestamp_ahead_ms_max < 0 => {
                 Err("partition.timestamp_ahead_ms_max must not be negative".to_owned())
             }
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        let check = |config: PartitionConfig, said: Option<&str>| {
+            assert_eq!(config.validate().err().as_deref(), said);
+        };
+        let fetch = |fetch_bytes_max| PartitionConfig { fetch_bytes_max, ..PartitionConfig::default() };
+        check(PartitionConfig::default(), None);
+        check(fetch(64 << 20), None);
+        check(fetch(0), Some("partition.fetch_bytes_max must be at least 1"));
+        let above =
+            "partition.fetch_bytes_max must be at most 67108864, 64 MiB: clients could not take the answer";
+        check(fetch((64 << 20) + 1), Some(above));
     }
 }
