@@ -12,9 +12,11 @@ use quorate_proto::v1::{
 
 use super::status::{self, Status};
 use super::{Api, Parts};
-use crate::controller::{self, NewTopic};
+use crate::controller::{self, NewTopic, Standing};
 use crate::env::Point;
 use crate::metadata::{Metadata, Partition, Topic};
+
+const JUST_STARTED: &str = "it has just started, and does not know of all topics yet";
 
 /// Answers for the topics asked for, or for all.
 pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataResponse {
@@ -26,7 +28,7 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
         return refused(status::invalid("ask for all topics or for some, not for both"));
     }
     if request.all && !parts.controller.is_up_to_date() {
-        return refused(status::not_ready("it has just started, and does not know of all topics yet"));
+        return refused(status::not_ready(JUST_STARTED));
     }
     let mut failed = BTreeMap::new();
     if request.auto_create && api.settings.auto_create_topics {
@@ -37,7 +39,7 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
         }
     }
     // Before the metadata are looked at: those may lack what makes this node ready a moment later.
-    let ready = *parts.controller.ready().borrow();
+    let standing = *parts.controller.standing().borrow();
     let metadata = parts.controller.metadata().borrow().clone();
     let parts = &parts;
     let untold = api.env.perturb(Point::LeadersUntold);
@@ -47,7 +49,7 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
         let describe_named = |name: &String| match failed.remove(name.as_str()) {
             Some(status) => unknown(name, status),
             None if api.env.perturb(Point::TopicNotTold) => unknown(name, status::not_ready("it is busy")),
-            None => named(parts, &metadata, name, untold, ready),
+            None => named(parts, &metadata, name, untold, standing),
         };
         request.topics.iter().map(describe_named).collect()
     };
@@ -102,7 +104,7 @@ fn unknown(name: &str, status: Status) -> TopicMetadata {
     }
 }
 
-fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool, ready: bool) -> TopicMetadata {
+fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool, standing: Standing) -> TopicMetadata {
     let parsed: TopicName = match name.parse() {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -111,13 +113,14 @@ fn named(parts: &Parts, metadata: &Metadata, name: &str, untold: bool, ready: bo
             return unknown(name, status);
         }
     };
-    match metadata.topic_named(&parsed) {
-        Some(topic) => describe(parts, topic, untold),
+    match (metadata.topic_named(&parsed), standing) {
+        (Some(topic), _) => describe(parts, topic, untold),
         // What is applied here may lack the newest topics, or all of them after a start.
-        None if !ready => {
+        (None, Standing::Unled) => {
             unknown(name, status::not_ready("it hears no leader that could tell it of new topics"))
         }
-        None => {
+        (None, Standing::Unregistered) => unknown(name, status::not_ready(JUST_STARTED)),
+        (None, Standing::Ready) => {
             let message = format!("no topic is called {name:?}: create it first");
             unknown(name, Status { code: ErrorCode::UnknownTopic, message, leader: None })
         }
@@ -221,10 +224,61 @@ fn count(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use quorate_proto::ids::{GroupId, TopicId};
+    use tokio::sync::watch;
 
     use super::*;
-    use crate::metadata::TopicConfig;
+    use crate::api::ApiSettings;
+    use crate::config::ApiConfig;
+    use crate::controller::{Controller, ControllerConfig};
+    use crate::metadata::{Node, TopicConfig};
+    use crate::partition::{PartitionConfig, PartitionManager};
+    use crate::raft::Member;
+    use crate::raft::alone::{Alone, eventually};
+
+    /// It hears its leader, itself, and may lack what was agreed before it started.
+    #[tokio::test]
+    async fn nothing_is_denied_before_all_is_known() {
+        let alone = Alone::start().await;
+        let (env, raft, me) = (&alone.env, &alone.raft, alone.me);
+        let members = vec![Member { node: me, identity: alone.identity }];
+        let controller =
+            Controller::start(env, raft, ControllerConfig::default(), me, members).await.unwrap();
+        let (config, metadata_here) = (PartitionConfig::default(), controller.metadata());
+        let partitions = PartitionManager::start(env, raft, &alone.store, config, me, metadata_here);
+        let parts = Arc::new(Parts { controller: controller.clone(), partitions, raft: raft.clone() });
+        let (_stage, stage) = watch::channel(Ok(parts));
+        let settings = ApiSettings {
+            node: me,
+            config: ApiConfig::default(),
+            auto_create_topics: false,
+            silence_max: Duration::from_secs(1),
+        };
+        let api = Api::new(env.clone(), settings, stage);
+        let ask = async |topics: &[&str]| {
+            let topics: Vec<String> = topics.iter().map(|name| name.to_string()).collect();
+            let request = MetadataRequest { all: topics.is_empty(), topics, auto_create: false };
+            let response = metadata(&api, request).await;
+            let said = response.topics.first().map(|topic| (topic.error(), topic.message.clone()));
+            said.unwrap_or((response.error(), response.message))
+        };
+        let stands = |standing| *controller.standing().borrow() == standing;
+
+        eventually(env, "a leader", || stands(Standing::Unregistered)).await;
+        for topics in [&[][..], &["t"]] {
+            let (code, message) = ask(topics).await;
+            assert_eq!(code, ErrorCode::NotReady);
+            assert!(message.contains(JUST_STARTED), "{message}");
+        }
+        let (grpc, peer, http) = ("a:1".into(), "a:2".into(), "a:3".into());
+        let node = Node { identity: alone.identity, grpc, peer, http };
+        controller.register_node(me, node, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(ask(&[]).await.0, ErrorCode::None);
+        eventually(env, "it is ready", || stands(Standing::Ready)).await;
+        assert_eq!(ask(&["t"]).await.0, ErrorCode::UnknownTopic);
+    }
 
     #[test]
     fn partitions_in_trouble_are_counted() {

@@ -17,7 +17,9 @@ use tracing::{debug, info};
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
-use super::types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};
+use super::types::{
+    ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
+};
 use crate::env::transport::{Lane, PeerError};
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Metadata, Node, Topic};
@@ -37,7 +39,7 @@ struct Shared {
     me: NodeId,
     metadata: watch::Receiver<Arc<Metadata>>,
     applied: watch::Receiver<LogIndex>,
-    ready: watch::Receiver<bool>,
+    standing: watch::Receiver<Standing>,
     /// Whether a command was agreed since this node started and what it led to is applied here, and so all before it.
     up_to_date: watch::Sender<bool>,
     /// Producer ids that this node may hand out.
@@ -70,12 +72,13 @@ impl Controller {
     ) -> Result<Self, GroupError> {
         let (machine, metadata, applied) = Machine::new();
         let group = raft.start_group(GroupId::METADATA, members, Box::new(machine)).await?;
-        let (ready_tx, ready) = watch::channel(false);
+        let (standing_tx, standing) = watch::channel(Standing::Unled);
         let silence = Duration::from_millis(config.silence_ms_max);
         let up_to_date = watch::Sender::new(false);
         let told = up_to_date.subscribe();
-        let watcher = watch_readiness(env.clone(), raft.clone(), group.clone(), me, silence, told, ready_tx);
-        let task = env.spawn("controller readiness", watcher);
+        let watcher =
+            watch_standing(env.clone(), raft.clone(), group.clone(), me, silence, told, standing_tx);
+        let task = env.spawn("controller standing", watcher);
         let shared = Shared {
             env: env.clone(),
             raft: raft.clone(),
@@ -84,7 +87,7 @@ impl Controller {
             me,
             metadata,
             applied,
-            ready,
+            standing,
             up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
@@ -116,11 +119,9 @@ impl Controller {
         *self.shared.applied.borrow()
     }
 
-    /// Whether commands can be expected to succeed, and the metadata here to hold all that was agreed before this node
-    /// started: it leads and hears a majority, or hears the leader, and has had a command of its own agreed. A broker
-    /// of Kafka stays fenced as long (KIP-631).
-    pub fn ready(&self) -> watch::Receiver<bool> {
-        self.shared.ready.clone()
+    /// Whether this node leads and hears a majority, or hears the leader, and has had a command of its own agreed.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.standing.clone()
     }
 
     /// Waits until the metadata applied here hold all that was agreed before this call.
@@ -444,14 +445,14 @@ fn answered(answer: &[u8]) -> Attempt {
 }
 
 /// Says whether the metadata group can be expected to commit what this node asks.
-async fn watch_readiness(
+async fn watch_standing(
     env: Env,
     raft: RaftNode,
     group: Group,
     me: NodeId,
     silence: Duration,
     mut up_to_date: watch::Receiver<bool>,
-    ready: watch::Sender<bool>,
+    standing: watch::Sender<Standing>,
 ) {
     let mut roles = group.roles();
     loop {
@@ -461,7 +462,7 @@ async fn watch_readiness(
         let alive = raft.alive();
         let heard =
             |node: NodeId| node == me || alive.get(&node).is_some_and(|heard| now.since(*heard) <= silence);
-        let is_ready = match role {
+        let is_led = match role {
             Role::Leader { ready: true, .. } => {
                 let members = group.members();
                 let near = members.iter().filter(|member| heard(member.node)).count();
@@ -470,8 +471,12 @@ async fn watch_readiness(
             Role::Leader { ready: false, .. } => false,
             Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != me && heard(leader)),
         };
-        let is_ready = is_ready && told;
-        ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
+        let now = match (is_led, told) {
+            (false, _) => Standing::Unled,
+            (true, false) => Standing::Unregistered,
+            (true, true) => Standing::Ready,
+        };
+        standing.send_if_modified(|was| std::mem::replace(was, now) != now);
         let changed = tokio::select! {
             biased;
             changed = roles.changed() => changed,
@@ -479,7 +484,7 @@ async fn watch_readiness(
             () = env.sleep(silence / 16) => Ok(()),
         };
         if changed.is_err() {
-            ready.send_replace(false);
+            standing.send_replace(Standing::Unled);
             return;
         }
     }

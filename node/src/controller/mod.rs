@@ -14,7 +14,7 @@ mod types;
 pub use command::{Answer, Command, NotACommand, Refusal};
 pub use handle::Controller;
 pub use spec::{NewTopic, PARTITIONS_MAX, describe};
-pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError};
+pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing};
 
 #[cfg(test)]
 mod tests;

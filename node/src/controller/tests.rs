@@ -24,8 +24,12 @@ async fn begin(alone: &Alone) -> Controller {
 async fn start(alone: &Alone) -> Controller {
     let controller = begin(alone).await;
     register(alone, &controller).await;
-    eventually(&alone.env, "the controller is ready", || *controller.ready().borrow()).await;
+    eventually(&alone.env, "the controller is ready", || is_ready(&controller)).await;
     controller
+}
+
+fn is_ready(controller: &Controller) -> bool {
+    *controller.standing().borrow() == Standing::Ready
 }
 
 async fn register(alone: &Alone, controller: &Controller) {
@@ -60,13 +64,13 @@ async fn what_was_agreed_is_there_after_a_restart() {
     eventually(&alone.env, "its log is replayed", || controller.current() == before).await;
     alone.env.sleep(Duration::from_secs(1)).await;
     assert!(
-        !controller.is_up_to_date() && !*controller.ready().borrow(),
+        !controller.is_up_to_date() && *controller.standing().borrow() == Standing::Unregistered,
         "nobody has told it that this is all"
     );
     let entries = controller.applied();
     register(&alone, &controller).await;
     assert!(controller.is_up_to_date() && controller.applied() > entries);
-    eventually(&alone.env, "the controller is ready", || *controller.ready().borrow()).await;
+    eventually(&alone.env, "the controller is ready", || is_ready(&controller)).await;
     register(&alone, &controller).await;
     assert_eq!(controller.applied().0, entries.0 + 1, "once for each start");
     assert_eq!(controller.current(), before);

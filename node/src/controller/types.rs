@@ -27,6 +27,19 @@ impl Default for ControllerConfig {
     }
 }
 
+/// Whether commands can be expected to succeed, and the metadata here to hold all that was agreed before this node
+/// started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This node hears no leader of the metadata group, or leads and hears no majority.
+    Unled,
+    /// It hears one, and has had no command of its own agreed yet since it started. A broker of Kafka stays fenced as
+    /// long (KIP-631).
+    Unregistered,
+    /// Both hold.
+    Ready,
+}
+
 /// Why a command has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ControllerError {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{NodeConfig, Readiness};
 use crate::api::{Parts, Stage};
-use crate::controller::{Controller, ControllerError};
+use crate::controller::{Controller, ControllerError, Standing};
 use crate::env::Env;
 use crate::join::Join;
 use crate::metadata::{Metadata, Node};
@@ -199,7 +199,7 @@ impl Life {
 
     /// Says whether this node can commit, whenever that changes.
     async fn judge_readiness(&self, parts: &Parts) {
-        let mut ready = parts.controller.ready();
+        let mut standing = parts.controller.standing();
         let mut metadata = parts.controller.metadata();
         let mut failed = self.store.failed();
         let mut was_ready = false;
@@ -208,7 +208,7 @@ impl Life {
             let disk = failed.borrow_and_update().as_ref().map(|error| error.to_string());
             let wrong = was_ready || disk.is_some();
             let verdict =
-                readiness(disk, *ready.borrow_and_update(), &metadata.borrow_and_update(), &members);
+                readiness(disk, *standing.borrow_and_update(), &metadata.borrow_and_update(), &members);
             self.readiness.send_if_modified(|known| {
                 let changed = *known != verdict;
                 if changed {
@@ -230,7 +230,7 @@ impl Life {
             let changed = tokio::select! {
                 biased;
                 changed = failed.changed() => changed,
-                changed = ready.changed() => changed,
+                changed = standing.changed() => changed,
                 changed = metadata.changed() => changed,
             };
             if changed.is_err() {
@@ -241,12 +241,19 @@ impl Life {
 }
 
 /// What "ready" means, once a node belongs to its cluster. `disk` is what failed there.
-fn readiness(disk: Option<String>, hears_leader: bool, metadata: &Metadata, members: &[NodeId]) -> Readiness {
+fn readiness(disk: Option<String>, standing: Standing, metadata: &Metadata, members: &[NodeId]) -> Readiness {
     if let Some(error) = disk {
         return Readiness::NotReady(format!("its disk failed: {error}"));
     }
-    if !hears_leader {
-        return Readiness::NotReady("it hears no leader of the metadata group, or no majority".to_owned());
+    let missing = match standing {
+        Standing::Unled => Some("it hears no leader of the metadata group, or no majority"),
+        Standing::Unregistered => {
+            Some("it hears the metadata group's leader, and has not registered since it started")
+        }
+        Standing::Ready => None,
+    };
+    if let Some(missing) = missing {
+        return Readiness::NotReady(missing.to_owned());
     }
     // Or a topic created now would be placed on too few.
     let missing = members.iter().find(|member| !metadata.nodes.contains_key(member));
@@ -271,13 +278,17 @@ mod tests {
             http: String::new(),
         };
         let metadata = Metadata { nodes: [(NodeId(1), node)].into(), ..Metadata::default() };
-        let check = |disk: Option<&str>, hears, members: &[NodeId], reason: Option<&str>| {
+        let check = |disk: Option<&str>, standing, members: &[NodeId], reason: Option<&str>| {
             let expected = reason.map_or(Readiness::Ready, |reason| Readiness::NotReady(reason.to_owned()));
-            assert_eq!(readiness(disk.map(str::to_owned), hears, &metadata, members), expected);
+            assert_eq!(readiness(disk.map(str::to_owned), standing, &metadata, members), expected);
         };
-        check(None, true, &[NodeId(1)], None);
-        check(Some("full"), true, &[NodeId(1)], Some("its disk failed: full"));
-        check(None, false, &[NodeId(1)], Some("it hears no leader of the metadata group, or no majority"));
-        check(None, true, &[NodeId(1), NodeId(2)], Some("node 2 has not registered yet"));
+        let one = [NodeId(1)];
+        check(None, Standing::Ready, &one, None);
+        check(Some("full"), Standing::Ready, &one, Some("its disk failed: full"));
+        let unled = "it hears no leader of the metadata group, or no majority";
+        check(None, Standing::Unled, &one, Some(unled));
+        let unregistered = "it hears the metadata group's leader, and has not registered since it started";
+        check(None, Standing::Unregistered, &one, Some(unregistered));
+        check(None, Standing::Ready, &[NodeId(1), NodeId(2)], Some("node 2 has not registered yet"));
     }
 }
