@@ -489,3 +489,37 @@ async fn watch_standing(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::Identity;
+
+    use super::*;
+    use crate::raft::alone::Alone;
+
+    /// It asks the other node, which stands still, as a leader that it remembers. How long that takes.
+    async fn forward(with_other: bool, left: Duration) -> Duration {
+        let alone = Alone::start().await;
+        let other = NodeId(2);
+        alone.raft.set_address(other, "b:2");
+        let mut members = vec![Member { node: alone.me, identity: alone.identity }];
+        if with_other {
+            members.push(Member { node: other, identity: Identity::from_random([2; 16]) });
+        }
+        let (env, raft, config) = (&alone.env, &alone.raft, ControllerConfig::default());
+        let controller = Controller::start(env, raft, config, alone.me, members).await.unwrap();
+        let start = env.now();
+        let command = Command::TakeProducerIds { count: 1 }.encode();
+        let attempt = controller.forward(other, command, left).await;
+        assert!(matches!(attempt, Attempt::Unknown), "it may have done it");
+        env.now().since(start)
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_hangs_is_left_once_there_is_another() {
+        let left = Duration::from_millis(300);
+        assert!(forward(true, left).await >= left, "nobody else can lead");
+        let left = Duration::from_secs(60);
+        assert!(forward(false, left).await < left / 2, "the node leads itself");
+    }
+}
