@@ -210,7 +210,8 @@ impl Node {
             stage: stage_tx,
             readiness: readiness_tx,
         };
-        let life = env.spawn("node", life.run());
+        let node = raft.clone();
+        let life = env.spawn("node", async move { node.vital("node's main task", life.run()).await });
         Ok(Self { api, store, raft, stage, readiness, stopped_itself, life, watching_failures, listening })
     }
 

@@ -78,7 +78,9 @@ impl Controller {
         let told = up_to_date.subscribe();
         let watcher =
             watch_standing(env.clone(), raft.clone(), group.clone(), me, silence, told, standing_tx);
-        let task = env.spawn("controller standing", watcher);
+        let node = raft.clone();
+        let task =
+            env.spawn("controller standing", async move { node.vital("watch of standing", watcher).await });
         let shared = Shared {
             env: env.clone(),
             raft: raft.clone(),
