@@ -96,6 +96,7 @@ impl NodeConfig {
             self.storage.validate().map_err(|error| error.to_string()),
             self.raft.validate().map_err(|error| error.to_string()),
             self.partition.validate(),
+            self.controller.validate(),
         ];
         for section in sections {
             section.map_err(ConfigError::Invalid)?;

@@ -27,6 +27,24 @@ impl Default for ControllerConfig {
     }
 }
 
+impl ControllerConfig {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("producer_ids_block", u64::from(self.producer_ids_block)),
+            ("retry_ms", self.retry_ms),
+            ("silence_ms_max", self.silence_ms_max),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("controller.{name} must be at least 1")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Whether commands can be expected to succeed, and the metadata here to hold all that was agreed before this node
 /// started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
