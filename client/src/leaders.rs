@@ -84,15 +84,16 @@ impl LookupError {
         }
     }
 
-    /// Of what two servers said about one topic, what is believed. A server that cannot say outweighs one that denies
-    /// the topic: that one may lag behind.
-    fn or_rather(self, other: Self) -> Self {
+    /// Of what two servers said about one topic, the weightier, and of equals the newer. A server that cannot say
+    /// outweighs one that denies the topic, which may lag behind; a refusal outweighs both, as no other server would
+    /// change it.
+    fn weightier(before: Self, newer: Self) -> Self {
         let weight = |error: &Self| match error {
             Self::UnknownTopic => 0,
             Self::NoServer(_) | Self::NotNow(_) => 1,
             Self::Refused { .. } => 2,
         };
-        if weight(&other) >= weight(&self) { other } else { self }
+        if weight(&before) > weight(&newer) { before } else { newer }
     }
 }
 
@@ -533,7 +534,7 @@ impl Leaders {
                 }
                 Err(error) => {
                     let said = match failed.remove(name) {
-                        Some(before) => before.or_rather(error),
+                        Some(before) => LookupError::weightier(before, error),
                         None => error,
                     };
                     failed.insert(name.clone(), said);
