@@ -433,7 +433,7 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let mut view = self.leaders.resolve(topic, false).await;
+        let mut view = self.leaders.resolve(topic).await;
         let mut before = None;
         loop {
             let last = match view {

@@ -227,7 +227,7 @@ impl Consumer {
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         loop {
-            let error = match self.leaders.resolve(name, false).await {
+            let error = match self.leaders.resolve(name).await {
                 Ok(view) => return Ok(view),
                 Err(error) => error,
             };

@@ -387,35 +387,44 @@ impl Leaders {
         NoServer { tried: tried.collect() }
     }
 
-    /// Asks about a topic for the first time. `auto_create`: it may be created.
+    /// Asks about a topic for the first time.
     ///
     /// # Errors
     /// See [`LookupError`].
-    pub(crate) async fn resolve(
+    pub(crate) async fn resolve(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
+        match self.known(topic) {
+            Some(view) => Ok(view),
+            None => self.refresh(topic).await,
+        }
+    }
+
+    /// Asks about a topic for the first time, and has it created if it is missing. Whether it was: as far as can be
+    /// told, and perhaps by somebody else at the same time.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub(crate) async fn resolve_or_create(
         &self,
         topic: &TopicName,
-        auto_create: bool,
-    ) -> Result<Arc<TopicView>, LookupError> {
+    ) -> Result<(Arc<TopicView>, bool), LookupError> {
         if let Some(view) = self.known(topic) {
-            return Ok(view);
+            return Ok((view, false));
         }
-        if auto_create {
-            let _one_at_a_time = self.lookup.lock().await;
-            if let Some(view) = self.known(topic) {
-                return Ok(view);
-            }
-            let only = BTreeSet::from([topic.clone()]);
-            // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
-            self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
-            match self.result(topic) {
-                // One that cannot say does not keep the others from creating it.
-                Err(LookupError::UnknownTopic | LookupError::NotNow(_)) => {}
-                found => return found,
-            }
-            self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
-            return self.result(topic);
+        let _one_at_a_time = self.lookup.lock().await;
+        if let Some(view) = self.known(topic) {
+            return Ok((view, false));
         }
-        self.refresh(topic).await
+        let only = BTreeSet::from([topic.clone()]);
+        // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
+        self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
+        let was_missing = match self.result(topic) {
+            Err(LookupError::UnknownTopic) => true,
+            // One that cannot say does not keep the others from creating it.
+            Err(LookupError::NotNow(_)) => false,
+            found => return Ok((found?, false)),
+        };
+        self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
+        Ok((self.result(topic)?, was_missing))
     }
 
     /// Asks again about a topic, and about all others that are known. Whoever comes while a lookup is under way

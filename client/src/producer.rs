@@ -5,7 +5,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -96,6 +96,8 @@ struct Shared {
     /// Free bytes of `memory_bytes_max`.
     memory: Arc<Semaphore>,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    /// Topics that were made for their first record.
+    made: Mutex<BTreeSet<TopicName>>,
     closed: AtomicBool,
 }
 
@@ -192,6 +194,7 @@ impl Producer {
             memory: Arc::new(Semaphore::new(config.memory_bytes_max)),
             config,
             topics: RwLock::default(),
+            made: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         Self { owner: Arc::new(Owner { shared, tasks: Mutex::default() }) }
@@ -270,6 +273,13 @@ impl Producer {
         }
     }
 
+    /// Topics that were missing and were made for the first record sent to them, by this producer or by somebody else
+    /// at the same time.
+    pub fn topics_made(&self) -> Vec<TopicName> {
+        let made = self.owner.shared.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter().cloned().collect()
+    }
+
     /// Takes no more records, flushes, and ends the producer and all its clones. Takes up to the delivery time-out.
     pub async fn close(&self) {
         let shared = &self.owner.shared;
@@ -296,9 +306,19 @@ impl Producer {
                 return Err(not_written(Reason::Closed));
             }
             let left = deadline.since(shared.env.now());
-            let lookup = shared.leaders.resolve(&name, shared.config.auto_create_topics);
+            let lookup = async {
+                match shared.config.auto_create_topics {
+                    true => shared.leaders.resolve_or_create(&name).await,
+                    false => shared.leaders.resolve(&name).await.map(|view| (view, false)),
+                }
+            };
             let last = match shared.env.timeout(left, lookup).await {
-                Ok(Ok(view)) => return Ok(shared.enter(&name, &view)),
+                Ok(Ok((view, made))) => {
+                    if made {
+                        shared.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+                    }
+                    return Ok(shared.enter(&name, &view));
+                }
                 Ok(Err(LookupError::UnknownTopic)) => {
                     return Err(not_written(Reason::UnknownTopic { topic: name }));
                 }

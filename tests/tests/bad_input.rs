@@ -47,8 +47,12 @@ fn topics_and_partitions_that_are_not_there() {
 #[test]
 fn a_first_produce_creates_a_topic_only_where_that_was_asked_for() {
     let cluster = Cluster::start_as(&Shape::of(1).flag("--auto-create-topics"));
-    drop(cluster.run_with(["produce", "fresh"], "a line\n").done());
-    assert_eq!(cluster.read_all("fresh").len(), 1);
+    let made = "topic fresh did not exist and was created";
+    for is_first in [true, false] {
+        let produced = cluster.run_with(["produce", "fresh"], "a line\n").done();
+        assert_eq!(produced.stderr.contains(made), is_first, "{produced:?}");
+    }
+    assert_eq!(cluster.read_all("fresh").len(), 2);
     // Reading creates nothing, and no wrong name is created.
     cluster.run(["consume", "nope", "--until-end"]).refused(1, "nope");
     cluster.run(["topic", "describe", "nope"]).refused(1, "nope");

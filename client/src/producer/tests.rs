@@ -456,9 +456,22 @@ async fn a_server_that_cannot_say_does_not_keep_others_from_creating_a_topic() {
             cluster.client(1).producer(ProducerConfig { auto_create_topics: true, ..one_by_one() });
         let start = producer.owner.shared.env.now();
         soon(producer.send("new", Record::new("x"))).await.unwrap();
+        assert!(producer.topics_made().is_empty(), "node {mute} may have known it");
         let took = producer.owner.shared.env.now().since(start);
         assert!(took < Duration::from_secs(1), "{took:?} while node {mute} cannot say");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_known_which_topics_were_made() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().creates = true;
+    let producer = cluster.client(1).producer(one_by_one());
+    for topic in ["new", "t", "new"] {
+        soon(soon(producer.send(topic, Record::new("x"))).await.unwrap()).await.unwrap();
+    }
+    let made: Vec<_> = producer.topics_made().iter().map(ToString::to_string).collect();
+    assert_eq!(made, ["new"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -171,6 +171,7 @@ pub(crate) async fn run(global: Global, args: ProduceArgs) -> Result<(), Failure
         start: Instant::now(),
         tally: RefCell::default(),
         offering: Cell::new(false),
+        told: Cell::new(false),
         unread: RefCell::default(),
     };
     let show = Show::new(args.progress);
@@ -276,6 +277,8 @@ struct Job {
     tally: RefCell<Tally>,
     /// A line is being handed to the producer, which has not taken it yet.
     offering: Cell<bool>,
+    /// It was said whether the topic had to be made.
+    told: Cell<bool>,
     /// Why the input could not be read to its end.
     unread: RefCell<Option<io::Error>>,
 }
@@ -372,6 +375,11 @@ impl Job {
 
     /// Counts a line's fate and says what went wrong. False if further lines would fare no better.
     fn settle(&self, number: u64, fate: Result<(), SendError>, show: &Show) -> bool {
+        if !self.told.replace(true) {
+            for topic in self.producer.topics_made() {
+                show.note(&format!("topic {topic} did not exist and was created"));
+            }
+        }
         let mut tally = self.tally.borrow_mut();
         let now = self.start.elapsed();
         let Err(error) = fate else {
