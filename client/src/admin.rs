@@ -13,8 +13,8 @@ use quorate_proto::ids::{
 };
 use quorate_proto::v1;
 
-use crate::error::{AdminError, NoServer, Tried};
-use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, reason, refusal};
+use crate::error::AdminError;
+use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
 
 /// A topic to create.
@@ -226,7 +226,8 @@ impl Admin {
     }
 
     /// Asks the servers in turn, again and again, until one has done it, one has refused it for good, or the time is
-    /// up. A request that may have been done is not sent again unless it is `harmless` to do it twice.
+    /// up; says why the last round came to nothing. A request that may have been done is not sent again unless it is
+    /// `harmless` to do it twice.
     async fn anywhere<T>(
         &self,
         call: Call,
@@ -237,29 +238,28 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        // What is not harmless is not sent when there is no time left to hear what became of it.
-        let answer_time = if harmless { Duration::ZERO } else { ANSWER_TIME.min(after / 4) };
-        let mut tried = Vec::new();
-        let mut last = None;
+        let left = || deadline.since(self.env.now());
+        // Nobody is asked when there is no time left to hear the answer: what is not harmless would be done all the
+        // same, and who is silent then looks as if it were down.
+        let answer_time = if harmless { WORD_TIME_MIN } else { ANSWER_TIME }.min(after / 4);
+        let mut before = None;
         loop {
-            if !harmless {
-                // One that hangs would take all the time, and leave it unknown whether it was done.
-                let left = deadline.since(self.env.now()).saturating_sub(answer_time);
-                let _found = self.env.timeout(left, self.leaders.find_server()).await.is_ok();
-            }
-            if deadline.since(self.env.now()) >= answer_time {
-                // What was said before is told only where nothing newer will be.
-                (tried, last) = (Vec::new(), None);
-            }
+            // One that hangs would take all the time, and leave it unknown whether it was done.
+            let may_ask = harmless || {
+                let time = left().saturating_sub(answer_time);
+                self.env.timeout(time, self.leaders.find_server()).await == Ok(true)
+            };
+            let (mut asked, mut last) = (false, None);
             // A server that hangs must not take the time of those after it, if they may be asked at all.
             let mut round = self.leaders.round(harmless);
-            while deadline.since(self.env.now()) >= answer_time {
-                let ask = || {
-                    let left = deadline.since(self.env.now());
-                    let wait = if harmless { left.min(config.metadata_timeout) } else { left };
-                    (within(call.clone(), left.saturating_sub(answer_time)), wait)
-                };
-                let Some((address, answer)) = round.next(ask).await else { break };
+            let ask = || {
+                let left = left();
+                let wait = if harmless { left.min(config.metadata_timeout) } else { left };
+                let call = || (within(call.clone(), left.saturating_sub(answer_time)), wait);
+                (may_ask && left >= answer_time).then(call)
+            };
+            while let Some((_, answer)) = round.next(ask).await {
+                asked = true;
                 match answer {
                     Ok(reply) => match said(reply) {
                         Said::Done(done) => return Ok(done),
@@ -281,16 +281,21 @@ impl Admin {
                     Err(error @ CallError::Lost { .. }) if !harmless => {
                         return Err(AdminError::PerhapsDone { reason: error.to_string() });
                     }
-                    Err(error) => tried.push(Tried { address, reason: reason(error) }),
+                    Err(_its_silence_is_noted) => {}
                 }
+            }
+            if !asked {
+                // Nothing new was said.
+                last = before.take();
             }
             let pause = backoff.pause(&self.env);
             if self.env.now() + pause + answer_time >= deadline {
                 return Err(match last {
                     Some(last) => AdminError::TimedOut { after, last },
-                    None => AdminError::NoServer(NoServer { tried }),
+                    None => AdminError::NoServer(self.leaders.silent()),
                 });
             }
+            before = last;
             self.env.sleep(pause).await;
         }
     }
@@ -606,7 +611,9 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::NoServer;
     use crate::testing::{Cluster, Fault, soon};
+    use crate::{Client, ClientConfig};
 
     #[tokio::test(start_paused = true)]
     async fn topics_are_created_described_listed_and_deleted() {
@@ -711,6 +718,35 @@ mod tests {
             said.ends_with("no other leader is known of: see whether a majority of nodes runs"),
             "{said}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_server_could_hear_is_surely_not_done() {
+        let cluster = Cluster::default();
+        cluster.state().stopped = [1, 2, 3].into();
+        let admin = cluster.client(1).admin();
+        let start = admin.env.now();
+        let error = soon(admin.create_topic(NewTopic::new("a"))).await.unwrap_err();
+        assert!(admin.env.now().since(start) <= Duration::from_secs(10));
+        let AdminError::NoServer(NoServer { tried }) = error else { panic!("{error}") };
+        assert_eq!(tried.len(), 3, "{tried:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_not_asked_is_not_called_silent() {
+        let cluster = Cluster::default();
+        cluster.state().stopped = [1, 2, 3].into();
+        let config = ClientConfig { admin_timeout: Duration::from_millis(550), ..ClientConfig::default() };
+        let servers = (1..=3).map(|node| format!("n{node}:1")).collect();
+        let client = Client::new(crate::testing::env(1), Arc::new(cluster.clone()), servers, config);
+        let error = soon(client.admin().list_topics()).await.unwrap_err();
+        let AdminError::NoServer(NoServer { tried }) = error else { panic!("{error}") };
+        let said: Vec<_> =
+            tried.iter().map(|tried| (tried.address.as_str(), tried.reason.as_str())).collect();
+        let expected =
+            [("n2:1", "no answer yet"), ("n3:1", "no answer yet"), ("n1:1", "no answer within 550 ms")];
+        assert_eq!(said, expected);
+        assert_eq!(client.no_server(), None, "two were not asked");
     }
 
     #[tokio::test(start_paused = true)]

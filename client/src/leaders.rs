@@ -1,5 +1,8 @@
 //! Who leads what: a cache of metadata, filled by whichever server answers, and the connections.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -316,16 +319,20 @@ impl Leaders {
         }
     }
 
-    /// Sees to it that the first to be asked next is a server that answers, if there is one.
-    pub(crate) async fn find_server(&self) {
+    /// Sees to it that the first to be asked next is a server that answers: one that has something to say, if there is
+    /// one. Whether any answers.
+    pub(crate) async fn find_server(&self) -> bool {
         let request = v1::MetadataRequest { all: false, topics: Vec::new(), auto_create: false };
-        let ask = || (Call::Metadata(request.clone()), self.config.metadata_timeout);
+        let ask = || Some((Call::Metadata(request.clone()), self.config.metadata_timeout));
         let mut round = self.round(true);
+        let mut answered = false;
         while let Some((_, answer)) = round.next(ask).await {
+            answered |= answer.is_ok();
             if metadata(answer).is_ok() {
-                return;
+                break;
             }
         }
+        answered
     }
 
     /// Asks a partition's leader. While it is silent, looks now and then whether another node leads by now: then its
@@ -479,7 +486,10 @@ impl Leaders {
         loop {
             let ask = || {
                 let names = missing.iter().map(TopicName::to_string).collect();
-                (Call::Metadata(v1::MetadataRequest { all: false, topics: names, auto_create }), timeout)
+                Some((
+                    Call::Metadata(v1::MetadataRequest { all: false, topics: names, auto_create }),
+                    timeout,
+                ))
             };
             let Some((address, reply)) = round.next(ask).await else { break };
             match metadata(reply) {
@@ -560,7 +570,7 @@ impl Leaders {
     /// Who was asked, and why each failed.
     pub(crate) async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), NoServer> {
         let mut tried = Vec::new();
-        let ask = || (Call::InitProducer(v1::InitProducerRequest {}), self.config.request_timeout);
+        let ask = || Some((Call::InitProducer(v1::InitProducerRequest {}), self.config.request_timeout));
         // An id that nobody hears of is no loss.
         let mut round = self.round(true);
         while let Some((address, answer)) = round.next(ask).await {
@@ -601,8 +611,8 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     /// Asks the next server, and returns the next answer: its own, or that of one asked earlier. While there is none,
     /// asks further ones every now and then, if this round may. `None`: all have answered. `ask` says what to ask, and
-    /// how long to wait for the answer.
-    pub(crate) async fn next(&mut self, ask: impl Fn() -> (Call, Duration)) -> Option<Answered> {
+    /// how long to wait for the answer; nothing, once nobody more is to be asked.
+    pub(crate) async fn next(&mut self, ask: impl Fn() -> Option<(Call, Duration)>) -> Option<Answered> {
         self.ask_next(&ask);
         while self.side_by_side && !self.left.is_empty() {
             match select(self.asked.next(), self.leaders.env.sleep(HEDGE)).await {
@@ -618,10 +628,11 @@ impl Round<'_> {
         self.asked.next().await
     }
 
-    fn ask_next(&mut self, ask: &impl Fn() -> (Call, Duration)) {
+    fn ask_next(&mut self, ask: &impl Fn() -> Option<(Call, Duration)>) {
         let Some(address) = self.left.pop_front() else { return };
+        let Some((call, timeout)) = ask() else { return self.left.clear() };
         self.newest = Some(address.clone());
-        let (leaders, (call, timeout)) = (self.leaders, ask());
+        let leaders = self.leaders;
         self.asked.push(Box::pin(async move {
             let answer = leaders.ask(&address, call, timeout).await;
             (address, answer)

@@ -181,6 +181,8 @@ pub(crate) struct State {
     pub(crate) cannot_say: BTreeMap<u32, ErrorCode>,
     /// Whether a topic that is missing is made where that is asked for; by nodes that can say something of it.
     pub(crate) creates: bool,
+    /// Nodes that answer metadata only after this many ms.
+    pub(crate) slow: BTreeMap<u32, u64>,
     /// Nodes that answer metadata as it once was.
     pub(crate) stale: BTreeMap<u32, v1::MetadataResponse>,
     /// For the coming produces, then none.
@@ -341,7 +343,8 @@ impl Channel for NodeChannel {
                 if let Some(code) = state.cannot_say.get(&self.node) {
                     answer.topics.iter_mut().for_each(|topic| topic.set_error(*code));
                 }
-                (Fault::None, Reply::Metadata(answer))
+                let slow = state.slow.get(&self.node).map_or(Fault::None, |ms| Fault::Slow(*ms));
+                (slow, Reply::Metadata(answer))
             }
             Call::InitProducer(_) => {
                 state.next_producer += 1;

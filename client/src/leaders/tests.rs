@@ -1,0 +1,73 @@
+//! Whom a round asks, when, and whose answer it takes.
+
+use super::*;
+use crate::testing::{Cluster, env, sleep, soon};
+
+fn leaders(cluster: &Cluster) -> Leaders {
+    let servers = (1..=3).map(|node| format!("n{node}:1")).collect();
+    Leaders::new(env(1), Arc::new(cluster.clone()), servers, ClientConfig::default())
+}
+
+fn ask() -> Option<(Call, Duration)> {
+    let request = v1::MetadataRequest { all: true, ..Default::default() };
+    Some((Call::Metadata(request), ClientConfig::default().metadata_timeout))
+}
+
+/// Who answered next, whether properly, and after how many ms.
+async fn next(round: &mut Round<'_>, leaders: &Leaders) -> Option<(String, bool, u128)> {
+    let (address, answer) = soon(round.next(ask)).await?;
+    Some((address, answer.is_ok(), leaders.env.now().0.as_millis()))
+}
+
+fn heard(address: &str, is_ok: bool, ms: u128) -> Option<(String, bool, u128)> {
+    Some((address.to_owned(), is_ok, ms))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_late_is_taken_all_the_same() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().slow = [(1, 700), (2, 700)].into();
+    cluster.state().stopped = [3].into();
+    let leaders = leaders(&cluster);
+    let mut round = leaders.round(true);
+    assert_eq!(next(&mut round, &leaders).await, heard("n1:1", true, 700));
+    assert_eq!(next(&mut round, &leaders).await, heard("n2:1", true, 1_200), "asked at 500 ms");
+    assert_eq!(next(&mut round, &leaders).await, heard("n3:1", false, 1_700), "asked at 700 ms");
+    assert_eq!(next(&mut round, &leaders).await, None);
+    // Who answered last comes first, who is silent last.
+    assert_eq!(leaders.servers(), ["n2:1", "n1:1", "n3:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_is_avoided_for_a_while() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().stopped = [1].into();
+    let leaders = leaders(&cluster);
+    let mut round = leaders.round(true);
+    assert_eq!(next(&mut round, &leaders).await, heard("n2:1", true, 501));
+    drop(round);
+    for _ in 0..3 {
+        leaders.ask_elsewhere();
+    }
+    // It would be the first one's turn, which was silent at 500 ms.
+    assert_eq!(leaders.servers(), ["n2:1", "n3:1", "n1:1"]);
+    sleep(1_990).await;
+    assert_eq!(leaders.servers(), ["n2:1", "n3:1", "n1:1"]);
+    sleep(10).await;
+    assert_eq!(leaders.servers(), ["n1:1", "n2:1", "n3:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_asking_twice_does_harm_one_is_asked_at_a_time() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().slow = [(1, 700)].into();
+    let leaders = leaders(&cluster);
+    let mut round = leaders.round(false);
+    assert_eq!(next(&mut round, &leaders).await, heard("n1:1", true, 700));
+    assert_eq!(cluster.state().metadata_calls, 1);
+    assert_eq!(next(&mut round, &leaders).await, heard("n2:1", true, 701));
+    // Once nobody more is to be asked, nobody is.
+    assert!(soon(round.next(|| None)).await.is_none());
+    assert!(next(&mut round, &leaders).await.is_none());
+    assert_eq!(cluster.state().metadata_calls, 2);
+}
