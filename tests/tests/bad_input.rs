@@ -439,6 +439,7 @@ fn without_a_majority_nothing_is_created_or_read_and_that_is_said() {
         let shown = shown.done().text().to_owned();
         assert!(shown.contains("no majority: 1 of 3 nodes alive"), "{shown}");
     }
+    assert_eq!(cluster.leaders("t"), [0, 0], "who led last is no leader");
     assert!(consumed.stdout.is_empty() && created.stdout.is_empty());
     for id in cluster.ids().into_iter().filter(|id| *id != left).collect::<Vec<_>>() {
         cluster.launch(id);

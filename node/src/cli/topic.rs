@@ -123,7 +123,7 @@ struct Described {
 #[derive(Serialize)]
 struct DescribedPartition {
     partition: i32,
-    /// Null while there is none.
+    /// Null while none is heard to lead: who led last may still think so.
     leader: Option<u32>,
     /// Null while none is known.
     leader_epoch: Option<i32>,
@@ -231,7 +231,8 @@ async fn doubt(client: &Client, topic: &TopicDescription) -> Option<String> {
 fn described(topic: &TopicDescription) -> Described {
     let partition = |partition: &PartitionDescription| DescribedPartition {
         partition: partition.partition.0,
-        leader: partition.leader.map(|leader| leader.0),
+        // Only a leader that a majority hears says this.
+        leader: partition.leader.filter(|_| partition.high_watermark.is_some()).map(|leader| leader.0),
         leader_epoch: partition.leader_epoch.map(|epoch| epoch.0),
         replicas: partition.replicas.iter().map(|node| node.0).collect(),
         log_start_offset: partition.log_start_offset.map(|offset| offset.0),
