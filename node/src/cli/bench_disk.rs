@@ -16,8 +16,8 @@ use comfy_table::{CellAlignment, Table};
 use quorate_proto::env::{Env, os};
 use serde::Serialize;
 
-use super::Failure;
 use super::output::{Output, milliseconds, plain_table, rounded};
+use super::{Failure, unasked_servers};
 
 /// How many append at once: one, and as many as a cluster of three on this machine.
 const COUNTS: [usize; 2] = [1, 3];
@@ -29,7 +29,7 @@ const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// What `quorate bench disk` takes.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  quorate bench disk --dir /var/lib/quorate")]
+#[command(after_help = "Example:\n  quorate bench disk --dir /var/lib/quorate", arg = unasked_servers())]
 pub(crate) struct BenchDiskArgs {
     /// The folder to write in, by default this one. Never one in memory; everything written is removed
     #[arg(long, value_name = "DIR", default_value = ".")]

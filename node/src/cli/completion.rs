@@ -4,10 +4,10 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::output::Output;
-use super::{Cli, Failure};
+use super::{Cli, Failure, unasked_servers};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  quorate completion bash > /etc/bash_completion.d/quorate")]
+#[command(after_help = "Example:\n  quorate completion bash > /etc/bash_completion.d/quorate", arg = unasked_servers())]
 pub(crate) struct CompletionArgs {
     /// The shell to write for.
     shell: Shell,

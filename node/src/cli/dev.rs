@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch::{Receiver, channel};
 
 use super::output::Output;
-use super::{Failure, signals};
+use super::{Failure, signals, unasked_servers};
 use watch::{Seen, Word};
 
 const EXAMPLES: &str = "\
@@ -59,7 +59,7 @@ const LOOK_LATER: Duration = Duration::from_millis(500);
 const WRONG_USAGE: i32 = 2;
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, arg = unasked_servers())]
 pub(crate) struct DevArgs {
     /// How many nodes, 1 to 99.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 
 /// A replicated log: topics and partitions like Kafka's, with a Raft group under every partition.
 #[derive(Debug, Parser)]
@@ -71,6 +71,11 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) servers: Servers,
+}
+
+/// `--servers` of a command that asks none: it is taken, as before the command's name, and not shown.
+fn unasked_servers() -> Arg {
+    Arg::new("servers").long("servers").hide(true).value_parser(clap::value_parser!(Servers))
 }
 
 #[derive(Debug, Subcommand)]
@@ -285,6 +290,36 @@ mod tests {
         let mut cli = Cli::command();
         cli.build();
         shows_examples(&mut cli, "quorate");
+    }
+
+    #[test]
+    fn servers_are_shown_where_they_are_asked() {
+        let mut cli = Cli::command();
+        cli.build();
+        let shown = |path: &[&str]| {
+            let below = |command: &mut clap::Command, name: &&str| {
+                command.find_subcommand_mut(name).expect("it is a command").clone()
+            };
+            let mut command = path.iter().fold(cli.clone(), |mut command, name| below(&mut command, name));
+            command.render_long_help().to_string().contains("--servers")
+        };
+        for path in [
+            &["topic", "list"][..],
+            &["produce"],
+            &["consume"],
+            &["cluster", "status"],
+            &["bench", "produce"],
+        ] {
+            assert!(shown(path), "{path:?}");
+        }
+        for path in [&["node"][..], &["dev"], &["completion"], &["bench", "disk"]] {
+            assert!(!shown(path), "{path:?}");
+        }
+        for line in ["quorate dev --servers 7009", "quorate --servers 7009 bench disk --servers 7001"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        let cli = Cli::try_parse_from("quorate topic list --servers 7009".split(' ')).unwrap();
+        assert_eq!(cli.global.servers.addresses(), ["127.0.0.1:7009"]);
     }
 
     #[test]

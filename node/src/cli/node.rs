@@ -21,7 +21,7 @@ use quorate_proto::ids::NodeId;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 
-use super::{Failure, signals};
+use super::{Failure, signals, unasked_servers};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +39,7 @@ A flag wins over the environment (QUORATE_ID, QUORATE_DATA, ...), and that over 
 In the environment, flags without a value are 1, true, yes or on; 0, false, no or off.";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, arg = unasked_servers())]
 pub(crate) struct NodeArgs {
     /// A TOML file with what is not given here.
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
