@@ -52,7 +52,8 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
                 nearest: nearest(key, expected.split('`').skip(1).step_by(2)).map(str::to_owned),
             },
             None => {
-                let message = match text.lines().nth(line - 1).and_then(unquoted) {
+                let quoted = text.lines().nth(line - 1).and_then(unquoted);
+                let message = match quoted.filter(|quoted| mends::<T>(text, line, quoted)) {
                     Some(quoted) => format!("strings need quotes: {quoted}"),
                     None => message.to_owned(),
                 };
@@ -69,6 +70,34 @@ fn unquoted(line: &str) -> Option<String> {
     let is_a_word = !value.is_empty() && !value.contains(['"', '\'', '{', ',']);
     let is_none = toml::from_str::<toml::Table>(&format!("x = {value}")).is_err();
     (is_a_word && is_none).then(|| format!("{} = \"{value}\"", key.trim()))
+}
+
+/// Whether nothing is wrong with that line once it is replaced. Where it wants a number, quotes are no help.
+fn mends<T: DeserializeOwned>(text: &str, line: usize, by: &str) -> bool {
+    let lines = text.lines().enumerate().map(|(at, old)| if at + 1 == line { by } else { old });
+    let mended = lines.collect::<Vec<_>>().join("\n");
+    match toml::from_str::<T>(&mended) {
+        Ok(_) => true,
+        Err(error) => {
+            let before = error.span().and_then(|span| mended.get(..span.start));
+            before.is_some_and(|before| before.matches('\n').count() + 1 != line)
+        }
+    }
+}
+
+/// The line, from 1, in which a key such as `listen_grpc` or `api.stream_bytes_max` is given its value.
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (section, key) = key.split_once('.').unwrap_or(("", key));
+    let mut inside = "";
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[').and_then(|line| line.split(']').next()) {
+            inside = header.trim();
+        } else if inside == section && line.split_once('=').is_some_and(|(name, _)| name.trim() == key) {
+            return Some(at + 1);
+        }
+    }
+    None
 }
 
 /// The one of `known` that is most like `word`; `None` if none is much like it.
@@ -198,10 +227,20 @@ mod tests {
         );
         check("listen_grpc = 7", "line 1: invalid type: integer `7`, expected a string");
         check("\nlisten_grpc = n1 # here", "line 2: strings need quotes: listen_grpc = \"n1\"");
+        let said = parse::<Sample>("[api]\nstream_requests_max = 1x").unwrap_err().to_string();
+        assert!(said.starts_with("line 2: ") && !said.contains("quotes"), "{said}");
         check("listen_grpc = 127.0.0.1:1", "line 1: strings need quotes: listen_grpc = \"127.0.0.1:1\"");
         assert!(parse::<Sample>("listen_grpc = 'a").unwrap_err().to_string().starts_with("line 1: "));
         assert!(parse::<Sample>("listen_grpc = ").unwrap_err().to_string().starts_with("line 1: "));
         assert!(ApiConfig::default().validate().is_ok());
+    }
+
+    #[test]
+    fn a_key_is_found_in_its_section() {
+        let text = "\nlisten_grpc = 'a' # api.x = 1\n[api]\n x=1\n[storage] # more\nx = 2";
+        let found =
+            ["listen_grpc", "api.x", "storage.x", "x", "api.listen_grpc"].map(|key| line_of(text, key));
+        assert_eq!(found, [Some(2), Some(4), Some(6), None, None]);
     }
 
     #[test]

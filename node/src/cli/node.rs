@@ -155,34 +155,44 @@ impl<T> Given<T> {
 
 /// Where mistakes are said to stand. What the command line and the environment alone show to be wrong is wrong usage;
 /// what a file says is not.
-struct Blame(Option<PathBuf>);
+struct Blame {
+    file: Option<PathBuf>,
+    /// What the file holds.
+    text: String,
+}
 
 impl Blame {
     /// A mistake in the file, if there is one.
     fn file(&self, message: impl Display) -> Failure {
-        match &self.0 {
+        match &self.file {
             Some(path) => Failure::work(format!("{}: {message}", path.display())),
             None => Failure::work(message),
         }
     }
 
+    /// A mistake in the file, in the line of the first key that the message names, if it stands there.
+    fn key(&self, message: &str) -> Failure {
+        let line = message.split([' ', ',', ':']).find_map(|word| config::line_of(&self.text, word));
+        match line {
+            Some(line) => self.file(format!("line {line}: {message}")),
+            None => self.file(message),
+        }
+    }
+
     fn of(&self, in_file: bool, message: String) -> Failure {
-        if in_file { self.file(message) } else { Failure::Usage(message) }
+        if in_file { self.key(&message) } else { Failure::Usage(message) }
     }
 }
 
 /// Runs the node until a signal comes or it stops itself.
 pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
-    let blame = Blame(args.config.clone());
-    let file = match &args.config {
-        None => NodeFile::default(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| blame.file(error))?;
-            config::parse(&text).map_err(|error| blame.file(error))?
-        }
-    };
+    let mut blame = Blame { file: args.config.clone(), text: String::new() };
+    if let Some(path) = &args.config {
+        blame.text = std::fs::read_to_string(path).map_err(|error| blame.file(error))?;
+    }
+    let file = config::parse(&blame.text).map_err(|error| blame.file(error))?;
     let exit_with_stdin = args.exit_with_stdin;
-    let settings = settings(args, file)?;
+    let settings = settings(args, file, &blame)?;
     telemetry::init_log(settings.log_format, &settings.log.value)
         .map_err(|message| blame.of(settings.log.in_file, message))?;
     let recorder = telemetry::init_metrics().map_err(Failure::work)?;
@@ -240,13 +250,9 @@ async fn stdin_ended() {
 }
 
 /// Joins flags and file, and checks them.
-fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
-    let has_file = args.config.is_some();
-    let blame = Blame(args.config);
-    let in_file = |key: &'static str| {
-        let blame = &blame;
-        move |message: String| blame.file(format!("{key}: {message}"))
-    };
+fn settings(args: NodeArgs, file: NodeFile, blame: &Blame) -> Result<Settings, Failure> {
+    let has_file = blame.file.is_some();
+    let in_file = |key: &'static str| move |message: String| blame.key(&format!("{key}: {message}"));
     let checked = |key, flag: Option<String>, file: Option<String>| match (flag, file) {
         (Some(flag), _) => Ok(Some(flag)),
         (None, Some(file)) => address(&file).map(Some).map_err(in_file(key)),
@@ -357,7 +363,7 @@ fn settings(args: NodeArgs, file: NodeFile) -> Result<Settings, Failure> {
             "say where its data lie: with --data, with QUORATE_DATA, or with data = \"..\" in the file of --config";
         blame.of(has_file, message.to_owned())
     })?;
-    node.validate().map_err(|error| blame.file(error))?;
+    node.validate().map_err(|error| blame.key(&error.to_string()))?;
     Ok(Settings {
         data,
         node,
@@ -406,8 +412,9 @@ mod tests {
         let line = format!("node --data d {line}");
         let args =
             Line::try_parse_from(line.split_whitespace()).map_err(|error| (2, error.to_string()))?.node;
+        let blame = Blame { file: args.config.clone(), text: file.to_owned() };
         let file = config::parse(file).map_err(|error| (1, error.to_string()))?;
-        settings(args, file).map_err(|failure| match failure {
+        settings(args, file, &blame).map_err(|failure| match failure {
             Failure::Work(error) => (1, error.to_string()),
             Failure::Usage(message) => (2, message),
             other @ (Failure::Said | Failure::StoppedItself(_) | Failure::Interrupted(_)) => {
@@ -515,10 +522,14 @@ mod tests {
     fn mistakes_of_the_file_are_its_own() {
         let file = "--config f/node.toml";
         for (line, text, said) in [
-            ("--id 1", "listen_grpc = 'nowhere'", "f/node.toml: listen_grpc: \"nowhere\" is not host:port"),
-            ("", "id = 0", "f/node.toml: id: "),
+            (
+                "--id 1",
+                "listen_grpc = 'nowhere'",
+                "f/node.toml: line 1: listen_grpc: \"nowhere\" is not host:port",
+            ),
+            ("", "\nid = 0", "f/node.toml: line 2: id: "),
             ("", "", "f/node.toml: say who this node is"),
-            ("--id 1", "bootstrap = '2=a:1'", "f/node.toml: the bootstrap list"),
+            ("--id 1", "bootstrap = '2=a:1'", "f/node.toml: line 1: the bootstrap list"),
             ("--bootstrap 2=a:1", "id = 1", "f/node.toml: the bootstrap list"),
             ("--id 1", "listen_http = '10.0.0.1:1'", "f/node.toml: 10.0.0.1:1 can be reached"),
             (
@@ -526,8 +537,8 @@ mod tests {
                 "listen_http = '0.0.0.0:1'\ninsecure = true",
                 "f/node.toml: 0.0.0.0:1 is every address",
             ),
-            ("--id 1", "log_format = 'xml'", "f/node.toml: log_format: "),
-            ("--id 1", "[api]\nstream_requests_max = 0", "f/node.toml: "),
+            ("--id 1", "log_format = 'xml'", "f/node.toml: line 1: log_format: "),
+            ("--id 1", "[api]\nstream_requests_max = 0", "f/node.toml: line 2: api.stream_requests_max "),
         ] {
             let (status, message) = join(&format!("{file} {line}"), text).unwrap_err();
             assert_eq!(status, 1, "{message}");
