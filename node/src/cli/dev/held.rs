@@ -127,6 +127,21 @@ mod tests {
     }
 
     #[test]
+    fn a_note_that_cannot_be_read_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("node-1")).unwrap();
+        for damaged in ["", "{\"nodes\":3", "{}", "\0\0\0"] {
+            std::fs::write(folder.path().join(FILE), damaged).unwrap();
+            for failure in [missing(folder.path(), 3).unwrap_err(), formed(folder.path(), 3).unwrap_err()] {
+                let Failure::Work(error) = failure else { panic!("{failure:?}") };
+                let said = error.to_string();
+                assert!(said.starts_with("cannot read ") && said.contains("dev.json"), "{said}");
+                assert!(said.ends_with("delete it: it is written anew"), "{said}");
+            }
+        }
+    }
+
+    #[test]
     fn without_a_note_the_highest_number_counts() {
         assert_eq!(check(None, &[], 3), Ok(vec![]));
         assert_eq!(check(None, &[1, 3], 3), Ok(vec![2]));
