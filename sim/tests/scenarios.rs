@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{closing_fails, deposed_leader, leader_restore};
+use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -27,6 +27,16 @@ fn a_deposed_leader_calls_no_offset_out_of_range() {
         let report = deposed_leader::play(seed, Options::default());
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.ops.ok >= 9, "seed {seed}: {:?}", report.ops);
+    }
+}
+
+#[test]
+fn a_node_registers_although_the_leader_that_it_remembers_hangs() {
+    for seed in 0..6 {
+        let report = hanging_leader::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 6, "seed {seed}: {} records", report.acked);
+        assert_eq!(report.faults.get("pause"), Some(&1), "seed {seed}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod closing_fails;
 pub mod deposed_leader;
+pub mod hanging_leader;
 pub mod leader_restore;
 
 use crate::report::Report;
@@ -11,9 +12,10 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios, by name.
-pub const ALL: [(&str, Play); 4] = [
+pub const ALL: [(&str, Play); 5] = [
     ("closing-fails", closing_fails::play),
     ("deposed-leader", deposed_leader::play),
+    ("hanging-leader", hanging_leader::play),
     ("leader-restore", |seed, options| leader_restore::play(seed, false, options)),
     ("leader-restore-default", |seed, options| leader_restore::play(seed, true, options)),
 ];
