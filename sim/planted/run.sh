@@ -4,8 +4,10 @@
 #   sim/planted/run.sh K04       until an oracle that fits fires, or 30 CPU-minutes have passed; then the seed, again
 #   sim/planted/run.sh H03       1,000 runs, in which nothing may be found
 #   sim/planted/run.sh all       everything, as a table
+#   sim/planted/run.sh --help    this
 #
-# FROM is the first seed (0), JOBS how many run at a time (2), CPU_MINUTES and RUNS the bounds.
+# Ends with 0 if all is as it should be, 1 if a bug is not found or a harmless patch raises an alarm, 2 if it was asked
+# for what there is not. FROM is the first seed (0), JOBS how many run at a time (2), CPU_MINUTES and RUNS the bounds.
 # A patch's head says what it plants and which oracles fit. All are built in one copy of the tree at one place, with
 # the folder that `make sim` builds in, so that what does not change is built once.
 set -euo pipefail
@@ -154,8 +156,17 @@ table() {
   return "$bad"
 }
 
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
+
+patches() { (cd "$here" && echo [KH]*.patch | sed 's/\.patch//g'); }
+
+[ $# -le 1 ] || die "one patch at a time, or all; these are $#: $*"
 case ${1:-} in
+  -h | --help) usage ;;
   all) table ;;
-  [KH][0-9]*) [ -f "$here/$1.patch" ] || die "there is no $here/$1.patch"; one "$1" ;;
-  *) die "say which: $(cd "$here" && echo [KH]*.patch | sed 's/\.patch//g'), or all" ;;
+  '') die "say which: $(patches), or all" ;;
+  *)
+    [[ $1 =~ ^[KH][0-9]+$ && -f $here/$1.patch ]] || die "there is no patch $1; there are $(patches), and all"
+    one "$1"
+    ;;
 esac
