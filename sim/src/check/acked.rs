@@ -37,8 +37,9 @@ impl Check for Acked {
                 if !told.is_some_and(|places| places.contains(&(sent.target.partition, offset.0))) {
                     let what = format!(
                         "acked means there: the producer of {record} says that it stands at {offset} of {}, but the \
-                         nodes acked it at {told:?}",
-                        sent.target
+                         nodes acked {}",
+                        sent.target,
+                        places(told)
                     );
                     found.tell(ID, at, what);
                 }
@@ -84,9 +85,11 @@ impl Acked {
                 let is_other = |stamp: i64| known.standing.stamp.is_some_and(|known| known != stamp);
                 if (*acked || known.acked) && standing.stamp.is_some_and(is_other) {
                     let what = format!(
-                        "acked means there, byte for byte: {stands} has the time {:?} of the append, but before it \
-                         had {:?} ({})",
-                        standing.stamp, known.standing.stamp, known.witness
+                        "acked means there, byte for byte: {stands} was appended at {}, but before at {} \
+                         ({})",
+                        stamp(standing.stamp),
+                        stamp(known.standing.stamp),
+                        known.witness
                     );
                     found.tell(ID, at, what);
                 }
@@ -110,6 +113,21 @@ impl Acked {
             .entry((*place, standing.base))
             .or_insert_with(|| (standing.batch.records.clone(), stands.to_string()));
     }
+}
+
+/// Where a record was acked.
+fn places(told: Option<&BTreeSet<(PartitionId, u64)>>) -> String {
+    let places = told
+        .into_iter()
+        .flatten()
+        .map(|(partition, offset)| format!("it at {offset} of partition {partition}"));
+    let places = places.collect::<Vec<_>>().join(" and ");
+    if places.is_empty() { "it nowhere".to_owned() } else { places }
+}
+
+/// A time of the wall clock.
+fn stamp(stamp: Option<i64>) -> String {
+    stamp.map_or_else(|| "no time".to_owned(), |stamp| format!("{stamp} ms"))
 }
 
 /// What stands at an offset.

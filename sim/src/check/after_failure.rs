@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, NodeId};
 
-use super::logs::told;
+use super::words::told;
 use super::{Found, Judge};
 use crate::observe::Sight;
 

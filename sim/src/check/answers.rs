@@ -90,7 +90,11 @@ impl Check for Answers {
             if took > FIRST_ACK && !deleted {
                 let what = format!(
                     "after the mending a produce is acked within {FIRST_ACK:?}: all was mended at {healed:?}, the \
-                     first produce to {place} was asked at {asked:?}, and the first ack came at {acked:?}"
+                     first produce to {place} was asked at {asked:?}, and {}",
+                    acked.map_or_else(
+                        || "no ack came".to_owned(),
+                        |acked| format!("the first ack came at {acked:?}")
+                    )
                 );
                 found.tell(ID, end, what);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
-use super::logs::told;
+use super::words::told;
 use super::{Found, Judge};
 use crate::observe::Sight;
 

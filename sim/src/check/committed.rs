@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
 use super::logs::{ByIndex, Logs};
+use super::words::content;
 use super::{Found, Judge};
 use crate::observe::{Line, Sight};
 
@@ -15,7 +16,7 @@ const ID: &str = "O-06";
 #[derive(Default)]
 pub(super) struct Committed {
     logs: Logs,
-    known: BTreeMap<GroupId, ByIndex<(Line, NodeId)>>,
+    known: BTreeMap<GroupId, ByIndex<(Line, NodeId, Duration)>>,
     /// How far each replica's commits were looked at.
     looked: BTreeMap<(NodeId, GroupId), LogIndex>,
 }
@@ -49,16 +50,19 @@ impl Committed {
         let known = self.known.entry(group).or_default();
         for index in (looked.0..end.0).map(LogIndex) {
             let Some(line) = self.logs.line(node, group, index) else { continue };
-            let (first, by) = known.at(index).get_or_insert((*line, node));
+            let (first, by, then) = known.at(index).get_or_insert((*line, node, at));
             let differs = match (first.digest, line.digest) {
                 (Some(one), Some(other)) => one != other,
                 _ => false,
             };
             if first.term != line.term || differs {
                 let what = format!(
-                    "what is committed stays: entry {index} of group {group} is committed with term {} as node {by} \
-                     knew, and with term {} as node {node} knows ({:08x?}, {:08x?})",
-                    first.term, line.term, first.digest, line.digest
+                    "what is committed stays: entry {index} of group {group} is committed with term {} and {}, as \
+                     node {by} knew at {then:?}, and with term {} and {}, as node {node} knows",
+                    first.term,
+                    content(first.digest),
+                    line.term,
+                    content(line.digest)
                 );
                 found.tell(ID, at, what);
             }
@@ -69,13 +73,13 @@ impl Committed {
     fn cut(&self, at: Duration, node: NodeId, group: GroupId, from: LogIndex, found: &mut Found) {
         let (Some(log), Some(known)) = (self.logs.of(node, group), self.known.get(&group)) else { return };
         let gone = log.from(from).iter().find_map(|line| {
-            let (committed, by) = known.get(line.index)?;
-            (committed.term == line.term).then_some((line, by))
+            let (committed, by, then) = known.get(line.index)?;
+            (committed.term == line.term).then_some((line, by, then))
         });
-        if let Some((line, by)) = gone {
+        if let Some((line, by, then)) = gone {
             let what = format!(
                 "what is committed stays: node {node} cut entry {} of term {} of group {group}, which is committed, \
-                 as node {by} knew",
+                 as node {by} knew at {then:?}",
                 line.index, line.term
             );
             found.tell(ID, at, what);

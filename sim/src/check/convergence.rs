@@ -9,6 +9,7 @@ use std::time::Duration;
 use quorate_node::metadata::Metadata;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
+use super::words::entry;
 use super::{Found, Judge};
 use crate::observe::{Line, Sight};
 
@@ -48,6 +49,32 @@ impl Judge for Convergence {
     }
 }
 
+/// What a replica has made of its log.
+fn came_to(state: Option<&(LogIndex, u64)>) -> String {
+    state.map_or_else(
+        || "applied nothing".to_owned(),
+        |(next, digest)| format!("applied all before entry {next} and came to the state {digest:016x}"),
+    )
+}
+
+/// In what two copies of the metadata differ.
+pub(super) fn difference(one: &Metadata, other: &Metadata) -> String {
+    if one.nodes != other.nodes {
+        return "they name different nodes".to_owned();
+    }
+    let ids = one.topics.keys().chain(other.topics.keys());
+    let mut differing = ids.filter(|id| one.topics.get(id) != other.topics.get(id));
+    let Some(id) = differing.next() else { return "they differ in what they keep beside topics".to_owned() };
+    let of = |copy: &Metadata| {
+        let topic = copy.topics.get(id);
+        topic.map_or_else(
+            || "it is not there".to_owned(),
+            |topic| format!("it is {} with {} partitions", topic.name, topic.partitions.len()),
+        )
+    };
+    format!("of the topic with the id {id}, in the first {}, in the other {}", of(one), of(other))
+}
+
 impl Convergence {
     fn judge(&self, at: Duration, found: &mut Found) {
         let mut of_metadata = self.metadata.iter();
@@ -56,7 +83,8 @@ impl Convergence {
             if applied != also_applied || metadata != also {
                 let what = format!(
                     "nodes converge: node {first} has the metadata of entry {applied}, and node {node} those of \
-                     entry {also_applied}: {metadata:?} and {also:?}"
+                     entry {also_applied}: {}",
+                    difference(metadata, also)
                 );
                 found.tell(ID, at, what);
             }
@@ -77,10 +105,10 @@ impl Convergence {
             let length = one.len().max(other.len());
             if let Some(at_entry) = (0..length).find(|at| one.get(*at) != other.get(*at)) {
                 let what = format!(
-                    "replicas converge: the logs of group {group} on the platters of nodes {first} and {node} part at \
-                     {:08x?} and {:08x?}, with {} and {} entries",
-                    one.get(at_entry),
-                    other.get(at_entry),
+                    "replicas converge: the logs of group {group} on the platters of nodes {first} and {node} part: \
+                     the first has {} where the other has {}; they have {} and {} entries",
+                    entry(one.get(at_entry)),
+                    entry(other.get(at_entry)),
                     one.len(),
                     other.len()
                 );
@@ -89,8 +117,9 @@ impl Convergence {
             let (one, other) = (self.states.get(&(group, *first)), self.states.get(&(group, *node)));
             if group != GroupId::METADATA && one != other {
                 let what = format!(
-                    "replicas converge: of group {group} node {first} applied all before and came to {one:x?}, node \
-                     {node} {other:x?}"
+                    "replicas converge: of group {group} node {first} {}, and node {node} {}",
+                    came_to(one),
+                    came_to(other)
                 );
                 found.tell(ID, at, what);
             }

@@ -91,6 +91,14 @@ impl Check for Epochs {
     }
 }
 
+/// Where an epoch ended, as somebody was told.
+fn end(ended: Option<(i32, u64)>) -> String {
+    ended.map_or_else(
+        || "that there was none".to_owned(),
+        |(epoch, end)| format!("that epoch {epoch} ended before {end}"),
+    )
+}
+
 impl Epochs {
     fn told(&mut self, at: Duration, asked: &Asked, told: &Told, known: usize, found: &mut Found) {
         let Some(place) = asked.place() else { return };
@@ -114,8 +122,10 @@ impl Epochs {
             Told::Found { epoch, .. } => *epoch,
             Told::EpochEnded { found: ended, epoch } => {
                 let Ask::EpochEnd { epoch: of, .. } = &asked.ask else { return };
-                let text =
-                    format!("{asked}, where epoch {of} of {place} ended, told {ended:?} in epoch {epoch}");
+                let text = format!(
+                    "{asked}, where epoch {of} of {place} ended, told {} in epoch {epoch}",
+                    end(*ended)
+                );
                 if ended.is_some_and(|(largest, _)| largest > *of || largest > *epoch)
                     || (*of >= *epoch && ended.is_none_or(|(largest, _)| largest != *epoch))
                 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
 use super::logs::{ByIndex, Logs};
+use super::words::term as term_of;
 use super::{Found, Judge};
 use crate::observe::{Replica, Sight};
 
@@ -102,9 +103,9 @@ impl LeaderCompleteness {
         if let Some((index, (of, by, known_in))) = missing {
             let what = format!(
                 "a leader has all that was committed before its term: node {node} leads group {group} in term \
-                 {term} and has {:?} at {index}, where entry of term {of} was committed, as node {by} knew in \
+                 {term} and has {} at {index}, where an entry of term {of} was committed, as node {by} knew in \
                  term {known_in}",
-                log.line(index).map(|line| line.term)
+                term_of(log.line(index).map(|line| line.term))
             );
             found.tell(ID, at, what);
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
-use super::logs::{ByIndex, Logs, told};
+use super::logs::{ByIndex, Logs};
+use super::words::{content, term as term_of, told};
 use super::{Found, Judge};
 use crate::observe::{Line, OnDisk, Sight};
 
@@ -38,6 +39,7 @@ struct Known {
     digest: Option<u64>,
     prev: Option<Term>,
     by: NodeId,
+    at: Duration,
 }
 
 impl Judge for LogMatching {
@@ -140,16 +142,21 @@ impl LogMatching {
         let prev = before.map(|before| before.term);
         let known = self.known.entry(group).or_default().at(index).get_or_insert_default();
         let Some(first) = known.iter_mut().find(|known| known.term == term) else {
-            known.push(Known { term, digest, prev, by: node });
+            known.push(Known { term, digest, prev, by: node, at });
             return;
         };
         let differs = |one: Option<u64>, other: Option<u64>| one.is_some() && other.is_some() && one != other;
         let terms = (first.prev.map(|term| term.0), prev.map(|term| term.0));
         if differs(first.digest, digest) || differs(terms.0, terms.1) {
             let what = format!(
-                "logs that agree on index and term agree: entry {index} of term {term} of group {group} is \
-                 {:08x?} behind term {:?} on node {}, and {digest:08x?} behind term {prev:?} on node {node}",
-                first.digest, first.prev, first.by
+                "logs that agree on index and term agree: entry {index} of term {term} of group {group} has \
+                 {} behind {} on node {} at {:?}, and {} behind {} on node {node} now",
+                content(first.digest),
+                term_of(first.prev),
+                first.by,
+                first.at,
+                content(digest),
+                term_of(prev)
             );
             found.tell(ID, at, what);
         }

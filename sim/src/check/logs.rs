@@ -121,11 +121,3 @@ impl<T> ByIndex<T> {
         (0..).map(LogIndex).zip(&self.0).filter_map(|(index, known)| Some((index, known.as_ref()?)))
     }
 }
-
-/// A log id for people.
-pub(super) fn told(id: Option<LogId>) -> String {
-    match id {
-        Some(id) => format!("entry {} of term {}", id.index, id.term),
-        None => "nothing".to_owned(),
-    }
-}

@@ -63,8 +63,12 @@ impl Check for Lookup {
                     let known = self.asked.remove(&asked.call).unwrap_or_default();
                     let floor = known.range(..=*epoch).map(|(_, end)| *end).max().unwrap_or_default();
                     let found = offset.zip(*of);
+                    let told = found.map_or_else(
+                        || "that there is none".to_owned(),
+                        |(offset, of)| format!("{offset}, which has the time {of}"),
+                    );
                     let text =
-                        format!("{asked}, the first record of {place} at or after {time}, told {found:?}");
+                        format!("{asked}, the first record of {place} at or after {time}, told {told}");
                     self.answers.push(Answer { place: *place, time: *time, found, floor, at, text });
                 }
                 _ => {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::{GroupId, NodeId};
 
+use super::words::nodes;
 use super::{Found, Judge};
 use crate::observe::Sight;
 
@@ -27,9 +28,11 @@ impl Judge for Members {
                 let first = self.voters.entry(*group).or_insert_with(|| (voters.clone(), *node));
                 if first.0 != *voters {
                     let what = format!(
-                        "the voters stay: group {group} has voters {:?} as node {} saw, and {voters:?} as node \
+                        "the voters stay: group {group} has {} for voters as node {} saw, and {} as node \
                          {node} sees",
-                        first.0, first.1
+                        nodes(&first.0),
+                        first.1,
+                        nodes(voters)
                     );
                     found.tell(ID, at, what);
                 }
@@ -56,8 +59,10 @@ impl Members {
             && voters != assigned
         {
             let what = format!(
-                "the voters are those assigned: group {group} has voters {voters:?} as node {node} saw, and the \
-                 metadata assign it to {assigned:?}"
+                "the voters are those assigned: group {group} has {} for voters as node {node} saw, and the \
+                 metadata assign it to {}",
+                nodes(voters),
+                nodes(assigned)
             );
             found.tell(ID, at, what);
         }

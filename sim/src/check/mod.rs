@@ -37,6 +37,7 @@ mod topics;
 mod uncommitted;
 mod votes;
 mod watermark;
+mod words;
 
 use std::time::Duration;
 

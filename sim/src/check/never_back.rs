@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, Identity, NodeId, Term};
 
-use super::logs::told;
+use super::words::{told, vote as vote_of};
 use super::{Found, Judge};
 use crate::observe::{OnDisk, Replica, Sight};
 
@@ -91,7 +91,8 @@ impl NeverBack {
             if vote.is_none_or(|vote| vote.term < *acted) {
                 let what = format!(
                     "a restart brings the term back: node {node} acted in term {acted} of group {group}, and came \
-                     back with {vote:?}"
+                     back with {}",
+                    vote_of(vote)
                 );
                 found.tell(ID, at, what);
             }

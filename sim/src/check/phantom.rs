@@ -113,6 +113,10 @@ impl Check for Phantom {
     }
 }
 
+fn times(times: &[i64]) -> String {
+    times.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl Phantom {
     fn stands(&mut self, at: Duration, stands: &Stands<'_>, found: &mut Found) {
         let Stands { place, standing, before, .. } = stands;
@@ -121,7 +125,11 @@ impl Phantom {
         let why = match tries {
             None => "nobody sent that to this partition".to_owned(),
             Some(tries) if standing.stamp.is_none() && tries.times != batch.times => {
-                format!("its producer gave it the times {:?}, and it has {:?}", tries.times, batch.times)
+                format!(
+                    "its producer gave its records the times {}, and they have {}",
+                    times(&tries.times),
+                    times(&batch.times)
+                )
             }
             Some(tries) => {
                 let surely_not = tries.open.is_empty() && !tries.perhaps;

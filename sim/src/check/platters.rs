@@ -9,7 +9,8 @@ use std::time::Duration;
 use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, NodeId};
 
-use super::logs::{Logs, told};
+use super::logs::Logs;
+use super::words::{nodes as names, term, told};
 use super::{Found, Judge};
 use crate::observe::{OnDisk, Sight};
 
@@ -98,9 +99,10 @@ impl Platters {
             if there != Some(matched.term) {
                 let what = format!(
                     "what a node says it holds is on its disk: node {node} told the leader of group {group} that it \
-                     holds {}, and {place} is a log up to {}, with {there:?} there",
+                     holds {}, and {place} is a log up to {}, with {} there",
                     told(Some(*matched)),
-                    told(on_disk.and_then(|on_disk| on_disk.last))
+                    told(on_disk.and_then(|on_disk| on_disk.last)),
+                    term(there)
                 );
                 found.tell(ID, at, what);
             }
@@ -125,8 +127,10 @@ impl Platters {
             if holders.len() * 2 <= voters.len() {
                 let what = format!(
                     "what is committed is on the platters of a majority: {} of group {group} is committed, as node \
-                     {by} knows, and is on the platters of {holders:?} alone, of {voters:?}",
-                    told(Some(*committed))
+                     {by} knows, and is on the platters of {} alone, of {}",
+                    told(Some(*committed)),
+                    names(holders),
+                    names(voters)
                 );
                 found.tell(ID, at, what);
             }

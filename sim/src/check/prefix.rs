@@ -67,8 +67,9 @@ impl Check for Prefix {
                 };
                 if !fits {
                     let what = format!(
-                        "a consumer begins where it was told to: consumer {consumer} was to begin at {start:?} of \
-                         {target}, and begins at {position}"
+                        "a consumer begins where it was told to: consumer {consumer} was to begin at {} of \
+                         {target}, and begins at {position}",
+                        told(*start)
                     );
                     found.tell(ID, at, what);
                 }
@@ -83,6 +84,15 @@ impl Check for Prefix {
     }
 
     fn end(&mut self, _evidence: &Evidence, _end: Duration, _found: &mut Found) {}
+}
+
+fn told(start: StartAt) -> String {
+    match start {
+        StartAt::Beginning => "the beginning".to_owned(),
+        StartAt::End => "the end".to_owned(),
+        StartAt::Offset(offset) => format!("offset {offset}"),
+        StartAt::Time(time) => format!("the first record of time {time}"),
+    }
 }
 
 impl Prefix {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
+use super::words::nodes;
 use super::{Found, Judge};
 use crate::observe::Sight;
 
@@ -22,7 +23,7 @@ const TERMS_MAX: u64 = 3;
 #[derive(Default)]
 pub(super) struct Progress {
     /// What each replica was last seen as: its term, whether it leads, and where its log ends.
-    replicas: BTreeMap<(GroupId, NodeId), (Term, bool, LogIndex)>,
+    replicas: BTreeMap<(GroupId, NodeId), Seen>,
     committed: BTreeMap<GroupId, LogIndex>,
     /// The voters of the groups that exist, as the newest metadata have them.
     groups: BTreeMap<GroupId, BTreeSet<NodeId>>,
@@ -107,6 +108,23 @@ impl Judge for Progress {
     }
 }
 
+/// A replica's newest term, whether it leads in it, and the end of its log.
+type Seen = (Term, bool, LogIndex);
+
+/// Who was last seen where.
+fn terms<'a>(seen: impl Iterator<Item = (&'a (GroupId, NodeId), &'a Seen)>) -> String {
+    let words = seen.map(|((_, node), (term, leads, last))| {
+        let role = if *leads { "leads" } else { "follows" };
+        format!("node {node} {role} in term {term} with a log up to {last}")
+    });
+    let words = words.collect::<Vec<_>>().join(", ");
+    if words.is_empty() { "no replica was seen".to_owned() } else { words }
+}
+
+fn reached(last: Option<LogIndex>) -> String {
+    last.map_or_else(|| "was not seen".to_owned(), |last| format!("has a log up to {last}"))
+}
+
 impl Progress {
     /// Whether a group's majority lies in the core, so that it must make progress.
     fn is_core(&self, healed: &Healed, group: GroupId) -> bool {
@@ -129,10 +147,10 @@ impl Progress {
                 let known = healed.committed.contains_key(group);
                 if known && !seen.clone().any(|(_, (of, leads, _))| *leads && *of >= term) {
                     let what = format!(
-                        "a leader within ten election time-outs: all was mended among {:?}, and at {at:?} nobody \
-                         leads group {group} in term {term}: {:?}",
-                        healed.core,
-                        seen.collect::<Vec<_>>()
+                        "a leader within ten election time-outs: all was mended among {}, and at {at:?} nobody \
+                         leads group {group} in term {term}: {}",
+                        nodes(&healed.core),
+                        terms(seen)
                     );
                     found.tell(ID, at, what);
                 }
@@ -150,8 +168,8 @@ impl Progress {
                 if let Some(node) = lagging {
                     let what = format!(
                         "who lagged catches up: entry {committed} of group {group} was committed when all was mended, \
-                         and node {node} is at {:?}",
-                        self.replicas.get(&(*group, *node))
+                         and node {node} {}",
+                        reached(self.replicas.get(&(*group, *node)).map(|(_, _, last)| *last))
                     );
                     found.tell(ID, at, what);
                 }

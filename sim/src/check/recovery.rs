@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::words::disk;
 use super::{Found, Judge};
 use crate::observe::Sight;
 
@@ -19,10 +20,10 @@ impl Judge for Recovery {
         let mut groups = once.keys().chain(twice.keys());
         if let Some(group) = groups.find(|group| once.get(group) != twice.get(group)) {
             let what = format!(
-                "recovering twice gives the same as once: group {group} of node {node} is {:?} after one recovery, \
-                 and {:?} where the power went in the middle of a first one",
-                once.get(group),
-                twice.get(group)
+                "recovering twice gives the same as once: of group {group} node {node} has {} after one \
+                 recovery, and {} where the power went in the middle of a first one",
+                disk(once.get(group)),
+                disk(twice.get(group))
             );
             found.tell(ID, at, what);
         }

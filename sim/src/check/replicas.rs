@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Violation;
-use crate::history::Evidence;
+use crate::history::{Evidence, ReplicaEntry};
 
 pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -22,9 +22,10 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
                     promise: "O-28",
                     at: end,
                     what: format!(
-                        "group {group} at index {index}: node {first_node} holds {:?}, node {node} {:?}",
-                        ours.get(index),
-                        theirs.get(index)
+                        "replicas converge: at index {index} of group {group} node {first_node} holds {}, and node {node} \
+                         {}",
+                        told(ours.get(index).copied()),
+                        told(theirs.get(index).copied())
                     ),
                 });
             }
@@ -33,12 +34,18 @@ pub(super) fn check(evidence: &Evidence, end: Duration) -> Vec<Violation> {
     found
 }
 
+fn told(entry: Option<&ReplicaEntry>) -> String {
+    entry.map_or_else(
+        || "nothing".to_owned(),
+        |entry| format!("an entry of term {} with the checksum {:08x}", entry.term, entry.body_crc),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
     use super::*;
-    use crate::history::ReplicaEntry;
 
     fn differ(one: &[(u64, u64, u32)], other: &[(u64, u64, u32)]) -> bool {
         let replica = |entries: &[(u64, u64, u32)]| {

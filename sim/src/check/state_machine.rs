@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_node::metadata::Metadata;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
+use super::convergence::difference;
 use super::logs::ByIndex;
 use super::{Found, Judge};
 use crate::observe::Sight;
@@ -16,7 +17,7 @@ const ID: &str = "O-04";
 
 #[derive(Default)]
 pub(super) struct StateMachine {
-    states: BTreeMap<GroupId, ByIndex<(u64, NodeId)>>,
+    states: BTreeMap<GroupId, ByIndex<(u64, NodeId, Duration)>>,
     metadata: BTreeMap<LogIndex, (Arc<Metadata>, NodeId)>,
 }
 
@@ -26,12 +27,13 @@ impl Judge for StateMachine {
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
             Sight::Applied { node, group, next, digest } => {
-                let first = self.states.entry(*group).or_default().at(*next).get_or_insert((*digest, *node));
+                let first =
+                    self.states.entry(*group).or_default().at(*next).get_or_insert((*digest, *node, at));
                 if first.0 != *digest {
                     let what = format!(
                         "the same entries give the same state: with all entries of group {group} before {next} \
-                         applied, node {} came to {:016x} and node {node} to {digest:016x}",
-                        first.1, first.0
+                         applied, node {} came to {:016x} at {:?}, and node {node} to {digest:016x} now",
+                        first.1, first.0, first.2
                     );
                     found.tell(ID, at, what);
                 }
@@ -41,8 +43,9 @@ impl Judge for StateMachine {
                 if *first.0 != **metadata {
                     let what = format!(
                         "the same entries give the same state: with entry {applied} of the metadata group \
-                         applied, node {} has {:?}, and node {node} {metadata:?}",
-                        first.1, first.0
+                         applied, node {} and node {node} have different metadata: {}",
+                        first.1,
+                        difference(&first.0, metadata)
                     );
                     found.tell(ID, at, what);
                 }

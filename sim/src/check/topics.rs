@@ -53,7 +53,7 @@ impl Check for Topics {
                             .or_insert_with(|| (name.clone(), *partitions, asked.to_string()));
                         if first.0 != *name || first.1 != *partitions {
                             let what = format!(
-                                "an id is one topic's for ever: {asked}, told that {id:?} is {name} with {partitions} \
+                                "an id is one topic's for ever: {asked}, told that {id} is {name} with {partitions} \
                                  partitions; before {} with {} ({})",
                                 first.0, first.1, first.2
                             );
@@ -64,15 +64,15 @@ impl Check for Topics {
                 (Ask::Create { name }, Told::Created(id)) => {
                     if let Some(first) = self.created.insert(*id, asked.to_string()) {
                         let what = format!(
-                            "an id is one topic's for ever: {id:?} was created by {first} and by {asked}"
+                            "an id is one topic's for ever: {id} was created by {first} and by {asked}"
                         );
                         found.tell(ID, at, what);
                     }
                     if let Some((_, other)) = self.asked.remove(&asked.call).filter(|(_, other)| other != id)
                     {
                         let what = format!(
-                            "a name that is taken is not given again: {asked}, was given {id:?} as {name}, though \
-                             {other:?} was there"
+                            "a name that is taken is not given again: {asked}, was given {id} as {name}, though \
+                             {other} was there"
                         );
                         found.tell(ID, at, what);
                     }

@@ -67,8 +67,12 @@ impl Check for Uncommitted {
                 (*base..).zip(records).find(|(offset, record)| standing(scan, *offset) != Some(**record));
             if let Some((offset, _)) = gone {
                 let what = format!(
-                    "what was read once stands for ever: {said}; but at the end {offset} holds {:?}",
-                    standing(scan, offset)
+                    "what was read once stands for ever: {said}; but at the end {offset} holds {}",
+                    match standing(scan, offset) {
+                        Some(Some(record)) => record.to_string(),
+                        Some(None) => "a foreign record".to_owned(),
+                        None => "nothing".to_owned(),
+                    }
                 );
                 found.tell(ID, end, what);
             }

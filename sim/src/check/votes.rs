@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::{GroupId, NodeId, Term};
 
+use super::words::vote as vote_of;
 use super::{Found, Judge};
 use crate::observe::{OnDisk, Sight};
 
@@ -64,7 +65,8 @@ impl Votes {
             if !kept {
                 let what = format!(
                     "a vote is durable before it is told: node {node} gave its vote in term {term} of group {group} \
-                     to node {candidate} at {when:?}, and {place} {vote:?}"
+                     to node {candidate} at {when:?}, and {place} {}",
+                    vote_of(vote)
                 );
                 found.tell(ID, at, what);
             }
