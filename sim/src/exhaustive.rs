@@ -1,13 +1,18 @@
 //! `quorate-sim exhaust`.
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clap::Args;
 use quorate_proto::ids::NodeId;
 use quorate_sim::classes::no_such;
-use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, Point, Script, exhaust, play};
-use quorate_sim::run::Options;
+use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, Outcome, Point, Script, at_point, exhaust, operations};
 use quorate_sim::trace::Show;
+
+use crate::output::Output;
+use crate::show::count;
+use crate::{BROKEN, CLEAN, FAILED, INTERRUPTED, interrupt, refuse, show_logs};
 
 /// The points that are tried.
 #[derive(Debug, Args)]
@@ -22,7 +27,7 @@ pub(crate) struct Exhaust {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     jobs: u32,
     /// Only one point: the power goes at an operation of this node's disk.
-    #[arg(long, value_name = "ID", requires_all = ["scenario", "operation"])]
+    #[arg(long, value_name = "ID", requires_all = ["scenario", "operation"], conflicts_with_all = ["every", "jobs"])]
     node: Option<u32>,
     /// Which of its operations, from 0.
     #[arg(long, value_name = "N", requires = "node")]
@@ -34,7 +39,7 @@ pub(crate) struct Exhaust {
     #[arg(short, long, requires = "operation", action = clap::ArgAction::Count)]
     verbose: u8,
     /// Prints one JSON document and nothing else.
-    #[arg(long, conflicts_with = "node")]
+    #[arg(long)]
     json: bool,
 }
 
@@ -46,52 +51,88 @@ fn script(name: &str) -> Result<Script, String> {
 
 pub(crate) fn run(asked: &Exhaust) -> anyhow::Result<ExitCode> {
     if let (Some(script), Some(node), Some(operation)) = (&asked.scenario, asked.node, asked.operation) {
-        let point = Point { node: NodeId(node), operation, all: asked.all_nodes };
-        return Ok(one(script, point, asked.verbose));
+        return one(asked, script, Point { node: NodeId(node), operation, all: asked.all_nodes });
     }
+    interrupt::listen()?;
     let scripts = ALL.into_iter().filter(|script| asked.scenario.is_none_or(|only| only.name == script.name));
+    let mut output = Output::default();
     let mut outcomes = Vec::new();
-    let mut clean = true;
     for script in scripts {
-        let outcome = exhaust(&script, asked.every, asked.jobs);
-        clean &= outcome.violations.is_empty() && outcome.struck == outcome.points;
+        let outcome = exhaust(&script, asked.every, asked.jobs, Some(&interrupt::CAME));
         if !asked.json {
-            println!(
-                "{}: {} disk operations (at most {OPERATIONS_MAX}), the power cut at {} points, {} times more while \
-                 nodes started again; {} violations; {:.1} s",
-                outcome.script,
-                outcome.operations,
-                outcome.struck,
-                outcome.again,
-                outcome.violations.len(),
-                std::time::Duration::from_millis(u64::try_from(outcome.elapsed_ms).unwrap_or(u64::MAX))
-                    .as_secs_f64(),
-            );
-            if outcome.struck < outcome.points {
-                println!("  the power was not cut at {} points", outcome.points - outcome.struck);
-            }
-            for violation in &outcome.violations {
-                println!("  BROKEN {violation}");
-            }
+            output.print(&told_of(&outcome));
         }
         outcomes.push(outcome);
+        if interrupt::CAME.load(Ordering::Relaxed) {
+            break;
+        }
     }
     if asked.json {
-        println!("{}", serde_json::to_string(&outcomes)?);
+        output.print(&(serde_json::to_string(&outcomes)? + "\n"));
     }
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(crate::BROKEN) })
+    let status = status(&outcomes);
+    let interrupted = interrupt::CAME.load(Ordering::Relaxed);
+    Ok(output.exit(if status == CLEAN && interrupted { INTERRUPTED } else { status }))
 }
 
-fn one(script: &Script, point: Point, verbose: u8) -> ExitCode {
-    let show = match verbose {
+fn status(outcomes: &[Outcome]) -> u8 {
+    if outcomes.iter().any(|outcome| !outcome.violations.is_empty()) {
+        BROKEN
+    } else if outcomes.iter().any(|outcome| outcome.struck < outcome.points) {
+        FAILED
+    } else {
+        CLEAN
+    }
+}
+
+fn told_of(outcome: &Outcome) -> String {
+    let mut told = format!(
+        "{}: {} (at most {OPERATIONS_MAX}), the power cut at {}, {} more while nodes started again; {}; {:.1} s\n",
+        outcome.script,
+        count(outcome.operations, "disk operation"),
+        count(outcome.struck, "point"),
+        count(outcome.again, "time"),
+        count(u64::try_from(outcome.violations.len()).unwrap_or(u64::MAX), "violation"),
+        Duration::from_millis(u64::try_from(outcome.elapsed_ms).unwrap_or(u64::MAX)).as_secs_f64(),
+    );
+    if outcome.struck < outcome.points {
+        told += &format!("  the power was not cut at {}\n", count(outcome.points - outcome.struck, "point"));
+    }
+    for violation in &outcome.violations {
+        told += &format!("  BROKEN {violation}\n");
+    }
+    told
+}
+
+fn one(asked: &Exhaust, script: &Script, point: Point) -> anyhow::Result<ExitCode> {
+    let operations = operations(script);
+    let nodes = operations.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match operations.get(&point.node) {
+        None => {
+            let name = script.name;
+            return Ok(refuse(format_args!("{name} has no node {}: there are nodes {nodes}", point.node)));
+        }
+        Some(there) if point.operation >= *there => {
+            return Ok(refuse(format_args!(
+                "in {} the disk of node {} has {there} operations, from 0 to {}, and none with number {}",
+                script.name,
+                point.node,
+                there.saturating_sub(1),
+                point.operation
+            )));
+        }
+        Some(_) => {}
+    }
+    let show = match asked.verbose {
         0 => Show::Nothing,
         1 => Show::Story,
         _ => Show::Everything,
     };
-    let (report, counts) = play(script, Some(point), Options { show, ..Options::default() });
-    println!("the power was cut {} times; trace {:016x}", counts.cuts, report.trace_hash);
-    for violation in &report.violations {
-        println!("BROKEN {} at {:.3} s: {}", violation.promise, violation.at.as_secs_f64(), violation.what);
+    if asked.verbose > 0 {
+        show_logs(asked.verbose)?;
     }
-    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(crate::BROKEN) }
+    let (outcome, told) = at_point(script, point, show);
+    let mut output = Output::default();
+    output.print(&if asked.json { serde_json::to_string(&[&outcome])? + "\n" } else { told });
+    Ok(output.exit(status(&[outcome])))
 }

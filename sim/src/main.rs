@@ -1,19 +1,22 @@
 //! The binary `quorate-sim`.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
 mod exhaustive;
+mod interrupt;
 mod options;
+mod output;
 mod show;
 
 use std::fmt;
+use std::fs::File;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::Parser;
 use quorate_sim::env::{clock, tasks};
+use quorate_sim::explain::again;
 use quorate_sim::report::{Report, ReportDocument};
-use quorate_sim::run::Options;
 use quorate_sim::scenario::play;
 use quorate_sim::sweep::{Summary, Told, sweep};
 use quorate_sim::trace::{Show, first_difference};
@@ -21,73 +24,98 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 
 use options::{Cli, Command, Run, Sweep};
-use show::{Progress, print_marks, print_report, print_summary};
+use output::{Output, say};
+use show::{Progress, told_of_marks, told_of_run, told_of_sweep};
 
 /// A sixth of a run's time goes into allocating, and as much again into giving memory back and asking for it anew.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const CLEAN: u8 = 0;
 const BROKEN: u8 = 1;
+const USAGE: u8 = 2;
 const FAILED: u8 = 3;
+/// As a shell says of what Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => run_one(&run),
-        Command::Sweep(sweep) => run_many(&sweep, print_summary),
-        Command::Marks(sweep) => run_many(&sweep, print_marks),
+        Command::Sweep(sweep) => run_many(&sweep, told_of_sweep),
+        Command::Marks(sweep) => run_many(&sweep, told_of_marks),
         Command::Exhaust(exhaust) => exhaustive::run(&exhaust),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("quorate-sim: {error:#}");
+        say(format_args!("quorate-sim: {error:#}"));
         ExitCode::from(FAILED)
     })
+}
+
+/// What was asked for cannot be done.
+fn refuse(why: impl fmt::Display) -> ExitCode {
+    say(format_args!("error: {why}"));
+    ExitCode::from(USAGE)
 }
 
 fn run_one(run: &Run) -> anyhow::Result<ExitCode> {
     if run.verbose > 0 {
         show_logs(run.verbose)?;
     }
+    // Before the run: what it finds must not be lost for a path that is no file.
+    let mut trace_file = None;
+    if let Some(path) = &run.trace_file {
+        match File::create(path) {
+            Ok(file) => trace_file = Some((path.display().to_string(), file)),
+            Err(error) => return Ok(refuse(format_args!("--trace-file {}: {error}", path.display()))),
+        }
+    }
     let options = run.options();
     // What it says is on standard error by now.
     let Ok(report) = std::panic::catch_unwind(|| play(run.seed, options)) else {
         return Ok(ExitCode::from(FAILED));
     };
-    if let Some(path) = &run.trace_file {
-        std::fs::write(path, report.trace.join("\n") + "\n")
-            .with_context(|| format!("cannot write the trace to {}", path.display()))?;
-    }
-    if run.json {
-        println!("{}", serde_json::to_string(&ReportDocument::from(&report))?);
+    let mut output = Output::default();
+    output.print(&if run.json {
+        serde_json::to_string(&ReportDocument::from(&report))? + "\n"
     } else {
-        print_report(&report);
+        told_of_run(&report)
+    });
+    let broken = !report.violations.is_empty();
+    let mut status = if broken { BROKEN } else { CLEAN };
+    if run.diff_trace && differs(&report) && !broken {
+        status = FAILED;
     }
-    if run.diff_trace && differs(&report) {
-        return Ok(ExitCode::from(FAILED));
+    if let Some((path, file)) = trace_file {
+        output.write(&path, file, &report.trace);
     }
-    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
+    Ok(output.exit(status))
 }
 
 /// Runs it again, and says where the second trace leaves the first one.
 fn differs(report: &Report) -> bool {
-    let again = play(report.seed, Options { show: Show::Nothing, ..report.options });
+    let again = again(report, Show::Everything);
     match first_difference(&report.trace, &again.trace) {
         Some((at, one, other)) => {
-            eprintln!(
+            say(format_args!(
                 "the same seed gave two traces; event {at} is the first to differ:\n  {one}\n  {other}"
-            );
+            ));
             true
         }
         None => {
-            eprintln!("both traces are the same: {} events, {:016x}", again.events, again.trace_hash);
+            say(format_args!("both traces are the same: {} events, {:016x}", again.events, again.trace_hash));
             false
         }
     }
 }
 
-fn run_many(options: &Sweep, print: fn(&Summary)) -> anyhow::Result<ExitCode> {
-    let plan = options.plan();
+fn run_many(options: &Sweep, tell: fn(&Summary) -> String) -> anyhow::Result<ExitCode> {
+    let plan = match options.plan() {
+        Ok(plan) => plan,
+        Err(why) => return Ok(refuse(why)),
+    };
+    interrupt::listen()?;
     let mut progress = Progress::new(&plan);
-    let summary = sweep(plan, |summary, told| {
+    let mut summary = sweep(plan, |summary, told| {
         match told {
             Told::Ran(report) if !report.violations.is_empty() => progress.broken(report),
             Told::Failed(failed) => progress.failed(failed),
@@ -96,18 +124,20 @@ fn run_many(options: &Sweep, print: fn(&Summary)) -> anyhow::Result<ExitCode> {
         progress.show(summary);
     });
     progress.end();
-    if options.json {
-        println!("{}", serde_json::to_string(&summary)?);
+    summary.interrupted = interrupt::CAME.load(Ordering::Relaxed);
+    let mut output = Output::default();
+    output.print(&if options.json { serde_json::to_string(&summary)? + "\n" } else { tell(&summary) });
+    Ok(output.exit(if !summary.violations.is_empty() {
+        BROKEN
+    } else if !summary.failed.is_empty() {
+        FAILED
+    } else if summary.interrupted {
+        INTERRUPTED
+    } else if summary.is_vacuous() {
+        FAILED
     } else {
-        print(&summary);
-    }
-    Ok(if !summary.violations.is_empty() {
-        ExitCode::from(BROKEN)
-    } else if !summary.failed.is_empty() || summary.is_vacuous() {
-        ExitCode::from(FAILED)
-    } else {
-        ExitCode::SUCCESS
-    })
+        CLEAN
+    }))
 }
 
 /// Shows the nodes' own logs on standard error.
@@ -117,6 +147,7 @@ fn show_logs(verbose: u8) -> anyhow::Result<()> {
     let subscriber = tracing_subscriber::fmt()
         .with_timer(SimulatedTime)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .finish();

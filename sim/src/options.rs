@@ -11,12 +11,14 @@ use quorate_sim::sweep::{Plan, Until};
 use quorate_sim::trace::Show;
 
 use crate::exhaustive::Exhaust;
+use crate::interrupt;
 
 /// Real nodes on a simulated clock, disk and network: everything that happens is drawn from one seed, so that what
 /// went wrong once goes wrong again.
 ///
-/// Exit status: 0 clean; 1 a promise was broken; 2 wrong usage; 3 the simulator itself failed: the same seed gave two
-/// traces, it panicked, or more than one run in fifty was vacuous, with too little in it to say anything.
+/// Exit status: 0 clean; 1 a promise was broken, whatever else went wrong; 2 wrong usage; 3 the simulator itself failed:
+/// the same seed gave two traces, it panicked, its results could not be written, or more than one run of a sweep in fifty
+/// was vacuous, with too little in it to say anything; 130 Ctrl-C came first, and until then nothing was broken.
 #[derive(Debug, Parser)]
 #[command(name = "quorate-sim", version)]
 pub(crate) struct Cli {
@@ -30,9 +32,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs one seed.
     ///
+    /// A run in which too little happened to say anything is said to be vacuous, and is no failure by itself.
+    ///
     /// Example: quorate-sim run --seed 7 -v
     Run(Run),
     /// Runs many seeds, and says which of them broke a promise.
+    ///
+    /// Ctrl-C lets the runs under way come to their end and tells what was found so far; a second one ends at once.
     ///
     /// Example: quorate-sim sweep --from 0 --count 1000 --jobs 2
     Sweep(Sweep),
@@ -50,7 +56,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Everything in the run is drawn from it.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) world: World,
@@ -72,16 +78,26 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 pub(crate) struct World {
     /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client.
-    #[arg(long, value_name = "CLASSES", value_delimiter = ',', conflicts_with = "scenario")]
+    ///
+    /// network: links cut, clogged, half open, narrow or reset, requests and replies lost, frames lost, late, doubled or
+    /// flipped. clock: steps, leaps, standstills, drift, an hour back at a restart. process: pauses, waits for a
+    /// processor, stops, a node with an empty disk or another node's. crash: kills and power cuts, at a disk operation,
+    /// in a recovery, in a loop, of all nodes. disk: slow disks, stalls, failed syncs. client: what is done to clients
+    /// and their connections.
+    ///
+    /// Whatever the classes, unless the run is a calm one, which has hardly any fault: for the last nine seconds before
+    /// all is mended, the nodes outside of a majority stay broken in one way or another (down, cut off, paused, slow or
+    /// stalled disk, frozen clock), and the points at which the code itself asks for unkindness belong to no class.
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',', value_parser = class, conflicts_with = "scenario")]
     only: Vec<Class>,
     /// How many nodes there are [default: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9), conflicts_with = "scenario")]
     nodes: Option<u32>,
-    /// Simulated time in which faults strike, such as 10m or 24h.
+    /// Simulated time in which faults strike, such as 10m or 24h; what comes before and after takes about 24 s more
+    /// [default: 36s, so that a run as a whole lasts about 60 s].
     #[arg(long, value_name = "TIME", value_parser = length, conflicts_with = "scenario")]
     length: Option<Duration>,
-    /// Plays a written-out scenario instead of what chance brings.
-    #[arg(long, value_name = "NAME", value_parser = scenario)]
+    #[arg(long, value_name = "NAME", value_parser = scenario, help = scenarios())]
     scenario: Option<&'static str>,
 }
 
@@ -89,7 +105,7 @@ pub(crate) struct World {
 #[derive(Debug, Args)]
 pub(crate) struct Sweep {
     /// The first seed.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = seed, allow_negative_numbers = true)]
     from: u64,
     /// How many seeds [default: 100].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "time")]
@@ -129,15 +145,20 @@ impl Run {
 
 impl Sweep {
     /// What the sweep is to do.
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let count = self.count.unwrap_or(100);
+        if self.time.is_none() && self.from.checked_add(count - 1).is_none() {
+            return Err(format!("{count} seeds from {} on go beyond the last one, {}", self.from, u64::MAX));
+        }
+        Ok(Plan {
             from: self.from,
-            until: self.time.map_or(Until::Count(self.count.unwrap_or(100)), Until::Elapsed),
+            until: self.time.map_or(Until::Count(count), Until::Elapsed),
             jobs: self.jobs,
             stop_at_first: self.stop_at_first,
             twice_every: self.twice_every,
             options: self.world.options(),
-        }
+            stop: Some(&interrupt::CAME),
+        })
     }
 }
 
@@ -155,8 +176,21 @@ impl World {
     }
 }
 
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX))
+}
+
+fn class(word: &str) -> Result<Class, String> {
+    word.trim().parse()
+}
+
+fn scenarios() -> String {
+    let lines = ALL.map(|(name, _, what)| format!("- {name}: {what}"));
+    format!("Plays a written-out scenario instead of what chance brings:\n{}", lines.join("\n"))
+}
+
 fn scenario(name: &str) -> Result<&'static str, String> {
-    let names = ALL.map(|(name, _)| name);
+    let names = ALL.map(|(name, ..)| name);
     names.into_iter().find(|known| *known == name).ok_or_else(|| no_such("scenario", name, &names))
 }
 
@@ -197,10 +231,28 @@ mod tests {
         else {
             panic!("a sweep")
         };
-        let plan = sweep.plan();
+        let plan = sweep.plan().unwrap();
         assert!(matches!(plan.until, Until::Elapsed(time) if time == Duration::from_secs(600)), "{plan:?}");
         assert!(plan.stop_at_first && plan.jobs == 1 && plan.twice_every == 50, "{plan:?}");
         assert!(matches!(parse("marks").unwrap().command, Command::Marks(sweep) if !sweep.json));
+    }
+
+    #[test]
+    fn blanks_between_classes_do_no_harm() {
+        let words = ["quorate-sim", "run", "--seed", "7", "--only", "network, crash"];
+        let Ok(Cli { command: Command::Run(run) }) = Cli::try_parse_from(words) else { panic!("a run") };
+        assert_eq!(run.options().only.to_string(), "network,crash");
+    }
+
+    #[test]
+    fn a_range_of_seeds_ends_at_the_last_one() {
+        let plan = |words: &str| {
+            let Ok(Cli { command: Command::Sweep(sweep) }) = parse(words) else { panic!("{words}") };
+            sweep.plan()
+        };
+        assert!(plan("sweep --from 18446744073709551615 --count 1").is_ok());
+        let said = plan("sweep --from 18446744073709551615 --count 2").unwrap_err();
+        assert!(said.contains("2 seeds from 18446744073709551615 on go beyond the last one"), "{said}");
     }
 
     #[test]
@@ -208,8 +260,10 @@ mod tests {
         let scenario = ALL[0].0;
         let cases = [
             ("run", "--seed"),
-            ("run --seed seven", "invalid digit"),
-            ("run --seed -1", "unexpected argument"),
+            ("run --seed seven", "a seed is a whole number from 0 to 18446744073709551615"),
+            ("run --seed -1", "a seed is a whole number from 0 to 18446744073709551615"),
+            ("run --seed 18446744073709551616", "a seed is a whole number"),
+            ("sweep --from -5", "a seed is a whole number"),
             ("run --seed 7 --nodes 0", "0 is not in 1..=9"),
             ("run --seed 7 --only netwrok", "did you mean network?"),
             ("run --seed 7 --scenario leader-restor", "did you mean leader-restore?"),
@@ -220,6 +274,7 @@ mod tests {
             ("sweep --for soon", "like 90s, 10m or 24h"),
             ("sweep --for 0s", "longer than nothing"),
             ("sweep --jobs 0", "0 is not in 1..=256"),
+            ("exhaust --scenario roll --node 1 --operation 3 --every 2", "cannot be used with"),
             ("swep", "unrecognized subcommand"),
         ];
         for (words, expected) in cases {

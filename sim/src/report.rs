@@ -160,6 +160,16 @@ impl ViolationDocument {
     pub fn seed(&self) -> u64 {
         self.seed
     }
+
+    /// Which promise it broke.
+    pub fn oracle(&self) -> &'static str {
+        self.oracle
+    }
+
+    /// The command that repeats it.
+    pub fn replay(&self) -> &str {
+        &self.replay
+    }
 }
 
 impl From<&Report> for ReportDocument {

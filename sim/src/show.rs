@@ -1,12 +1,15 @@
 //! What the command prints for people.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use quorate_sim::explain::explain;
+use quorate_sim::explain::{explain, worst_first};
 use quorate_sim::report::Report;
 use quorate_sim::sweep::{Failed, Plan, Summary, Until};
+
+use crate::output::say;
 
 /// How often a line of progress is written where no terminal is.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -47,14 +50,15 @@ impl Progress {
             bar.set_message(progress(summary));
         } else if self.said.elapsed() >= LINE_EVERY {
             self.said = Instant::now();
-            eprintln!("{}", progress(summary));
+            say(progress(summary));
         }
     }
 
     /// Tells of a run that broke promises.
     pub(crate) fn broken(&mut self, report: &Report) {
         self.explained += 1;
-        let promises = report.violations.iter().map(|violation| violation.promise).collect::<Vec<_>>();
+        let mut promises = report.violations.iter().map(|violation| violation.promise).collect::<Vec<_>>();
+        worst_first(&mut promises);
         let head = format!("seed {} broke {}", report.seed, promises.join(", "));
         if self.explained <= EXPLAINED_MAX {
             self.line(&format!("{head}\n{}", explain(report)));
@@ -77,8 +81,8 @@ impl Progress {
 
     fn line(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
         }
     }
 }
@@ -87,78 +91,124 @@ fn progress(summary: &Summary) -> String {
     let faults = summary.faults.values().sum::<u64>();
     let simulated = humantime::format_duration(Duration::from_secs(summary.sim_seconds));
     format!(
-        "{} runs, {simulated} simulated, {faults} faults, {} violations",
-        summary.runs,
-        summary.violations.len()
+        "{}, {simulated} simulated, {}, {}",
+        count(summary.runs, "run"),
+        count(faults, "fault"),
+        violations(summary)
     )
+}
+
+fn violations(summary: &Summary) -> String {
+    count(u64::try_from(summary.violations.len()).unwrap_or(u64::MAX), "violation")
+}
+
+/// "1 fault", "2 faults".
+pub(crate) fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn failure(failed: &Failed) -> String {
     format!("seed {} failed in itself: {}\n  repeat it with: {}", failed.seed, failed.message, failed.replay)
 }
 
-/// Prints what came of a run.
-pub(crate) fn print_report(report: &Report) {
+/// What came of a run, for people.
+pub(crate) fn told_of_run(report: &Report) -> String {
     let Report {
         seed, trace_hash, events, ops, acked, reads, faults, violations, simulated, elapsed, ..
     } = report;
-    println!(
-        "seed {seed}: {} operations done, {} failed, {} unknown; {acked} records acked, {reads} read; {events} events \
-         in {:.1} simulated s, {} ms; trace {trace_hash:016x}",
-        ops.ok,
+    let mut told = format!(
+        "seed {seed}: {} done, {} failed, {} unknown; {} acked, {reads} read; {events} events in {:.1} simulated s, \
+         {} ms; trace {trace_hash:016x}\n",
+        count(ops.ok, "operation"),
         ops.failed,
         ops.unknown,
+        count(*acked, "record"),
         simulated.as_secs_f64(),
         elapsed.as_millis()
     );
-    println!("  faults: {}", list(faults.iter().map(|(fault, count)| format!("{count} x {fault}"))));
+    told +=
+        &format!("  faults: {}\n", list(faults.iter().map(|(fault, count)| format!("{count} x {fault}"))));
     if let Some(reason) = report.vacuous() {
-        println!("  vacuous: {reason}");
+        told += &format!("  vacuous: {reason}\n");
     }
-    if !violations.is_empty() {
-        print!("{}", explain(report));
-    }
+    told += &if violations.is_empty() { "  0 violations\n".to_owned() } else { explain(report) };
+    told
 }
 
-/// Prints what came of a sweep.
-pub(crate) fn print_summary(summary: &Summary) {
+/// What came of a sweep, for people.
+pub(crate) fn told_of_sweep(summary: &Summary) -> String {
+    tell_sweep(summary).unwrap_or_default()
+}
+
+// Writing to a string does not fail.
+fn tell_sweep(summary: &Summary) -> Result<String, std::fmt::Error> {
     let Summary { runs, vacuous, events, ops, elapsed_ms, cpu_ms, .. } = summary;
     let simulated = humantime::format_duration(Duration::from_secs(summary.sim_seconds));
-    println!(
-        "{runs} runs ({vacuous} vacuous), {simulated} simulated, {events} events; {} operations done, {} failed, \
-         {} unknown",
-        ops.ok, ops.failed, ops.unknown
-    );
+    let mut told = String::new();
+    if summary.interrupted {
+        writeln!(told, "interrupted: this is what had run by then")?;
+    }
+    writeln!(
+        told,
+        "{} ({vacuous} vacuous), {simulated} simulated, {events} events; {} done, {} failed, {} unknown",
+        count(*runs, "run"),
+        count(ops.ok, "operation"),
+        ops.failed,
+        ops.unknown
+    )?;
     let faults = summary.faults.values().sum::<u64>();
     let kinds = summary.faults.iter().map(|(fault, count)| format!("{count} x {fault}"));
-    println!("faults: {faults} ({})", list(kinds));
-    println!(
+    writeln!(told, "faults: {faults} ({})", list(kinds))?;
+    writeln!(
+        told,
         "{} s, {} s on processors: {} counted runs a CPU-minute, {} faults a CPU-second",
         elapsed_ms / 1_000,
         cpu_ms / 1_000,
         (runs - vacuous) * 60_000 / cpu_ms.max(&1),
         faults * 1_000 / cpu_ms.max(&1)
-    );
+    )?;
     for failed in &summary.failed {
-        println!("{}", failure(failed));
+        writeln!(told, "{}", failure(failed))?;
     }
     if summary.is_vacuous() {
-        println!("too many runs are vacuous for this to say anything");
+        writeln!(told, "too many runs are vacuous for this to say anything")?;
     }
-    println!("{} violations", summary.violations.len());
+    told += &told_of_broken(summary)?;
+    writeln!(told, "{}", violations(summary))?;
+    Ok(told)
 }
 
-/// Prints which interesting points were reached.
-pub(crate) fn print_marks(summary: &Summary) {
+/// Which seeds broke what.
+fn told_of_broken(summary: &Summary) -> Result<String, std::fmt::Error> {
+    let broken = summary.broken();
+    let mut told = String::new();
+    if !broken.is_empty() {
+        writeln!(told, "{} of {} broke promises:", broken.len(), count(summary.runs, "run"))?;
+    }
+    for (seed, (promises, replay)) in broken {
+        writeln!(told, "  seed {seed}: {}; repeat it with: {replay}", promises.join(", "))?;
+    }
+    Ok(told)
+}
+
+/// Which interesting points were reached, for people.
+pub(crate) fn told_of_marks(summary: &Summary) -> String {
+    tell_marks(summary).unwrap_or_default()
+}
+
+fn tell_marks(summary: &Summary) -> Result<String, std::fmt::Error> {
     let width = summary.marks.keys().map(|mark| mark.len()).max().unwrap_or_default();
-    println!("{:width$}  {:>10}  {:>10}  share of runs", "mark", "times", "runs");
+    let mut told = String::new();
+    writeln!(told, "{:width$}  {:>10}  {:>10}  share of runs", "mark", "times", "runs")?;
     for (mark, times) in summary.marks.iter().filter(|(_, times)| **times > 0) {
         let runs = summary.mark_runs.get(mark).copied().unwrap_or_default();
         let share = per_mille(runs, summary.runs);
-        println!("{mark:width$}  {times:>10}  {runs:>10}  {:>9}.{} %", share / 10, share % 10);
+        writeln!(told, "{mark:width$}  {times:>10}  {runs:>10}  {:>9}.{} %", share / 10, share % 10)?;
     }
-    let missed = summary.marks_missed();
-    println!("never reached in {} runs: {}", summary.runs, list(missed.into_iter().map(str::to_owned)));
+    let missed = summary.marks_missed().into_iter().map(str::to_owned);
+    writeln!(told, "never reached in {}: {}", count(summary.runs, "run"), list(missed))?;
+    told += &told_of_broken(summary)?;
+    Ok(told)
 }
 
 fn per_mille(part: u64, whole: u64) -> u64 {

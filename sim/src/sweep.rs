@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::explain::worst_first;
 use crate::history::Outcomes;
 use crate::marks;
 use crate::report::{Report, ViolationDocument, milliseconds, replay};
@@ -36,6 +37,8 @@ pub struct Plan {
     pub twice_every: u64,
     /// What each run is to do.
     pub options: Options,
+    /// No further run begins once this is set.
+    pub stop: Option<&'static AtomicBool>,
 }
 
 /// When a sweep ends.
@@ -43,7 +46,7 @@ pub struct Plan {
 pub enum Until {
     /// After so many seeds.
     Count(u64),
-    /// When no run was begun for this long, in real time.
+    /// After this long, in real time: no run begins later, but the first.
     Elapsed(Duration),
 }
 
@@ -73,6 +76,8 @@ pub struct Summary {
     /// All runs' traces folded into one number, whatever the order in which they ended.
     #[serde(serialize_with = "hexadecimal")]
     pub trace_hash: u64,
+    /// Whether it was ended before its time.
+    pub interrupted: bool,
     /// Real time.
     pub elapsed_ms: u64,
     /// Time on processors.
@@ -104,15 +109,16 @@ pub enum Told<'a> {
 /// Runs many seeds, and tells `told` of each, and about once a second.
 pub fn sweep(plan: Plan, mut told: impl FnMut(&Summary, Told<'_>)) -> Summary {
     let began = (Instant::now(), processor_time());
-    let next = AtomicU64::new(plan.from);
+    let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let mut summary = Summary::default();
     summary.expect_marks();
-    let over = |seed: u64| {
+    let over = |number: u64| {
         stop.load(Ordering::Relaxed)
+            || plan.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
             || match plan.until {
-                Until::Count(count) => seed >= plan.from.saturating_add(count),
-                Until::Elapsed(time) => began.0.elapsed() >= time,
+                Until::Count(count) => number >= count,
+                Until::Elapsed(time) => number > 0 && began.0.elapsed() >= time,
             }
     };
     std::thread::scope(|scope| {
@@ -121,8 +127,9 @@ pub fn sweep(plan: Plan, mut told: impl FnMut(&Summary, Told<'_>)) -> Summary {
             let (tell, next, over) = (tell.clone(), &next, &over);
             scope.spawn(move || {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if over(seed) || tell.send(run_apart(seed, &plan)).is_err() {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = plan.from.checked_add(number) else { return };
+                    if over(number) || tell.send(run_apart(seed, &plan)).is_err() {
                         return;
                     }
                 }
@@ -205,7 +212,21 @@ fn processor_time() -> Duration {
 impl Summary {
     /// Whether so many runs say nothing that the sweep says too little.
     pub fn is_vacuous(&self) -> bool {
-        self.vacuous * VACUOUS_SHARE > self.runs
+        self.runs == 0 || self.vacuous * VACUOUS_SHARE > self.runs
+    }
+
+    /// The promises that each seed broke, the worst one first, and the command that repeats it.
+    pub fn broken(&self) -> BTreeMap<u64, (Vec<&'static str>, &str)> {
+        let mut broken = BTreeMap::<u64, (Vec<&'static str>, &str)>::new();
+        for violation in &self.violations {
+            let (promises, replay) = broken.entry(violation.seed()).or_default();
+            *replay = violation.replay();
+            promises.push(violation.oracle());
+        }
+        for (promises, _) in broken.values_mut() {
+            worst_first(promises);
+        }
+        broken
     }
 
     /// Interesting points that no run reached.
@@ -244,6 +265,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Violation;
     use crate::report::tests::report;
 
     #[test]
@@ -261,6 +283,36 @@ mod tests {
         summary.add(&Report { seed: 50, ..vacuous });
         assert!(summary.is_vacuous());
         assert!(summary.marks_missed().is_empty());
+        assert!(Summary::default().is_vacuous(), "nothing ran");
+    }
+
+    #[test]
+    fn a_sweep_says_which_seed_broke_what() {
+        let violation = |promise| Violation { promise, at: Duration::ZERO, what: "lost".to_owned() };
+        let violations = ["O-28", "O-11", "O-28"].map(violation).to_vec();
+        let mut summary = Summary::default();
+        summary.add(&report(1));
+        summary.add(&Report { violations, ..report(2) });
+        let broken = summary.broken();
+        assert_eq!(broken.len(), 1);
+        assert_eq!(broken[&2], (vec!["O-11", "O-28"], "make sim SEED=2"));
+    }
+
+    #[test]
+    fn no_seed_follows_the_last_one_and_a_stop_is_heeded() {
+        static STOPPED: AtomicBool = AtomicBool::new(true);
+        let options = Options { scenario: Some("deposed-leader"), ..Options::default() };
+        let plan = Plan {
+            from: u64::MAX,
+            until: Until::Elapsed(Duration::from_nanos(1)),
+            jobs: 2,
+            stop_at_first: false,
+            twice_every: 0,
+            options,
+            stop: None,
+        };
+        assert_eq!(sweep(plan, |_, _| ()).runs, 1);
+        assert_eq!(sweep(Plan { stop: Some(&STOPPED), ..plan }, |_, _| ()).runs, 0);
     }
 
     #[test]

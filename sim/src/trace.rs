@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,7 +96,6 @@ impl Trace {
     }
 
     /// Adds an event, which happened now.
-    #[expect(clippy::print_stderr, reason = "showing it there is what was asked for")]
     pub fn note(&self, event: &Event) {
         let at = clock::now();
         let mut state = self.state();
@@ -103,7 +103,8 @@ impl Trace {
         at.hash(&mut state.fold);
         event.hash(&mut state.fold);
         if state.show >= event.least_show() {
-            eprintln!("{}", line(at, event));
+            // A run goes on when nobody looks any more.
+            writeln!(io::stderr().lock(), "{}", line(at, event)).unwrap_or_default();
         }
         if state.keep >= event.least_show() {
             let mut line = line(at, event);

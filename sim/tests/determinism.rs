@@ -30,6 +30,7 @@ fn many_seeds_twice_in_another_process_and_on_another_number_of_threads() {
         stop_at_first: false,
         twice_every: 0,
         options: Options::default(),
+        stop: None,
     };
     let (here, there) = std::thread::scope(|scope| {
         let words = format!("sweep --json --from 0 --count {count} --jobs 3 --twice-every 0");

@@ -10,7 +10,7 @@ fn every() -> u32 {
 
 fn some(name: &str) {
     let script = ALL.iter().find(|script| script.name == name).expect("a script of that name");
-    let outcome = exhaust(script, every(), 1);
+    let outcome = exhaust(script, every(), 1, None);
     assert_eq!(outcome.violations, [] as [String; 0]);
     assert!(outcome.operations <= OPERATIONS_MAX, "{name} has {} disk operations", outcome.operations);
     assert_eq!(outcome.struck, outcome.points, "the power was not cut at every point");

@@ -6,7 +6,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,10 @@ use serde::Serialize;
 use crate::cluster::{Cluster, Crash};
 use crate::dice::Dice;
 use crate::env::clock;
+use crate::explain::explain_by;
 use crate::report::Report;
 use crate::run::{Options, Stage, on_bare_stage};
+use crate::trace::Show;
 use crate::workload::Workload;
 
 pub use scripts::{ALL, Script};
@@ -62,8 +64,8 @@ pub struct Outcome {
     pub elapsed_ms: u128,
 }
 
-/// Tries every `every`-th point of a script, `jobs` at a time.
-pub fn exhaust(script: &Script, every: u32, jobs: u32) -> Outcome {
+/// Tries every `every`-th point of a script, `jobs` at a time. None is begun once `stop` is set.
+pub fn exhaust(script: &Script, every: u32, jobs: u32, stop: Option<&AtomicBool>) -> Outcome {
     let began = Instant::now();
     let (report, counts) = play(script, None, Options::default());
     let mut outcome = Outcome { script: script.name, ..Outcome::default() };
@@ -80,6 +82,9 @@ pub fn exhaust(script: &Script, every: u32, jobs: u32) -> Outcome {
             let (tell, next, points) = (tell.clone(), &next, &points);
             scope.spawn(move || {
                 while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                        return;
+                    }
                     let (report, counts) = play(script, Some(*point), Options::default());
                     if tell.send((counts, said(script, Some(*point), &report))).is_err() {
                         return;
@@ -111,13 +116,49 @@ fn points(operations: &BTreeMap<NodeId, u64>) -> Vec<Point> {
 }
 
 fn said(script: &Script, point: Option<Point>, report: &Report) -> Vec<String> {
+    let replay = replay(script, point);
+    let say = |found: &crate::check::Violation| format!("{} {}; {replay}", found.promise, found.what);
+    report.violations.iter().map(say).collect()
+}
+
+/// The command that shows it again.
+fn replay(script: &Script, point: Option<Point>) -> String {
     let place = point.map_or_else(String::new, |point| {
         let all = if point.all { " --all-nodes" } else { "" };
         format!(" --node {} --operation {}{all}", point.node, point.operation)
     });
-    let replay = format!("quorate-sim exhaust --scenario {}{place}", script.name);
-    let say = |found: &crate::check::Violation| format!("{} {}; {replay}", found.promise, found.what);
-    report.violations.iter().map(say).collect()
+    format!("make sim ARGS=\"exhaust --scenario {}{place}\"", script.name)
+}
+
+/// How many operations each node's disk has in a script, at which the power can be cut.
+pub fn operations(script: &Script) -> BTreeMap<NodeId, u64> {
+    play(script, None, Options::default()).1.operations
+}
+
+/// Tries one point. What came of it, also for people.
+pub fn at_point(script: &Script, point: Point, show: Show) -> (Outcome, String) {
+    let began = Instant::now();
+    let (report, counts) = play(script, Some(point), Options { show, ..Options::default() });
+    let mut told = format!("the power was cut {} times; trace {:016x}\n", counts.cuts, report.trace_hash);
+    if counts.cuts == 0 {
+        told += "  it was to be cut at that operation, which did not come\n";
+    }
+    told += &if report.violations.is_empty() {
+        "0 violations\n".to_owned()
+    } else {
+        let kept = Options { keep: Show::Story, ..Options::default() };
+        explain_by(&report, &replay(script, Some(point)), || play(script, Some(point), kept).0)
+    };
+    let outcome = Outcome {
+        script: script.name,
+        operations: counts.operations.values().sum(),
+        points: 1,
+        struck: u64::from(counts.cuts > 0),
+        again: counts.cuts.saturating_sub(1),
+        violations: said(script, Some(point), &report),
+        elapsed_ms: began.elapsed().as_millis(),
+    };
+    (outcome, told)
 }
 
 /// What happened to disks in a run.

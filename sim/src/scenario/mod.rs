@@ -11,13 +11,29 @@ use crate::run::{self, Options};
 /// Plays a scenario with a seed.
 pub type Play = fn(u64, Options) -> Report;
 
-/// The scenarios, by name.
-pub const ALL: [(&str, Play); 5] = [
-    ("closing-fails", closing_fails::play),
-    ("deposed-leader", deposed_leader::play),
-    ("hanging-leader", hanging_leader::play),
-    ("leader-restore", |seed, options| leader_restore::play(seed, false, options)),
-    ("leader-restore-default", |seed, options| leader_restore::play(seed, true, options)),
+/// The scenarios: by name, how they are played, and what happens in them.
+pub const ALL: [(&str, Play, &str); 5] = [
+    (
+        "closing-fails",
+        closing_fails::play,
+        "the sync fails with which a full volume is closed; the seed says which one, counted from there",
+    ),
+    ("deposed-leader", deposed_leader::play, "a leader that others have replaced is asked for what is newer"),
+    (
+        "hanging-leader",
+        hanging_leader::play,
+        "a node starts while the leader that it remembers stands still, and must find another way in",
+    ),
+    (
+        "leader-restore",
+        |seed, options| leader_restore::play(seed, false, options),
+        "a leader dies before its own sync of what others have acknowledged, and is back at once",
+    ),
+    (
+        "leader-restore-default",
+        |seed, options| leader_restore::play(seed, true, options),
+        "the same with openraft's default, which loses what was acked: breaks promises on purpose",
+    ),
 ];
 
 /// Plays the scenario of the options, or what chance brings if there is none.
@@ -28,8 +44,8 @@ pub fn play(seed: u64, options: Options) -> Report {
     match options.scenario {
         None => run::run(seed, options),
         Some(name) => {
-            let found = ALL.iter().find(|(known, _)| *known == name);
-            let (_, play) = found.expect("the scenario was looked up by its name");
+            let found = ALL.iter().find(|(known, ..)| *known == name);
+            let (_, play, _) = found.expect("the scenario was looked up by its name");
             play(seed, options)
         }
     }
