@@ -278,6 +278,9 @@ impl Fetcher {
                         Err(LookupError::UnknownTopic) => {
                             now.since(*missing_since.get_or_insert(now)) >= MISSING
                         }
+                        // Somebody could not say: that takes nothing back. One such answer among those of all servers
+                        // would else keep us asking for ever.
+                        Err(LookupError::NotNow(_)) => false,
                         Err(_later) => {
                             missing_since = None;
                             false

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use futures_util::{FutureExt, StreamExt};
 use quorate_proto::ErrorCode;
 
@@ -207,6 +208,26 @@ async fn a_topic_that_a_server_cannot_speak_of_is_not_denied() {
         let (assigned, ()) = soon(futures_util::future::join(assigned, heal)).await;
         assigned.unwrap_or_else(|error| panic!("{order:?}: {error}"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_at_times_cannot_say_does_not_hide_that_a_topic_is_gone() {
+    let cluster = Cluster::with_topic("t", 1);
+    let mut consumer = cluster.client(7).consumer(ConsumerConfig::default());
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    cluster.state().topics.clear();
+    let mute = cluster.clone();
+    let by_turns = async {
+        loop {
+            mute.state().cannot_say = [(1, ErrorCode::NotReady)].into();
+            sleep(700).await;
+            mute.state().cannot_say.clear();
+            sleep(700).await;
+        }
+    };
+    let told = futures_util::future::select(Box::pin(consumer.next()), Box::pin(by_turns));
+    let Either::Left((told, _)) = soon(told).await;
+    assert!(matches!(told, Err(ConsumeError::TopicDeleted { .. })), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]
