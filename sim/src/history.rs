@@ -111,6 +111,8 @@ pub struct Evidence {
     pub others: Outcomes,
     /// How many records consumers were given.
     pub reads: u64,
+    /// Consumers that read on for as long as they live, and the offset that each is to be given next.
+    pub following: BTreeMap<(u32, Target), Offset>,
     /// Each partition of each topic that there is at the end.
     pub scan: BTreeMap<Place, Scan>,
     /// Each replica of each group at the end, up to what is committed.

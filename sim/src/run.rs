@@ -22,6 +22,9 @@ use crate::workload::{Shape, Workload};
 /// How long everything may take after the last fault was mended, each step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long consumers may take to the end of what stands, once nobody writes: what is in flight is answered by then.
+const READING: Duration = Duration::from_secs(30);
+
 /// What a run is to do, beside its seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -161,8 +164,8 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     cluster.until_ready(PATIENCE).await;
     workload.finish(PATIENCE).await;
     workload.scan(PATIENCE).await;
-    // The consumers come to the end too.
     clock::sleep(Duration::from_secs(1)).await;
+    workload.read_to_the_end(READING).await;
     cluster.collect_replicas(PATIENCE).await;
     cluster.observer().quiet();
     let simulated = clock::now();

@@ -17,6 +17,7 @@
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
 //! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
+//! | `follows k1 5` | at the end it reads on, and is to be given 5 next |
 //! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
 //!
 //! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number.
@@ -155,6 +156,10 @@ impl Player {
                 let (offset, record) = (Offset(number(words[2])), record(words[3]));
                 let read = Read { consumer, target: target(), offset, record, at: self.now };
                 self.see(&Seen::Read(&read));
+            }
+            "follows" => {
+                let consumer = u32::try_from(number(&words[1][1..])).unwrap();
+                self.evidence.following.insert((consumer, target()), Offset(number(words[2])));
             }
             "healed" => {
                 let core = words[1..].iter().map(|node| NodeId(u32::try_from(number(node)).unwrap()));

@@ -35,6 +35,7 @@ mod sights;
 mod state_machine;
 mod topics;
 mod uncommitted;
+mod unread;
 mod votes;
 mod watermark;
 mod words;
@@ -48,6 +49,7 @@ use crate::observe::Sight;
 use crate::wire::{Asked, Told};
 
 pub use shadow::{Before, Known, Stands};
+pub use unread::behind;
 
 /// All promises that are judged, one line each.
 fn all() -> Vec<Box<dyn Check>> {
@@ -78,6 +80,7 @@ fn all() -> Vec<Box<dyn Check>> {
         of_nodes::<after_failure::AfterFailure>(),
         of_nodes::<progress::Progress>(),
         Box::<answers::Answers>::default(),
+        at_end("O-27", unread::check),
         at_end("O-28", replicas::check),
         of_nodes::<convergence::Convergence>(),
         of_nodes::<growth::Growth>(),

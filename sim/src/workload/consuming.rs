@@ -62,6 +62,7 @@ impl Consuming {
                 () = clock::sleep(lasting) => {}
             }
             self.world.end(&process).await;
+            self.follows_no_more(number);
             drop((consumer, client));
             clock::sleep(self.dice.time(Duration::from_millis(5), Duration::from_secs(3))).await;
         }
@@ -69,6 +70,7 @@ impl Consuming {
 
     async fn work(&self, number: u32, consumer: &mut Consumer, positions: &mut [(Target, Option<Offset>)]) {
         for (target, position) in positions.iter() {
+            self.follows(number, target, *position);
             let start = position.map_or(StartAt::Beginning, StartAt::Offset);
             while let Err(error) = self.go(number, consumer, target, start, false).await {
                 self.judge(number, &error, None);
@@ -97,6 +99,7 @@ impl Consuming {
     pub(super) async fn read_until_gone(mut self, target: Target) {
         let (client, process) = self.world.client(self.number);
         let mut consumer = self.consumer(&client);
+        self.follows(self.number, &target, None);
         let mut result = self.go(self.number, &mut consumer, &target, StartAt::Beginning, false).await;
         loop {
             match &result {
@@ -113,6 +116,7 @@ impl Consuming {
             }
             result = self.next(self.number, &mut consumer).await.map(drop);
         }
+        self.follows_no_more(self.number);
         drop((consumer, client));
         self.world.end(&process).await;
     }
@@ -200,8 +204,22 @@ impl Consuming {
         let (offset, at) = (read.offset, clock::now());
         let told = Read { consumer: number, target: target.clone(), offset, record, at };
         self.world.history.see(&Seen::Read(&told));
-        self.world.history.evidence().reads += 1;
+        let mut evidence = self.world.history.evidence();
+        evidence.reads += 1;
+        if let Some(next) = evidence.following.get_mut(&(number, told.target)) {
+            *next = offset.plus(1);
+        }
         Ok((target, offset.plus(1)))
+    }
+
+    /// From now on the consumer must be given all that stands there.
+    fn follows(&self, number: u32, target: &Target, position: Option<Offset>) {
+        let mut evidence = self.world.history.evidence();
+        evidence.following.insert((number, target.clone()), position.unwrap_or_default());
+    }
+
+    fn follows_no_more(&self, number: u32) {
+        self.world.history.evidence().following.retain(|(of, _), _| *of != number);
     }
 
     /// What a consumer must never be told: nothing is damaged, nothing expires, and these topics are not deleted.

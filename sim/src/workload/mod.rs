@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use shape::{Rhythm, Shape, TOPICS};
 
+use crate::check;
 use crate::dice::Dice;
 use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
@@ -356,6 +357,14 @@ impl Workload {
                 });
                 scan.await.unwrap_or_default();
             }
+        }
+    }
+
+    /// Waits until the consumers that follow a partition have read what the scan has found.
+    pub async fn read_to_the_end(&self, patience: Duration) {
+        let deadline = clock::now() + patience;
+        while clock::now() < deadline && check::behind(&self.world.history.evidence()).next().is_some() {
+            clock::sleep(Duration::from_millis(100)).await;
         }
     }
 

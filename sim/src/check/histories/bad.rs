@@ -377,4 +377,9 @@ bad! {
         sent r1
         healed 1 2 3
         @40000 learnt r1 unknown";
+    a_consumer_never_comes_to_the_end, "O-27": "
+        log r1 r2
+        follows k3 1";
+    a_consumer_is_not_told_that_its_topic_is_gone, "O-27": "
+        follows k3 0";
 }

@@ -356,4 +356,8 @@ legal! {
         healed 1 2 3
         @30000 sent r1
         @40000 over";
+    a_consumer_has_read_more_than_the_scan: "
+        log r1
+        follows k3 1
+        follows k4 2";
 }
