@@ -128,8 +128,10 @@ fn sight(line: &str) -> Sight {
         "failed" => {
             let node = words.node();
             let durable = words.flag("durable").then(|| (group, words.id()));
-            Sight::SyncFailed { node, durable: durable.into_iter().collect() }
+            let votes = words.vote().map(|vote| (group, vote)).into_iter().collect();
+            Sight::SyncFailed { node, durable: durable.into_iter().collect(), votes }
         }
+        "durable" => Sight::DurableAfterFailure { node: words.node(), group, through: words.id() },
         "healed" => {
             let core = words.0.iter().map(|word| NodeId(word.parse().unwrap())).collect();
             Sight::Healed { core, election_timeout: Duration::from_millis(700) }

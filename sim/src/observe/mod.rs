@@ -77,6 +77,8 @@ struct Machine {
     identity: Option<Identity>,
     groups: BTreeMap<GroupId, Shadow>,
     metadata_applied: LogIndex,
+    /// What was durable when a sync failed, if one did in this life.
+    failed: Option<BTreeMap<GroupId, Option<LogId>>>,
 }
 
 /// What is looked at of a node: its parts, since a node that stops is nobody's any more, and writes all the same.
@@ -119,6 +121,7 @@ impl Observer {
             identity: None,
             groups: BTreeMap::new(),
             metadata_applied: LogIndex(0),
+            failed: None,
         };
         state.machines.insert(node, machine);
     }
@@ -164,6 +167,7 @@ impl Observer {
         });
         machine.parts = Weak::new();
         machine.metadata_applied = LogIndex(0);
+        machine.failed = None;
         machine.identity = Some(identity);
         machine.groups = groups
             .iter()
@@ -211,14 +215,22 @@ impl Observer {
             }
             DiskEvent::Cut { .. } => self.look_at(node),
             DiskEvent::SyncFailed { .. } => {
-                let state = self.state();
-                let Some(running) = state.machines.get(&node).and_then(|machine| machine.running.as_ref())
+                let mut state = self.state();
+                let Some(running) = state.machines.get(&node).and_then(|machine| machine.running.clone())
                 else {
                     return;
                 };
-                let durable = running.store.groups().into_iter();
-                let durable = durable.map(|group| (group, running.store.log(group).last_durable()));
-                self.show(&Sight::SyncFailed { node, durable: durable.collect() });
+                let groups = running.store.groups();
+                let durable = groups.iter().map(|group| (*group, running.store.log(*group).last_durable()));
+                let votes = groups
+                    .iter()
+                    .filter_map(|group| running.store.log(*group).state().vote.map(|vote| (*group, vote)));
+                let (durable, votes) = (durable.collect::<BTreeMap<_, _>>(), votes.collect());
+                let failed = durable.clone();
+                self.show(&Sight::SyncFailed { node, durable, votes });
+                if let Some(machine) = state.machines.get_mut(&node) {
+                    machine.failed.get_or_insert(failed);
+                }
             }
             DiskEvent::Published { .. } | DiskEvent::Stalled { .. } | DiskEvent::Survived(_) => {}
         }
@@ -327,6 +339,12 @@ impl Observer {
         let parts = parts_of(machine, running);
         let log = running.store.log(group);
         let now = log.state();
+        if let Some(failed) = &mut machine.failed {
+            let through = log.last_durable();
+            if through.is_some() && failed.insert(group, through) != Some(through) {
+                self.show(&Sight::DurableAfterFailure { node, group, through });
+            }
+        }
         let shadow = machine.groups.entry(group).or_default();
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
             let starts = log.term_starts();

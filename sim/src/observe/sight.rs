@@ -169,6 +169,17 @@ pub enum Sight {
         node: NodeId,
         /// What of each group's log its store held to be durable at that moment.
         durable: BTreeMap<GroupId, Option<LogId>>,
+        /// The newest vote of each group that it had been asked to keep.
+        votes: BTreeMap<GroupId, HardVote>,
+    },
+    /// A process of which a sync or write had failed holds more of a log to be durable than before.
+    DurableAfterFailure {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// How far, in its own eyes: what its group's leader counts for itself.
+        through: Option<LogId>,
     },
     /// Everything that was broken works again, among these nodes: the rest may stay broken.
     Healed {
