@@ -28,16 +28,10 @@ impl Judge for Election {
                 self.leads(at, *node, *group, replica.term, found);
             }
             Sight::Granted { node, group, term, candidate } => {
-                let first = self.votes.entry((*node, *group, *term)).or_insert((*candidate, at));
-                if first.0 != *candidate {
-                    let what = format!(
-                        "one vote a term: node {node} gave its vote in term {term} of group {group} to node {} \
-                         at {:?}, and to node {candidate}",
-                        first.0, first.1
-                    );
-                    found.tell(ID, at, what);
-                }
+                self.votes(at, (*node, *group, *term), *candidate, found);
             }
+            // Who asks for votes has given itself its own.
+            Sight::Stands { node, group, term } => self.votes(at, (*node, *group, *term), *node, found),
             // What it promised is gone with the disk, and nobody may count on it.
             Sight::DiskLost { node } => self.votes.retain(|(of, ..), _| of != node),
             _ => {}
@@ -46,6 +40,24 @@ impl Judge for Election {
 }
 
 impl Election {
+    fn votes(
+        &mut self,
+        at: Duration,
+        (node, group, term): (NodeId, GroupId, Term),
+        candidate: NodeId,
+        found: &mut Found,
+    ) {
+        let first = self.votes.entry((node, group, term)).or_insert((candidate, at));
+        if first.0 != candidate {
+            let what = format!(
+                "one vote a term: node {node} gave its vote in term {term} of group {group} to node {} at {:?}, and \
+                 to node {candidate}",
+                first.0, first.1
+            );
+            found.tell(ID, at, what);
+        }
+    }
+
     fn leads(&mut self, at: Duration, node: NodeId, group: GroupId, term: Term, found: &mut Found) {
         let first = self.leaders.entry((group, term)).or_insert((node, at));
         if first.0 != node {
@@ -67,6 +79,7 @@ mod tests {
         assert_eq!(broken("leads 1 t3\nleads 2 t3"), ["O-01"]);
         assert_eq!(broken("replica 1 t3 leads\nleads 2 t3"), ["O-01"]);
         assert_eq!(broken("granted 1 t4 to 2\nend 1\ngranted 1 t4 to 3"), ["O-01"]);
+        assert_eq!(broken("stands 1 t4\nend 1\ngranted 1 t4 to 3"), ["O-01"], "its own vote");
     }
 
     #[test]
@@ -77,6 +90,9 @@ mod tests {
         );
         assert!(
             broken("granted 1 t4 to 2\ngranted 1 t4 to 2\ngranted 1 t5 to 3\ngranted 3 t5 to 3").is_empty()
+        );
+        assert!(
+            broken("stands 1 t4\nstands 2 t4\nstands 1 t4\ngranted 3 t4 to 2\ngranted 1 t5 to 3").is_empty()
         );
         assert!(broken("granted 1 t4 to 2\nlost 1\ngranted 1 t4 to 3").is_empty(), "on a new disk");
     }

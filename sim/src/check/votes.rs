@@ -1,8 +1,8 @@
-//! O-09, votes are durable: when a node says that it gave its vote, that vote is on its platters, and no restart takes
-//! it back (Raft §5.2; faults-and-oracles O-09). Judged by the product's own recovery on a copy of the platters, at
+//! O-09, votes are durable: when a node says that it gave its vote, to another one or, by asking for votes, to itself,
+//! that vote is on its platters, and no restart takes it back (Raft §5.2; faults-and-oracles O-09). Judged by the product's own recovery on a copy of the platters, at
 //! some of the moments at which such an answer leaves, and at each start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_proto::ids::{GroupId, NodeId, Term};
@@ -17,6 +17,8 @@ const ID: &str = "O-09";
 pub(super) struct Votes {
     /// The newest vote that each node said it gave, and when.
     given: BTreeMap<(NodeId, GroupId), (Term, NodeId, Duration)>,
+    /// Groups whose topic is gone: what a node says of one then it had said before, and the wire was slow.
+    removed: BTreeSet<(NodeId, GroupId)>,
 }
 
 impl Judge for Votes {
@@ -25,13 +27,12 @@ impl Judge for Votes {
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
             Sight::Granted { node, group, term, candidate } => {
-                let given = self.given.entry((*node, *group)).or_insert((*term, *candidate, at));
-                if *term > given.0 {
-                    *given = (*term, *candidate, at);
-                }
+                self.gave(at, (*node, *group), *term, *candidate);
             }
+            Sight::Stands { node, group, term } => self.gave(at, (*node, *group), *term, *node),
             Sight::Removed { node, group, .. } => {
                 self.given.remove(&(*node, *group));
+                self.removed.insert((*node, *group));
             }
             Sight::DiskLost { node } => self.given.retain(|(of, _), _| of != node),
             Sight::Opened { node, groups, .. } => self.judge(at, *node, groups, "came back with", found),
@@ -46,6 +47,16 @@ impl Judge for Votes {
 }
 
 impl Votes {
+    fn gave(&mut self, at: Duration, of: (NodeId, GroupId), term: Term, candidate: NodeId) {
+        if self.removed.contains(&of) {
+            return;
+        }
+        let given = self.given.entry(of).or_insert((term, candidate, at));
+        if term > given.0 {
+            *given = (term, candidate, at);
+        }
+    }
+
     fn judge(
         &self,
         at: Duration,
@@ -84,6 +95,7 @@ mod tests {
         assert_eq!(broken("granted 1 t4 to 2\nplatters 1 vote 3/2:"), ["O-09"]);
         assert_eq!(broken("granted 1 t4 to 2\nplatters 1 vote 4/3:"), ["O-09"], "for another one");
         assert_eq!(broken("granted 1 t4 to 2\nend 1\nopen 1 vote 3/2:"), ["O-09"], "lost with a crash");
+        assert_eq!(broken("stands 1 t4\nplatters 1 vote 3/2:"), ["O-09"], "its own");
     }
 
     #[test]
@@ -96,5 +108,7 @@ mod tests {
             "an old answer"
         );
         assert!(broken("granted 1 t4 to 2\nremoved 1\nplatters 1:").is_empty());
+        assert!(broken("removed 1\nstands 1 t4\nplatters 1:").is_empty(), "asked for before, sent late");
+        assert!(broken("stands 1 t4\nplatters 1 vote 4/1:").is_empty());
     }
 }
