@@ -2,7 +2,7 @@
 //! platters and came to the same state, and all nodes have the same metadata (faults-and-oracles O-28). Judged by
 //! platters, read back whole, and by what processes made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(super) struct Convergence {
     logs: BTreeMap<(GroupId, NodeId), Vec<Line>>,
     states: BTreeMap<(GroupId, NodeId), (LogIndex, u64)>,
     metadata: BTreeMap<NodeId, (LogIndex, Arc<Metadata>)>,
+    /// The groups on each node's platters.
+    held: BTreeMap<NodeId, BTreeSet<GroupId>>,
 }
 
 impl Judge for Convergence {
@@ -35,6 +37,10 @@ impl Judge for Convergence {
             }
             Sight::Metadata { node, applied, metadata } => {
                 self.metadata.insert(*node, (*applied, metadata.clone()));
+            }
+            Sight::Platters { nodes } => {
+                let held = nodes.iter().map(|(node, groups)| (*node, groups.keys().copied().collect()));
+                self.held.extend(held);
             }
             Sight::Ended { node } => {
                 self.states.retain(|(_, of), _| of != node);
@@ -92,8 +98,22 @@ impl Convergence {
         let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
         let groups = partitions.map(|partition| (partition.group, partition.replicas.clone()));
         let of_all = (GroupId::METADATA, metadata.nodes.keys().copied().collect::<Vec<_>>());
-        for (group, replicas) in groups.chain([of_all]) {
-            self.judge_group(at, group, &replicas, found);
+        let assigned = groups.chain([of_all]).collect::<BTreeMap<_, _>>();
+        for (group, replicas) in &assigned {
+            self.judge_group(at, *group, replicas, found);
+        }
+        for (node, held) in &self.held {
+            let is_theirs = |group: &GroupId| {
+                *group == GroupId::METADATA || assigned.get(group).is_some_and(|nodes| nodes.contains(node))
+            };
+            if let Some(group) = held.iter().find(|group| !is_theirs(group)) {
+                let what = format!(
+                    "what is deleted is gone: node {node} holds group {group} on its platters, which the metadata do \
+                     not assign to it: {:?}",
+                    assigned.get(group)
+                );
+                found.tell(ID, at, what);
+            }
         }
     }
 
@@ -139,6 +159,13 @@ mod tests {
         assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1\n{same}\nquiet")), ["O-28"], "shorter");
         assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1 3\n{same}\nquiet")), ["O-28"], "another tail");
         assert_eq!(broken(&format!("{HEAD}\nplatter 2: 1 1 2\napplied 2 before 2 gives 5\nquiet")), ["O-28"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_deleted_group_is_seen() {
+        let whole = format!("{HEAD}\nplatter 2: 1 1 2\napplied 2 before 3 gives 7");
+        assert_eq!(broken(&format!("{whole}\nplatters 3: 1\nquiet")), ["O-28"]);
+        assert!(broken(&format!("{whole}\nplatters 2: 1 1 2\nquiet")).is_empty());
     }
 
     #[test]
