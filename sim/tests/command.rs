@@ -130,3 +130,24 @@ fn a_sweep_that_is_interrupted_tells_what_it_has() {
     assert_eq!((status.code(), &document["interrupted"]), (Some(130), &true.into()), "{document}");
     assert!(document["runs"].as_u64() > Some(0), "{document}");
 }
+
+#[test]
+fn a_build_without_the_seeded_runtime_says_what_to_do() {
+    let output = Command::new("rustc")
+        .args([
+            "--edition=2024",
+            "--crate-type=lib",
+            "--emit=metadata",
+            "--out-dir",
+            env!("CARGO_TARGET_TMPDIR"),
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs"))
+        .output()
+        .expect("rustc is where cargo is");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("error: quorate-sim needs tokio's seeded runtime: build it with RUSTFLAGS="),
+        "{said}"
+    );
+}

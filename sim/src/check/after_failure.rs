@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_node::storage::{HardVote, LogId};
 use quorate_proto::ids::{GroupId, NodeId, Term};
 
-use super::words::told;
+use super::words::{self, told};
 use super::{Found, Judge};
 use crate::observe::Sight;
 
@@ -85,8 +85,9 @@ impl AfterFailure {
         let vote = votes.get(&group);
         if vote.is_none_or(|vote| vote.term < term) {
             let what = format!(
-                "after a failed sync nothing is acknowledged: a sync of node {node} failed at {when:?}, with {vote:?} \
-                 as its vote in group {group}, and the same process {how} term {term}"
+                "after a failed sync nothing is acknowledged: a sync of node {node} failed at {when:?}, with {} in \
+                 group {group}, and the same process {how} term {term}",
+                words::vote(vote.copied())
             );
             found.tell(ID, at, what);
         }

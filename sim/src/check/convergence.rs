@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_node::metadata::Metadata;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
-use super::words::entry;
+use super::words::{entry, nodes};
 use super::{Found, Judge};
 use crate::observe::{Line, Sight};
 
@@ -108,9 +108,9 @@ impl Convergence {
             };
             if let Some(group) = held.iter().find(|group| !is_theirs(group)) {
                 let what = format!(
-                    "what is deleted is gone: node {node} holds group {group} on its platters, which the metadata do \
-                     not assign to it: {:?}",
-                    assigned.get(group)
+                    "what is deleted is gone: node {node} holds group {group} on its platters, which the metadata \
+                     assign to {}",
+                    nodes(assigned.get(group).into_iter().flatten())
                 );
                 found.tell(ID, at, what);
             }

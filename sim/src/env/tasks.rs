@@ -524,6 +524,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn tasks_that_go_round_while_no_time_passes_are_cut_off_and_named() {
+        clock::begin();
+        begin();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let life = {
+            let told = told.clone();
+            Life::new(Host::Client(6), move |_, name, said| told.lock().unwrap().push((name, said)))
+        };
+        let round = async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert_eq!(life.run::<()>("round", round).await, None);
+        let told = told.lock().unwrap();
+        let [("round", said)] = &told[..] else { panic!("{told:?}") };
+        assert!(said.contains("the run hangs") && said.contains("client6"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_socket_and_a_wake_from_another_thread_are_named() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let life = {
