@@ -1,10 +1,10 @@
 //! A broken promise as a person is told of it: what was seen, who did what before, and how to see it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::check::Violation;
+use crate::check::{Violation, promises};
 use crate::history::RecordId;
 use crate::report::Report;
 use crate::run::Options;
@@ -12,7 +12,7 @@ use crate::scenario::play;
 use crate::trace::{Show, time_of};
 
 /// So many of the last events before a violation are shown.
-const EVENTS_MAX: usize = 12;
+const EVENTS_MAX: usize = 16;
 /// And so many of what its records' producers were told.
 const ANSWERS_MAX: usize = 8;
 /// What is shown lies at most so far back.
@@ -71,6 +71,9 @@ fn tell(violations: &[Violation], story: &[String]) -> String {
         let Some(first) = same.iter().min_by_key(|violation| violation.at) else { continue };
         let at = first.at.as_secs_f64();
         writeln!(told, "  BROKEN {} at {at:.3} s: {}", first.promise, first.what).unwrap_or_default();
+        if let Some(promise) = promises::of(first.promise) {
+            writeln!(told, "    promised: {} ({})", promise.what, promise.source).unwrap_or_default();
+        }
         if let Some(more) = same.len().checked_sub(1).filter(|more| *more > 0) {
             writeln!(told, "    and {more} more like it").unwrap_or_default();
         }
@@ -112,12 +115,27 @@ fn before<'a>(violation: &Violation, story: &'a [String]) -> Vec<(usize, &'a str
         numbered.filter(|(_, line)| time_of(line).is_some_and(|time| time <= violation.at))
     };
     let answers = until_then().filter(|(_, line)| names_one(line)).take(ANSWERS_MAX);
-    let events = until_then().filter(|(_, line)| !is_client(line) && recent(line)).collect::<Vec<_>>();
+    // Of who led what, only what is about the groups that the violation names.
+    let groups = groups(&violation.what);
+    let is_elsewhere = |line: &str| {
+        !groups.is_empty() && groups_of(line).next().is_some_and(|group| !groups.contains(&group))
+    };
+    let events = until_then().filter(|(_, line)| !is_client(line) && recent(line) && !is_elsewhere(line));
+    let events = events.collect::<Vec<_>>();
     let skipped = events.len().saturating_sub(EVENTS_MAX);
     let mut lines = answers.chain(events.into_iter().skip(skipped)).collect::<Vec<_>>();
     lines.sort_unstable();
     lines.dedup();
     lines
+}
+
+fn groups(text: &str) -> BTreeSet<&str> {
+    groups_of(text).collect()
+}
+
+/// The groups that are named, by their numbers.
+fn groups_of(text: &str) -> impl Iterator<Item = &str> {
+    words(text).zip(words(text).skip(1)).filter(|(word, _)| *word == "group").map(|(_, group)| group)
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -137,16 +155,18 @@ mod tests {
             "    30.000000 nemesis: kills node2",
             "    30.500000 client3: p3-18 to orders/0 acked: at 5",
             "    31.000000 node2: starts, life 2",
+            "    32.000000 node1: leads group 5 in term 2",
+            "    32.000000 node1: leads group 7 in term 2",
             "    50.000000 nemesis: mends everything",
         ];
         let story = story.map(str::to_owned);
         let violation = Violation {
             promise: "O-11",
             at: Duration::from_secs(40),
-            what: "p3-17, acked at 4, is not there".to_owned(),
+            what: "p3-17, acked at 4, is not there in group 7".to_owned(),
         };
         let lines = before(&violation, &story).into_iter().map(|(_, line)| line).collect::<Vec<_>>();
-        assert_eq!(lines, [&story[0], &story[2], &story[4]]);
+        assert_eq!(lines, [&story[0], &story[2], &story[4], &story[6]]);
         let told = tell(&[violation], &story);
         assert!(told.starts_with("  BROKEN O-11 at 40.000 s: p3-17, acked"), "{told}");
         assert!(told.contains("\n        30.000000 nemesis: kills node2\n"), "{told}");

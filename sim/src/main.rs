@@ -25,7 +25,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 use options::{Cli, Command, Run, Sweep};
 use output::{Output, say};
-use show::{Progress, told_of_marks, told_of_run, told_of_sweep};
+use show::{Progress, told_of_marks, told_of_oracles, told_of_run, told_of_sweep};
 
 /// A sixth of a run's time goes into allocating, and as much again into giving memory back and asking for it anew.
 #[global_allocator]
@@ -44,6 +44,11 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => run_many(&sweep, told_of_sweep),
         Command::Marks(sweep) => run_many(&sweep, told_of_marks),
         Command::Exhaust(exhaust) => exhaustive::run(&exhaust),
+        Command::Oracles => {
+            let mut output = Output::default();
+            output.print(&told_of_oracles());
+            Ok(output.exit(CLEAN))
+        }
     };
     done.unwrap_or_else(|error| {
         say(format_args!("quorate-sim: {error:#}"));

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     ///
     /// Example: quorate-sim exhaust --scenario roll --every 10
     Exhaust(Exhaust),
+    /// Lists what is promised: the oracle's name, the promise, the file that judges it, and its source.
+    Oracles,
 }
 
 /// One run.

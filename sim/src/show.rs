@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use quorate_sim::check::promises::{ALL, Promise};
 use quorate_sim::explain::{explain, worst_first};
 use quorate_sim::report::Report;
 use quorate_sim::sweep::{Failed, Plan, Summary, Until};
@@ -209,6 +210,22 @@ fn tell_marks(summary: &Summary) -> Result<String, std::fmt::Error> {
     writeln!(told, "never reached in {}: {}", count(summary.runs, "run"), list(missed))?;
     told += &told_of_broken(summary)?;
     Ok(told)
+}
+
+/// What is promised, as a table.
+pub(crate) fn told_of_oracles() -> String {
+    let files = |promise: &Promise| promise.files.join(", ");
+    let width =
+        |of: fn(&Promise) -> String| ALL.iter().map(|promise| of(promise).len()).max().unwrap_or_default();
+    let (whats, names) =
+        (width(|promise| promise.what.to_owned()), width(|promise| promise.files.join(", ")));
+    let mut told =
+        format!("{:8}  {:whats$}  {:names$}  {}\n", "oracle", "promise", "in sim/src/check/", "source");
+    for promise in ALL {
+        let Promise { id, what, source, .. } = promise;
+        told += &format!("{id:8}  {what:whats$}  {:names$}  {source}\n", files(promise));
+    }
+    told
 }
 
 fn per_mille(part: u64, whole: u64) -> u64 {

@@ -1,5 +1,5 @@
 //! Acked means there: each acknowledged record stands in the log at its offset, byte for byte
-//! (`faults-and-oracles` O-11; ARCHITECTURE, the first two promises).
+//! (oracle O-11; ARCHITECTURE, the first two promises).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! O-26, after a failed sync or write the process acknowledges nothing more as durable: the page cache may show what
-//! the disk lacks, and a later sync that succeeds proves nothing (design §3, Rebello et al., "Can Applications Recover
-//! from fsync Failures?"; faults-and-oracles O-26).
+//! the disk lacks, and a later sync that succeeds proves nothing (Rebello et al., "Can Applications Recover
+//! from fsync Failures?").
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! After everything was mended the clients' work goes on: a produce is acked within five seconds in each partition that
-//! is written to, and what was in flight then has its outcome within thirty (`faults-and-oracles` O-27).
+//! is written to, and what was in flight then has its outcome within thirty (oracle O-27).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! O-08, each within the next: what is trimmed, then applied, then committed, then the log (Raft §5.3, §7;
-//! faults-and-oracles O-08).
+//! O-08, each within the next: what is trimmed, then applied, then committed, then the log (Raft §5.3, §7).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! O-06, committed is for ever: what one node once knew to be committed at an index is what every node knows there, and
-//! no replica that holds it cuts it (Raft §5.4.3; faults-and-oracles O-06).
+//! no replica that holds it cuts it (Raft §5.4.3).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! O-28, replicas converge: once all is mended and nobody writes, every replica of a group has the same log on its
-//! platters and came to the same state, and all nodes have the same metadata (faults-and-oracles O-28). Judged by
+//! platters and came to the same state, and all nodes have the same metadata. Judged by
 //! platters, read back whole, and by what processes made of them.
 
 use std::collections::{BTreeMap, BTreeSet};

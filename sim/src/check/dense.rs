@@ -1,6 +1,6 @@
 //! Offsets are unique, dense and rising: a fetch returns the batch that holds the offset asked for and what follows it
 //! without a gap, and the log starts where nothing was deleted by right, that is at 0: nothing expires yet
-//! (`faults-and-oracles` O-14).
+//! (oracle O-14).
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
-//! O-01, election safety: at most one leader per group and term, as each node votes at most once a term (Raft §5.2;
-//! faults-and-oracles O-01). Judged by who speaks as a leader, by what nodes say of themselves, and by the votes that
+//! O-01, election safety: at most one leader per group and term, as each node votes at most once a term (Raft §5.2). Judged by who speaks as a leader, by what nodes say of themselves, and by the votes that
 //! they say they gave.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! Leader epochs: they rise along the log, an epoch has one leader, a request with another epoch than the leader's is
-//! refused, and where an epoch is said to have ended, it ended (`faults-and-oracles` O-18; KIP-101, KIP-320).
+//! refused, and where an epoch is said to have ended, it ended (oracle O-18; KIP-101, KIP-320).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

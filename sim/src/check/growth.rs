@@ -1,5 +1,5 @@
-//! O-29, nothing grows without a bound: tasks, open files and bytes on disk stay in proportion to what a node holds
-//! (design §3; faults-and-oracles O-29).
+//! O-29, nothing grows without a bound: tasks, open files and bytes on disk stay in proportion to what a node
+//! holds.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! O-03, leader completeness: what is committed is in the log of every leader of a later term, and a leader never cuts
-//! its own log (Raft §5.4 and §5.3; faults-and-oracles O-03).
+//! its own log (Raft §5.4 and §5.3).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

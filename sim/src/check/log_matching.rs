@@ -1,5 +1,5 @@
 //! O-02, log matching: where two logs hold an entry of the same index and term, they hold the same entry, and the same
-//! ones before it (Raft §5.3; faults-and-oracles O-02). Judged entry by entry: an index and a term have one content
+//! ones before it (Raft §5.3). Judged entry by entry: an index and a term have one content
 //! and one predecessor, whoever holds or sends them; the rest follows by induction. Terms along a log never descend.
 //! And what a node cut from its log is gone from its platters once it has told that it holds what came in its place:
 //! a stale tail would rise again under the ids of others.

@@ -1,5 +1,5 @@
 //! A lookup by time finds the first record of that time or later, of what could be read then
-//! (`faults-and-oracles`, metadata: "ListOffsets by time correct").
+//! (oracle `lookup`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! O-10, the members are those that were assigned: while memberships do not change, every replica sees the same voters
-//! of its group for ever, and they are those that the metadata name (Raft §6; faults-and-oracles O-10). Any two
+//! of its group for ever, and they are those that the metadata name (Raft §6). Any two
 //! majorities of one set of voters meet; where memberships change, this is to judge each pair of sets.
 
 use std::collections::BTreeMap;

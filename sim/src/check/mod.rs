@@ -27,6 +27,7 @@ mod phantom;
 mod platters;
 mod prefix;
 mod progress;
+pub mod promises;
 mod recovery;
 mod replicas;
 mod shadow;

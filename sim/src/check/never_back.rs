@@ -1,6 +1,6 @@
 //! O-07, no node goes back: its term, what it knows to be committed and what it has applied only rise while it runs; a
 //! restart brings back at least the newest term that it acted in; and no group is forgotten while its topic exists
-//! (Raft §5.1; faults-and-oracles O-07). What is committed and applied is kept in memory only, and may begin lower
+//! (Raft §5.1). What is committed and applied is kept in memory only, and may begin lower
 //! after a restart.
 
 use std::collections::BTreeMap;

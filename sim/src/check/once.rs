@@ -1,5 +1,5 @@
 //! A retry is not a second record: each (producer id, epoch, sequence) stands in a partition once, one after the other,
-//! across all retries; no record stands anywhere twice; no two producers get one id (`faults-and-oracles` O-13;
+//! across all retries; no record stands anywhere twice; no two producers get one id (oracle O-13;
 //! KIP-98).
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! One order: the records of one producer stand in each partition in the order sent. Only one that its producer had
-//! given up as perhaps written may come in later, behind what was sent after that (`faults-and-oracles` O-12;
+//! given up as perhaps written may come in later, behind what was sent after that (oracle O-12;
 //! `Producer` in the client).
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! No phantom: what stands in a log was sent to that partition, byte for byte, and nobody was told that it surely does
-//! not (`faults-and-oracles` O-12).
+//! not (oracle O-12).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! O-05, committed is on platters: each entry that is known to be committed lies on the platters of a majority of its
 //! group's voters, and what a node told a leader that it holds on its disk lies on its own platters, at any moment and
-//! after any crash (Raft §5.3, design §1; faults-and-oracles O-05). Judged by the product's own recovery on a copy of
+//! after any crash (Raft §5.3). Judged by the product's own recovery on a copy of
 //! the platters, never by what a process believes.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! A consumer sees what stands there, one record after the other: from the position that it was given, without a gap
-//! or a repetition, unless it seeks (`faults-and-oracles` O-16; `Consumer` in the client).
+//! or a repetition, unless it seeks (oracle O-16; `Consumer` in the client).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

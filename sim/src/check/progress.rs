@@ -1,6 +1,6 @@
 //! O-27, Raft's part: once everything is mended among a core of nodes, every group that has its majority there has a
 //! leader within ten election time-outs, terms come to rest, whoever lies outside, and who lagged is up to date within
-//! a minute (Raft §5.4.3, dissertation §9.6; faults-and-oracles O-27).
+//! a minute (Raft §5.4.3, dissertation §9.6).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! O-25, recovery may be cut off: a disk that is recovered, loses power in the middle and is recovered again comes to
-//! the same as one that is recovered once (design §3; faults-and-oracles O-25).
+//! the same as one that is recovered once.
 
 use std::time::Duration;
 

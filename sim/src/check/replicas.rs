@@ -1,5 +1,5 @@
 //! Replicas converge: after everything is mended, all replicas of a group hold the same entries, by index, term and
-//! checksum of the body, up to what is committed (`faults-and-oracles` O-02, O-28).
+//! checksum of the body, up to what is committed (oracle O-02, O-28).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! O-04, state machine safety: replicas that applied the same entries came to the same state, of a partition (offsets,
-//! producers, epochs) and of the metadata (Raft §5.4.3; faults-and-oracles O-04).
+//! producers, epochs) and of the metadata (Raft §5.4.3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! Topics: an id is one topic's for ever, with one name and as many partitions as it was created with; a name that is
-//! taken is not given again; what is deleted does not come back (`faults-and-oracles`, metadata).
+//! taken is not given again; what is deleted does not come back (oracle `metadata`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! A reader never sees what can still vanish: a fetch returns nothing at or above the high watermark that it reports,
-//! and what was fetched once stands there for ever (`faults-and-oracles` O-17).
+//! and what was fetched once stands there for ever (oracle O-17).
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! O-09, votes are durable: when a node says that it gave its vote, to another one or, by asking for votes, to itself,
-//! that vote is on its platters, and no restart takes it back (Raft §5.2; faults-and-oracles O-09). Judged by the product's own recovery on a copy of the platters, at
+//! that vote is on its platters, and no restart takes it back (Raft §5.2). Judged by the product's own recovery on a
+//! copy of the platters, at
 //! some of the moments at which such an answer leaves, and at each start.
 
 use std::collections::{BTreeMap, BTreeSet};

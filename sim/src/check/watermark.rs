@@ -1,6 +1,6 @@
 //! The high watermark never goes back: within a leader epoch not in time, and from one epoch to the next not at all,
 //! since a leader answers only once it has applied an entry of its own term; and the latest offset, which is asked of a
-//! quorum, is never behind what anybody was told before (`faults-and-oracles` O-15; KIP-207, Raft §8).
+//! quorum, is never behind what anybody was told before (oracle O-15; KIP-207, Raft §8).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
