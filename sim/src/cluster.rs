@@ -85,7 +85,7 @@ impl Cluster {
         marks: Marks,
     ) -> Self {
         let (tell_fall, falls) = mpsc::unbounded_channel();
-        let observer = Observer::new(history.clone(), marks.clone());
+        let observer = Observer::new(history.clone(), marks.clone(), trace.clone());
         if knobs.observed {
             network.watch(Arc::new(observer.clone()));
         }
@@ -340,8 +340,13 @@ impl Cluster {
             });
             let Some((group, ends)) = apart else { break };
             if clock::now() > deadline {
+                let ends = ends.iter().map(|(node, last)| match last {
+                    Some((term, index)) => format!("node {node} at entry {index} of term {term}"),
+                    None => format!("node {node} with an empty log"),
+                });
+                let ends = ends.collect::<Vec<_>>().join(", ");
                 let what = format!(
-                    "replicas of group {group} are not equal {patience:?} after the last write: {ends:?}"
+                    "replicas converge: those of group {group} are not equal {patience:?} after the last write: {ends}"
                 );
                 self.history.complain("O-28", what);
                 break;

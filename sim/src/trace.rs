@@ -115,6 +115,22 @@ impl Trace {
         }
     }
 
+    /// Adds what follows from events that are noted: it is shown and kept like them, and no part of the hash.
+    pub fn remark(&self, event: &Event) {
+        let mut state = self.state();
+        if state.show == Show::Nothing && state.keep == Show::Nothing {
+            return;
+        }
+        let line = line(clock::now(), event);
+        if state.show >= Show::Story {
+            writeln!(io::stderr().lock(), "{line}").unwrap_or_default();
+        }
+        // Where every event is kept, two runs are compared, perhaps one that nobody observes.
+        if state.keep == Show::Story {
+            state.kept.push(line);
+        }
+    }
+
     /// The number that all events so far fold into.
     pub fn hash(&self) -> u64 {
         self.state().fold.finish()
@@ -163,6 +179,14 @@ impl Event {
     fn least_show(&self) -> Show {
         match self {
             Self::Fault(_) | Self::Node { .. } | Self::Client { .. } => Show::Story,
+            Self::Disk {
+                event:
+                    DiskEvent::Cut { .. }
+                    | DiskEvent::Survived(_)
+                    | DiskEvent::SyncFailed { .. }
+                    | DiskEvent::Stalled { .. },
+                ..
+            } => Show::Story,
             Self::Delivered { .. } | Self::Link { .. } | Self::Disk { .. } => Show::Everything,
         }
     }
@@ -187,7 +211,14 @@ impl fmt::Display for Event {
             Self::Delivered { from, to, what, bytes, crc } => {
                 write!(f, "{from} -> {to}: {what}, {bytes} bytes, crc {crc:08x}")
             }
-            Self::Link { from, to, event } => write!(f, "{from} -> {to}: connection {event:?}"),
+            Self::Link { from, to, event } => {
+                let what = match event {
+                    LinkEvent::Up => "connected",
+                    LinkEvent::Reset => "connection reset",
+                    LinkEvent::Refused => "connection refused",
+                };
+                write!(f, "{from} -> {to}: {what}")
+            }
             Self::Disk { node, event } => write!(f, "node{node} disk: {}", disk_event(event)),
             Self::Fault(what) => write!(f, "nemesis: {what}"),
             Self::Node { node, what } => write!(f, "node{node}: {what}"),
@@ -207,7 +238,7 @@ fn disk_event(event: &DiskEvent) -> String {
         DiskEvent::SyncFailed { file, operations } => {
             format!("failed to sync {file} after {operations} operations")
         }
-        DiskEvent::Stalled { operation, time } => format!("stalls a {operation:?} for {time:?}"),
+        DiskEvent::Stalled { operation, time } => format!("stalls a {operation} for {time:?}"),
         DiskEvent::Cut { operations } => format!("power cut after {operations} operations"),
         DiskEvent::Survived(Losses { sectors_at_stake, sectors_lost, names_lost }) => {
             format!(

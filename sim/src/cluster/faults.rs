@@ -168,20 +168,33 @@ impl Cluster {
         if !self.is_up(node) {
             return false;
         }
-        self.note(Event::Fault(format!("lets a sync of node{node} fail after {successes}, pages {pages:?}")));
+        let then = match pages {
+            DirtyPages::Dropped => "and its dirty pages are dropped",
+            DirtyPages::Kept => "and its pages stay dirty",
+        };
+        self.note(Event::Fault(format!(
+            "lets a sync of node{node} fail after {successes} that succeed, {then}"
+        )));
         self.machine(node).disk.fail_sync_after(successes, pages);
         true
     }
 
     /// The next operation of this kind on the node's disk takes so long.
     pub fn stall_disk(&self, node: NodeId, operation: Operation, time: Duration) {
-        self.note(Event::Fault(format!("the next {operation:?} of node{node} takes {time:?}")));
+        self.note(Event::Fault(format!("the next {operation} of node{node} takes {time:?}")));
         self.machine(node).disk.stall_next(operation, time);
     }
 
     /// The node's disk is so slow from now on; as it was at first if `None`.
     pub fn set_pace(&self, node: NodeId, pace: Option<Pace>, dice: &mut Dice) {
-        self.note(Event::Fault(format!("the disk of node{node} is as slow as {pace:?}")));
+        let said = match pace {
+            None => format!("the disk of node{node} is as quick as before"),
+            Some(Pace { sync_min, sync_max, read_max, write_max }) => format!(
+                "the disk of node{node} is slow: syncs take {sync_min:?} to {sync_max:?}, reads up to {read_max:?}, \
+                 writes up to {write_max:?}"
+            ),
+        };
+        self.note(Event::Fault(said));
         self.machine(node).disk.set_pace(pace.unwrap_or(self.knobs.pace), Dice::new(dice.bits()));
     }
 

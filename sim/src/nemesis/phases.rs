@@ -31,7 +31,9 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     stage.workload.begin();
     let cluster = &mut stage.cluster;
     let began = clock::now();
+    phase(cluster, "warm-up: clients work, and nothing strikes");
     clock::sleep(WARM_UP).await;
+    phase(cluster, if nemesis.plan.calm { "calm: hardly anything strikes" } else { "faults strike" });
     nemesis.spoil(cluster);
     nemesis.strike_until(cluster, began + WARM_UP + faults_for.unwrap_or(FAULTS)).await;
     if nemesis.plan.calm {
@@ -39,9 +41,14 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     } else {
         nemesis.freeze(cluster).await;
     }
+    phase(cluster, "everything is mended, clients go on");
     nemesis.mend_all(cluster).await;
     cluster.healed(cluster.nodes());
     nemesis.wait(cluster, clock::now() + HEALED).await;
+}
+
+fn phase(cluster: &Cluster, what: &str) {
+    cluster.note(Event::Fault(format!("phase: {what}")));
 }
 
 impl Nemesis {
@@ -85,7 +92,11 @@ impl Nemesis {
         }
         let outside = shuffled.split_off(nodes.len() / 2 + 1);
         let core = shuffled;
-        cluster.note(Event::Fault(format!("from now on nodes {core:?} are whole, and {outside:?} broken")));
+        let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let (whole, broken) = (names(&core), names(&outside));
+        cluster.note(Event::Fault(format!(
+            "phase: from now on of the nodes {whole} are whole, and {broken} broken"
+        )));
         cluster.network().mend_all();
         self.make_whole(cluster, &core).await;
         // Of what was to be mended, the nodes that are down stay: they come back, and are broken.

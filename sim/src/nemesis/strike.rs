@@ -264,17 +264,20 @@ impl Nemesis {
             }
             Kind::Narrow | Kind::SlowReader => {
                 let frames_max = self.dice.place(19) + 2;
-                let narrow = Narrow { frames_max, bytes_per_second: 1_000 << self.dice.below(10) };
-                cluster.note(Event::Fault(format!("{from} -> {to} carries {narrow:?}")));
+                let bytes_per_second = 1_000 << self.dice.below(10);
+                let narrow = Narrow { frames_max, bytes_per_second };
+                cluster.note(Event::Fault(format!(
+                    "{from} -> {to} carries {frames_max} frames at a time, {bytes_per_second} bytes a second"
+                )));
                 network.narrow(from, to, narrow);
                 cluster.tally().count(if kind == Kind::Narrow { "narrow link" } else { "slow reader" });
             }
             _ => {
-                let what = match kind {
-                    Kind::LoseRequest | Kind::LoseClientRequest => Lose::Request,
-                    _ => Lose::Reply,
+                let (what, name) = match kind {
+                    Kind::LoseRequest | Kind::LoseClientRequest => (Lose::Request, "request"),
+                    _ => (Lose::Reply, "reply"),
                 };
-                cluster.note(Event::Fault(format!("loses the next {what:?} of {from} to {to}")));
+                cluster.note(Event::Fault(format!("loses the next {name} of {from} to {to}")));
                 // Counted when it is lost.
                 network.lose(from, to, what);
             }
@@ -355,7 +358,8 @@ impl Nemesis {
                     _ => nodes,
                 };
                 let ways = self.dice.below(3);
-                cluster.note(Event::Fault(format!("cuts {client} off from {cut:?}")));
+                let names = cut.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                cluster.note(Event::Fault(format!("cuts {client} off from {names}")));
                 for node in cut {
                     let there = (ways != 1).then_some((client, node));
                     let back = (ways != 0).then_some((node, client));

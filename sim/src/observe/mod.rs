@@ -18,7 +18,7 @@ use quorate_node::api::{Parts, Stage};
 use quorate_node::raft::{RaftNode, Role};
 use quorate_node::storage::{Head, LogId, LogState, Store, StoreConfig};
 use quorate_node::wiring::Node;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 use tokio::sync::watch;
 
 pub use platter::Aside;
@@ -31,7 +31,7 @@ use crate::env::network::{Frame, Tap, Wire};
 use crate::env::tasks::{Host, Life};
 use crate::history::History;
 use crate::marks::Marks;
-use crate::trace::Fold;
+use crate::trace::{Event, Fold, Trace};
 use reach::Reach;
 use wire::{Said, Wires};
 
@@ -55,6 +55,8 @@ pub struct Observer(Arc<Inner>);
 struct Inner {
     history: History,
     reach: Mutex<Reach>,
+    trace: Trace,
+    roles: Mutex<BTreeMap<(NodeId, GroupId), Term>>,
     state: Mutex<State>,
 }
 
@@ -105,8 +107,9 @@ struct Shadow {
 
 impl Observer {
     /// One that shows `history`'s checks what it sees.
-    pub fn new(history: History, marks: Marks) -> Self {
-        Self(Arc::new(Inner { history, reach: Mutex::new(Reach::new(marks)), state: Mutex::default() }))
+    pub fn new(history: History, marks: Marks, trace: Trace) -> Self {
+        let reach = Mutex::new(Reach::new(marks));
+        Self(Arc::new(Inner { history, reach, trace, roles: Mutex::default(), state: Mutex::default() }))
     }
 
     /// There is a machine.
@@ -285,7 +288,32 @@ impl Observer {
 
     fn show(&self, sight: &Sight) {
         self.reach().see(sight);
+        self.tell_role(sight);
         self.0.history.see(&Seen::Node(sight));
+    }
+
+    /// Who leads what since when, for the story.
+    fn tell_role(&self, sight: &Sight) {
+        let mut roles = self.0.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let (node, group, term) = match sight {
+            Sight::Replica { node, group, replica } if replica.leads => (*node, *group, replica.term),
+            Sight::Replica { node, group, replica } => {
+                if let Some(led) = roles.remove(&(*node, *group)) {
+                    let what = format!(
+                        "leads group {group} no longer, after term {led}, and is in term {}",
+                        replica.term
+                    );
+                    self.0.trace.remark(&Event::Node { node: *node, what });
+                }
+                return;
+            }
+            Sight::Ended { node } => return roles.retain(|(of, _), _| of != node),
+            _ => return,
+        };
+        if roles.insert((node, group), term) != Some(term) {
+            let what = format!("leads group {group} in term {term}");
+            self.0.trace.remark(&Event::Node { node, what });
+        }
     }
 
     fn reach(&self) -> MutexGuard<'_, Reach> {

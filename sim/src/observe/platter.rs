@@ -23,7 +23,10 @@ impl Aside {
         let env: Env = env::still(disk);
         // What is read here comes once and in order: nothing is seen by closing volumes in between.
         let config = StoreConfig { volumes_open_max: 16, ..config.clone() };
-        let opened = Store::open(&env, config, node).now_or_never();
+        // It is no node that starts: its log lines are nobody's.
+        let silent = tracing::subscriber::NoSubscriber::default();
+        let opened =
+            tracing::subscriber::with_default(silent, || Store::open(&env, config, node).now_or_never());
         let (store, _) = opened.expect("the pool works at once").map_err(|error| error.to_string())?;
         Ok(Self(store))
     }

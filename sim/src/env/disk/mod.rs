@@ -63,6 +63,16 @@ pub enum Operation {
     Sync,
 }
 
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Sync => "sync",
+        })
+    }
+}
+
 /// Something that reached the platters, or a crash. Kept in the trace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DiskEvent {
