@@ -180,11 +180,7 @@ impl Event {
         match self {
             Self::Fault(_) | Self::Node { .. } | Self::Client { .. } => Show::Story,
             Self::Disk {
-                event:
-                    DiskEvent::Cut { .. }
-                    | DiskEvent::Survived(_)
-                    | DiskEvent::SyncFailed { .. }
-                    | DiskEvent::Stalled { .. },
+                event: DiskEvent::Survived(_) | DiskEvent::SyncFailed { .. } | DiskEvent::Stalled { .. },
                 ..
             } => Show::Story,
             Self::Delivered { .. } | Self::Link { .. } | Self::Disk { .. } => Show::Everything,
@@ -242,7 +238,7 @@ fn disk_event(event: &DiskEvent) -> String {
         DiskEvent::Cut { operations } => format!("power cut after {operations} operations"),
         DiskEvent::Survived(Losses { sectors_at_stake, sectors_lost, names_lost }) => {
             format!(
-                "lost {sectors_lost} of {sectors_at_stake} unsynced sectors, {names_lost} changes of names"
+                "without power: lost {sectors_lost} of {sectors_at_stake} unsynced sectors, {names_lost} changes of names"
             )
         }
     }
