@@ -1,5 +1,5 @@
 //! Who follows a partition comes to its end: once all is mended and nobody writes, each consumer that reads on has been
-//! given all that stands there, and none still waits for a topic that is gone (`faults-and-oracles` O-27; `Consumer` in
+//! given all that stands there, and none still waits for a topic that is gone (oracle O-27; `Consumer` in
 //! the client). One that is never woken breaks no other promise.
 
 use std::time::Duration;
