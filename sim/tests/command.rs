@@ -102,9 +102,11 @@ fn output_that_is_closed_or_full_neither_panics_nor_hides_what_was_found() {
 
 #[test]
 fn output_on_a_closed_standard_error_changes_nothing() {
+    // A statement of its own: at its end the reader is gone.
+    let closed = std::io::pipe().expect("a pipe").1;
     let shown = Command::new(env!("CARGO_BIN_EXE_quorate-sim"))
         .args(["run", "--seed", "1", "--scenario", "deposed-leader", "-vv", "--json"])
-        .stderr(std::io::pipe().expect("a pipe").1)
+        .stderr(closed)
         .output()
         .expect("it was built");
     assert_eq!(shown.status.code(), Some(0));
