@@ -104,7 +104,7 @@ impl RaftConfig {
             snapshot_policy: SnapshotPolicy::Never,
             // Every snapshot purges the log by this, whatever the policy says, and that log is the topic's data.
             max_in_snapshot_log_to_keep: u64::MAX,
-            // On once the peers have answered: else a restarted follower may stand before the leader is heard.
+            // Never on: the node's own timer does for all groups what ticks would do for each.
             enable_tick: false,
             enable_pre_vote: Some(true),
             enable_leader_restore: Some(self.leader_restore),

@@ -1,7 +1,7 @@
 //! Elections that do not wait for a timer: of a new group, after a restart, and after a leader's proven death.
 //!
-//! All of them ask for pre-votes first, so none can depose a leader that a majority hears. The timers of openraft
-//! stay behind them, for what is not seen here.
+//! All of them ask for pre-votes first, so none can depose a leader that a majority hears. The group's timer stays
+//! behind them, for what is not seen here.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -27,10 +27,10 @@ const RETRY_MS: (u64, u64) = (40, 80);
 /// A candidate's votes must reach disks: it is left alone for so long.
 const CANDIDATE: Duration = Duration::from_millis(300);
 
-/// Brings a group that has just started to its first leader, then hands over to openraft's timers. `place`: which of
+/// Brings a group that has just started to its first leader, then hands over to its timer. `place`: which of
 /// the members this node is, if the group is new.
 ///
-/// The timers are off until the peers have answered, or a short time has passed: a follower that starts with them on
+/// The timer is off until the peers have answered, or a short time has passed: a follower that starts with it on
 /// may stand before it has heard the leader.
 pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, place: Option<usize>) {
     let Some((config, start, me)) =
@@ -62,12 +62,8 @@ pub(super) async fn begin(node: Weak<Inner>, group: Weak<Running>, place: Option
             stand(&group, None, delay_ms, start + patience * 4, &config).await;
         }
     }
-    tick(&group);
-}
-
-fn tick(group: &Weak<Running>) {
     if let Some(group) = group.upgrade() {
-        group.raft.runtime_config().tick(true);
+        group.timer.start(group.env.now());
     }
 }
 

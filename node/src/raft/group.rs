@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::machine::Machine;
 use super::runtime::{Registry, Scope};
+use super::timers::ElectionTimer;
 use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
@@ -109,6 +110,7 @@ pub(super) struct Running {
     pub(super) applied: watch::Receiver<Option<LogId>>,
     /// The leader whose death was proven and who is being replaced, by its vote, and until when.
     pub(super) replacing: Mutex<Option<(RaftVote, Moment)>>,
+    pub(super) timer: ElectionTimer,
 }
 
 impl Group {
@@ -200,6 +202,13 @@ impl Group {
     /// The vote that this node holds: committed once its holder leads.
     pub(super) fn vote(&self) -> RaftVote {
         self.0.raft.server_metrics().borrow_watched().vote
+    }
+
+    /// A message came from whoever leads by `vote`: an old leader does not keep this node from standing.
+    pub(super) fn heard_leader(&self, vote: &RaftVote) {
+        if *vote >= self.vote() {
+            self.0.timer.heard(self.0.env.now());
+        }
     }
 
     /// The voters by the newest membership in the log, in order.

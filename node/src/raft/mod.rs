@@ -13,6 +13,7 @@ mod node;
 mod peers;
 mod runtime;
 mod snapshot;
+mod timers;
 mod types;
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::log_store::LogStore;
 use super::machine::{Apply, Machine};
 use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
 use super::runtime::{Registry, Scope};
+use super::timers::{self, ElectionTimer};
 use super::types::{Member, first_entry, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
@@ -205,7 +206,10 @@ impl RaftNode {
             }
         });
         let beats = env.spawn("beats", beats(env.clone(), Arc::downgrade(&inner)));
-        inner.tasks().push(beats);
+        let timers =
+            vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
+        let timers = env.spawn("timers", timers);
+        inner.tasks().extend([beats, timers]);
         Self(inner)
     }
 
@@ -342,11 +346,7 @@ impl RaftNode {
     /// itself: what was in its hands has no answer, and a broken invariant is not mended by trying again. Then the
     /// panic goes on.
     pub async fn vital(&self, name: &'static str, work: impl Future<Output = ()> + Send) {
-        if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-            tracing::error!(task = name, "vital task panicked");
-            self.0.must_stop(|| format!("the {name} panicked"));
-            resume_unwind(panic);
-        }
+        vital(Arc::downgrade(&self.0), name, work).await;
     }
 
     /// Asks a peer. A refusal is an answer: see its `error` and `message`. So is an answer by someone who is not that
@@ -419,6 +419,11 @@ impl Inner {
 
     pub(super) fn group(&self, group: GroupId) -> Option<Group> {
         self.groups().running.get(&group).cloned()
+    }
+
+    /// Its running groups.
+    pub(super) fn running(&self) -> Vec<Group> {
+        self.groups().running.values().cloned().collect()
     }
 
     /// What this node leads.
@@ -513,6 +518,7 @@ impl Inner {
             roles,
             applied: watched,
             replacing: Mutex::default(),
+            timer: ElectionTimer::default(),
         };
         let group = Group(Arc::new(running));
         for member in group.members() {
@@ -553,8 +559,7 @@ impl Inner {
         if self.liveness().forget_leader(dead) {
             self.changed();
         }
-        let groups: Vec<Group> = self.groups().running.values().cloned().collect();
-        for group in groups {
+        for group in self.running() {
             let vote = group.vote();
             if vote.committed && vote.leader_id.voted_for == node_to_raft(dead) {
                 group.0.scope.start(election::replace(group.downgrade(), vote, dead, self.config.clone()));
@@ -642,6 +647,16 @@ impl Inner {
             failed.get_or_insert_with(reason);
             first
         });
+    }
+}
+
+async fn vital(node: Weak<Inner>, name: &'static str, work: impl Future<Output = ()> + Send) {
+    if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+        tracing::error!(task = name, "vital task panicked");
+        if let Some(node) = node.upgrade() {
+            node.must_stop(|| format!("the {name} panicked"));
+        }
+        resume_unwind(panic);
     }
 }
 

@@ -122,6 +122,7 @@ impl Handler {
                 let session = request.session;
                 let append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
+                group.heard_leader(&append.vote);
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
                 let env = node.env().clone();
                 async move {
@@ -140,6 +141,7 @@ impl Handler {
                             return Err(malformed(Malformed::OutOfRange("a heartbeat's number of entries")));
                         }
                         candidate(who, beat.vote.leader_id.voted_for)?;
+                        group.heard_leader(&beat.vote);
                         Ok((group, beat))
                     });
                     async move {
