@@ -13,7 +13,7 @@ pub const TOPICS: [(&str, i32); 2] = [("orders", 3), ("audit", 2)];
 
 /// Records a second, of all producers together. Enough for a run of a minute to say something though half of them
 /// fail, and few enough for many runs.
-const RATE: (u64, u64) = (12, 18);
+const RATE: (u64, u64) = (10, 15);
 
 /// When producers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
