@@ -5,6 +5,7 @@
 mod acked;
 mod after_failure;
 mod answers;
+mod awake;
 mod bounds;
 mod committed;
 mod complaints;
@@ -82,6 +83,7 @@ fn all() -> Vec<Box<dyn Check>> {
         of_nodes::<progress::Progress>(),
         Box::<answers::Answers>::default(),
         at_end("O-27", unread::check),
+        Box::<awake::Awake>::default(),
         at_end("O-28", replicas::check),
         of_nodes::<convergence::Convergence>(),
         of_nodes::<growth::Growth>(),

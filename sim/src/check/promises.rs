@@ -150,7 +150,7 @@ pub const ALL: &[Promise] = &[
     Promise {
         id: "O-27",
         what: "once all is mended there are leaders, acks and answers within bounds",
-        files: &["progress.rs", "answers.rs", "unread.rs", "complaints.rs"],
+        files: &["progress.rs", "answers.rs", "unread.rs", "awake.rs", "complaints.rs"],
         source: "Raft dissertation, section 9.6",
     },
     Promise {

@@ -1,5 +1,6 @@
 //! Unkindness at the product's perturbation points, as drawn for the run, and its marks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_proto::env::{Mark, Point, Probe};
@@ -17,7 +18,11 @@ const DOUBLINGS: u64 = 8;
 
 /// Which points are on in a run, and how often each strikes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Points(Arc<[u64]>);
+pub struct Points {
+    chances: Arc<[u64]>,
+    /// The world is kind from now on.
+    ended: Arc<AtomicBool>,
+}
 
 impl Points {
     /// Draws them.
@@ -27,12 +32,21 @@ impl Points {
             let chance = dice.between(RAREST << doublings, RAREST << (doublings + 1)).min(MILLION / 5);
             if on { chance } else { 0 }
         });
-        Self(chances.collect())
+        Self::of(chances.collect())
     }
 
     /// None of them: a kind world.
     pub fn none() -> Self {
-        Self(Point::ALL.iter().map(|_| 0).collect())
+        Self::of(Point::ALL.iter().map(|_| 0).collect())
+    }
+
+    fn of(chances: Arc<[u64]>) -> Self {
+        Self { chances, ended: Arc::default() }
+    }
+
+    /// None strikes any more, in this run.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -62,8 +76,10 @@ struct SimProbe {
 impl Probe for SimProbe {
     fn perturb(&self, point: Point) -> bool {
         // The enum has no gaps: its number is its place in `ALL`.
-        let chance = self.points.0[point as usize];
-        chance > 0 && self.dice.lock().unwrap_or_else(PoisonError::into_inner).below(MILLION) < chance
+        let chance = self.points.chances[point as usize];
+        chance > 0
+            && !self.points.ended.load(Ordering::Relaxed)
+            && self.dice.lock().unwrap_or_else(PoisonError::into_inner).below(MILLION) < chance
     }
 
     fn reached(&self, mark: Mark) {
@@ -80,18 +96,20 @@ mod tests {
         let mut on = 0;
         for seed in 0..1_000 {
             let points = Points::draw(&mut Dice::new(seed));
-            assert!(points.0.iter().all(|chance| *chance == 0 || (RAREST..=200_000).contains(chance)));
-            on += points.0.iter().filter(|chance| **chance > 0).count();
+            assert!(points.chances.iter().all(|chance| *chance == 0 || (RAREST..=200_000).contains(chance)));
+            on += points.chances.iter().filter(|chance| **chance > 0).count();
         }
         let all = 1_000 * Point::ALL.len();
         assert!((all / 5..all * 3 / 10).contains(&on), "{on} of {all}");
 
         let mut chances = vec![0; Point::ALL.len()];
         chances[Point::BatcherBeginsAnew as usize] = 200_000;
-        let probes = Probes { points: Points(chances.into()), marks: Marks::default() };
+        let probes = Probes { points: Points::of(chances.into()), marks: Marks::default() };
         let probe = probes.probe(Dice::new(7));
         let struck = (0..1_000).filter(|_| probe.perturb(Point::BatcherBeginsAnew)).count();
         assert!((150..250).contains(&struck), "{struck}");
         assert!((0..1_000).all(|_| !probe.perturb(Point::ProduceNotLeader)));
+        probes.points.end();
+        assert!((0..1_000).all(|_| !probe.perturb(Point::BatcherBeginsAnew)));
     }
 }

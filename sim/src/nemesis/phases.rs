@@ -42,6 +42,7 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
         nemesis.freeze(cluster).await;
     }
     phase(cluster, "everything is mended, clients go on");
+    cluster.probes().points.end();
     nemesis.mend_all(cluster).await;
     cluster.healed(cluster.nodes());
     nemesis.wait(cluster, clock::now() + HEALED).await;

@@ -382,4 +382,11 @@ bad! {
         follows k3 1";
     a_consumer_is_not_told_that_its_topic_is_gone, "O-27": "
         follows k3 0";
+    a_waiting_fetch_is_not_woken, "O-27": "
+        healed 1 2 3
+        ask c3 n1 e1 f1 fetch 0
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        @4000 tell f1 hw 1 e1 | 0 e1 7:0:0 r1
+        log r1";
 }

@@ -360,4 +360,28 @@ legal! {
         log r1
         follows k3 1
         follows k4 2";
+    a_fetch_waits_while_nothing_comes_or_at_another_node: "
+        healed 1 2 3
+        ask c3 n1 e1 f1 fetch 1
+        ask c4 n2 e1 f2 fetch 0
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        @4000 tell f1 hw 1 e1
+        tell f2 refused
+        log r1";
+    a_fetch_that_was_given_up_is_answered_by_nobody: "
+        healed 1 2 3
+        ask c3 n1 e1 f1 fetch 0
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        @4000 ask c3 n1 e1 f2 fetch 0
+        tell f2 hw 1 e1 | 0 e1 7:0:0 r1
+        log r1";
+    a_fetch_of_before_the_mending_takes_its_time: "
+        ask c3 n1 e1 f1 fetch 0
+        healed 1 2 3
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        @4000 tell f1 hw 1 e1 | 0 e1 7:0:0 r1
+        log r1";
 }
