@@ -1,5 +1,5 @@
 //! A fetch that waits is answered when there is something: once all is mended, it does not sleep on while the same node
-//! acknowledges what it waits for (O-27, of long polls). Its answer comes in the end all
+//! acknowledges what it waits for (oracle O-27, of long polls). Its answer comes in the end all
 //! the same, when its time is up: a wake-up that is lost breaks no other promise.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,26 +1,45 @@
 //! A retry is not a second record: each (producer id, epoch, sequence) stands in a partition once, one after the other,
-//! across all retries; no record stands anywhere twice; no two producers get one id (oracle O-13;
-//! KIP-98).
+//! across all retries; no record stands anywhere twice; a retry of one of a producer's last five batches is told where
+//! that one stands, and not that it comes too late; no two producers get one id (oracle O-13; KIP-98).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::Sequence;
 
 use super::shadow::{Before, Stands};
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place, RecordId};
-use crate::wire::Told;
+use crate::wire::{Ask, Asked, Batch, Told};
 
 const ID: &str = "O-13";
+
+/// How many of a producer's batches a partition knows again (KIP-98).
+const REMEMBERED: usize = 5;
+/// Sequences follow each other in a circle of so many.
+const SEQUENCES: i64 = 1 << 31;
+
+/// A producer's batches in one partition and epoch.
+type Line = (Place, i64, i16);
 
 #[derive(Default)]
 pub(super) struct Once {
     producers: BTreeMap<i64, String>,
-    /// First base offset of each batch, and who told.
-    batches: BTreeMap<(Place, i64, i16, i32), (u64, String)>,
+    /// The sequences with which each line's batches were sent.
+    sent: BTreeMap<Line, BTreeSet<i32>>,
+    /// Of each batch by its sequence.
+    batches: BTreeMap<(Line, i32), First>,
     records: BTreeMap<RecordId, (Place, u64)>,
     logs: BTreeMap<Place, BTreeMap<u64, Link>>,
+}
+
+/// How it became known that a batch stands.
+struct First {
+    base: u64,
+    records: usize,
+    at: Duration,
+    told: String,
 }
 
 /// A batch's place in its producer's chain.
@@ -45,6 +64,15 @@ impl Check for Once {
                         "a producer id is one producer's alone: {id} was given to {asked}, and before to {first}"
                     );
                     found.tell(ID, at, what);
+                }
+            }
+            Seen::Asked(Asked { ask: Ask::Produce { place, batch, .. }, .. }) if batch.producer >= 0 => {
+                let line = (*place, batch.producer, batch.epoch);
+                self.sent.entry(line).or_default().insert(batch.sequence);
+            }
+            Seen::Told(asked, Told::Refused { code: ErrorCode::DuplicateSequence, .. }) => {
+                if let Ask::Produce { place, batch, .. } = &asked.ask {
+                    self.too_late(at, asked, ((*place, batch.producer, batch.epoch), batch), found);
                 }
             }
             Seen::Stands(stands) => self.stands(at, stands, found),
@@ -85,18 +113,41 @@ impl Check for Once {
 }
 
 impl Once {
+    /// A leader told that a batch lies behind all those that it knows again.
+    fn too_late(&self, at: Duration, asked: &Asked, (line, batch): (Line, &Batch), found: &mut Found) {
+        let Some(first) = self.batches.get(&(line, batch.sequence)) else { return };
+        if first.at >= asked.at || first.records != batch.records.len() {
+            return;
+        }
+        // Whatever that leader knows of the line was sent before.
+        let follows = |sent: &&i32| {
+            let ahead = (i64::from(**sent) - i64::from(batch.sequence)).rem_euclid(SEQUENCES);
+            ahead > 0 && ahead < SEQUENCES / 2
+        };
+        let newer = self.sent.get(&line).map_or(0, |sent| sent.iter().filter(follows).count());
+        if newer < REMEMBERED {
+            let what = format!(
+                "a retry of one of a producer's last {REMEMBERED} batches is told where that one stands: {asked} was \
+                 told that it comes too late, at most {newer} came after it, and it stands at {}: {}",
+                first.base, first.told
+            );
+            found.tell(ID, at, what);
+        }
+    }
+
     fn stands(&mut self, at: Duration, stands: &Stands<'_>, found: &mut Found) {
         let Stands { place, standing, before, .. } = stands;
         let Before::Nothing = before else { return };
         let batch = &standing.batch;
         if batch.producer >= 0 {
-            let name = (*place, batch.producer, batch.epoch, batch.sequence);
-            if let Some((base, told)) = self.batches.get(&name) {
+            let name = ((*place, batch.producer, batch.epoch), batch.sequence);
+            if let Some(First { base, told, .. }) = self.batches.get(&name) {
                 let what = format!("a retry is not a second record: {stands}, and at {base}: {told}");
                 found.tell(ID, at, what);
                 return;
             }
-            self.batches.insert(name, (standing.base, stands.to_string()));
+            let (base, records, told) = (standing.base, batch.records.len(), stands.to_string());
+            self.batches.insert(name, First { base, records, at, told });
         }
         for (offset, record) in (standing.base..).zip(&standing.batch.records) {
             let Some(record) = record else { continue };

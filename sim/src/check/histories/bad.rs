@@ -132,6 +132,13 @@ bad! {
         ask c1 n1 e1 p2 produce 7:0:1 r2
         tell p1 at 1 e1
         tell p2 at 0 e1";
+    a_retry_of_a_recent_batch_comes_too_late, "O-13": "
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        ask c1 n1 e1 p2 produce 7:0:1 r2
+        tell p2 at 1 e1
+        ask c1 n1 e1 p3 produce 7:0:0 r1
+        tell p3 too-late";
     a_zombie_writes_behind_its_successor, "O-13": "
         ask c1 n1 e1 p1 produce 7:1:0 r1
         tell p1 at 0 e1

@@ -87,6 +87,18 @@ legal! {
         tell p3 at 0 e1
         learnt r1 acked 0
         log r1";
+    a_retry_comes_too_late_behind_five_others_of_which_one_may_stand: "
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        ask c1 n1 e1 p2 produce 7:0:1 r2
+        ask c1 n1 e1 p3 produce 7:0:2 r3
+        ask c1 n1 e1 p4 produce 7:0:3 r4
+        ask c1 n1 e1 p5 produce 7:0:4 r5
+        ask c1 n1 e1 p6 produce 7:0:5 r6
+        tell p2 at 1 e1
+        ask c1 n1 e1 p7 produce 7:0:0 r1
+        tell p7 too-late
+        log r1 r2";
     a_retry_is_refused_for_the_first_try_was_written: "
         ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
