@@ -383,8 +383,19 @@ impl Observer {
                 .collect::<Vec<_>>();
             for head in log.recent_heads(from) {
                 let Some(first) = lines.first().map(|line| line.index.0) else { break };
-                let at = usize::try_from(head.index.0 - first).expect("logs are short here");
-                lines[at] = line_of(&head);
+                let place = head.index.0.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+                match place.and_then(|at| lines.get_mut(at)) {
+                    Some(line) => *line = line_of(&head),
+                    None => {
+                        let what = format!(
+                            "what is cut stays cut: node {node} remembers entry {} of group {group}, which its log, \
+                             of {} entries from {first}, does not have",
+                            head.index,
+                            lines.len()
+                        );
+                        self.0.history.complain("O-02", what);
+                    }
+                }
             }
             shadow.starts = starts;
             shadow.cut |= shadow.log.last.is_some_and(|last| last.index >= from);

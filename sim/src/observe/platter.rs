@@ -62,7 +62,8 @@ impl Aside {
 }
 
 fn at_once<T>(work: impl Future<Output = T>) -> T {
-    work.now_or_never().expect("the pool works at once")
+    // Many of these come in one step of a task, more than tokio lets it do.
+    tokio::task::coop::unconstrained(work).now_or_never().expect("the pool works at once")
 }
 
 /// What a store holds of each group.
