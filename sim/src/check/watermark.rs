@@ -1,6 +1,7 @@
 //! The high watermark never goes back: within a leader epoch not in time, and from one epoch to the next not at all,
 //! since a leader answers only once it has applied an entry of its own term; and the latest offset, which is asked of a
-//! quorum, is never behind what anybody was told before (oracle O-15; KIP-207, Raft §8).
+//! quorum, is never behind what anybody was told before. So is the end that is told to whoever asks for what lies ahead
+//! of it (oracle O-15; KIP-207, Raft §8).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,10 +80,11 @@ impl Check for Watermark {
             Seen::Told(asked, told) => {
                 let known = self.asked.remove(&asked.call).unwrap_or_default();
                 let Some(place) = asked.place() else { return };
-                let Some((kind, epoch, end)) = word(asked, told) else { return };
-                let text = format!("{end} in epoch {epoch}, {asked}, told at {at:?}");
-                let word = Word { kind, epoch, node: asked.node, end, text };
-                self.logs.entry(place).or_default().hear(at, place, known, word, found);
+                for (kind, epoch, end) in words(asked, told).into_iter().flatten() {
+                    let text = format!("{end} in epoch {epoch}, {asked}, told at {at:?}");
+                    let word = Word { kind, epoch, node: asked.node, end, text };
+                    self.logs.entry(place).or_default().hear(at, place, known, word, found);
+                }
             }
             _ => {}
         }
@@ -104,16 +106,21 @@ impl Check for Watermark {
     }
 }
 
-/// The end that an answer tells.
-fn word(asked: &Asked, told: &Told) -> Option<(Kind, i32, u64)> {
-    match (&asked.ask, told) {
+/// The ends that an answer tells.
+fn words(asked: &Asked, told: &Told) -> [Option<(Kind, i32, u64)>; 2] {
+    let one = match (&asked.ask, told) {
         (Ask::Fetch { .. }, Told::Fetched { high_watermark, epoch, .. }) => {
-            Some((Kind::Says, *epoch, u64::try_from(*high_watermark).ok()?))
+            u64::try_from(*high_watermark).ok().map(|end| (Kind::Says, *epoch, end))
         }
         (
-            Ask::Fetch { epoch: 0.., .. },
+            Ask::Fetch { offset, epoch, .. },
             Told::Refused { code: ErrorCode::OffsetOutOfRange, high_watermark, .. },
-        ) => Some((Kind::Says, asked.epoch(), u64::try_from(*high_watermark).ok()?)),
+        ) => {
+            let Ok(end) = u64::try_from(*high_watermark) else { return [None; 2] };
+            // Whoever denies what lies ahead has asked a quorum: else a deposed leader would.
+            let denied = (*offset > *high_watermark).then_some((Kind::Latest, *epoch, end));
+            return [(*epoch >= 0).then_some((Kind::Says, *epoch, end)), denied];
+        }
         (Ask::EpochEnd { .. }, Told::EpochEnded { found: Some((found, end)), epoch }) if found == epoch => {
             Some((Kind::Says, *epoch, *end))
         }
@@ -124,7 +131,8 @@ fn word(asked: &Asked, told: &Told) -> Option<(Kind, i32, u64)> {
             Some((Kind::Acked, *epoch, base + batch.count()))
         }
         _ => None,
-    }
+    };
+    [one, None]
 }
 
 impl Log {

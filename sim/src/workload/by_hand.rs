@@ -35,6 +35,8 @@ pub(super) struct ByHand {
     channels: BTreeMap<NodeId, Arc<dyn Channel>>,
     /// As the metadata had it when they were last asked for, which may be long ago.
     leaders: BTreeMap<Target, Leader>,
+    /// Who led before them: at times it does not know that it was deposed.
+    former: BTreeMap<Target, Leader>,
     lines: BTreeMap<Target, Line>,
     next: u64,
 }
@@ -85,6 +87,7 @@ impl ByHand {
             connect,
             channels: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            former: BTreeMap::new(),
             lines: BTreeMap::new(),
             next: 0,
         }
@@ -116,8 +119,20 @@ impl ByHand {
             13 => self.write_in_a_past_life(target).await,
             14 => self.hang_up(target).await,
             15 => self.write_nonsense(target).await,
-            16 | 17 => self.fetch(target, leader).await,
-            18 => self.look_up(target, leader).await,
+            16 | 17 => match self.former_leader(target) {
+                Some(former) => self.fetch(target, former.node, Leader { end: leader.end, ..former }).await,
+                None => {
+                    let node = self.node_for(target);
+                    self.fetch(target, node, leader).await;
+                }
+            },
+            18 => match self.former_leader(target) {
+                Some(former) => self.look_up(target, former.node, former).await,
+                None => {
+                    let node = self.node_for(target);
+                    self.look_up(target, node, leader).await;
+                }
+            },
             _ => self.ask_for_an_epoch(target, leader).await,
         }
     }
@@ -270,8 +285,7 @@ impl ByHand {
         self.keep(made);
     }
 
-    async fn fetch(&mut self, target: &Target, leader: Leader) {
-        let node = self.node_for(target);
+    async fn fetch(&mut self, target: &Target, node: NodeId, leader: Leader) {
         let request = v1::FetchRequest {
             correlation: 0,
             topic_id: leader.topic.to_wire(),
@@ -291,7 +305,7 @@ impl ByHand {
         }
     }
 
-    async fn look_up(&mut self, target: &Target, leader: Leader) {
+    async fn look_up(&mut self, target: &Target, node: NodeId, leader: Leader) {
         let now = i64::try_from(clock::now().as_millis()).unwrap_or_default();
         let time = clock::WALL_AT_START + now - i64::try_from(self.dice.below(90_000)).unwrap_or_default();
         let at = match self.dice.below(4) {
@@ -305,7 +319,6 @@ impl ByHand {
             leader_epoch: self.some_epoch(leader),
             at: Some(at),
         };
-        let node = self.node_for(target);
         self.call(node, Call::ListOffset(request), PATIENCE).await;
     }
 
@@ -339,6 +352,13 @@ impl ByHand {
         self.leaders.get(target).map(|leader| leader.node).filter(|_| !other).unwrap_or(any)
     }
 
+    /// Now and then whoever led before, if another node leads now.
+    fn former_leader(&mut self, target: &Target) -> Option<Leader> {
+        let former = self.former.get(target).copied()?;
+        let deposed = self.leaders.get(target).is_some_and(|leader| leader.node != former.node);
+        (deposed && self.dice.chance(500)).then_some(former)
+    }
+
     /// Asks some node who leads.
     async fn look(&mut self) {
         let nodes = self.world.nodes();
@@ -357,7 +377,11 @@ impl ByHand {
                 };
                 let end = self.leaders.get(&target).map_or(Offset(0), |leader| leader.end);
                 let (node, epoch) = (NodeId(partition.leader), partition.leader_epoch);
-                self.leaders.insert(target, Leader { topic: id, node, epoch, end });
+                let leader = Leader { topic: id, node, epoch, end };
+                let before = self.leaders.insert(target.clone(), leader);
+                if let Some(before) = before.filter(|before| before.topic == id && before.epoch < epoch) {
+                    self.former.insert(target, before);
+                }
             }
         }
     }

@@ -173,6 +173,11 @@ bad! {
         ask c3 n1 e1 l1 earliest
         tell l1 found 3 e1";
 
+    a_deposed_leader_denies_what_lies_ahead, "O-15": "
+        ask c1 n1 e2 p1 produce 7:0:0 r1
+        tell p1 at 0 e2
+        ask c7 n2 e1 f1 fetch 1
+        tell f1 out-of-range 0 0";
     the_watermark_falls_within_an_epoch, "O-15": "
         ask c3 n1 e1 f1 fetch 5
         tell f1 hw 5 e1

@@ -189,6 +189,12 @@ legal! {
     a_fetch_above_the_watermark_is_refused: "
         ask c3 n1 e1 f1 fetch 6
         tell f1 out-of-range 0 5";
+    what_lies_ahead_is_denied_while_it_is_written: "
+        ask c7 n2 e1 f1 fetch 1
+        ask c1 n1 e2 p1 produce 7:0:0 r1
+        tell p1 at 0 e2
+        tell f1 out-of-range 0 0
+        log r1";
     fetches_overtake_each_other: "
         ask c3 n1 e1 f1 fetch 4
         ask c4 n1 e1 f2 fetch 5
