@@ -145,7 +145,18 @@ impl Progress {
                 let term = within.map(|(_, (term, ..))| *term).max().unwrap_or_default();
                 // A group made just now is not late.
                 let known = healed.committed.contains_key(group);
-                if known && !seen.clone().any(|(_, (of, leads, _))| *leads && *of >= term) {
+                // Nor does one of the core depose a leader outside that a majority follows, but that cannot reach it.
+                let voters = &self.groups[group];
+                let follow = |of: Term| {
+                    seen.clone()
+                        .filter(|((_, node), (term, ..))| *term == of && voters.contains(node))
+                        .count()
+                };
+                let is_led = seen.clone().any(|((_, node), (of, leads, _))| {
+                    let outside = !healed.core.contains(node);
+                    *leads && (*of >= term || (outside && follow(*of) * 2 > voters.len()))
+                });
+                if known && !is_led {
                     let what = format!(
                         "a leader within ten election time-outs: all was mended among {}, and at {at:?} nobody \
                          leads group {group} in term {term}: {}",
@@ -218,5 +229,14 @@ mod tests {
         assert!(broken(&outside).is_empty(), "nobody hears whom it votes for: node 1 leads on");
         let inside = format!("{healed}\nreplica 2 t2 last 1/1\nat 30\nreplica 2 t2 last 1/1");
         assert_eq!(broken(&inside), ["O-27"], "of the core, one does not follow any more");
+        let apart = format!(
+            "{BEFORE}\nat 10\nhealed 2 3\nreplica 2 t2 last 0/1\nreplica 3 t2 last 0/1\nat 30\nreplica 3 t2 last 0/1"
+        );
+        assert!(broken(&apart).contains(&"O-27"), "node 1 leads on, and nobody follows");
+        let followed = format!(
+            "{BEFORE}\nat 10\nhealed 2 3\nlog 2 from 1: 1\nreplica 2 t1 last 1/1\nreplica 3 t2 last 0/1\nat 30\n\
+             replica 3 t2 last 0/1"
+        );
+        assert!(broken(&followed).is_empty(), "node 1 lies outside, leads, and node 2 follows");
     }
 }
