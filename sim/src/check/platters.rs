@@ -3,7 +3,7 @@
 //! after any crash (Raft §5.3). Judged by the product's own recovery on a copy of
 //! the platters, never by what a process believes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_node::storage::LogId;
@@ -21,6 +21,8 @@ pub(super) struct Platters {
     logs: Logs,
     /// What each node told that it holds, as far as nobody has told it to cut that since.
     matched: BTreeMap<(NodeId, GroupId), LogId>,
+    /// Removed, and not seen since: what is told of them was true when they were asked.
+    gone: BTreeSet<(NodeId, GroupId)>,
     /// The last entry known to be committed, and who knew.
     committed: BTreeMap<GroupId, (LogId, NodeId)>,
     /// What was committed when a disk was lost: one copy less of all up to there.
@@ -33,14 +35,18 @@ impl Judge for Platters {
 
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
-            Sight::Matched { node, group, through, .. } => {
+            Sight::Matched { node, group, through, .. } if !self.gone.contains(&(*node, *group)) => {
                 let matched = self.matched.entry((*node, *group)).or_insert(*through);
                 if through.index > matched.index {
                     *matched = *through;
                 }
             }
-            Sight::Log { node, group, from, .. } => self.cut(*node, *group, *from),
+            Sight::Log { node, group, from, .. } => {
+                self.gone.remove(&(*node, *group));
+                self.cut(*node, *group, *from);
+            }
             Sight::Removed { node, group, .. } => {
+                self.gone.insert((*node, *group));
                 self.matched.remove(&(*node, *group));
             }
             Sight::DiskLost { node } => {
@@ -168,5 +174,7 @@ mod tests {
         assert!(broken(&format!("{cut}\nplatters 1: 1 1 1")).is_empty(), "the cut is not durable yet");
         assert!(broken(&format!("{cut}\nend 1\nopen 1 vote 1/2: 1")).is_empty());
         assert!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nremoved 1\nplatters 1:").is_empty());
+        let late = "log 1 from 0: 1 1\nremoved 1\nmatched 1 t1 1/1\nplatters 1:";
+        assert!(!broken(late).contains(&"O-05"), "an answer that was long on its way");
     }
 }

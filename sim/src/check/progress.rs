@@ -35,6 +35,9 @@ pub(super) struct Progress {
 struct Healed {
     core: BTreeSet<NodeId>,
     led_by: Duration,
+    /// How long a group may be without a leader, and since when some are.
+    patience: Duration,
+    unled: BTreeMap<GroupId, Duration>,
     up_to_date_by: Duration,
     /// What was committed when all was mended.
     committed: BTreeMap<GroupId, LogIndex>,
@@ -58,6 +61,7 @@ impl Judge for Progress {
                     let committed = self.committed.entry(*group).or_default();
                     *committed = (*committed).max(now.index);
                 }
+                self.look(at, *group);
             }
             Sight::Voters { group: GroupId::METADATA, voters, .. } => {
                 self.groups.insert(GroupId::METADATA, voters.iter().copied().collect());
@@ -71,19 +75,30 @@ impl Judge for Progress {
                     .collect();
                 self.groups.extend(of_all.map(|voters| (GroupId::METADATA, voters)));
             }
-            Sight::Ended { node } => self.replicas.retain(|(_, of), _| of != node),
+            Sight::Ended { node } => {
+                self.replicas.retain(|(_, of), _| of != node);
+                for group in self.groups.keys().copied().collect::<Vec<_>>() {
+                    self.look(at, group);
+                }
+            }
             Sight::Removed { node, group, .. } => {
                 self.replicas.remove(&(*group, *node));
+                self.look(at, *group);
             }
             Sight::Healed { core, election_timeout } => {
                 self.healed = Some(Healed {
                     core: core.iter().copied().collect(),
                     led_by: at + *election_timeout * TIMEOUTS_MAX,
+                    patience: *election_timeout * TIMEOUTS_MAX,
+                    unled: BTreeMap::new(),
                     up_to_date_by: at + CATCH_UP,
                     committed: self.committed.clone(),
                     terms: None,
                     caught_up: false,
                 });
+                for group in self.groups.keys().copied().collect::<Vec<_>>() {
+                    self.look(at, group);
+                }
             }
             _ => {}
         }
@@ -133,38 +148,60 @@ impl Progress {
             .is_some_and(|voters| voters.intersection(&healed.core).count() * 2 > voters.len())
     }
 
+    fn seen(&self, group: GroupId) -> impl Iterator<Item = (&(GroupId, NodeId), &Seen)> + Clone {
+        self.replicas.range((group, NodeId(0))..=(group, NodeId(u32::MAX)))
+    }
+
+    /// Whether somebody leads whom the core does not know to be deposed.
+    fn is_led(&self, healed: &Healed, group: GroupId) -> bool {
+        let seen = self.seen(group);
+        // Whoever lies outside may have voted on without being heard: that deposes nobody.
+        let within = seen.clone().filter(|((_, node), _)| healed.core.contains(node));
+        let term = within.map(|(_, (term, ..))| *term).max().unwrap_or_default();
+        // Nor does one of the core depose a leader outside that a majority follows, but that cannot reach it.
+        let Some(voters) = self.groups.get(&group) else { return false };
+        let follow = |of: Term| {
+            seen.clone().filter(|((_, node), (term, ..))| *term == of && voters.contains(node)).count()
+        };
+        seen.clone().any(|((_, node), (of, leads, _))| {
+            let outside = !healed.core.contains(node);
+            *leads && (*of >= term || (outside && follow(*of) * 2 > voters.len()))
+        })
+    }
+
+    /// A group is led from now on, or is not: an outsider's vote, long on its way, may depose a leader at any time.
+    fn look(&mut self, at: Duration, group: GroupId) {
+        let Some(mut healed) = self.healed.take() else { return };
+        if self.is_led(&healed, group) {
+            healed.unled.remove(&group);
+        } else {
+            healed.unled.entry(group).or_insert(at);
+        }
+        self.healed = Some(healed);
+    }
+
     /// What is due by now.
     fn judge(&mut self, at: Duration, quiet: bool, found: &mut Found) {
         let Some(mut healed) = self.healed.take() else { return };
         if at > healed.led_by && healed.terms.is_none() {
             healed.terms = Some(self.terms.clone());
-            for group in self.groups.keys().filter(|group| self.is_core(&healed, **group)) {
-                let seen = self.replicas.range((*group, NodeId(0))..=(*group, NodeId(u32::MAX)));
-                // Whoever lies outside may have voted on without being heard: that deposes nobody.
-                let within = seen.clone().filter(|((_, node), _)| healed.core.contains(node));
-                let term = within.map(|(_, (term, ..))| *term).max().unwrap_or_default();
-                // A group made just now is not late.
-                let known = healed.committed.contains_key(group);
-                // Nor does one of the core depose a leader outside that a majority follows, but that cannot reach it.
-                let voters = &self.groups[group];
-                let follow = |of: Term| {
-                    seen.clone()
-                        .filter(|((_, node), (term, ..))| *term == of && voters.contains(node))
-                        .count()
-                };
-                let is_led = seen.clone().any(|((_, node), (of, leads, _))| {
-                    let outside = !healed.core.contains(node);
-                    *leads && (*of >= term || (outside && follow(*of) * 2 > voters.len()))
-                });
-                if known && !is_led {
-                    let what = format!(
-                        "a leader within ten election time-outs: all was mended among {}, and at {at:?} nobody \
-                         leads group {group} in term {term}: {}",
-                        nodes(&healed.core),
-                        terms(seen)
-                    );
-                    found.tell(ID, at, what);
-                }
+        }
+        let late = |since: &Duration| at > *since + healed.patience;
+        let unled =
+            healed.unled.iter().filter(|(_, since)| late(since)).map(|(group, since)| (*group, *since));
+        for (group, since) in unled.collect::<Vec<_>>() {
+            // Told once.
+            healed.unled.remove(&group);
+            // A group made just now is not late.
+            let known = healed.committed.contains_key(&group);
+            if known && self.is_core(&healed, group) && !self.is_led(&healed, group) {
+                let what = format!(
+                    "a leader within ten election time-outs: all was mended among {}, and from {since:?} to {at:?} \
+                     nobody led group {group}: {}",
+                    nodes(&healed.core),
+                    terms(self.seen(group))
+                );
+                found.tell(ID, at, what);
             }
         }
         if (quiet || at > healed.up_to_date_by) && !healed.caught_up {
@@ -209,6 +246,17 @@ mod tests {
         );
         let history = format!("{BEFORE}\nat 10\nhealed 1 2 3\nat 80\nreplica 3 t1 last 1/1");
         assert_eq!(broken(&history), ["O-27"], "a laggard");
+    }
+
+    #[test]
+    fn a_leader_may_be_deposed_at_any_time_if_another_one_follows_soon() {
+        let deposed =
+            format!("{BEFORE}\nat 10\nhealed 1 2 3\nat 16\nreplica 1 t2 last 1/1\nreplica 2 t2 last 0/1");
+        let soon =
+            format!("{deposed}\nat 19\nreplica 3 t2 leads last 0/1\nat 40\nreplica 3 t2 leads last 0/1");
+        assert!(!broken(&soon).contains(&"O-27"), "at 17 s nobody led");
+        let late = format!("{deposed}\nat 24\nreplica 3 t2 leads last 0/1");
+        assert!(broken(&late).contains(&"O-27"), "eight seconds without a leader");
     }
 
     #[test]
