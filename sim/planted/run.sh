@@ -8,8 +8,9 @@
 #
 # Ends with 0 if all is as it should be, 1 if a bug is not found or a harmless patch raises an alarm, 2 if it was asked
 # for what there is not. FROM is the first seed (0), JOBS how many run at a time (2), CPU_MINUTES and RUNS the bounds.
-# A patch's head says what it plants and which oracles fit. All are built in one copy of the tree at one place, with
-# the folder that `make sim` builds in, so that what does not change is built once.
+# A patch's head says what it plants and which oracles fit. All are built in one copy of the tree at one place and into
+# one folder of their own, so that what does not change is built once. It is not the one that `make sim` builds in:
+# cargo does not tell the crates of two copies of a tree apart, and would take the planted ones for the real ones.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -23,7 +24,8 @@ at_once=10
 
 target=${CARGO_TARGET_DIR:-$root/target}/seeded
 tree=$target/planted
-sim=$target/sim/quorate-sim
+built=$target/planted-build
+sim=$built/sim/quorate-sim
 
 die() { echo "planted: $*" >&2; exit 2; }
 
@@ -47,7 +49,7 @@ copy_tree() {
 build() { # patch
   copy_tree
   (cd "$tree" && GIT_CEILING_DIRECTORIES=$target git apply "$1") || die "$1 does not apply: see $here/README.md"
-  (cd "$tree" && CARGO_TARGET_DIR=$target RUSTFLAGS="--cfg tokio_unstable" \
+  (cd "$tree" && CARGO_TARGET_DIR=$built RUSTFLAGS="--cfg tokio_unstable" \
     "${CARGO:-cargo}" build --quiet --profile sim -p quorate-sim) || die "does not compile with $1"
 }
 
