@@ -573,13 +573,18 @@ impl Inner {
         }
     }
 
-    /// Stops a group that is listed as ending.
+    /// Stops a group that is listed as ending. Several may: the first to see its end takes it off the list, and what
+    /// runs under its id afterwards is another group.
     async fn end(&self, group: Group) {
         let id = group.id();
         self.sessions.forget(id);
         group.stop().await;
-        self.leads_not(id, self.me, Term(u64::MAX));
-        self.groups().ending.remove(&id);
+        let mut groups = self.groups();
+        if groups.ending.get(&id).is_some_and(|listed| Arc::ptr_eq(&listed.0, &group.0)) {
+            // Before it can be started again.
+            self.leads_not(id, self.me, Term(u64::MAX));
+            groups.ending.remove(&id);
+        }
     }
 
     fn leads_not(&self, group: GroupId, node: NodeId, term: Term) {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use quorate_proto::ids::GroupId;
 
 use super::super::alone::Alone;
 use super::super::election::Replacing;
-use super::super::{Answer, Apply, GroupError, Member};
+use super::super::{Answer, Apply, Group, GroupError, Member};
 use crate::storage::{Entry, LogId};
 
 const GROUP: GroupId = GroupId(5);
@@ -22,13 +23,15 @@ impl Apply for Nothing {
     fn applied(&mut self, _last: LogId) {}
 }
 
+fn start(alone: &Alone) -> BoxFuture<'_, Result<Group, GroupError>> {
+    let members = vec![Member { node: alone.me, identity: alone.identity }];
+    alone.raft.start_group(GROUP, members, Box::new(Nothing)).boxed()
+}
+
 #[tokio::test]
 async fn a_group_whose_start_was_given_up_is_stopped_and_can_be_started_again() {
     let alone = Alone::start().await;
-    let start = || {
-        let members = vec![Member { node: alone.me, identity: alone.identity }];
-        alone.raft.start_group(GROUP, members, Box::new(Nothing)).boxed()
-    };
+    let start = || start(&alone);
     // It has begun, and waits for its first entry to be synced.
     alone.gate.close();
     assert!(start().now_or_never().is_none());
@@ -51,10 +54,7 @@ async fn a_group_whose_start_was_given_up_is_stopped_and_can_be_started_again() 
 #[tokio::test]
 async fn whoever_stops_groups_may_go_and_the_next_one_does_the_rest() {
     let alone = Alone::start().await;
-    let start = || {
-        let members = vec![Member { node: alone.me, identity: alone.identity }];
-        alone.raft.start_group(GROUP, members, Box::new(Nothing)).boxed()
-    };
+    let start = || start(&alone);
     // It is being started, and then runs.
     alone.gate.close();
     let mut starting = start();
