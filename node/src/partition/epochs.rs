@@ -15,6 +15,11 @@ impl Epochs {
         }
     }
 
+    /// The newest term that has an entry.
+    pub(super) fn newest(&self) -> Option<Term> {
+        self.0.last().map(|(term, _)| *term)
+    }
+
     /// The term in which an offset was written, if it was.
     pub(super) fn of(&self, offset: Offset) -> Option<Term> {
         let after = self.0.partition_point(|(_, start)| *start <= offset);
@@ -36,10 +41,12 @@ mod tests {
     #[test]
     fn an_epoch_ends_where_the_next_begins() {
         let mut epochs = Epochs::default();
+        assert_eq!(epochs.newest(), None);
         for (term, next) in [(2, 0), (2, 5), (5, 8), (6, 8), (9, 20)] {
             epochs.note(Term(term), Offset(next));
         }
         let end = |epoch| epochs.end_of(LeaderEpoch(epoch), Offset(30)).map(|(epoch, end)| (epoch.0, end.0));
+        assert_eq!(epochs.newest(), Some(Term(9)));
         assert_eq!(epochs.of(Offset(4)), Some(Term(2)));
         assert_eq!(epochs.of(Offset(8)), Some(Term(6)), "term 5 wrote nothing");
         assert_eq!(end(1), None);

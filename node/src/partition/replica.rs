@@ -22,6 +22,7 @@ use super::door::{self, Progress, Room};
 use super::index::STRIDE;
 use super::machine::{Machine, SharedState};
 use super::outgoing::{AnswerHold, AnswerRoom};
+use super::state::State;
 use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
 use super::watermark::Watermark;
 use crate::env::{Env, Mark, Point, Task};
@@ -242,6 +243,7 @@ impl Replica {
             }
             let (range, high_watermark, log_start, applied_bytes) = {
                 let state = shared.state.lock();
+                self.still_leads(term, &state).map_err(Unled::fetch)?;
                 let (start, end) = (state.log_start, state.next_offset);
                 if request.offset < start || request.offset > end {
                     return Err(FetchError::OffsetOutOfRange {
@@ -386,17 +388,22 @@ impl Replica {
         at: OffsetAt,
     ) -> Result<OffsetFound, FetchError> {
         let term = self.asked_to_lead(epoch, Mark::LookupBeforeTheFirstOwnEntry).map_err(Unled::fetch)?;
-        let shared = &*self.shared;
+        let applied = || {
+            let state = self.shared.state.lock();
+            self.still_leads(term, &state).map_err(Unled::fetch)?;
+            Ok((state.log_start, state.next_offset))
+        };
         let (offset, timestamp) = match at {
-            OffsetAt::Earliest => (Some(shared.state.lock().log_start), None),
+            OffsetAt::Earliest => (Some(applied()?.0), None),
             OffsetAt::Latest => {
                 self.confirm(epoch).await?;
-                (Some(shared.state.lock().next_offset), None)
+                (Some(applied()?.1), None)
             }
-            OffsetAt::Timestamp(at) => match self.at_time(at).await? {
-                Some((offset, timestamp)) => (Some(offset), Some(timestamp)),
-                None => (None, None),
-            },
+            OffsetAt::Timestamp(at) => {
+                let found = self.at_time(at).await?;
+                applied()?;
+                found.unzip()
+            }
         };
         Ok(OffsetFound { offset, timestamp, epoch: term.epoch() })
     }
@@ -439,12 +446,19 @@ impl Replica {
     ) -> Result<EpochEnd, FetchError> {
         let term = self.leading(current).map_err(Unled::fetch)?;
         let state = self.shared.state.lock();
+        self.still_leads(term, &state).map_err(Unled::fetch)?;
         Ok(EpochEnd { found: state.epochs.end_of(epoch, state.next_offset), epoch: term.epoch() })
     }
 
     /// Exclusive end of what may be read, as applied on this node.
     pub fn high_watermark(&self) -> Offset {
         self.shared.state.lock().next_offset
+    }
+
+    /// What is applied here, for a test to be ahead of the group's role.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> SharedState {
+        self.shared.state.clone()
     }
 
     /// Hashes all that the applied state says of the partition, and gives the index behind the last entry applied:
@@ -508,6 +522,15 @@ impl Replica {
             Some(asked) if asked > current => Err(Unled::UnknownEpoch { asked, current }),
             Some(_) | None => Ok(term),
         }
+    }
+
+    /// Refuses what is answered in `term` if a newer one has entries in `state`: then another leads, and this node
+    /// has applied what it wrote before it noticed that it was deposed.
+    fn still_leads(&self, term: Term, state: &State) -> Result<(), Unled> {
+        if state.epochs.newest().is_some_and(|newest| newest > term) {
+            return Err(Unled::NotLeader { leader: self.leadership().filter(|heard| heard.term > term) });
+        }
+        Ok(())
     }
 }
 

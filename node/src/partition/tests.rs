@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use quorate_proto::batch::{BatchBuilder, BatchError, Compression, ProducerStamp, split};
 use quorate_proto::env::{Mark, Moment, Point, Probe};
 use quorate_proto::ids::{
-    GroupId, LeaderEpoch, LogIndex, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp,
+    GroupId, LeaderEpoch, LogIndex, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Term, Timestamp,
 };
 
 use super::dedup::Claim;
@@ -19,7 +19,7 @@ use crate::env::Task;
 use crate::metadata::{TimestampType, TopicConfig};
 use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, BatchAnswer, Group, Member, Proposal, Role};
-use crate::storage::Kind;
+use crate::storage::{Head, Kind};
 
 const GROUP: GroupId = GroupId(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -397,6 +397,50 @@ async fn a_bounded_number_waits_for_a_majority() {
 }
 
 /// The replica was asked before it was stopped, and reads when its log is gone.
+#[tokio::test]
+async fn a_deposed_leader_that_applied_what_its_successor_wrote_answers_nothing_in_its_old_epoch() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    partition.produce(plain(1)).await.unwrap();
+    let replica = &partition.replica;
+    let led = partition.epoch();
+    let waits = {
+        let request = Fetch {
+            epoch: Some(led),
+            offset: Offset(1),
+            bytes_max: 1_000,
+            bytes_min: 1,
+            wait: Duration::from_millis(100),
+        };
+        let mut waits = replica.fetch(request).boxed();
+        assert!((&mut waits).now_or_never().is_none());
+        waits
+    };
+    let of_its_successor = Head {
+        group: GROUP,
+        index: replica.next_index(),
+        term: Term(u64::try_from(led.0).unwrap() + 1),
+        kind: Kind::Blank,
+        base_offset: Offset(1),
+        records: 0,
+        producer_id: ProducerId::NONE,
+        producer_epoch: ProducerEpoch(-1),
+        sequence: Sequence(-1),
+        max_timestamp: Timestamp(0),
+        appended_at: Timestamp(0),
+        body_bytes: 0,
+        body_crc: 0,
+    };
+    replica.state().lock().apply(&of_its_successor);
+    assert!(matches!(replica.role(), Role::Leader { ready: true, .. }), "its role says nothing yet");
+    let deposed = FetchError::NotLeader { leader: None };
+    assert_eq!(waits.await.unwrap_err(), deposed);
+    assert_eq!(partition.fetch(0, 1_000).await, Err(deposed.clone()));
+    for at in [OffsetAt::Earliest, OffsetAt::Latest, OffsetAt::Timestamp(Timestamp(0))] {
+        assert_eq!(replica.list_offset(Some(led), at).await, Err(deposed.clone()));
+    }
+    assert_eq!(replica.epoch_end(Some(led), led), Err(deposed));
+}
+
 #[tokio::test]
 async fn a_read_that_races_with_the_topics_deletion_finds_no_damage() {
     let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
