@@ -15,7 +15,7 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use openraft_rt::WatchReceiver;
 use quorate_proto::ids::{GroupId, NodeId, Term};
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 
 use super::machine::Machine;
 use super::runtime::{Registry, Scope};
@@ -24,7 +24,7 @@ use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
 };
-use crate::env::{Env, Mark, Moment, Point};
+use crate::env::{Env, Mark, Moment, Point, Task};
 use crate::storage::{HardVote, Log, LogId};
 
 /// How long a proposal may take to be queued, where a [`Point`] makes it so.
@@ -111,6 +111,8 @@ pub(super) struct Running {
     /// The leader whose death was proven and who is being replaced, by its vote, and until when.
     pub(super) replacing: Mutex<Option<(RaftVote, Moment)>>,
     pub(super) timer: ElectionTimer,
+    /// What ends the group, once somebody has begun to.
+    pub(super) ending: AsyncMutex<Option<Task>>,
 }
 
 impl Group {
@@ -220,8 +222,18 @@ impl Group {
         Arc::downgrade(&self.0)
     }
 
-    /// Ends the group: pending proposals get no answer.
+    /// Ends the group: pending proposals get no answer. Dropping this leaves the work at it, for the next call to wait
+    /// for: openraft panics in whoever asks it anything after the first who waited for its end has been dropped.
     pub(super) async fn stop(&self) {
+        let mut ending = self.0.ending.lock().await;
+        let end = || {
+            let group = self.clone();
+            self.0.env.spawn("group end", async move { group.end().await })
+        };
+        ending.get_or_insert_with(end).ended().await;
+    }
+
+    async fn end(&self) {
         if let Err(error) = self.0.scope.enter(self.0.raft.shutdown()).boxed().await {
             tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");
         }

@@ -16,7 +16,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
 use quorate_proto::v1::{self, Hello, HelloReply, PeerReply, Sender, peer_reply, peer_request};
 use thiserror::Error;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot, watch};
 
 use super::config::RaftConfig;
 use super::election;
@@ -519,6 +519,7 @@ impl Inner {
             applied: watched,
             replacing: Mutex::default(),
             timer: ElectionTimer::default(),
+            ending: AsyncMutex::default(),
         };
         let group = Group(Arc::new(running));
         for member in group.members() {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use openraft_rt::WatchReceiver;
 use quorate_proto::ids::GroupId;
 
-use super::super::alone::Alone;
+use super::super::alone::{Alone, eventually};
 use super::super::election::Replacing;
-use super::super::{Answer, Apply, Group, GroupError, Member};
+use super::super::{Answer, Apply, BarrierError, Group, GroupError, Member};
 use crate::storage::{Entry, LogId};
 
 const GROUP: GroupId = GroupId(5);
@@ -78,6 +79,18 @@ async fn whoever_stops_groups_may_go_and_the_next_one_does_the_rest() {
     assert_eq!(group.0.registry.running(), 0);
     start().await.unwrap();
     assert_eq!(*alone.raft.failed().borrow(), None, "stopped is not failed");
+    alone.raft.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_may_be_asked_after_whoever_stopped_it_has_gone() {
+    let alone = Alone::start().await;
+    let group = start(&alone).await.unwrap();
+    assert!(alone.raft.stop_group(GROUP).now_or_never().is_none());
+    let ended = || group.0.raft.metrics().borrow_watched().running_state.is_err();
+    eventually(&alone.env, "openraft has ended", ended).await;
+    let barrier = group.read_barrier(Duration::from_secs(1)).await;
+    assert_eq!(barrier, Err(BarrierError::Stopped));
     alone.raft.stop().await;
 }
 
