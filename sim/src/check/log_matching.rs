@@ -62,7 +62,10 @@ impl Judge for LogMatching {
             Sight::OnPlatter { node, group, lines } => (*node, *group, None, lines),
             Sight::Matched { node, group, through, .. } => {
                 if let Some(cut) = self.cuts.get_mut(&(*node, *group)) {
-                    cut.told |= through.index >= cut.from;
+                    // An answer that was long on its way tells of what is cut by now.
+                    let line = self.logs.line(*node, *group, through.index);
+                    cut.told |=
+                        through.index >= cut.from && line.is_some_and(|line| line.term == through.term);
                 }
                 return;
             }
@@ -188,6 +191,8 @@ mod tests {
         assert!(broken("log 1 from 0: 1 1 1\nlog 1 from 1: 2\nlog 2 from 0: 1 2").is_empty());
         let cut = "log 1 from 0: 1 1 1 1\nlog 1 from 1: 2";
         assert!(broken(&format!("{cut}\nplatters 1: 1 1 1 1")).is_empty(), "not durable yet");
+        let late = format!("{cut}\nmatched 1 t1 3/1\nplatters 1: 1 1 1 1");
+        assert!(!broken(&late).contains(&"O-02"), "an answer that was long on its way");
         assert!(
             broken(&format!("{cut}\nmatched 1 t2 1/2\nlog 1 from 2: 2 2\nplatters 1: 1 2 2 2")).is_empty()
         );

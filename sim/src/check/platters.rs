@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_node::storage::LogId;
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
 use super::logs::Logs;
 use super::words::{nodes as names, term, told};
@@ -23,6 +23,10 @@ pub(super) struct Platters {
     matched: BTreeMap<(NodeId, GroupId), LogId>,
     /// Removed, and not seen since: what is told of them was true when they were asked.
     gone: BTreeSet<(NodeId, GroupId)>,
+    /// What was cut from each log.
+    cut: BTreeMap<(NodeId, GroupId), BTreeSet<LogId>>,
+    /// The newest term that each replica has heard of.
+    terms: BTreeMap<(NodeId, GroupId), Term>,
     /// The last entry known to be committed, and who knew.
     committed: BTreeMap<GroupId, (LogId, NodeId)>,
     /// What was committed when a disk was lost: one copy less of all up to there.
@@ -35,7 +39,9 @@ impl Judge for Platters {
 
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
-            Sight::Matched { node, group, through, .. } if !self.gone.contains(&(*node, *group)) => {
+            Sight::Matched { node, group, term, through }
+                if !self.is_late(*node, *group, *term, *through) =>
+            {
                 let matched = self.matched.entry((*node, *group)).or_insert(*through);
                 if through.index > matched.index {
                     *matched = *through;
@@ -48,15 +54,18 @@ impl Judge for Platters {
             Sight::Removed { node, group, .. } => {
                 self.gone.insert((*node, *group));
                 self.matched.remove(&(*node, *group));
+                self.cut.remove(&(*node, *group));
             }
             Sight::DiskLost { node } => {
                 self.matched.retain(|(of, _), _| of != node);
+                self.cut.retain(|(of, _), _| of != node);
                 self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));
             }
             Sight::Voters { group, voters, .. } => {
                 self.voters.insert(*group, voters.clone());
             }
             Sight::Replica { node, group, replica } => {
+                self.terms.insert((*node, *group), replica.term);
                 if let Some(now) = replica.committed {
                     let committed = self.committed.entry(*group).or_insert((now, *node));
                     if now.index > committed.0.index {
@@ -65,6 +74,7 @@ impl Judge for Platters {
                 }
             }
             Sight::Opened { node, groups, .. } => {
+                self.cut.retain(|(of, _), _| of != node);
                 self.holds(at, *node, groups, "found when its process started", found);
             }
             Sight::Platters { nodes } => {
@@ -80,9 +90,24 @@ impl Judge for Platters {
 }
 
 impl Platters {
+    /// Whether an answer was long on its way: to a leader of an older term than the node has heard of since, about
+    /// what it has removed or cut since.
+    fn is_late(&self, node: NodeId, group: GroupId, term: Term, through: LogId) -> bool {
+        let replica = (node, group);
+        let holds =
+            || self.logs.line(node, group, through.index).is_some_and(|line| line.term == through.term);
+        let cut = || self.cut.get(&replica).is_some_and(|cut| cut.contains(&through));
+        let newer = || self.terms.get(&replica).is_some_and(|heard| *heard > term);
+        self.gone.contains(&replica) || (newer() && cut() && !holds())
+    }
+
     /// A replica's log was cut: what it told of the rest counts no more.
-    fn cut(&mut self, node: NodeId, group: GroupId, from: quorate_proto::ids::LogIndex) {
+    fn cut(&mut self, node: NodeId, group: GroupId, from: LogIndex) {
         let before = self.logs.before(node, group, from);
+        if let Some(log) = self.logs.of(node, group) {
+            let gone = log.from(from).iter().map(|line| LogId { term: line.term, index: line.index });
+            self.cut.entry((node, group)).or_default().extend(gone);
+        }
         if self.matched.get(&(node, group)).is_some_and(|matched| matched.index >= from) {
             match before {
                 Some(before) => self.matched.insert((node, group), before),
@@ -174,6 +199,12 @@ mod tests {
         assert!(broken(&format!("{cut}\nplatters 1: 1 1 1")).is_empty(), "the cut is not durable yet");
         assert!(broken(&format!("{cut}\nend 1\nopen 1 vote 1/2: 1")).is_empty());
         assert!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nremoved 1\nplatters 1:").is_empty());
+        let late = format!("{cut}\nreplica 1 t2 last 1/2\nmatched 1 t1 2/1\nplatters 1: 1 2");
+        assert!(broken(&late).is_empty(), "an answer to the old leader that was long on its way");
+        let anew = format!("{cut}\nreplica 1 t2 last 1/2\nmatched 1 t2 2/1\nplatters 1: 1 2");
+        assert_eq!(broken(&anew), ["O-05"], "the new leader is told of what it had cut");
+        let never = format!("{cut}\nreplica 1 t2 last 1/2\nmatched 1 t1 3/1\nplatters 1: 1 2");
+        assert_eq!(broken(&never), ["O-05"], "it never held that");
         let late = "log 1 from 0: 1 1\nremoved 1\nmatched 1 t1 1/1\nplatters 1:";
         assert!(!broken(late).contains(&"O-05"), "an answer that was long on its way");
     }
