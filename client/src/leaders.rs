@@ -28,6 +28,9 @@ const HEDGE: Duration = Duration::from_millis(500);
 /// For so long after a server failed to answer, the others are asked before it. Not for ever: those that answer may
 /// be cut off from the rest.
 const AVOIDED: Duration = Duration::from_secs(2);
+/// Topics that all servers denied, of which it is remembered who led them. Of one more the first by name is forgotten,
+/// and may be read from an old leader again if a server that lags behind knows no better.
+const DENIED_MAX: usize = 1_000;
 /// A leader that is silent for so long makes us look whether another node leads by now.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -125,6 +128,9 @@ struct State {
     channels: BTreeMap<String, Arc<dyn Channel>>,
     nodes: BTreeMap<NodeId, String>,
     topics: BTreeMap<TopicName, Arc<TopicView>>,
+    /// What was known of topics that all servers denied since: should one know them all the same, their leaders' epochs
+    /// do not go back.
+    denied: BTreeMap<TopicName, Arc<TopicView>>,
     /// Topics that somebody waits for although nothing is known of them yet.
     wanted: BTreeMap<TopicName, usize>,
     /// Who answered last: asked first the next time.
@@ -511,8 +517,13 @@ impl Leaders {
         state.lookups += 1;
         state.failed = result.clone().err();
         for topic in missing.iter().filter(|_| answered) {
-            if matches!(failed.get(topic), Some(LookupError::UnknownTopic)) {
-                state.topics.remove(topic);
+            if matches!(failed.get(topic), Some(LookupError::UnknownTopic))
+                && let Some(view) = state.topics.remove(topic)
+            {
+                state.denied.insert(topic.clone(), view);
+                if state.denied.len() > DENIED_MAX {
+                    state.denied.pop_first();
+                }
             }
         }
         state.failed_topics = failed;
@@ -542,7 +553,9 @@ impl Leaders {
             };
             match result {
                 Ok(mut view) => {
-                    if let Some(old) = state.topics.get(name).filter(|old| old.id == view.id) {
+                    let denied = state.denied.remove(name);
+                    let old = state.topics.get(name).or(denied.as_ref());
+                    if let Some(old) = old.filter(|old| old.id == view.id) {
                         for (new, old) in view.partitions.iter_mut().zip(&old.partitions) {
                             let heard = std::mem::replace(new, *old);
                             new.learn(heard);

@@ -71,3 +71,34 @@ async fn where_asking_twice_does_harm_one_is_asked_at_a_time() {
     assert!(next(&mut round, &leaders).await.is_none());
     assert_eq!(cluster.state().metadata_calls, 2);
 }
+
+/// What a server says of topic `t` with one partition; `None`: it denies the topic.
+fn said(leader: Option<(u32, i32)>) -> v1::MetadataResponse {
+    let topic = leader.map(|(leader, leader_epoch)| v1::TopicMetadata {
+        name: "t".to_owned(),
+        id: TopicId::from_random([7; 16]).to_wire(),
+        partitions: vec![v1::PartitionMetadata { leader, leader_epoch, ..Default::default() }],
+        ..Default::default()
+    });
+    v1::MetadataResponse { topics: topic.into_iter().collect(), ..Default::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn epochs_do_not_go_back_when_a_topic_was_denied_in_between() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    let names = [topic.clone()];
+    let hear = |leader| leaders.learn(&names, said(leader), &mut BTreeMap::new());
+    assert!(hear(Some((1, 3))).is_empty());
+    assert_eq!(hear(None), names, "another server is asked");
+    // All who answer deny it.
+    cluster.state().topics.clear();
+    assert_eq!(leaders.refresh(&topic).await, Err(LookupError::UnknownTopic));
+    assert_eq!(leaders.known(&topic), None);
+    assert!(hear(Some((3, 2))).is_empty());
+    let known = leaders.known(&topic).unwrap().partitions[0];
+    assert_eq!(known, Known { leader: Some(NodeId(1)), epoch: LeaderEpoch(3) }, "that server lags behind");
+    assert!(hear(Some((2, 4))).is_empty());
+    assert_eq!(leaders.known(&topic).unwrap().partitions[0].epoch, LeaderEpoch(4));
+}
