@@ -486,6 +486,9 @@ impl Inner {
         }
         let failed = |reason: &dyn ToString| GroupError::Failed { group: id, reason: reason.to_string() };
         let log = self.store.log(id);
+        // openraft takes all that it finds for durable, and says so to its leader: what a former run of the group has
+        // left on its way to the disk is waited for, and never comes there once the disk has failed.
+        log.synced().await.map_err(|error| failed(&error))?;
         let place = members.iter().position(|member| member.node == self.me);
         let place = place.filter(|_| log.state().last.is_none());
         if place.is_some() {

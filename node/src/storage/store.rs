@@ -19,7 +19,7 @@ use super::entry::{Body, Entry, Head, LogId};
 use super::error::{DiskError, OpenError, ReadError, StoreError};
 use super::facts::{Change, Facts, Witness};
 use super::failure::Failure;
-use super::hard::{HardVote, LogState};
+use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
 use super::state::{OnSync, Request, Shared};
@@ -208,6 +208,29 @@ impl Log {
     pub fn state(&self) -> LogState {
         let state = self.shared.state();
         state.visible.get(&self.group).map(|visible| visible.hard.state()).unwrap_or_default()
+    }
+
+    /// Waits until all that [`Log::state`] tells now is durable.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: some of it may not be.
+    pub async fn synced(&self) -> Result<(), StoreError> {
+        let group = self.group;
+        let is_synced = {
+            let state = self.shared.state();
+            // What is committed is a hint.
+            let hard = |hard: Option<&Hard>| Hard { committed: None, ..hard.cloned().unwrap_or_default() };
+            let visible = hard(state.visible.get(&group).map(|visible| &visible.hard));
+            !state.failed && visible == hard(state.durable.get(&group).map(|durable| &durable.hard))
+        };
+        if is_synced {
+            return Ok(());
+        }
+        // It is answered once all that was queued before it is on the disk.
+        let (reply, answer) = oneshot::channel();
+        let done: OnSync = Box::new(move |synced| drop(reply.send(synced)));
+        self.append(Vec::new(), done)?;
+        answered(answer).await
     }
 
     /// Appends entries, which must follow the last one: they are readable when this returns, and `done` is called

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft_rt::WatchReceiver;
-use quorate_proto::ids::GroupId;
+use quorate_proto::ids::{GroupId, Timestamp};
 
 use super::super::alone::{Alone, eventually};
 use super::super::election::Replacing;
-use super::super::{Answer, Apply, BarrierError, Group, GroupError, Member};
+use super::super::{Answer, Apply, BarrierError, Group, GroupError, Member, Proposal, Role};
 use crate::storage::{Entry, LogId};
 
 const GROUP: GroupId = GroupId(5);
@@ -79,6 +80,29 @@ async fn whoever_stops_groups_may_go_and_the_next_one_does_the_rest() {
     assert_eq!(group.0.registry.running(), 0);
     start().await.unwrap();
     assert_eq!(*alone.raft.failed().borrow(), None, "stopped is not failed");
+    alone.raft.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_is_not_started_upon_what_its_last_run_left_on_its_way_to_the_disk() {
+    let alone = Alone::start().await;
+    let group = start(&alone).await.unwrap();
+    eventually(&alone.env, "it leads", || matches!(group.role(), Role::Leader { ready: true, .. })).await;
+    let Role::Leader { term, .. } = group.role() else { panic!("it led") };
+    alone.gate.close();
+    let pending = group.propose(term, Proposal::command(Bytes::new(), Timestamp(0))).await.unwrap();
+    let (log, last) = (group.log().clone(), group.log().last_durable());
+    eventually(&alone.env, "it is in the log", || log.state().last > last).await;
+    drop((pending, group));
+    alone.raft.stop_group(GROUP).await;
+    let mut starting = start(&alone);
+    for _ in 0..20 {
+        assert!((&mut starting).now_or_never().is_none(), "openraft would tell others that it is durable");
+        alone.env.sleep(Duration::from_millis(2)).await;
+    }
+    alone.gate.open();
+    starting.await.unwrap();
+    assert_eq!(log.last_durable(), log.state().last);
     alone.raft.stop().await;
 }
 

@@ -539,3 +539,57 @@ async fn a_panic_in_a_job_is_a_failure() {
         ended(&store, folder.path(), "the pool breaks").await;
     }
 }
+
+/// Works only while it is open.
+#[derive(Clone)]
+struct Gate(tokio::sync::watch::Sender<bool>);
+
+impl Pool for Gate {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> futures_util::future::BoxFuture<'static, ()> {
+        let mut open = self.0.subscribe();
+        Box::pin(async move {
+            open.wait_for(|open| *open).await.unwrap();
+            OsPool.run(work).await;
+        })
+    }
+}
+
+async fn prepared(store: &Store) {
+    while store.0.shared.state().spare.is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_log_tells_is_waited_for_until_it_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Gate(tokio::sync::watch::Sender::new(true));
+    let env = Env { pool: Arc::new(gate.clone()), ..env(folder.path()) };
+    let store = Store::open(&env, small(), NODE).await.unwrap().0;
+    let log = store.log(GROUP);
+    log.synced().await.unwrap();
+    assert_eq!(store.groups(), [], "asking makes no group");
+    append(&log, vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+    log.save_committed(log.state().last);
+    assert!(matches!(log.synced().now_or_never(), Some(Ok(()))), "nothing is on its way");
+    prepared(&store).await;
+    gate.0.send_replace(false);
+    append(&log, vec![entry(GROUP, 1, 1, b"b")]).close();
+    let mut waiting = Box::pin(log.synced());
+    for _ in 0..50 {
+        assert!((&mut waiting).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    gate.0.send_replace(true);
+    waiting.await.unwrap();
+    assert_eq!(log.last_durable(), log.state().last);
+    store.close().await;
+    append_refused(&log);
+    assert!(log.synced().await.is_ok(), "all of it is there");
+}
+
+/// Nothing is taken any more.
+fn append_refused(log: &Log) {
+    let refused = log.append(vec![entry(GROUP, 1, 2, b"c")], Box::new(|_| {}));
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+}
