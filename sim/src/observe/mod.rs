@@ -573,13 +573,12 @@ fn is_being_removed(machine: &Machine, running: &Running, group: GroupId) -> boo
     held && now.last.is_none() && now.vote.is_none()
 }
 
+/// A refused node ends its parts and makes others, in the same process: the newest count. Those that have ended are
+/// looked at for as long as they live and no others are there.
 fn parts_of(machine: &mut Machine, running: &Running) -> Option<Arc<Parts>> {
-    if let Some(parts) = machine.parts.upgrade() {
-        return Some(parts);
-    }
-    let parts = running.stage.borrow().clone().ok()?;
-    machine.parts = Arc::downgrade(&parts);
-    Some(parts)
+    let Ok(parts) = &*running.stage.borrow() else { return machine.parts.upgrade() };
+    machine.parts = Arc::downgrade(parts);
+    Some(Arc::clone(parts))
 }
 
 /// Where two logs part, by the terms of their entries: all before is the same.
