@@ -66,8 +66,8 @@ violations() {
     sed 's/{"seed":\([0-9]*\),"oracle":"\([^"]*\)","at_ms":[0-9]*,"message":"\(.*\)"$/\1 \2 \3/' || true
 }
 
-sweep() { # first count out
-  local code=0
+sweep() { # first count out; sets code
+  code=0
   "$sim" sweep --from "$1" --count "$2" --jobs "$jobs" --json > "$3" || code=$?
   # 3: the simulator itself failed, as it may with a bug planted.
   [ "$code" = 0 ] || [ "$code" = 1 ] || [ "$code" = 3 ] || die "quorate-sim ended with $code"
@@ -108,6 +108,7 @@ harmless() { # name; sets runs, alarms, spent
   sweep "$from" "$runs_harmless" "$out"
   runs=$runs_harmless
   alarms=$(violations "$out" | cut -c 1-300)
+  [ "$code" = 0 ] || [ -n "$alarms" ] || alarms="quorate-sim ended with $code"
   look
   spent=$((now - began))
 }
