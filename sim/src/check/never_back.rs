@@ -3,7 +3,7 @@
 //! (Raft §5.1). What is committed and applied is kept in memory only, and may begin lower
 //! after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_node::storage::LogId;
@@ -20,6 +20,8 @@ pub(super) struct NeverBack {
     replicas: BTreeMap<(NodeId, GroupId), Replica>,
     /// The newest term that a node has acted in so that others count on it.
     acted: BTreeMap<(NodeId, GroupId), Term>,
+    /// Removed, and not seen since: a request of theirs may come again all the same.
+    gone: BTreeSet<(NodeId, GroupId)>,
     identities: BTreeMap<NodeId, Identity>,
 }
 
@@ -33,13 +35,16 @@ impl Judge for NeverBack {
                 self.acted.retain(|(of, _), _| of != node);
                 self.identities.remove(node);
             }
-            Sight::Leads { node, group, term } | Sight::Matched { node, group, term, .. } => {
+            Sight::Leads { node, group, term } | Sight::Matched { node, group, term, .. }
+                if !self.gone.contains(&(*node, *group)) =>
+            {
                 let acted = self.acted.entry((*node, *group)).or_default();
                 *acted = (*acted).max(*term);
             }
             Sight::Removed { node, group, assigned } => {
                 self.replicas.remove(&(*node, *group));
                 self.acted.remove(&(*node, *group));
+                self.gone.insert((*node, *group));
                 if *assigned {
                     let what =
                         format!("no group is forgotten: node {node} removed group {group}, which is its own");
@@ -47,6 +52,7 @@ impl Judge for NeverBack {
                 }
             }
             Sight::Replica { node, group, replica } => {
+                self.gone.remove(&(*node, *group));
                 let before = self.replicas.insert((*node, *group), *replica).unwrap_or_default();
                 let index = |id: Option<LogId>| id.map(|id| id.index);
                 let sunk = if replica.term < before.term {
@@ -137,5 +143,9 @@ mod tests {
         assert!(broken("replica 1 t4\nend 1\nopen 1 vote 3/2:\nreplica 1 t3").is_empty(), "told to nobody");
         assert!(broken("leads 1 t4\nend 1\nlost 1\nopen 1:\nreplica 1 t0").is_empty(), "another disk");
         assert!(broken("leads 1 t4\nremoved 1\nend 1\nopen 1:").is_empty(), "its topic was deleted");
+        assert!(
+            broken("leads 1 t4\nremoved 1\nleads 1 t3\nend 1\nopen 1:").is_empty(),
+            "and a request repeated"
+        );
     }
 }

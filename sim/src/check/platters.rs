@@ -147,9 +147,11 @@ impl Platters {
             if lost || !voters.iter().all(|voter| nodes.contains_key(voter)) {
                 continue;
             }
-            let here = |voter: &&NodeId| nodes[*voter].contains_key(group);
-            // A group whose topic is gone vanishes from one disk after the other.
-            if !voters.iter().all(|voter| here(&voter)) {
+            // A group whose topic is gone vanishes from one disk after the other, and from each in two steps: the volume
+            // and the second copy of its vote are synced apart.
+            let here =
+                |voter: &NodeId| nodes[voter].contains_key(group) && !self.gone.contains(&(*voter, *group));
+            if !voters.iter().all(here) {
                 continue;
             }
             let holds =
@@ -193,6 +195,10 @@ mod tests {
         assert!(
             broken(&format!("{three}\nlost 2\nplatters 1: 1 1 | 2: | 3: 1")).is_empty(),
             "a disk is gone"
+        );
+        assert!(
+            broken(&format!("{three}\nremoved 2\nplatters 1: 1 1 | 2: | 3: 1")).is_empty(),
+            "its topic was deleted, and the second copy of its vote is still there"
         );
         let cut = "log 1 from 0: 1 1 1\nmatched 1 t1 2/1\nlog 1 from 1: 2";
         assert!(broken(&format!("{cut}\nplatters 1: 1 2")).is_empty());

@@ -518,8 +518,11 @@ impl Observer {
                 cut_due |= std::mem::take(&mut shadow.cut);
             }
         }
+        drop(state);
         if vote_due || match_due || cut_due {
-            self.look_at_platters(&state, Some(node));
+            // What it has removed since is on its way from the platters.
+            self.look_at(node);
+            self.look_at_platters(&self.state(), Some(node));
         }
     }
 }
@@ -552,10 +555,8 @@ impl Tap for Observer {
         if let Host::Node(node) = wire.from {
             self.said(node, said);
         }
-        let state = self.state();
-        if state.frames.is_multiple_of(FRAMES_PER_LOOK) {
-            self.look_at_platters(&state, None);
-            self.look_at_usage(&state);
+        if self.state().frames.is_multiple_of(FRAMES_PER_LOOK) {
+            self.look_at_all();
         }
     }
 }
