@@ -413,6 +413,10 @@ impl Observer {
         }
         let Some(raft) = raft else { return };
         let vote = raft.hard_vote();
+        if vote.term == Term(0) && raft.voters().is_empty() {
+            // Its Raft has just been made, and has not said anything of itself.
+            return;
+        }
         let applied = raft.applied();
         // Until it says something else, it goes by what its disk gave it as a hint.
         let committed = if now.committed == shadow.hint { applied } else { now.committed };
