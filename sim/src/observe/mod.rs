@@ -547,6 +547,13 @@ impl State {
 }
 
 impl Tap for Observer {
+    fn came_again(&self, wire: Wire, frame: Frame<'_>) {
+        let mut state = self.state();
+        if !state.is_stranger(wire.from, frame) {
+            state.wires.came_again(wire, frame);
+        }
+    }
+
     fn sent(&self, wire: Wire, frame: Frame<'_>) {
         let said = {
             let mut state = self.state();

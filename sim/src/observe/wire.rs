@@ -67,6 +67,13 @@ impl Wires {
         said
     }
 
+    /// A request comes again: what is asked counts, as it will be answered; that its sender said it then is no news.
+    pub(super) fn came_again(&mut self, wire: Wire, frame: Frame<'_>) {
+        let leads = self.leads.clone();
+        drop(self.sent(wire, frame));
+        self.leads = leads;
+    }
+
     fn ask(&mut self, wire: Wire, correlation: u64, body: &peer_request::Body, said: &mut Said) {
         let Host::Node(node) = wire.from else { return };
         let asked = match body {
@@ -155,4 +162,46 @@ fn term_of(vote: Option<&v1::RaftVote>) -> Term {
 
 fn log_id(id: &v1::LogId) -> LogId {
     LogId { term: Term(id.term), index: LogIndex(id.index) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_comes_again_is_no_news_and_its_answer_is() {
+        let (leader, follower) = (Host::Node(NodeId(1)), Host::Node(NodeId(2)));
+        let append = |term| v1::PeerFrame {
+            requests: vec![v1::PeerRequest {
+                correlation: 3,
+                body: Some(peer_request::Body::Append(v1::AppendRequest {
+                    group: 5,
+                    vote: Some(v1::RaftVote { term, ..v1::RaftVote::default() }),
+                    ..v1::AppendRequest::default()
+                })),
+            }],
+            ..v1::PeerFrame::default()
+        };
+        let through = v1::LogId { term: 1, index: 4 };
+        let matched = append_reply::Result::Matched(v1::Matched { log_id: Some(through) });
+        let answer = v1::PeerReplyFrame {
+            replies: vec![v1::PeerReply {
+                correlation: 3,
+                body: Some(peer_reply::Body::Append(v1::AppendReply { result: Some(matched) })),
+                ..v1::PeerReply::default()
+            }],
+            ..v1::PeerReplyFrame::default()
+        };
+        let mut wires = Wires::default();
+        let to_follower = |connection| Wire { connection, from: leader, to: follower };
+        let leads =
+            |said: Said| said.sights.iter().filter(|sight| matches!(sight, Sight::Leads { .. })).count();
+        assert_eq!(leads(wires.sent(to_follower(1), Frame::Ask(&append(1)))), 1);
+        assert_eq!(leads(wires.sent(to_follower(1), Frame::Ask(&append(2)))), 1);
+        wires.came_again(to_follower(2), Frame::Ask(&append(1)));
+        assert_eq!(leads(wires.sent(to_follower(1), Frame::Ask(&append(2)))), 0, "it has not led anew");
+        let back = Wire { connection: 2, from: follower, to: leader };
+        let said = wires.sent(back, Frame::Answer(&answer));
+        assert!(matches!(said.sights[..], [Sight::Matched { term: Term(1), .. }]), "{:?}", said.sights);
+    }
 }

@@ -96,6 +96,9 @@ pub struct Wire {
 pub trait Tap: Send + Sync {
     /// A frame is sent, each once, whatever becomes of it. Must change nothing.
     fn sent(&self, wire: Wire, frame: Frame<'_>);
+
+    /// A request that was sent before comes again, over another connection: nobody says it now. Must change nothing.
+    fn came_again(&self, wire: Wire, frame: Frame<'_>);
 }
 
 /// Who listens.

@@ -95,7 +95,7 @@ impl Network {
                 state.marks.reached("old-vote-request-again");
             }
         }
-        connection.requests.send(Request::Peer(frame));
+        connection.requests.send_again(Request::Peer(frame));
         tokio::spawn(async move {
             clock::sleep(STANDS).await;
             drop(connection);

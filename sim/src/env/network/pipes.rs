@@ -200,6 +200,18 @@ impl<T: Digest> Outbound<T> {
         if let Some(tap) = self.network.0.tap.get() {
             tap.sent(self.wire, frame.frame());
         }
+        self.pass(frame);
+    }
+
+    /// As [`Self::send`], of a frame that was sent before.
+    pub(in crate::env) fn send_again(&self, frame: T) {
+        if let Some(tap) = self.network.0.tap.get() {
+            tap.came_again(self.wire, frame.frame());
+        }
+        self.pass(frame);
+    }
+
+    fn pass(&self, frame: T) {
         let bytes = frame.bytes();
         self.network.send(self.wire.connection, self.way, bytes, frame.into_parcel());
     }
