@@ -6,15 +6,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesOrdered, Stream};
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
 use super::convert::{Append, Appended, Asked, append_to_wire};
 use super::{AskError, Peers};
 use crate::env::Point;
 use crate::env::transport::Lane;
+use crate::raft::floor::Floor;
+use crate::raft::full::takes_room;
 use crate::storage::Body;
 
 /// Bytes of bodies, and what became of them.
@@ -25,8 +28,11 @@ type Answer = (u64, Result<Appended, AskError>);
 pub(super) struct Appends<S> {
     peers: Arc<Peers>,
     node: NodeId,
+    /// The disk that the membership names.
+    disk: Identity,
     group: GroupId,
     session: u64,
+    floor: Arc<Floor>,
     input: Option<S>,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     bytes: u64,
@@ -34,13 +40,22 @@ pub(super) struct Appends<S> {
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
-    pub(super) fn new(peers: Arc<Peers>, node: NodeId, group: GroupId, input: S) -> Self {
+    /// What the node says with another disk than the one named does not count.
+    pub(super) fn new(
+        peers: Arc<Peers>,
+        (node, disk): (NodeId, Identity),
+        group: GroupId,
+        floor: Arc<Floor>,
+        input: S,
+    ) -> Self {
         let session = peers.next_session();
         Self {
             peers,
             node,
+            disk,
             group,
             session,
+            floor,
             input: Some(input),
             in_flight: FuturesOrdered::new(),
             bytes: 0,
@@ -58,17 +73,32 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
 
     fn send(&mut self, request: Append) {
         let bytes = request.entries.iter().map(body_bytes).sum();
-        let node = self.node;
+        let (node, disk) = (self.node, self.disk);
+        let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
+        if next < self.floor.cut().0 {
+            self.in_flight.push_back(ready((0, Err(AskError::Trimmed(node)))).boxed());
+            return;
+        }
         let asked = Asked::of(&request);
         let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
-        // Sent here, and not when the answer is first asked for: that would not keep the order.
-        let call = append_to_wire(self.group, self.session, request)
-            .map(|append| self.peers.ask(node, Lane::Bulk, peer_request::Body::Append(append), timeout));
+        let malformed = move |reason: String| AskError::Malformed { node, reason };
+        // Nothing is sent that would be refused: it may be much, and is tried again and again.
+        let takes_room = takes_room(self.group, &request.entries);
+        let full = takes_room.then(|| self.peers.refuses_entries(node)).flatten();
+        let call = match full {
+            Some(room) => {
+                Err(AskError::Refused { node, code: ErrorCode::DiskFull, message: room.refusal(node) })
+            }
+            // Sent here, and not when the answer is first asked for: that would not keep the order. An entry without its
+            // body is a fault of our own: nothing may be replicated past it.
+            None => append_to_wire(self.group, self.session, request)
+                .map(|append| self.peers.ask(node, Lane::Bulk, peer_request::Body::Append(append), timeout))
+                .map_err(|error| malformed(error.to_string())),
+        };
         let answer = async move {
-            let malformed = |reason: String| AskError::Malformed { node, reason };
-            // An entry without its body is a fault of our own: nothing may be replicated past it.
-            let call = call.map_err(|error| malformed(error.to_string()))?;
-            match call.await?.1 {
+            let (who, body) = call?.await?;
+            who.must_be(disk)?;
+            match body {
                 peer_reply::Body::Append(reply) => {
                     asked.check(reply).map_err(|error| malformed(error.to_string()))
                 }
@@ -78,9 +108,9 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
                 | peer_reply::Body::Beat(_)
                 | peer_reply::Body::Command(_)
                 | peer_reply::Body::Snapshot(_)
-                | peer_reply::Body::TransferLeader(_) => {
-                    Err(malformed("not the answer to an append".to_owned()))
-                }
+                | peer_reply::Body::TransferLeader(_)
+                | peer_reply::Body::FetchEntries(_)
+                | peer_reply::Body::Rejoin(_) => Err(malformed("not the answer to an append".to_owned())),
             }
         };
         self.bytes += bytes;
