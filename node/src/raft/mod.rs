@@ -9,6 +9,7 @@ mod group;
 mod liveness;
 mod log_store;
 mod machine;
+mod membership;
 mod node;
 mod peers;
 mod runtime;
@@ -23,6 +24,7 @@ pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
 pub use liveness::Leadership;
 pub use machine::Apply;
+pub use membership::{GroupConfig, NotChanged, SeenConfig, Step, Wanted, next_step};
 pub use node::{GroupError, PeerHooks, RaftNode};
 pub use types::{Answer, BatchAnswer, Member, Proposal};
 
