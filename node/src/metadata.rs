@@ -1,6 +1,6 @@
 //! Plain data on topics, assignments and nodes: the controller writes it, the rest read it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId, PartitionId, Term, TopicId, TopicName};
@@ -12,6 +12,12 @@ pub struct Metadata {
     pub cluster_id: ClusterId,
     /// Every node that was accepted.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Nodes that are to be removed: they hold no new replicas, and those that they hold are moved away.
+    pub draining: BTreeSet<NodeId>,
+    /// How many disks were admitted after the cluster was formed.
+    pub admissions: u64,
+    /// Disks that were removed or replaced last, the newest one last, with the node id that each had.
+    pub removed: Arc<VecDeque<(NodeId, Identity)>>,
     /// Topics by id.
     pub topics: BTreeMap<TopicId, Arc<Topic>>,
     /// Topic ids by name.
@@ -25,7 +31,7 @@ pub struct Metadata {
 }
 
 /// A node, as it registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// The identity on its disk.
     pub identity: Identity,
@@ -35,6 +41,10 @@ pub struct Node {
     pub peer: String,
     /// Where its HTTP faces are.
     pub http: String,
+    /// What it shares its power and its switch with; empty if that was not said.
+    pub rack: String,
+    /// The number of its disk's admission; 0 if it is one of those who formed the cluster.
+    pub admission: u64,
 }
 
 /// A topic.
@@ -51,12 +61,18 @@ pub struct Topic {
 }
 
 /// A partition's assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Partition {
     /// Its Raft group.
     pub group: GroupId,
-    /// The nodes that hold it; the preferred leader first.
+    /// The nodes that are to hold it; the preferred leader first.
     pub replicas: Vec<NodeId>,
+    /// The disks that may be members of its group, by node: at first those that it begins with, then as its leaders said
+    /// last. A disk is among them before it becomes a member, and until it has ceased to be one for good.
+    pub disks: BTreeMap<NodeId, Identity>,
+    /// How often its leaders said who the members are. 0: the group has its first members, and each may write the first
+    /// entry of its log itself. Never again after that: members of old might find each other and begin anew.
+    pub version: u64,
 }
 
 /// What can be configured per topic; names and meaning are Kafka's.
@@ -85,9 +101,33 @@ impl Default for TopicConfig {
 }
 
 impl Metadata {
+    /// The disks that are to be the members of a partition's group.
+    pub fn wanted(&self, partition: &Partition) -> BTreeMap<NodeId, Identity> {
+        let disk = |node: &NodeId| Some((*node, self.nodes.get(node)?.identity));
+        partition.replicas.iter().filter_map(disk).collect()
+    }
+
+    /// Whether the members of a partition's group are not, or may not be, those that they are to be.
+    pub fn is_moving(&self, partition: &Partition) -> bool {
+        partition.disks != self.wanted(partition)
+    }
+
+    /// The disk of a node was removed from the cluster, or replaced in it.
+    pub fn was_removed(&self, node: NodeId, identity: Identity) -> bool {
+        self.removed.iter().any(|removed| *removed == (node, identity))
+    }
+
     /// The topic of that name.
     pub fn topic_named(&self, name: &TopicName) -> Option<&Arc<Topic>> {
         self.names.get(name).and_then(|id| self.topics.get(id))
+    }
+}
+
+impl Partition {
+    /// A partition of a new topic, whose group begins with these disks; the preferred leader first.
+    pub fn new(group: GroupId, members: &[(NodeId, Identity)]) -> Self {
+        let replicas = members.iter().map(|(node, _)| *node).collect();
+        Self { group, replicas, disks: members.iter().copied().collect(), version: 0 }
     }
 }
 

@@ -273,7 +273,7 @@ mod tests {
             assert!(message.contains(JUST_STARTED), "{message}");
         }
         let (grpc, peer, http) = ("a:1".into(), "a:2".into(), "a:3".into());
-        let node = Node { identity: alone.identity, grpc, peer, http };
+        let node = Node { identity: alone.identity, grpc, peer, http, ..Node::default() };
         controller.register_node(me, node, Duration::from_secs(20)).await.unwrap();
         assert_eq!(ask(&[]).await.0, ErrorCode::None);
         eventually(env, "it is ready", || stands(Standing::Ready)).await;
@@ -285,6 +285,7 @@ mod tests {
         let partition = |group, replicas: [u32; 3]| Partition {
             group: GroupId(group),
             replicas: replicas.map(NodeId).into(),
+            ..Partition::default()
         };
         let topic = Topic {
             id: TopicId::from_random([1; 16]),

@@ -33,7 +33,8 @@ fn is_ready(controller: &Controller) -> bool {
 }
 
 async fn register(alone: &Alone, controller: &Controller) {
-    let node = Node { identity: alone.identity, grpc: "a:1".into(), peer: "a:2".into(), http: "a:3".into() };
+    let (grpc, peer, http) = ("a:1".into(), "a:2".into(), "a:3".into());
+    let node = Node { identity: alone.identity, grpc, peer, http, ..Node::default() };
     controller.register_node(alone.me, node, LONG).await.unwrap();
 }
 

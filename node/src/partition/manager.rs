@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use quorate_proto::ids::{GroupId, NodeId, PartitionId, TopicId};
+use quorate_proto::ids::{GroupId, Identity, NodeId, PartitionId, TopicId};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -17,7 +17,7 @@ use super::config::PartitionConfig;
 use super::replica::{Place, Replica, Surroundings};
 use super::types::NoReplica;
 use crate::env::{Env, Mark, Point, Task};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Partition};
 use crate::raft::{Member, RaftNode};
 use crate::storage::Store;
 
@@ -50,7 +50,8 @@ struct Running {
 }
 
 impl PartitionManager {
-    /// Begins to follow `metadata`. Replicas are started in the background, many at a time.
+    /// Begins to follow `metadata`. Replicas are started in the background, many at a time. `up_to_date`: whether the
+    /// metadata hold all that was agreed before this node started.
     pub fn start(
         env: &Env,
         raft: &RaftNode,
@@ -58,6 +59,7 @@ impl PartitionManager {
         config: PartitionConfig,
         me: NodeId,
         metadata: watch::Receiver<Arc<Metadata>>,
+        up_to_date: watch::Receiver<bool>,
     ) -> Self {
         let shared = Arc::new(Shared {
             env: env.clone(),
@@ -77,7 +79,10 @@ impl PartitionManager {
             shared: Arc::clone(&shared),
             around,
             metadata,
+            up_to_date,
+            sure: false,
             wanted: BTreeMap::new(),
+            existing: BTreeSet::new(),
             known: BTreeSet::new(),
             unjudged: store.groups().into_iter().filter(|group| *group != GroupId::METADATA).collect(),
             busy: BTreeSet::new(),
@@ -155,8 +160,13 @@ struct Reconciler {
     shared: Arc<Shared>,
     around: Surroundings,
     metadata: watch::Receiver<Arc<Metadata>>,
+    up_to_date: watch::Receiver<bool>,
+    /// Whether the metadata looked at last hold all that was agreed before this node started.
+    sure: bool,
     /// What metadata assigns to this node.
     wanted: BTreeMap<GroupId, Place>,
+    /// The groups of all topics.
+    existing: BTreeSet<GroupId>,
     /// Groups that this node has: they run, or lie on its disk.
     known: BTreeSet<GroupId>,
     /// Groups that lay on the disk at the start and of which the metadata applied here cannot tell yet.
@@ -171,6 +181,7 @@ impl Reconciler {
         let starts = Arc::new(tokio::sync::Semaphore::new(self.around.config.starts_at_once_max));
         self.look(&starts);
         loop {
+            let may_lack_some = !self.sure;
             tokio::select! {
                 biased;
                 changed = self.metadata.changed() => match changed {
@@ -180,6 +191,7 @@ impl Reconciler {
                     }
                     Err(_) => return,
                 },
+                Ok(()) = self.up_to_date.changed(), if may_lack_some => self.look(&starts),
                 Some(ended) = self.jobs.next() => match ended {
                     Ended::Started(group) | Ended::Removed(group) => {
                         self.busy.remove(&group);
@@ -193,10 +205,15 @@ impl Reconciler {
     /// Compares all with the newest metadata. What lies on the disk and is assigned to nobody is removed: its topic
     /// was deleted, perhaps while this node was down. That needs nobody's word that the metadata are the newest:
     /// groups are numbered upwards and no number is used twice, so one below `next_group` was made, and if no topic
-    /// has it, deleted. Of the others these metadata do not know yet.
+    /// has it, deleted. Of the others these metadata do not know yet. What was moved to other nodes is removed as well,
+    /// and does need that word: older metadata may not know that it was moved here before.
     fn look(&mut self, starts: &Arc<tokio::sync::Semaphore>) {
+        // In this order: what is told of is there.
+        self.sure = *self.up_to_date.borrow_and_update();
         let metadata = Arc::clone(&self.metadata.borrow_and_update());
-        self.wanted = assigned(&metadata, self.around.me);
+        self.wanted = assigned(&metadata, self.around.me, self.around.store.facts().identity());
+        let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+        self.existing = partitions.map(|partition| partition.group).collect();
         let not_made = self.unjudged.split_off(&GroupId(metadata.next_group));
         self.known.append(&mut std::mem::replace(&mut self.unjudged, not_made));
         let groups: BTreeSet<GroupId> = self.known.iter().chain(self.wanted.keys()).copied().collect();
@@ -212,7 +229,7 @@ impl Reconciler {
         }
         let running = self.shared.running().contains_key(&group);
         match self.wanted.get(&group) {
-            Some(place) if !running => {
+            Some(place) if !running && self.may_start(place) => {
                 self.known.insert(group);
                 self.busy.insert(group);
                 let starts = Arc::clone(starts);
@@ -220,26 +237,39 @@ impl Reconciler {
                 self.jobs.push(job.boxed());
             }
             Some(_) => {}
-            None if self.known.remove(&group) => {
+            None if self.may_remove(group) && self.known.remove(&group) => {
                 self.busy.insert(group);
                 let running = self.shared.running().remove(&group);
-                self.jobs.push(remove(self.around.clone(), group, running).boxed());
+                let was_moved = self.existing.contains(&group);
+                self.jobs.push(remove(self.around.clone(), group, running, was_moved).boxed());
             }
             None => {}
         }
     }
+
+    /// Whether a replica may be started by what these metadata say. One with an empty log begins with the group's first
+    /// members: if those have changed since, it must not, as two of them could make a majority of their own.
+    fn may_start(&self, place: &Place) -> bool {
+        place.members.is_empty()
+            || self.sure
+            || self.around.store.log(place.group).state().last.is_some()
+    }
+
+    /// Whether a group that is not assigned to this node by these metadata may be removed from its disk.
+    fn may_remove(&self, group: GroupId) -> bool {
+        !self.existing.contains(&group) || self.sure
+    }
 }
 
-/// What metadata assigns to a node.
-fn assigned(metadata: &Metadata, me: NodeId) -> BTreeMap<GroupId, Place> {
-    let member = |node: &NodeId| {
-        let identity = metadata.nodes.get(node).map(|node| node.identity);
-        identity.map(|identity| Member { node: *node, identity })
-    };
+/// What metadata assigns to a node with this disk: what it is to hold, and what it still holds. Its place names the
+/// members if the group has its first ones.
+fn assigned(metadata: &Metadata, me: NodeId, disk: Identity) -> BTreeMap<GroupId, Place> {
+    let is_this_disk = metadata.nodes.get(&me).is_some_and(|node| node.identity == disk);
     let mut places = BTreeMap::new();
     for topic in metadata.topics.values() {
         for (number, partition) in (0..).zip(&topic.partitions) {
-            if !partition.replicas.contains(&me) {
+            let is_to_hold = is_this_disk && partition.replicas.contains(&me);
+            if !is_to_hold && partition.disks.get(&me) != Some(&disk) {
                 continue;
             }
             let place = Place {
@@ -247,12 +277,21 @@ fn assigned(metadata: &Metadata, me: NodeId) -> BTreeMap<GroupId, Place> {
                 partition: PartitionId(number),
                 group: partition.group,
                 config: topic.config,
-                members: partition.replicas.iter().filter_map(member).collect(),
+                members: if partition.version == 0 { first_members(partition) } else { Vec::new() },
             };
             places.insert(partition.group, place);
         }
     }
     places
+}
+
+/// The members that a group begins with, the preferred leader first.
+fn first_members(partition: &Partition) -> Vec<Member> {
+    let place = |node: &NodeId| partition.replicas.iter().position(|replica| replica == node);
+    let mut members: Vec<Member> =
+        partition.disks.iter().map(|(node, disk)| Member { node: *node, identity: *disk }).collect();
+    members.sort_by_key(|member| place(&member.node).unwrap_or(usize::MAX));
+    members
 }
 
 async fn start(
@@ -280,9 +319,12 @@ async fn start(
     Ended::Started(group)
 }
 
-async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {
+/// `was_moved`: its topic is still there.
+async fn remove(around: Surroundings, group: GroupId, running: Option<Running>, was_moved: bool) -> Ended {
     around.env.dawdle(Point::ReplicaRemovedLate, LATE_MAX).await;
-    if running.is_none() {
+    if was_moved {
+        around.env.reached(Mark::ReplicaMovedAway);
+    } else if running.is_none() {
         around.env.reached(Mark::TopicDeletedWhileTheNodeWasDown);
     }
     if let Some(Running { replica, batcher }) = running {
@@ -292,7 +334,7 @@ async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) 
     }
     // Not durable before what the metadata group has committed by now: no start takes this partition up again.
     while let Err(error) = around.store.remove_group(group).await {
-        warn!(%group, %error, "log of a deleted partition was not removed");
+        warn!(%group, %error, "log of a partition that was deleted or moved was not removed");
         around.env.sleep(RETRY).await;
     }
     around.env.reached(Mark::ReplicaRemoved);

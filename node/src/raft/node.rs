@@ -30,7 +30,7 @@ use super::timers::{self, ElectionTimer};
 use super::types::{Member, first_entry, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
-use crate::storage::{Entry, Log, LogId, Store, StoreError};
+use crate::storage::{Entry, Log, LogId, News, Store, StoreError};
 
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
@@ -232,6 +232,43 @@ impl RaftNode {
     pub fn admit(&self, peer: NodeId, identity: Identity) {
         if peer != self.0.me {
             self.0.peers.identities().admit(peer, identity);
+        }
+    }
+
+    /// Follows what was agreed on about members: who is gone is not heard any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub async fn learn(&self, news: News) -> Result<(), StoreError> {
+        let facts = self.0.store.facts();
+        let gone: Vec<NodeId> = news.gone.values().copied().collect();
+        facts.learn(news).await?;
+        for node in gone.into_iter().filter(|node| *node != self.0.me && facts.peer(*node).is_none()) {
+            self.0.peers.forget(node);
+        }
+        Ok(())
+    }
+
+    /// Asks whoever listens at `address` (`host:port`), and says which node that is.
+    ///
+    /// # Errors
+    /// No answer came, or none by a node that could be of this cluster.
+    pub async fn introduce(
+        &self,
+        address: &str,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<(NodeId, PeerReply), PeerError> {
+        match self.0.peers.introduce(address, body, timeout).await {
+            Ok((who, reply)) => Ok((who.node, reply)),
+            Err(AskError::Peer(error)) => Err(error),
+            Err(
+                error @ (AskError::NoAddress(_)
+                | AskError::Late(_)
+                | AskError::Impostor { .. }
+                | AskError::Refused { .. }
+                | AskError::Malformed { .. }),
+            ) => Err(PeerError::Unreachable(format!("{address}: {error}"))),
         }
     }
 

@@ -272,7 +272,7 @@ pub(super) fn members_of(membership: &RaftMembership) -> impl Iterator<Item = Me
 }
 
 fn member_to_wire(member: Member) -> v1::Member {
-    v1::Member { node: member.node.0, identity: member.identity.to_wire() }
+    v1::Member { node: member.node.0, identity: member.identity.to_wire(), ..v1::Member::default() }
 }
 
 impl Payload {

@@ -167,6 +167,12 @@ named! {
         ReplicaStartsLate = "replica-starts-late",
         /// A replica of a deleted topic goes late.
         ReplicaRemovedLate = "replica-removed-late",
+        /// What the metadata group agreed on about members is followed late.
+        MembersFollowedLate = "members-followed-late",
+        /// A leader takes its time before the next change of its group's members.
+        MembersChangedLate = "members-changed-late",
+        /// A leader's word of who the members are is not sent; it comes again.
+        MembersUntold = "members-untold",
         /// A command for the metadata group is not sent: it is tried again.
         CommandNotTried = "command-not-tried",
         /// The answer to a command is lost: it is sent again.
@@ -311,6 +317,22 @@ named! {
         TopicDeletedWhileTheNodeWasDown = "topic-deleted-while-the-node-was-down",
         /// A replica of a deleted topic was removed.
         ReplicaRemoved = "replica-removed",
+        /// A replica was removed because its partition is held by other nodes now.
+        ReplicaMovedAway = "replica-moved-away",
+        /// A node's disk was admitted to the cluster, the first of that node or another one.
+        NodeAdmitted = "node-admitted",
+        /// A node was removed from the cluster.
+        NodeRemoved = "node-removed",
+        /// A membership of a group was appended.
+        MembersChanged = "members-changed",
+        /// A leader ended a change of members that another one had begun.
+        ChangeOfAnotherEnded = "change-of-another-ended",
+        /// A leader that has no place among the new members let another one lead.
+        LeaderMadeWay = "leader-made-way",
+        /// A node that was removed, or replaced, noticed it.
+        RemovalNoticed = "removal-noticed",
+        /// A node heard of a peer's disk that was admitted without its knowing.
+        LaterDiskBelieved = "later-disk-believed",
         /// A produce reached a leader that had not applied an entry of its own.
         ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
         /// A fetch reached a leader that had not applied an entry of its own.

@@ -220,7 +220,7 @@ fn metadata(replicas: &str) -> Metadata {
     let topic = Topic {
         id: TopicId::from_random([1; 16]),
         name: "t".parse().unwrap(),
-        partitions: vec![Partition { group: GROUP, replicas }],
+        partitions: vec![Partition { group: GROUP, replicas, ..Partition::default() }],
         config: TopicConfig::default(),
     };
     Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }

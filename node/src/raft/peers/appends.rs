@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, Stream};
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
 use super::convert::{Append, Appended, Asked, append_to_wire};
@@ -25,6 +25,8 @@ type Answer = (u64, Result<Appended, AskError>);
 pub(super) struct Appends<S> {
     peers: Arc<Peers>,
     node: NodeId,
+    /// The disk that the membership names.
+    disk: Identity,
     group: GroupId,
     session: u64,
     input: Option<S>,
@@ -34,11 +36,13 @@ pub(super) struct Appends<S> {
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
-    pub(super) fn new(peers: Arc<Peers>, node: NodeId, group: GroupId, input: S) -> Self {
+    /// What the node says with another disk than the one named does not count.
+    pub(super) fn new(peers: Arc<Peers>, (node, disk): (NodeId, Identity), group: GroupId, input: S) -> Self {
         let session = peers.next_session();
         Self {
             peers,
             node,
+            disk,
             group,
             session,
             input: Some(input),
@@ -58,7 +62,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
 
     fn send(&mut self, request: Append) {
         let bytes = request.entries.iter().map(body_bytes).sum();
-        let node = self.node;
+        let (node, disk) = (self.node, self.disk);
         let asked = Asked::of(&request);
         let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
         // Sent here, and not when the answer is first asked for: that would not keep the order.
@@ -68,7 +72,9 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             let malformed = |reason: String| AskError::Malformed { node, reason };
             // An entry without its body is a fault of our own: nothing may be replicated past it.
             let call = call.map_err(|error| malformed(error.to_string()))?;
-            match call.await?.1 {
+            let (who, body) = call.await?;
+            who.must_be(disk)?;
+            match body {
                 peer_reply::Body::Append(reply) => {
                     asked.check(reply).map_err(|error| malformed(error.to_string()))
                 }

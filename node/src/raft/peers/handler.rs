@@ -82,7 +82,8 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
-            judged(&node, sender, Standing::Stranger)?;
+            // Who waits to be admitted under an id that another disk had is judged by whoever knows what to do.
+            judged(&node, sender, Standing::Anybody)?;
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
         }
@@ -246,7 +247,7 @@ fn candidate(who: Who, voted_for: u64) -> Result<(), Refusal> {
 fn remember(node: &Inner, who: Who) -> impl Future<Output = Result<(), Refusal>> + Send {
     node.peers
         .identities()
-        .remember(who.node, who.identity)
+        .remember(who)
         .map(|done| done.map_err(|error| Refusal::new(ErrorCode::NotAvailable, error.to_string())))
 }
 

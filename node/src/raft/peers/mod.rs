@@ -33,6 +33,9 @@ use crate::env::{Env, PeerLink};
 use crate::storage::Facts;
 use heartbeats::Heartbeats;
 
+/// Stands for a peer whose id is not known yet: no node has it.
+const NOBODY: NodeId = NodeId(0);
+
 /// Why a peer did not do what it was asked.
 #[derive(Clone, Debug, Error)]
 pub(super) enum AskError {
@@ -122,6 +125,7 @@ impl Peers {
             identity: self.identity.to_wire(),
             incarnation: self.incarnation.0,
             to,
+            admission: self.identities.admission(),
         }
     }
 
@@ -144,6 +148,33 @@ impl Peers {
             heartbeats: Heartbeats::start(self, node),
         };
         peers.insert(node, peer);
+    }
+
+    /// Asks whoever listens at `address`, whose node id is not known, over a connection of its own.
+    pub(super) async fn introduce(
+        self: &Arc<Self>,
+        address: &str,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<(Who, PeerReply), AskError> {
+        let this = Arc::downgrade(self);
+        let sender = Arc::new(move || this.upgrade().map(|peers| peers.sender(NOBODY.0)).unwrap_or_default());
+        let link = self.env.transport.connect(NOBODY, address, Lane::Urgent, sender, Arc::new(|_, _| {}));
+        let sent = link.call(PeerRequest { correlation: 0, body: Some(body) });
+        let answered = self.env.timeout(timeout, sent).await;
+        // It must live until there is an answer.
+        drop(link);
+        let (sender, reply) = answered.map_err(|_| AskError::Late(NOBODY))??;
+        let who = self.identities.judge(Some(&sender), Standing::Stranger);
+        let who = who.map_err(|refusal| AskError::Impostor { node: NOBODY, message: refusal.message })?;
+        Ok((who, reply))
+    }
+
+    /// Talks no more to a node whose disk is gone.
+    pub(super) fn forget(&self, node: NodeId) {
+        let forgotten = self.lock().remove(&node);
+        drop(forgotten);
+        self.identities.forget(node);
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeId> {

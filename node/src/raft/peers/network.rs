@@ -13,7 +13,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft_rt::{BoxFuture, BoxStream};
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
 use super::appends::Appends;
@@ -47,19 +47,21 @@ impl Network {
 #[derive(Clone, Copy)]
 pub(in crate::raft) struct To {
     node: NodeId,
+    /// The disk that the membership names: what another one under the same node id says does not count.
+    disk: Identity,
     heartbeats: bool,
 }
 
 impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
-    async fn new_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: false };
+    async fn new_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
+        let to = To { node: node_from_raft(target), disk: disk.0, heartbeats: false };
         Network { peers: self.peers.clone(), group: self.group, to }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: true };
+    async fn new_heartbeat_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
+        let to = To { node: node_from_raft(target), disk: disk.0, heartbeats: true };
         Network { peers: self.peers.clone(), group: self.group, to }
     }
 }
@@ -89,6 +91,9 @@ impl Network<To> {
         let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
         let fail = |error: &AskError| self.error(error, option, RPCTypes::Vote);
         let (who, body) = asked.await.map_err(|error| fail(&error))?;
+        // A node id is raft's, and may have another disk by now: a vote given with the old one stands, and the new one
+        // knows nothing of it.
+        who.must_be(self.to.disk).map_err(|error| fail(&error))?;
         let malformed = |reason: String| fail(&AskError::Malformed { node: self.to.node, reason });
         let peer_reply::Body::Vote(reply) = body else {
             return Err(malformed("not the answer to a vote".to_owned()));
@@ -96,11 +101,7 @@ impl Network<To> {
         let response = vote_reply_from_wire(&reply).map_err(|error| malformed(error.to_string()))?;
         self.peers.env.dawdle(Point::VoteCountedLate, VOTE_LATE_MAX).await;
         // Before its vote counts: a disk that comes back empty under this id must not vote a second time.
-        self.peers
-            .identities
-            .remember(who.node, who.identity)
-            .await
-            .map_err(|error| malformed(error.to_string()))?;
+        self.peers.identities.remember(who).await.map_err(|error| malformed(error.to_string()))?;
         Ok(response)
     }
 }
@@ -114,7 +115,7 @@ impl RaftNetworkV2<Config> for Network<To> {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
         let input = futures_util::stream::iter([request]);
-        let mut answers = Appends::new(self.peers.clone(), self.to.node, self.group, input);
+        let mut answers = Appends::new(self.peers.clone(), (self.to.node, self.to.disk), self.group, input);
         let answer = answers.next().await.expect("one append has one answer");
         let appended = answer.map_err(|error| self.error(&error, &option, RPCTypes::AppendEntries))?;
         Ok(appended.into())
@@ -135,7 +136,7 @@ impl RaftNetworkV2<Config> for Network<To> {
         let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
             Box::pin(input.then(|request| this.peers.heartbeat(this.to.node, this.group, request)))
         } else {
-            Box::pin(Appends::new(this.peers.clone(), this.to.node, this.group, input))
+            Box::pin(Appends::new(this.peers.clone(), (this.to.node, this.to.disk), this.group, input))
         };
         let answers = answers
             .map(move |answer| answer.map_err(|error| this.error(&error, &option, RPCTypes::AppendEntries)));

@@ -11,6 +11,7 @@ use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence,
 use rand::RngExt;
 
 use super::super::entry::Kind;
+use super::super::roster::{News, Seat};
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
 use crate::env::{Disk, FileName, Pool};
@@ -301,6 +302,43 @@ fn facts_are_kept() {
         assert_eq!(store.facts().cluster_id(), Some(cluster));
         assert_eq!(store.facts().peer(NodeId(2)), Some(peer));
         assert_eq!(store.facts().peer(NodeId(3)), None);
+        store.close().await;
+    });
+}
+
+#[test]
+fn what_was_agreed_on_about_members_is_kept() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let disk = |byte: u8| Identity::from_random([byte; 16]);
+        let seat = |admission, peer: &str| Seat { admission, peer: peer.to_owned() };
+        let facts = store.facts();
+        facts.remember_peer(NodeId(2), disk(2)).await.unwrap();
+        facts.remember_peer(NodeId(3), disk(3)).await.unwrap();
+        assert_eq!((facts.admission(), facts.as_of(), facts.seat(NodeId(2))), (0, None, Seat::default()));
+        let news = News {
+            // Node 2 has another disk, node 3 has none any more.
+            peers: BTreeMap::from([(NodeId(2), (disk(22), seat(4, "b:2")))]),
+            gone: BTreeMap::from([(disk(2), NodeId(2)), (disk(3), NodeId(3))]),
+            as_of: Some(LogIndex(70)),
+            cluster: Some(ClusterId::from_random([1; 16])),
+            admission: Some(3),
+        };
+        facts.learn(news).await.unwrap();
+        facts.learn(News::default()).await.unwrap();
+        let check = |facts: &Facts| {
+            assert_eq!(facts.peers(), BTreeMap::from([(NodeId(2), disk(22))]));
+            assert_eq!((facts.seat(NodeId(2)), facts.seat(NodeId(3))), (seat(4, "b:2"), Seat::default()));
+            assert_eq!((facts.gone(disk(3)), facts.gone(disk(22))), (Some(NodeId(3)), None));
+            assert_eq!((facts.admission(), facts.as_of()), (3, Some(LogIndex(70))));
+            assert_eq!(facts.cluster_id(), Some(ClusterId::from_random([1; 16])));
+        };
+        check(facts);
+        store.close().await;
+        drop(store);
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        check(store.facts());
         store.close().await;
     });
 }
