@@ -6,7 +6,8 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{ClusterId, GroupId, NodeId, ProducerId, TopicId, TopicName};
 
 use super::command::{Answer, Command, Refusal};
-use super::placement::place;
+use super::members;
+use super::placement::{available, place};
 use super::spec::{PARTITIONS_MAX, REPLICAS_DEFAULT_MAX};
 use crate::metadata::{Metadata, Node, Partition, Topic, TopicConfig};
 
@@ -37,10 +38,19 @@ pub(super) fn apply(metadata: &mut Metadata, command: Command) -> Answer {
                 None => refused(ErrorCode::Internal, "all producer ids have been handed out".to_owned()),
             }
         }
+        Command::AdmitNode { id, node, replaces } => members::admit(metadata, id, node, replaces),
+        Command::DrainNode { id, identity, heirs } => members::drain(metadata, id, identity, &heirs),
+        Command::RemoveNode { id, identity } => members::remove(metadata, id, identity),
+        Command::AssignReplicas { topic, partition, replicas } => {
+            members::assign(metadata, topic, partition, replicas)
+        }
+        Command::ReportMembers { topic, partition, version, disks } => {
+            members::report(metadata, topic, partition, version, disks)
+        }
     }
 }
 
-fn refused(code: ErrorCode, message: String) -> Answer {
+pub(super) fn refused(code: ErrorCode, message: String) -> Answer {
     Answer::Refused(Refusal { code, message })
 }
 
@@ -50,8 +60,14 @@ fn register(metadata: &mut Metadata, id: NodeId, node: Node) -> Answer {
             ErrorCode::WrongIdentity,
             format!("node {id} is known by identity {}, not {}", known.identity, node.identity),
         ),
-        Some(_) | None => {
-            metadata.nodes.insert(id, node);
+        // It may have asked before it was removed.
+        None if metadata.was_removed(id, node.identity) => refused(
+            ErrorCode::WrongIdentity,
+            format!("node {id} with disk {} was removed from this cluster", node.identity),
+        ),
+        known => {
+            let admission = known.map_or(0, |known| known.admission);
+            metadata.nodes.insert(id, Node { admission, ..node });
             Answer::Done
         }
     }
@@ -75,7 +91,7 @@ fn create(
         let message = format!("topic {:?} was created and has been deleted since", name.as_str());
         return refused(ErrorCode::UnknownTopicId, message);
     }
-    let nodes = metadata.nodes.len();
+    let nodes = available(metadata).count();
     let replicas = match replicas {
         Some(replicas) => usize::try_from(replicas).unwrap_or(usize::MAX),
         None => nodes.min(REPLICAS_DEFAULT_MAX),
@@ -90,10 +106,10 @@ fn create(
     let placed = place(metadata, id, partitions, replicas);
     let first = metadata.next_group.max(GroupId::METADATA.0 + 1);
     metadata.next_group = first + u64::from(partitions);
-    let partitions = (first..)
-        .zip(placed)
-        .map(|(group, replicas)| Partition { group: GroupId(group), replicas })
-        .collect();
+    let disk = |node: &NodeId| (*node, metadata.nodes[node].identity);
+    let members = placed.iter().map(|replicas| replicas.iter().map(disk).collect::<Vec<_>>());
+    let partitions =
+        (first..).zip(members).map(|(group, members)| Partition::new(GroupId(group), &members)).collect();
     metadata.names.insert(name.clone(), id);
     metadata.topics.insert(id, Arc::new(Topic { id, name, partitions, config }));
     Answer::Topic(id)
@@ -146,6 +162,7 @@ mod tests {
                     grpc: format!("{}:7001", words[3]),
                     peer: format!("{}:7101", words[3]),
                     http: format!("{}:8081", words[3]),
+                    ..Node::default()
                 },
             },
             "create" => Command::CreateTopic {

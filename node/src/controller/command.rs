@@ -1,11 +1,14 @@
 //! The closed set of commands of the metadata group, and their form in its log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{ClusterId, Identity, LogIndex, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::ids::{
+    ClusterId, Identity, LogIndex, NodeId, PartitionId, ProducerId, TopicId, TopicName,
+};
 use quorate_proto::v1;
 use thiserror::Error;
 
@@ -54,6 +57,51 @@ pub enum Command {
         /// How many.
         count: u32,
     },
+    /// Takes in a disk: of a new node, or in the place of the one that a node had.
+    AdmitNode {
+        /// Whose.
+        id: NodeId,
+        /// Identity, addresses and rack; its number is given to it.
+        node: Node,
+        /// The node is a member already, and its former disk is gone.
+        replaces: bool,
+    },
+    /// Moves all that a node holds to others, one replica to one of them each.
+    DrainNode {
+        /// Which node.
+        id: NodeId,
+        /// Its disk: another one under this id is another node.
+        identity: Identity,
+        /// Who may take what it holds: alive as the command was proposed.
+        heirs: Vec<NodeId>,
+    },
+    /// Ends a drained node's membership.
+    RemoveNode {
+        /// Which node.
+        id: NodeId,
+        /// Its disk.
+        identity: Identity,
+    },
+    /// Says which nodes are to hold a partition.
+    AssignReplicas {
+        /// Of which topic.
+        topic: TopicId,
+        /// Which one.
+        partition: PartitionId,
+        /// The nodes, the preferred leader first.
+        replicas: Vec<NodeId>,
+    },
+    /// A partition's leader says which disks are members of its group, or may become members.
+    ReportMembers {
+        /// Of which topic.
+        topic: TopicId,
+        /// Which one.
+        partition: PartitionId,
+        /// How often that was said before, as the leader knows it.
+        version: u64,
+        /// The disks, by node.
+        disks: BTreeMap<NodeId, Identity>,
+    },
 }
 
 /// What became of a command.
@@ -95,6 +143,42 @@ fn lacks(what: &str) -> NotACommand {
     NotACommand(format!("no valid {what}"))
 }
 
+fn node_id(wire: u32) -> Result<NodeId, NotACommand> {
+    Some(NodeId(wire)).filter(|id| id.is_valid()).ok_or_else(|| lacks("node id"))
+}
+
+fn identity(wire: &[u8]) -> Result<Identity, NotACommand> {
+    Identity::from_wire(wire).ok_or_else(|| lacks("identity"))
+}
+
+fn topic_id(wire: &[u8]) -> Result<TopicId, NotACommand> {
+    TopicId::from_wire(wire).ok_or_else(|| lacks("topic id"))
+}
+
+fn node_to_wire(id: NodeId, node: &Node) -> v1::RegisterNode {
+    v1::RegisterNode {
+        node: id.0,
+        identity: node.identity.to_wire(),
+        grpc: node.grpc.clone(),
+        peer: node.peer.clone(),
+        http: node.http.clone(),
+        rack: node.rack.clone(),
+    }
+}
+
+/// The number of its admission is not for the one who asks to say.
+fn node_from_wire(wire: v1::RegisterNode) -> Result<(NodeId, Node), NotACommand> {
+    let node = Node {
+        identity: identity(&wire.identity)?,
+        grpc: wire.grpc,
+        peer: wire.peer,
+        http: wire.http,
+        rack: wire.rack,
+        admission: 0,
+    };
+    Ok((node_id(wire.node)?, node))
+}
+
 impl Command {
     /// As it lies in the log.
     pub fn encode(&self) -> Bytes {
@@ -103,13 +187,7 @@ impl Command {
             Self::FormCluster { cluster_id } => {
                 Wire::FormCluster(v1::FormCluster { cluster_id: cluster_id.to_wire() })
             }
-            Self::RegisterNode { id, node } => Wire::RegisterNode(v1::RegisterNode {
-                node: id.0,
-                identity: node.identity.to_wire(),
-                grpc: node.grpc.clone(),
-                peer: node.peer.clone(),
-                http: node.http.clone(),
-            }),
+            Self::RegisterNode { id, node } => Wire::RegisterNode(node_to_wire(*id, node)),
             Self::CreateTopic { id, name, partitions, replicas, config } => Wire::AddTopic(v1::AddTopic {
                 id: id.to_wire(),
                 name: name.to_string(),
@@ -120,6 +198,34 @@ impl Command {
             }),
             Self::DeleteTopic { id } => Wire::RemoveTopic(v1::RemoveTopic { id: id.to_wire() }),
             Self::TakeProducerIds { count } => Wire::TakeProducerIds(v1::TakeProducerIds { count: *count }),
+            Self::AdmitNode { id, node, replaces } => {
+                Wire::AdmitNode(v1::AdmitNode { node: Some(node_to_wire(*id, node)), replaces: *replaces })
+            }
+            Self::DrainNode { id, identity, heirs } => Wire::DrainNode(v1::DrainNode {
+                node: id.0,
+                identity: identity.to_wire(),
+                heirs: heirs.iter().map(|node| node.0).collect(),
+            }),
+            Self::RemoveNode { id, identity } => {
+                Wire::RemoveNode(v1::RemoveNode { node: id.0, identity: identity.to_wire() })
+            }
+            Self::AssignReplicas { topic, partition, replicas } => Wire::AssignReplicas(v1::AssignReplicas {
+                topic: topic.to_wire(),
+                partition: partition.0,
+                replicas: replicas.iter().map(|node| node.0).collect(),
+            }),
+            Self::ReportMembers { topic, partition, version, disks } => {
+                let disk = |(node, identity): (&NodeId, &Identity)| v1::Disk {
+                    node: node.0,
+                    identity: identity.to_wire(),
+                };
+                Wire::ReportMembers(v1::ReportMembers {
+                    topic: topic.to_wire(),
+                    partition: partition.0,
+                    version: *version,
+                    disks: disks.iter().map(disk).collect(),
+                })
+            }
         };
         v1::ControllerCommand { version: VERSION, command: Some(command) }.encode_to_vec().into()
     }
@@ -138,15 +244,10 @@ impl Command {
             Wire::FormCluster(form) => Self::FormCluster {
                 cluster_id: ClusterId::from_wire(&form.cluster_id).ok_or_else(|| lacks("cluster id"))?,
             },
-            Wire::RegisterNode(node) => Self::RegisterNode {
-                id: Some(NodeId(node.node)).filter(|id| id.is_valid()).ok_or_else(|| lacks("node id"))?,
-                node: Node {
-                    identity: Identity::from_wire(&node.identity).ok_or_else(|| lacks("identity"))?,
-                    grpc: node.grpc,
-                    peer: node.peer,
-                    http: node.http,
-                },
-            },
+            Wire::RegisterNode(node) => {
+                let (id, node) = node_from_wire(node)?;
+                Self::RegisterNode { id, node }
+            }
             Wire::AddTopic(topic) => Self::CreateTopic {
                 id: TopicId::from_wire(&topic.id).ok_or_else(|| lacks("topic id"))?,
                 name: topic.name.parse().map_err(|_| lacks("topic name"))?,
@@ -168,6 +269,34 @@ impl Command {
                 Self::DeleteTopic { id: TopicId::from_wire(&topic.id).ok_or_else(|| lacks("topic id"))? }
             }
             Wire::TakeProducerIds(take) => Self::TakeProducerIds { count: take.count },
+            Wire::AdmitNode(admit) => {
+                let (id, node) = node_from_wire(admit.node.ok_or_else(|| lacks("node"))?)?;
+                Self::AdmitNode { id, node, replaces: admit.replaces }
+            }
+            Wire::DrainNode(drain) => Self::DrainNode {
+                id: node_id(drain.node)?,
+                identity: identity(&drain.identity)?,
+                heirs: drain.heirs.into_iter().map(node_id).collect::<Result<_, _>>()?,
+            },
+            Wire::RemoveNode(remove) => {
+                Self::RemoveNode { id: node_id(remove.node)?, identity: identity(&remove.identity)? }
+            }
+            Wire::AssignReplicas(assign) => Self::AssignReplicas {
+                topic: topic_id(&assign.topic)?,
+                partition: PartitionId(assign.partition),
+                replicas: assign.replicas.into_iter().map(node_id).collect::<Result<_, _>>()?,
+            },
+            Wire::ReportMembers(report) => {
+                let disk = |disk: v1::Disk| -> Result<_, NotACommand> {
+                    Ok((node_id(disk.node)?, identity(&disk.identity)?))
+                };
+                Self::ReportMembers {
+                    topic: topic_id(&report.topic)?,
+                    partition: PartitionId(report.partition),
+                    version: report.version,
+                    disks: report.disks.into_iter().map(disk).collect::<Result<_, NotACommand>>()?,
+                }
+            }
         })
     }
 }
@@ -211,16 +340,25 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let id = TopicId::from_random([3; 16]);
+        let disk = Identity::from_random([1; 16]);
         let node = Node {
-            identity: Identity::from_random([1; 16]),
+            identity: disk,
             grpc: "a:1".into(),
             peer: "b:2".into(),
             http: "c:3".into(),
+            rack: "r".into(),
+            admission: 0,
         };
+        let (node_id, partition) = (NodeId(7), PartitionId(3));
         let config = TopicConfig { message_bytes_max: 77, timestamp_type: TimestampType::LogAppendTime };
         for command in [
             Command::FormCluster { cluster_id: ClusterId::from_random([2; 16]) },
-            Command::RegisterNode { id: NodeId::MAX, node },
+            Command::RegisterNode { id: NodeId::MAX, node: node.clone() },
+            Command::AdmitNode { id: node_id, node, replaces: true },
+            Command::DrainNode { id: node_id, identity: disk, heirs: vec![NodeId(2), NodeId(1)] },
+            Command::RemoveNode { id: node_id, identity: disk },
+            Command::AssignReplicas { topic: id, partition, replicas: vec![NodeId(2), NodeId(1)] },
+            Command::ReportMembers { topic: id, partition, version: 9, disks: [(node_id, disk)].into() },
             Command::CreateTopic { id, name: "t".parse().unwrap(), partitions: 9, replicas: Some(2), config },
             Command::CreateTopic {
                 id,

@@ -1,8 +1,9 @@
 //! The controller as the rest of the node sees it: the metadata as applied here, and the way for commands to the
 //! metadata group's leader.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use super::spec::{NewTopic, warnings};
 use super::types::{
     ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
 };
+use super::voters;
 use crate::env::transport::{Lane, PeerError};
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Metadata, Node, Topic};
@@ -29,6 +31,15 @@ use crate::raft::{self, Group, GroupError, Member, Proposal, ProposeError, RaftN
 #[derive(Clone)]
 pub struct Controller {
     shared: Arc<Shared>,
+}
+
+/// For a controller's own tasks: they must not keep it.
+pub(super) struct WeakController(Weak<Shared>);
+
+impl WeakController {
+    pub(super) fn upgrade(&self) -> Option<Controller> {
+        self.0.upgrade().map(|shared| Controller { shared })
+    }
 }
 
 struct Shared {
@@ -46,7 +57,7 @@ struct Shared {
     producer_ids: Mutex<Range<i64>>,
     /// One block is taken at a time.
     taking: Semaphore,
-    task: Mutex<Option<Task>>,
+    tasks: Mutex<Vec<Task>>,
 }
 
 /// What one attempt at a command came to.
@@ -93,17 +104,52 @@ impl Controller {
             up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
-            task: Mutex::new(Some(task)),
+            tasks: Mutex::new(vec![task]),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let controller = Self { shared: Arc::new(shared) };
+        let weak = WeakController(Arc::downgrade(&controller.shared));
+        let keeping = voters::keep(weak, env.clone(), controller.role_watch(), controller.metadata());
+        let node = raft.clone();
+        let keeper =
+            env.spawn("metadata voters", async move { node.vital("keeper of voters", keeping).await });
+        controller.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
+        Ok(controller)
     }
 
-    /// Ends the controller's own task; the group itself is left to [`RaftNode::stop`].
+    /// Ends the controller's own tasks; the group itself is left to [`RaftNode::stop`].
     pub async fn stop(&self) {
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             task.stop().await;
         }
+    }
+
+    fn role_watch(&self) -> watch::Receiver<Role> {
+        self.shared.group.roles()
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.shared.me
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.shared.group
+    }
+
+    /// This node, and those that were heard within the time after which a member counts as silent.
+    pub fn heard_lately(&self) -> BTreeSet<NodeId> {
+        let since = self.shared.env.now() - Duration::from_millis(self.shared.config.silence_ms_max);
+        let heard = self.shared.raft.alive().into_iter().filter(|(_, at)| *at >= since);
+        heard.map(|(node, _)| node).chain([self.shared.me]).collect()
+    }
+
+    /// Who votes in the metadata group, by the newest membership in the log here.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.shared.group.seen_config().config.all_voters()
     }
 
     /// The metadata as applied on this node.
@@ -292,6 +338,11 @@ impl Controller {
         *self.shared.up_to_date.borrow()
     }
 
+    /// Watches [`Controller::is_up_to_date`]. It stays true.
+    pub fn up_to_date(&self) -> watch::Receiver<bool> {
+        self.shared.up_to_date.subscribe()
+    }
+
     /// Makes a node's identity and addresses known, if they are not as known; in any case if nothing was agreed yet
     /// since this node started.
     ///
@@ -466,9 +517,10 @@ async fn watch_standing(
             |node: NodeId| node == me || alive.get(&node).is_some_and(|heard| now.since(*heard) <= silence);
         let is_led = match role {
             Role::Leader { ready: true, .. } => {
-                let members = group.members();
-                let near = members.iter().filter(|member| heard(member.node)).count();
-                near * 2 > members.len()
+                let majority_of = |voters: &BTreeSet<NodeId>| {
+                    voters.iter().filter(|voter| heard(**voter)).count() * 2 > voters.len()
+                };
+                group.seen_config().config.voters.iter().all(majority_of)
             }
             Role::Leader { ready: false, .. } => false,
             Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != me && heard(leader)),

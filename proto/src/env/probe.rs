@@ -331,8 +331,6 @@ named! {
         LeaderMadeWay = "leader-made-way",
         /// A node that was removed, or replaced, noticed it.
         RemovalNoticed = "removal-noticed",
-        /// A node heard of a peer's disk that was admitted without its knowing.
-        LaterDiskBelieved = "later-disk-believed",
         /// A produce reached a leader that had not applied an entry of its own.
         ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
         /// A fetch reached a leader that had not applied an entry of its own.
