@@ -17,6 +17,10 @@ use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
 
+mod members;
+
+pub use members::{ChangeBegun, MembersChange, PartitionMove, Placing, WaitingNode};
+
 /// A topic to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTopic {
@@ -134,17 +138,29 @@ pub struct ClusterStatus {
     pub under_replicated: u32,
     /// Partitions without a leader.
     pub leaderless: u32,
+    /// Partitions whose members are not yet those that they are to be.
+    pub moves: Vec<PartitionMove>,
+    /// Nodes that asked the one that answered to be admitted, and were not.
+    pub waiting: Vec<WaitingNode>,
+    /// The last entry of the metadata group's log that the node which answered has applied.
+    pub as_of: u64,
 }
 
 impl ClusterStatus {
-    /// How many nodes are alive.
-    pub fn alive(&self) -> usize {
-        self.nodes.iter().filter(|node| node.alive).count()
+    /// The nodes that decide on what all of them must know; all nodes where it is not said which.
+    pub fn voters(&self) -> Vec<&NodeStatus> {
+        let voters: Vec<&NodeStatus> = self.nodes.iter().filter(|node| node.voter).collect();
+        if voters.is_empty() { self.nodes.iter().collect() } else { voters }
     }
 
-    /// Whether enough nodes are alive to commit anything that all of them decide on.
+    /// How many of [`ClusterStatus::voters`] are alive.
+    pub fn alive(&self) -> usize {
+        self.voters().iter().filter(|node| node.alive).count()
+    }
+
+    /// Whether enough nodes are alive to commit anything that all of them must know.
     pub fn has_majority(&self) -> bool {
-        self.alive() > self.nodes.len() / 2
+        self.alive() > self.voters().len() / 2
     }
 }
 
@@ -165,6 +181,12 @@ pub struct NodeStatus {
     pub leads: u32,
     /// Partitions of which it has a replica.
     pub replicas: u32,
+    /// It votes in the metadata group; the others follow.
+    pub voter: bool,
+    /// All that it holds is being moved away, and then it is removed.
+    pub draining: bool,
+    /// What it shares its power and its switch with; empty if that was not said.
+    pub rack: String,
 }
 
 /// Which offset is meant.
@@ -204,6 +226,8 @@ fn within(mut call: Call, time: Duration) -> Call {
     if let Call::CreateTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::DeleteTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::ChangeMembers(request) = &mut call {
         request.timeout_ms = ms;
     }
     call
@@ -597,6 +621,9 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         alive: node.alive,
         leads: node.leads,
         replicas: node.replicas,
+        voter: node.voter,
+        draining: node.draining,
+        rack: node.rack,
     };
     let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -605,6 +632,9 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         nodes,
         under_replicated: reply.under_replicated,
         leaderless: reply.leaderless,
+        moves: reply.moves.into_iter().map(PartitionMove::from_wire).collect(),
+        waiting: reply.waiting.into_iter().map(WaitingNode::from_wire).collect(),
+        as_of: reply.as_of,
     })
 }
 

@@ -392,6 +392,17 @@ impl Channel for NodeChannel {
                     v1::ClusterStatusResponse { cluster_id, nodes, leaderless: 1, ..Default::default() };
                 (Fault::None, Reply::ClusterStatus(response))
             }
+            Call::ChangeMembers(request) => {
+                let mut response = v1::ChangeMembersResponse::default();
+                match request.change {
+                    Some(v1::change_members_request::Change::AddNode(4)) => response.as_of = 7,
+                    Some(_) | None => {
+                        response.set_error(ErrorCode::InvalidRequest);
+                        response.message = "no".to_owned();
+                    }
+                }
+                (Fault::None, Reply::ChangeMembers(response))
+            }
             Call::EpochEnd(_) => return ready(lost),
         };
         match fault {

@@ -226,4 +226,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         self.single(Call::DeleteTopic(request.into_inner()), only!(DeleteTopic)).await
     }
+
+    async fn change_members(
+        &self,
+        request: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersResponse>, Status> {
+        self.single(Call::ChangeMembers(request.into_inner()), only!(ChangeMembers)).await
+    }
 }

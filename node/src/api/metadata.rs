@@ -11,7 +11,7 @@ use quorate_proto::v1::{
 };
 
 use super::status::{self, Status};
-use super::{Api, Parts};
+use super::{Api, Parts, members};
 use crate::controller::{self, NewTopic, Standing};
 use crate::env::Point;
 use crate::metadata::{Metadata, Partition, Topic};
@@ -161,6 +161,8 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
             };
         }
     };
+    // In this order: the metadata are no older than that.
+    let as_of = parts.controller.applied();
     let metadata = parts.controller.metadata().borrow().clone();
     let alive = alive(api, &parts);
     let leader_of = |partition: &Partition| {
@@ -168,6 +170,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         leader.filter(|leader| alive.contains(leader))
     };
     let count = count(&metadata, &alive, leader_of);
+    let voters = parts.controller.voters();
     let node = |(id, node): (&NodeId, &crate::metadata::Node)| NodeStatus {
         id: id.0,
         identity: node.identity.to_wire(),
@@ -176,6 +179,9 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         alive: alive.contains(id),
         leads: count.leads.get(id).copied().unwrap_or(0),
         replicas: count.replicas.get(id).copied().unwrap_or(0),
+        voter: voters.contains(id),
+        draining: metadata.draining.contains(id),
+        rack: node.rack.clone(),
     };
     ClusterStatusResponse {
         error: ErrorCode::None.into(),
@@ -184,6 +190,9 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         nodes: metadata.nodes.iter().map(node).collect(),
         under_replicated: count.under_replicated,
         leaderless: count.leaderless,
+        moves: members::moves(&metadata, &alive),
+        waiting: members::waiting(&metadata, &parts.waiting.all(api.env.now())),
+        as_of: as_of.0,
     }
 }
 
@@ -232,7 +241,7 @@ mod tests {
     use super::*;
     use crate::api::ApiSettings;
     use crate::config::ApiConfig;
-    use crate::controller::{Controller, ControllerConfig};
+    use crate::controller::{Controller, ControllerConfig, WaitingRoom};
     use crate::metadata::{Node, TopicConfig};
     use crate::partition::{PartitionConfig, PartitionManager};
     use crate::raft::Member;
@@ -247,8 +256,12 @@ mod tests {
         let controller =
             Controller::start(env, raft, ControllerConfig::default(), me, members).await.unwrap();
         let (config, metadata_here) = (PartitionConfig::default(), controller.metadata());
-        let partitions = PartitionManager::start(env, raft, &alone.store, config, me, metadata_here);
-        let parts = Arc::new(Parts { controller: controller.clone(), partitions, raft: raft.clone() });
+        let up_to_date = controller.up_to_date();
+        let partitions =
+            PartitionManager::start(env, raft, &alone.store, config, me, metadata_here, up_to_date);
+        let waiting = WaitingRoom::default();
+        let parts =
+            Arc::new(Parts { controller: controller.clone(), partitions, raft: raft.clone(), waiting });
         let (_stage, stage) = watch::channel(Ok(parts));
         let settings = ApiSettings {
             node: me,

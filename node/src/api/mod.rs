@@ -6,6 +6,7 @@
 mod admin;
 mod fetch;
 pub mod grpc;
+mod members;
 mod metadata;
 mod offsets;
 mod produce;
@@ -21,7 +22,7 @@ use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, TopicId};
 use tokio::sync::watch;
 
 use crate::config::ApiConfig;
-use crate::controller::Controller;
+use crate::controller::{Controller, WaitingRoom};
 use crate::env::Env;
 use crate::partition::{PartitionManager, Replica};
 use crate::raft::RaftNode;
@@ -35,6 +36,8 @@ pub struct Parts {
     pub partitions: PartitionManager,
     /// Its groups and peers.
     pub raft: RaftNode,
+    /// Who asks to be admitted to the cluster.
+    pub waiting: WaitingRoom,
 }
 
 /// The parts; before a node belongs to its cluster, and after it was refused, why there are none.
@@ -123,6 +126,9 @@ impl Serve for Api {
             }
             Call::DeleteTopic(request) => {
                 async move { Reply::DeleteTopic(admin::delete(&api, request).await) }.boxed()
+            }
+            Call::ChangeMembers(request) => {
+                async move { Reply::ChangeMembers(members::change(&api, request).await) }.boxed()
             }
         }
     }

@@ -159,8 +159,10 @@ impl View<'_> {
                 "node {id} is being removed: let that end, then admit it with `cluster add-node {id}`"
             ));
         }
-        let waits = self.waiting.get(&id).is_some_and(|candidate| candidate.node.identity != node.identity);
-        if !waits && node.admission > 0 && self.is_under_way(id) {
+        let waits = self.waiting.get(&id).map(|candidate| candidate.node.identity != node.identity);
+        // It waited until it was admitted, or what follows from that is under way.
+        let is_done = waits == Some(false) || (waits.is_none() && self.is_under_way(id));
+        if node.admission > 0 && is_done {
             return Ok(Vec::new());
         }
         if self.alive.contains(&id) {
@@ -312,22 +314,10 @@ impl Controller {
         let before = moving(&metadata);
         tracing::info!(?change, commands = commands.len(), "change of members asked for");
         for command in commands {
-            let admitted = match &command {
-                Command::AdmitNode { id, .. } => Some(*id),
-                Command::FormCluster { .. }
-                | Command::RegisterNode { .. }
-                | Command::CreateTopic { .. }
-                | Command::DeleteTopic { .. }
-                | Command::TakeProducerIds { .. }
-                | Command::DrainNode { .. }
-                | Command::RemoveNode { .. }
-                | Command::AssignReplicas { .. }
-                | Command::ReportMembers { .. } => None,
-            };
+            let is_admission = matches!(command, Command::AdmitNode { .. });
             self.submit(command, deadline.since(env.now())).await?;
-            if let Some(id) = admitted {
+            if is_admission {
                 env.reached(Mark::NodeAdmitted);
-                waiting.leave(id);
             }
         }
         Ok(moving(&self.current()).saturating_sub(before))

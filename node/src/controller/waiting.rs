@@ -24,7 +24,8 @@ pub struct Candidate {
     pub heard: Moment,
 }
 
-/// The nodes that wait to be admitted, as this node has heard. Clones share them.
+/// The nodes that wait to be admitted, as this node has heard, and those that did until lately: who asks twice to admit
+/// one is told that it is done. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct WaitingRoom(Arc<Mutex<BTreeMap<NodeId, Candidate>>>);
 
@@ -41,16 +42,11 @@ impl WaitingRoom {
         waiting.insert(id, candidate);
     }
 
-    /// Who waits at `now`.
+    /// Who waits at `now`, or did until lately.
     pub fn all(&self, now: Moment) -> BTreeMap<NodeId, Candidate> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = waiting.iter().filter(|(_, candidate)| now.since(candidate.heard) <= SILENCE_MAX);
         waits.map(|(id, candidate)| (*id, candidate.clone())).collect()
-    }
-
-    /// A node was admitted.
-    pub fn leave(&self, id: NodeId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 }
 
@@ -77,7 +73,5 @@ mod tests {
         }
         assert_eq!(room.all(at(20)).len(), CANDIDATES_MAX);
         assert!(!room.all(at(20)).contains_key(&NodeId(2)), "the longest is forgotten");
-        room.leave(NodeId(100));
-        assert_eq!(room.all(at(20)).len(), CANDIDATES_MAX - 1);
     }
 }

@@ -12,6 +12,7 @@ mod epochs;
 mod index;
 mod machine;
 mod manager;
+mod mover;
 mod outgoing;
 mod replica;
 mod state;
@@ -21,6 +22,7 @@ mod watermark;
 
 pub use config::PartitionConfig;
 pub use manager::PartitionManager;
+pub use mover::{Members, Report, move_partitions};
 pub use outgoing::{AnswerHold, AnswerRoom};
 pub use replica::Replica;
 pub use types::{

@@ -70,6 +70,7 @@ impl Digest for Request {
                 Call::ClusterStatus(request) => digest_of("cluster status", request),
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
+                Call::ChangeMembers(request) => digest_of("change members", request),
             },
         }
     }
@@ -115,6 +116,7 @@ impl Digest for Response {
                 Reply::ClusterStatus(response) => digest_of("cluster status reply", response),
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
+                Reply::ChangeMembers(response) => digest_of("change members reply", response),
             },
         }
     }
