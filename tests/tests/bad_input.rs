@@ -254,7 +254,7 @@ fn a_node_that_cannot_start_says_why() {
     fs::write(&meta, vec![0xa5; good.len()]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
     run(&mut cluster.node_command(1)).refused(1, "put an intact copy back");
-    run(&mut cluster.node_command(1)).refused(1, "cannot be replaced yet");
+    run(&mut cluster.node_command(1)).refused(1, "quorate cluster replace-node");
     fs::write(&meta, &good[..100]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
     fs::write(&meta, &good).unwrap();

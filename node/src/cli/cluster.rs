@@ -2,16 +2,16 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
-use quorate_client::{Client, ClusterStatus};
+use quorate_client::{Client, ClusterStatus, NodeId};
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
 use super::reach::{no_majority, patiently};
-use super::{Failure, Global};
+use super::{Failure, Global, members};
 
 /// What `quorate cluster` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  quorate cluster status")]
+#[command(after_help = "Examples:\n  quorate cluster status\n  quorate cluster replace-node 2")]
 pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,
@@ -21,6 +21,14 @@ pub(crate) struct ClusterArgs {
 enum ClusterCommand {
     /// Show the nodes, and whether every partition is led and whole.
     Status(StatusArgs),
+    /// Admit a new node, which was started with --join and waits.
+    AddNode(members::AddArgs),
+    /// Admit an empty disk in the place of the one that a node has lost.
+    ReplaceNode(members::ReplaceArgs),
+    /// Move all away that a node holds, and then remove it.
+    RemoveNode(members::RemoveArgs),
+    /// Move partitions to other nodes.
+    Reassign(members::ReassignArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +48,31 @@ struct Status {
     under_replicated: u32,
     /// Partitions without a leader.
     leaderless: u32,
+    /// Partitions whose members are not yet those that they are to be.
+    moving: Vec<StatusMove>,
+    /// Nodes that ask to be admitted.
+    waiting: Vec<StatusWaiting>,
+}
+
+#[derive(Serialize)]
+struct StatusMove {
+    topic: String,
+    partition: i32,
+    /// Nodes whose disks are members, or may be.
+    from: Vec<u32>,
+    /// Nodes that are to hold it, the preferred leader first.
+    to: Vec<u32>,
+    /// Fewer than a majority of its members are there.
+    stuck: bool,
+}
+
+#[derive(Serialize)]
+struct StatusWaiting {
+    id: u32,
+    identity: Option<String>,
+    peer: String,
+    /// Its id is that of a member, whose disk it does not have.
+    replaces: bool,
 }
 
 #[derive(Serialize)]
@@ -55,11 +88,24 @@ struct StatusNode {
     leads: u32,
     /// Partitions of which it has a replica.
     replicas: u32,
+    /// `voter` or `learner` in the metadata group, or `draining` while it is being removed.
+    role: &'static str,
+    /// Empty if none was said.
+    rack: String,
 }
 
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure> {
-    let ClusterCommand::Status(args) = args.command;
+    match args.command {
+        ClusterCommand::Status(args) => show_status(global, args).await,
+        ClusterCommand::AddNode(args) => members::add(global, args).await,
+        ClusterCommand::ReplaceNode(args) => members::replace(global, args).await,
+        ClusterCommand::RemoveNode(args) => members::remove(global, args).await,
+        ClusterCommand::Reassign(args) => members::reassign(global, args).await,
+    }
+}
+
+async fn show_status(global: Global, args: StatusArgs) -> Result<(), Failure> {
     let client = Client::grpc(global.servers.addresses());
     let status = patiently(&client, "10 s", client.admin().cluster_status()).await?;
     let no_majority = no_majority(&status).map(|text| format!("\n{text}")).unwrap_or_default();
@@ -68,11 +114,14 @@ pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure
     if args.json {
         return out.json(&status);
     }
-    let mut table = plain_table(["node", "state", "grpc", "http", "leads", "replicas", "identity"]);
+    let mut table =
+        plain_table(["node", "state", "role", "rack", "grpc", "http", "leads", "replicas", "identity"]);
     for node in &status.nodes {
         table.add_row([
             node.id.to_string(),
             if node.alive { "alive" } else { "not alive" }.to_owned(),
+            node.role.to_owned(),
+            if node.rack.is_empty() { "-".to_owned() } else { node.rack.clone() },
             node.grpc.clone(),
             node.http.clone(),
             node.leads.to_string(),
@@ -80,15 +129,36 @@ pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure
             node.identity.clone().unwrap_or_else(|| "none".to_owned()),
         ]);
     }
-    for column in [0, 4, 5] {
+    for column in [0, 6, 7] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    let members = members_in_words(&status);
     out.line(format!(
-        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated{no_majority}",
+        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated{members}{no_majority}",
         status.cluster_id, status.leaderless, status.under_replicated
     ))
+}
+
+/// A line for what moves, and one for each node that waits.
+fn members_in_words(status: &Status) -> String {
+    let stuck = status.moving.iter().filter(|moving| moving.stuck).count();
+    let moving = match status.moving.len() {
+        0 => String::new(),
+        many => {
+            format!("\nmoving: {many} partitions, {stuck} of them stuck without a majority of their members")
+        }
+    };
+    let waiting = status.waiting.iter().map(|node| {
+        let command = if node.replaces { "replace-node" } else { "add-node" };
+        format!(
+            "\nwaiting: node {id} at {}; to admit it: quorate cluster {command} {id}",
+            node.peer,
+            id = node.id
+        )
+    });
+    [moving].into_iter().chain(waiting).collect()
 }
 
 fn shown(status: ClusterStatus) -> Status {
@@ -103,12 +173,34 @@ fn shown(status: ClusterStatus) -> Status {
             alive: node.alive,
             leads: node.leads,
             replicas: node.replicas,
+            role: match (node.draining, node.voter) {
+                (true, _) => "draining",
+                (false, true) => "voter",
+                (false, false) => "learner",
+            },
+            rack: node.rack,
         })
         .collect();
+    let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
+    let moving = status.moves.into_iter().map(|moving| StatusMove {
+        topic: moving.topic,
+        partition: moving.partition.0,
+        from: ids(moving.from),
+        to: ids(moving.to),
+        stuck: moving.stuck,
+    });
+    let waiting = status.waiting.into_iter().map(|node| StatusWaiting {
+        id: node.id.0,
+        identity: node.identity.map(|identity| identity.to_string()),
+        peer: node.peer,
+        replaces: node.replaces,
+    });
     Status {
         cluster_id: status.cluster_id.to_string(),
         nodes,
         under_replicated: status.under_replicated,
         leaderless: status.leaderless,
+        moving: moving.collect(),
+        waiting: waiting.collect(),
     }
 }

@@ -121,7 +121,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     for id in &missing {
         say(&format!(
             "the folder {} is missing, so node {id} is not started; the other {} of {} nodes go on without it. Put the \
-             folder back and start again: on an empty one the node would be refused, and it cannot be replaced yet",
+             folder back and start again; if it is lost, make an empty one: the node then waits until `quorate cluster \
+             replace-node {id}` admits it",
             data.join(format!("node-{id}")).display(),
             usize::from(args.nodes) - missing.len(),
             args.nodes

@@ -17,6 +17,7 @@ mod completion;
 mod consume;
 mod dev;
 mod lines;
+mod members;
 mod node;
 mod output;
 mod pace;
@@ -88,7 +89,7 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print records.
     Consume(consume::ConsumeArgs),
-    /// Show the cluster.
+    /// Show the cluster, and change which nodes belong to it and hold what.
     Cluster(cluster::ClusterArgs),
     /// Run a whole cluster on this machine.
     Dev(dev::DevArgs),
@@ -308,6 +309,7 @@ mod tests {
             &["produce"],
             &["consume"],
             &["cluster", "status"],
+            &["cluster", "replace-node"],
             &["bench", "produce"],
         ] {
             assert!(shown(path), "{path:?}");

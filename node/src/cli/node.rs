@@ -31,6 +31,9 @@ Examples:
       --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101 \\
       --listen-grpc 10.0.0.2:7001 --listen-peer 10.0.0.2:7101 --listen-http 127.0.0.1:8081
       one of three
+  quorate node --id 4 --data ./four --join 127.0.0.1:7101 --rack b \\
+      --listen-grpc 127.0.0.1:7004 --listen-peer 127.0.0.1:7104 --listen-http 127.0.0.1:8084
+      a new node, which `quorate cluster add-node 4` then admits
   quorate node --config node.toml
       with lines such as: id = 1, listen_grpc = \"127.0.0.1:7001\", insecure = true;
       then sections [api] [storage] [raft] [partition] [controller]
@@ -72,6 +75,12 @@ pub(crate) struct NodeArgs {
     /// All nodes that form the cluster, this one included, with their peer addresses; none for a node alone.
     #[arg(long, env = "QUORATE_BOOTSTRAP", value_name = "1=HOST:PORT,2=..", value_parser = bootstrap)]
     bootstrap: Option<Bootstrap>,
+    /// Peer addresses of some nodes of a cluster that this node asks to be admitted to; not with --bootstrap.
+    #[arg(long, env = "QUORATE_JOIN", value_name = "HOST:PORT,..", value_parser = addresses)]
+    join: Option<AddressList>,
+    /// What this node shares its power and its switch with: replicas are spread over racks first.
+    #[arg(long, env = "QUORATE_RACK", value_name = "RACK")]
+    rack: Option<String>,
     /// Let listeners leave this machine although nothing is encrypted and nobody is asked who they are.
     #[arg(long, env = "QUORATE_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
@@ -97,6 +106,15 @@ fn bootstrap(list: &str) -> Result<Bootstrap, String> {
     config::parse_bootstrap(list).map(Bootstrap)
 }
 
+/// The addresses of `--join`.
+#[derive(Clone, Debug)]
+struct AddressList(Vec<String>);
+
+fn addresses(list: &str) -> Result<AddressList, String> {
+    let each = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    each.map(address).collect::<Result<_, _>>().map(AddressList)
+}
+
 fn address(text: &str) -> Result<String, String> {
     config::check_address(text).map(|()| text.to_owned())
 }
@@ -114,6 +132,8 @@ struct NodeFile {
     advertise_peer: Option<String>,
     advertise_http: Option<String>,
     bootstrap: Option<String>,
+    join: Option<String>,
+    rack: Option<String>,
     insecure: bool,
     auto_create_topics: bool,
     log_format: Option<String>,
@@ -264,6 +284,17 @@ fn settings(args: NodeArgs, file: NodeFile, blame: &Blame) -> Result<Settings, F
         (None, Some(list)) => config::parse_bootstrap(&list).map_err(in_file("bootstrap"))?,
         (None, None) => BTreeMap::new(),
     };
+    let join_in_file = args.join.is_none() && file.join.is_some();
+    let join = match (args.join, file.join) {
+        (Some(AddressList(list)), _) => list,
+        (None, Some(list)) => addresses(&list).map_err(in_file("join"))?.0,
+        (None, None) => Vec::new(),
+    };
+    if !bootstrap.is_empty() && !join.is_empty() {
+        let message = "the bootstrap list forms a cluster, and the join list asks to be admitted to one: say only one of \
+                       --bootstrap and --join";
+        return Err(blame.of(bootstrap_in_file || join_in_file, message.to_owned()));
+    }
     let id_in_file = args.id.is_none() && file.id.is_some();
     let id = match (args.id, file.id) {
         (Some(id), _) => id,
@@ -350,6 +381,8 @@ fn settings(args: NodeArgs, file: NodeFile, blame: &Blame) -> Result<Settings, F
         advertise_peer,
         advertise_http,
         bootstrap,
+        join,
+        rack: args.rack.or(file.rack).unwrap_or_default(),
         auto_create_topics: args.auto_create_topics || file.auto_create_topics,
         api: file.api,
         storage: file.storage,
@@ -456,6 +489,18 @@ mod tests {
         assert_eq!(seen.advertise_peer, "b:2");
         assert_eq!(join("--id 3 --bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
         assert_eq!(join("--bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn a_node_joins_or_forms_a_cluster_and_not_both() {
+        let seen = join("--id 4 --join a:1,b:2 --rack r", "").unwrap().node;
+        assert_eq!((seen.join, seen.rack.as_str()), (vec!["a:1".to_owned(), "b:2".to_owned()], "r"));
+        let seen = join("--id 4", "join = 'a:1'\nrack = 's'").unwrap().node;
+        assert_eq!((seen.join, seen.rack.as_str()), (vec!["a:1".to_owned()], "s"));
+        let (status, message) = join("--id 1 --join a:1 --bootstrap 1=a:1", "").unwrap_err();
+        assert!(status == 2 && message.contains("only one of --bootstrap and --join"), "{message}");
+        assert_eq!(join("--id 1 --join a:1", "bootstrap = '1=a:1'").unwrap_err().0, 1);
+        assert_eq!(join("--id 4 --join nowhere", "").unwrap_err().0, 2);
     }
 
     #[test]

@@ -167,8 +167,8 @@ pub struct CorruptEntry {
 }
 
 /// What to expect of a folder that cannot be mended.
-const NO_COPY: &str = "; without one this node cannot run: on an empty folder the other nodes refuse it under its id, \
-    as it has lost what it acknowledged, and it cannot be replaced yet";
+const NO_COPY: &str = "; without one, start it on an empty folder: it has lost what it acknowledged, and waits until \
+    `quorate cluster replace-node` admits it again";
 
 /// Why a data folder was not opened. Nothing in it was changed, but for leftovers of an earlier crash.
 #[derive(Clone, Debug, Error)]
@@ -360,8 +360,8 @@ mod tests {
         let error = OpenError::VolumeMissing { folder: "one".to_owned(), file: "volume".to_owned() };
         assert_eq!(
             error.to_string(),
-            "volume is missing from one; put it back; without one this node cannot run: on an empty folder the other nodes \
-             refuse it under its id, as it has lost what it acknowledged, and it cannot be replaced yet"
+            "volume is missing from one; put it back; without one, start it on an empty folder: it has lost what it \
+             acknowledged, and waits until `quorate cluster replace-node` admits it again"
         );
     }
 }
