@@ -2,6 +2,7 @@
 
 mod faults;
 mod knobs;
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use crate::tally::Tally;
 use crate::trace::{Event, Trace};
 pub use faults::{Brought, Start};
 pub use knobs::{Knobs, Tempo};
+pub use members::{Order, Orders};
 
 /// How a node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub struct Cluster {
     observer: Observer,
     tally: Tally,
     machines: BTreeMap<NodeId, Machine>,
+    orders: Orders,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
 }
@@ -70,6 +73,8 @@ struct Machine {
     stop: watch::Sender<bool>,
     /// The node's own disk, while another one is in its place.
     own_disk: Option<SimDisk>,
+    /// Whether it asks the others to be admitted, and does not form a cluster with them.
+    joins: bool,
     /// Since when it is paused, and what it led then.
     paused: Option<(Duration, BTreeSet<GroupId>)>,
 }
@@ -98,16 +103,13 @@ impl Cluster {
             let disk = SimDisk::new();
             disk.set_pace(knobs.pace, dice);
             let sync_failed = Arc::new(AtomicBool::new(false));
-            let (noting, failed, watching) = (trace.clone(), sync_failed.clone(), observer.clone());
-            let (counting, marking) = (tally.clone(), marks.clone());
-            disk.watch(move |event| {
-                if matches!(event, DiskEvent::SyncFailed { .. }) {
-                    failed.store(true, Ordering::Relaxed);
-                }
-                watching.disk(node, &event);
-                count(&event, &counting, &marking);
-                noting.note(&Event::Disk { node, event });
-            });
+            let eyes = Eyes {
+                trace: trace.clone(),
+                observer: observer.clone(),
+                tally: tally.clone(),
+                marks: marks.clone(),
+            };
+            eyes.watch(node, &disk, &sync_failed);
             if knobs.observed {
                 observer.machine(node, disk.clone());
             }
@@ -121,12 +123,27 @@ impl Cluster {
                 sync_failed,
                 stop: watch::Sender::new(false),
                 own_disk: None,
+                joins: false,
                 paused: None,
             };
             machines.insert(node, machine);
         }
         network.set_marks(marks.clone());
-        Self { seed, knobs, network, history, trace, marks, observer, tally, machines, falls, tell_fall }
+        let orders = Orders::default();
+        Self {
+            seed,
+            knobs,
+            network,
+            history,
+            trace,
+            marks,
+            observer,
+            tally,
+            machines,
+            orders,
+            falls,
+            tell_fall,
+        }
     }
 
     /// The ids of all nodes.
@@ -461,8 +478,13 @@ impl Cluster {
         let mut config = NodeConfig::new(node, &peer_address(node));
         config.advertise_grpc = grpc_address(node);
         config.advertise_http = format!("node{node}:8081");
-        let named = self.machines.keys().filter(|node| Some(**node) != forgets);
-        config.bootstrap = named.map(|node| (*node, peer_address(*node))).collect();
+        if self.machine(node).joins {
+            let others = self.machines.keys().filter(|other| **other != node);
+            config.join = others.map(|other| peer_address(*other)).collect();
+        } else {
+            let named = self.machines.keys().filter(|node| Some(**node) != forgets);
+            config.bootstrap = named.map(|node| (*node, peer_address(*node))).collect();
+        }
         self.knobs.put_into(&mut config);
         config
     }
@@ -563,6 +585,29 @@ fn grpc_address(node: NodeId) -> String {
 
 fn peer_address(node: NodeId) -> String {
     format!("node{node}:7101")
+}
+
+/// Who sees what happens on disks.
+struct Eyes {
+    trace: Trace,
+    observer: Observer,
+    tally: Tally,
+    marks: Marks,
+}
+
+impl Eyes {
+    /// Watches a node's disk from now on.
+    fn watch(self, node: NodeId, disk: &SimDisk, sync_failed: &Arc<AtomicBool>) {
+        let failed = sync_failed.clone();
+        disk.watch(move |event| {
+            if matches!(event, DiskEvent::SyncFailed { .. }) {
+                failed.store(true, Ordering::Relaxed);
+            }
+            self.observer.disk(node, &event);
+            count(&event, &self.tally, &self.marks);
+            self.trace.note(&Event::Disk { node, event });
+        });
+    }
 }
 
 /// Counts what took hold on a disk.

@@ -198,6 +198,13 @@ impl Group {
         }
     }
 
+    /// Where the newest membership in the log lies; `None` while the log holds none.
+    pub fn config_at(&self) -> Option<LogId> {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.log_id().as_ref().map(log_id_from_raft)
+    }
+
     /// The members whose logs lack at most `entries_max` entries of this leader's. Nobody if this node does not lead.
     pub fn near(&self, entries_max: u64) -> BTreeSet<NodeId> {
         let metrics = self.0.raft.metrics();

@@ -31,7 +31,8 @@ pub(super) struct Platters {
     committed: BTreeMap<GroupId, (LogId, NodeId)>,
     /// What was committed when a disk was lost: one copy less of all up to there.
     lost: BTreeMap<GroupId, LogId>,
-    voters: BTreeMap<GroupId, Vec<NodeId>>,
+    /// Who votes, by each membership that was seen, by where it lies.
+    configs: BTreeMap<GroupId, BTreeMap<LogIndex, Vec<BTreeSet<NodeId>>>>,
 }
 
 impl Judge for Platters {
@@ -61,8 +62,10 @@ impl Judge for Platters {
                 self.cut.retain(|(of, _), _| of != node);
                 self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));
             }
-            Sight::Voters { group, voters, .. } => {
-                self.voters.insert(*group, voters.clone());
+            Sight::Config { group, at: place, config, .. } => {
+                // One that was cut off is followed by another in its place, or before a later one counts.
+                let configs = self.configs.entry(*group).or_default();
+                configs.insert(place.index, config.voters.clone());
             }
             Sight::Replica { node, group, replica } => {
                 self.terms.insert((*node, *group), replica.term);
@@ -142,7 +145,12 @@ impl Platters {
 
     fn quorums(&self, at: Duration, nodes: &BTreeMap<NodeId, BTreeMap<GroupId, OnDisk>>, found: &mut Found) {
         for (group, (committed, by)) in &self.committed {
-            let Some(voters) = self.voters.get(group) else { continue };
+            let Some(configs) = self.configs.get(group) else { continue };
+            // The members by whom it was committed are those of the last membership up to there, or of one that
+            // followed and was not committed yet.
+            let first = configs.range(..=committed.index).next_back().map_or(LogIndex(0), |(at, _)| *at);
+            let in_force = configs.range(first..).map(|(_, sets)| sets).collect::<Vec<_>>();
+            let voters = in_force.iter().copied().flatten().flatten().copied().collect::<BTreeSet<_>>();
             let lost = self.lost.get(group).is_some_and(|lost| lost.index >= committed.index);
             if lost || !voters.iter().all(|voter| nodes.contains_key(voter)) {
                 continue;
@@ -157,13 +165,14 @@ impl Platters {
             let holds =
                 |voter: &&NodeId| nodes[*voter][group].term_at(committed.index) == Some(committed.term);
             let holders = voters.iter().filter(holds).collect::<Vec<_>>();
-            if holders.len() * 2 <= voters.len() {
+            let has_majority = |set: &BTreeSet<NodeId>| set.iter().filter(holds).count() * 2 > set.len();
+            if !in_force.iter().any(|sets| sets.iter().all(has_majority)) {
                 let what = format!(
                     "what is committed is on the platters of a majority: {} of group {group} is committed, as node \
                      {by} knows, and is on the platters of {} alone, of {}",
                     told(Some(*committed)),
                     names(holders),
-                    names(voters)
+                    names(&voters)
                 );
                 found.tell(ID, at, what);
             }
@@ -182,6 +191,19 @@ mod tests {
         assert_eq!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nplatters 1: 1 2"), ["O-05"], "another one");
         let three = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
         assert_eq!(broken(&format!("{three}\nplatters 1: 1 1 | 2: 1 | 3: 1")), ["O-05"]);
+    }
+
+    #[test]
+    fn the_members_of_the_moment_count() {
+        let log = "log 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        let joint = format!("voters 1 at 0/1 is 1 2 3 ; 1 4 5\n{log}");
+        let of = |four: &str| format!("{joint}\nplatters 1: 1 1 | 2: 1 1 | 3: 1 | 4: {four} | 5: 1");
+        assert_eq!(broken(&of("1")), ["O-05"], "a majority of one set alone");
+        assert!(broken(&of("1 1")).is_empty());
+        // The next membership lies behind it, and decides already.
+        let grows = format!("voters 1 at 0/1 is 1 2\nvoters 1 at 2/1 is 1 2 3\n{log}");
+        assert!(broken(&format!("{grows}\nplatters 1: 1 1 | 2: 1 | 3: 1 1")).is_empty());
+        assert_eq!(broken(&format!("{grows}\nplatters 1: 1 1 | 2: 1 | 3: 1")), ["O-05"]);
     }
 
     #[test]

@@ -71,9 +71,9 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-10",
-        what: "the voters are those that were assigned",
+        what: "members change one step at a time, and come to be those that are wanted",
         files: &["members.rs"],
-        source: "Raft paper, section 6",
+        source: "Raft paper, section 6; Raft dissertation, section 4.1",
     },
     Promise {
         id: "O-11",

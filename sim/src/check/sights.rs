@@ -1,10 +1,11 @@
 //! Hand-made histories of nodes, for the tests of the checks that judge them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::{Metadata, Partition, Topic, TopicConfig};
+use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term, TopicId};
 
@@ -103,9 +104,12 @@ fn sight(line: &str) -> Sight {
         }
         "voters" => {
             let node = words.node();
+            let at = match words.flag("at") {
+                true => words.id().unwrap(),
+                false => LogId { term: Term(0), index: LogIndex(0) },
+            };
             assert_eq!(words.next(), "is");
-            let voters = words.0.iter().map(|word| NodeId(word.parse().unwrap())).collect();
-            Sight::Voters { node, group, voters }
+            Sight::Config { node, group, at, config: config(words.0.make_contiguous()) }
         }
         "platters" => {
             let nodes = line["platters".len()..].split('|').map(|part| {
@@ -152,6 +156,30 @@ fn sight(line: &str) -> Sight {
         }
         other => panic!("nothing is seen as {other}"),
     }
+}
+
+/// `1 2 3 ; 1 2 4' + 5`: sets of voters, and learners; `4'` is node 4 with another disk.
+fn config(words: &[&str]) -> GroupConfig {
+    let mut config = GroupConfig { voters: vec![BTreeSet::new()], disks: BTreeMap::new() };
+    let mut learners = false;
+    for word in words {
+        match *word {
+            ";" => config.voters.push(BTreeSet::new()),
+            "+" => learners = true,
+            word => {
+                let id: u32 = word.trim_end_matches('\'').parse().unwrap();
+                config.disks.insert(NodeId(id), disk(id, word.ends_with('\'')));
+                if !learners {
+                    config.voters.last_mut().unwrap().insert(NodeId(id));
+                }
+            }
+        }
+    }
+    config
+}
+
+fn disk(node: u32, other: bool) -> Identity {
+    Identity::from_random([u8::try_from(node).unwrap() + 100 * u8::from(other); 16])
 }
 
 struct Words<'a>(VecDeque<&'a str>);

@@ -83,12 +83,18 @@ pub enum Kind {
     PauseClient,
     /// A client's wall clock is stepped, and set right after a while.
     StepClient,
+    /// A node loses its disk for good, and is replaced.
+    LoseDisk,
+    /// A node is removed, and comes again as a new one.
+    Leave,
+    /// A partition moves to other nodes.
+    Reassign,
 }
 
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 39] = [
+pub const ALL: [(Kind, Class, u64); 42] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -128,6 +134,9 @@ pub const ALL: [(Kind, Class, u64); 39] = [
     (SlowReader, Class::Client, 1),
     (PauseClient, Class::Client, 2),
     (StepClient, Class::Client, 1),
+    (LoseDisk, Class::Membership, 2),
+    (Leave, Class::Membership, 2),
+    (Reassign, Class::Membership, 3),
 ];
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const FAULTS: Duration = Duration::from_secs(36);
 /// How long a part of the nodes stays broken while the rest must work.
 const FROZEN: Duration = Duration::from_secs(9);
+/// How long changes of members may take, once all is mended.
+const MEMBERS: Duration = Duration::from_secs(60);
 /// How long clients go on after everything was mended.
 const HEALED: Duration = Duration::from_secs(8);
 
@@ -29,6 +31,9 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     nemesis.first_starts(&mut stage.cluster).await;
     stage.open().await;
     stage.workload.begin();
+    if nemesis.plan.has_operator() {
+        stage.workload.operate(stage.cluster.orders().clone());
+    }
     let cluster = &mut stage.cluster;
     let began = clock::now();
     phase(cluster, "warm-up: clients work, and nothing strikes");
@@ -36,6 +41,10 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     phase(cluster, if nemesis.plan.calm { "calm: hardly anything strikes" } else { "faults strike" });
     nemesis.spoil(cluster);
     nemesis.strike_until(cluster, began + WARM_UP + faults_for.unwrap_or(FAULTS)).await;
+    if nemesis.plan.has_operator() {
+        phase(cluster, "what was begun of members' coming and going ends");
+        nemesis.settle_members(cluster).await;
+    }
     if nemesis.plan.calm {
         nemesis.wait(cluster, clock::now() + FROZEN).await;
     } else {
@@ -53,6 +62,25 @@ fn phase(cluster: &Cluster, what: &str) {
 }
 
 impl Nemesis {
+    /// Mends everything, and waits until nobody waits to be admitted, nor is to leave.
+    async fn settle_members(&mut self, cluster: &mut Cluster) {
+        self.mend_all(cluster).await;
+        self.whole.clear();
+        let late = clock::now() + MEMBERS;
+        while !cluster.orders().are_done() {
+            if clock::now() > late {
+                let orders = cluster.orders().all();
+                let what = format!(
+                    "changes of members end once all is mended: {MEMBERS:?} later there are {orders:?}"
+                );
+                cluster.history().complain("O-27", what);
+                return;
+            }
+            cluster.welcome_back().await;
+            self.wait(cluster, clock::now() + Duration::from_millis(100)).await;
+        }
+    }
+
     /// Nodes that start for the first time fall on the way, and form a cluster all the same.
     async fn first_starts(&mut self, cluster: &mut Cluster) {
         if !self.plan.rough_start {

@@ -130,6 +130,7 @@ impl Nemesis {
             | Kind::SlowReader
             | Kind::PauseClient
             | Kind::StepClient => self.touch_client(cluster, kind, node, until),
+            Kind::LoseDisk | Kind::Leave | Kind::Reassign => self.change_members(cluster, kind, node).await,
             // These are there all the time, or at restarts.
             Kind::Loss
             | Kind::Tail
@@ -138,6 +139,29 @@ impl Nemesis {
             | Kind::Drift
             | Kind::HourBack
             | Kind::CutInRecovery => {}
+        }
+    }
+
+    /// One disk at a time, and only while nobody leaves: what lies on the other disks is a majority of all that counts.
+    async fn change_members(&mut self, cluster: &mut Cluster, kind: Kind, node: NodeId) {
+        cluster.welcome_back().await;
+        let nodes = cluster.nodes();
+        let is_free = cluster.orders().are_done() && !nodes.iter().any(|node| cluster.is_stranger(*node));
+        match kind {
+            Kind::LoseDisk if is_free && nodes.len() >= 3 => {
+                self.loops.remove(&node);
+                self.mends.retain(|(_, mend)| !matches!(mend, Mend::Start(of, _) if *of == node));
+                cluster.resume(node);
+                cluster.spare_disk(node);
+                cluster.lose_disk(node).await;
+            }
+            Kind::Leave if is_free && nodes.len() >= 4 => {
+                cluster.note(Event::Fault(format!("node{node} is to leave")));
+                cluster.tally().count("node leaves");
+                cluster.orders().leave(node);
+            }
+            Kind::Reassign => cluster.orders().move_one(),
+            _ => {}
         }
     }
 

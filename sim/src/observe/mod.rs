@@ -100,7 +100,8 @@ struct Shadow {
     hint: Option<LogId>,
     replica: Option<Replica>,
     next: LogIndex,
-    voters: Vec<NodeId>,
+    /// Where the membership lies that it was seen with last.
+    config_at: Option<LogId>,
     /// Whether its log was cut since it last told how far it holds it.
     cut: bool,
 }
@@ -435,15 +436,15 @@ impl Observer {
             committed,
             last: now.last,
         };
-        if shadow.replica != Some(replica) {
-            let before = shadow.replica.replace(replica);
-            if before.is_none_or(|before| before.term != replica.term || before.leads != replica.leads) {
-                let voters = raft.voters();
-                if voters != shadow.voters {
-                    shadow.voters.clone_from(&voters);
-                    self.show(&Sight::Voters { node, group, voters });
-                }
+        if raft.config_at() != shadow.config_at {
+            let seen = raft.seen_config();
+            shadow.config_at = seen.at;
+            if let Some(at) = seen.at {
+                self.show(&Sight::Config { node, group, at, config: seen.config });
             }
+        }
+        if shadow.replica != Some(replica) {
+            shadow.replica = Some(replica);
             self.show(&Sight::Replica { node, group, replica });
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::Metadata;
+use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 
@@ -139,14 +140,16 @@ pub enum Sight {
         /// The copy.
         metadata: Arc<Metadata>,
     },
-    /// Who may vote, as a replica sees it.
-    Voters {
+    /// Who the members of a group are, by the newest membership in a replica's log.
+    Config {
         /// Whose view.
         node: NodeId,
         /// Of which group.
         group: GroupId,
-        /// In order.
-        voters: Vec<NodeId>,
+        /// Where the membership lies in its log.
+        at: LogId,
+        /// The members.
+        config: GroupConfig,
     },
     /// What platters hold, as a process would find them after a power cut at this moment.
     Platters {

@@ -4,6 +4,7 @@
 mod by_hand;
 mod churn;
 mod consuming;
+mod operator;
 mod producing;
 mod shape;
 mod tap;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 pub use shape::{Rhythm, Shape, TOPICS};
 
 use crate::check;
+use crate::cluster::Orders;
 use crate::dice::Dice;
 use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
@@ -42,6 +44,7 @@ const DIRECTOR: u32 = 0;
 const PRODUCERS: u32 = 1;
 const BY_HAND: u32 = 51;
 const CHURN: u32 = 81;
+const OPERATOR: u32 = 91;
 const FOLLOWERS: u32 = 101;
 const SEEKERS: u32 = 151;
 const SCAN: u32 = 200;
@@ -228,6 +231,12 @@ impl Workload {
             start("seeker", Box::pin(Consuming::new(world.clone(), number).seek()));
         }
         self.writing = writing;
+    }
+
+    /// Sets somebody to work who carries out `orders`, until [`Workload::finish`].
+    pub fn operate(&mut self, orders: Orders) {
+        let work = operator::operate(self.world.clone(), OPERATOR, orders, self.going.subscribe());
+        self.writing.extend(self.director.start("operator", Box::pin(work)));
     }
 
     /// Sends `count` records to one place, with a producer of its own that gives up after `delivery_timeout`, and
