@@ -33,6 +33,8 @@ pub use judge::{Asker, Here, Verdict, judge_hello};
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause while the cluster is not formed.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Longest pause of a node that waits to be admitted.
+const PAUSE_WAITING_MAX: Duration = Duration::from_secs(1);
 /// Longest pause of a node that was refused, and of one that asks whether it still is not.
 const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(5);
 /// How long one hello may take.
@@ -120,8 +122,10 @@ struct Round {
     accepted: BTreeSet<NodeId>,
     /// Peers that have no cluster yet and take us for one of those who will form it.
     unformed: BTreeSet<NodeId>,
-    /// Who refused us, and why.
+    /// Who refused us, or does not know us yet, and why.
     refused: BTreeMap<NodeId, String>,
+    /// Some would take us in as soon as somebody admits us.
+    waits: bool,
     /// Who gave no answer, and why.
     silent: BTreeMap<NodeId, String>,
     /// At which addresses of `--join` nobody answered who could be a member, and why.
@@ -283,7 +287,11 @@ impl Join {
             }
             say(self.shared.describe(&round), refused);
             self.shared.env.sleep(pause).await;
-            pause = (pause * 2).min(if refused { PAUSE_REFUSED_MAX } else { PAUSE_MAX });
+            pause = (pause * 2).min(match (round.waits, refused) {
+                (true, _) => PAUSE_WAITING_MAX,
+                (false, true) => PAUSE_REFUSED_MAX,
+                (false, false) => PAUSE_MAX,
+            });
         }
     }
 
@@ -456,6 +464,7 @@ impl Shared {
         }
         if !hello.waiting.is_empty() {
             round.refused.insert(peer, hello.waiting);
+            round.waits = true;
             return;
         }
         let members = hello.members.iter().filter_map(|member| {

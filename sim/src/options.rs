@@ -86,7 +86,8 @@ pub(crate) struct World {
     /// flipped. clock: steps, leaps, standstills, drift, an hour back at a restart. process: pauses, waits for a
     /// processor, stops, a node with an empty disk or another node's. crash: kills and power cuts, at a disk operation,
     /// in a recovery, in a loop, of all nodes. disk: slow disks, stalls, failed syncs. client: what is done to clients
-    /// and their connections.
+    /// and their connections. membership: disks lost for good and replaced, nodes that leave and come again, partitions that
+    /// move.
     ///
     /// Whatever the classes, unless the run is a calm one, which has hardly any fault: for the last nine seconds before
     /// all is mended, the nodes outside of a majority stay broken in one way or another (down, cut off, paused, slow or

@@ -249,10 +249,12 @@ impl Reconciler {
 
     /// Whether a replica may be started by what these metadata say. One with an empty log begins with the group's first
     /// members: if those have changed since, it must not, as two of them could make a majority of their own.
+    /// One whose node had another disk among them waits until its leader has let that go.
     fn may_start(&self, place: &Place) -> bool {
-        place.members.is_empty()
-            || self.sure
-            || self.around.store.log(place.group).state().last.is_some()
+        let ours = self.around.store.facts().identity();
+        let others = place.members.iter().any(|first| first.node == self.around.me && first.identity != ours);
+        let has_begun = || self.around.store.log(place.group).state().last.is_some();
+        !others && (place.members.is_empty() || self.sure || has_begun())
     }
 
     /// Whether a group that is not assigned to this node by these metadata may be removed from its disk.

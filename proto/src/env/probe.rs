@@ -167,12 +167,6 @@ named! {
         ReplicaStartsLate = "replica-starts-late",
         /// A replica of a deleted topic goes late.
         ReplicaRemovedLate = "replica-removed-late",
-        /// What the metadata group agreed on about members is followed late.
-        MembersFollowedLate = "members-followed-late",
-        /// A leader takes its time before the next change of its group's members.
-        MembersChangedLate = "members-changed-late",
-        /// A leader's word of who the members are is not sent; it comes again.
-        MembersUntold = "members-untold",
         /// A command for the metadata group is not sent: it is tried again.
         CommandNotTried = "command-not-tried",
         /// The answer to a command is lost: it is sent again.
@@ -211,6 +205,12 @@ named! {
         HintIgnored = "hint-ignored",
         /// There is no pause before another try.
         BackoffCutShort = "backoff-cut-short",
+        /// What the metadata group agreed on about members is followed late.
+        MembersFollowedLate = "members-followed-late",
+        /// A leader takes its time before the next change of its group's members.
+        MembersChangedLate = "members-changed-late",
+        /// A leader's word of who the members are is not sent; it comes again.
+        MembersUntold = "members-untold",
     }
 }
 

@@ -83,7 +83,10 @@ impl Handler {
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
             // Who waits to be admitted under an id that another disk had is judged by whoever knows what to do.
-            judged(&node, sender, Standing::Anybody)?;
+            let who = judged(&node, sender, Standing::Anybody)?;
+            if node.peers.identities().known(who.node).is_some_and(|known| known != who.identity) {
+                node.env().reached(Mark::IdentityRefused);
+            }
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
         }

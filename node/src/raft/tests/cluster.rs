@@ -355,8 +355,8 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let third = cluster.start(3).await;
 
         // With node 1 down, node 3 finds no majority: the vote of node 2 does not count.
-        let hello = peer_request::Body::Hello(Hello::default());
-        let answer = second.raft.call(NodeId(3), Lane::Urgent, hello, DEADLINE).await.unwrap();
+        let beat = peer_request::Body::Beat(v1::NodeBeat::default());
+        let answer = second.raft.call(NodeId(3), Lane::Urgent, beat, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32);
         assert!(answer.message.contains(&wiped.to_string()), "{}", answer.message);
         let vote = peer_request::Body::Vote(v1::VoteRequest::default());
