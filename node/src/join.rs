@@ -224,7 +224,7 @@ impl Join {
                 return Err((code, reason));
             }
         };
-        tracing::warn!(peer = %asker.node, reason, "hello of a node that is not admitted");
+        tracing::info!(peer = %asker.node, reason, "hello of a node that is not admitted");
         shared.env.reached(Mark::HelloRefused);
         let node = Node {
             identity: asker.identity,

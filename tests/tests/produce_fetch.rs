@@ -207,8 +207,10 @@ fn topics_are_listed_described_deleted_and_made_again() {
     assert_eq!(values(&cluster.read_all("t")), ["of the second"]);
 
     let status = cluster.run(["cluster", "status", "--json"]).done().json();
-    assert_eq!(keys(&status), ["cluster_id", "leaderless", "nodes", "under_replicated"]);
-    assert_eq!(keys(&status["nodes"][0]), ["alive", "grpc", "http", "id", "identity", "leads", "replicas"]);
+    let all = ["cluster_id", "leaderless", "moving", "nodes", "under_replicated", "waiting"];
+    assert_eq!(keys(&status), all);
+    let of_node = ["alive", "grpc", "http", "id", "identity", "leads", "rack", "replicas", "role"];
+    assert_eq!(keys(&status["nodes"][0]), of_node);
     let sum = |key: &str| -> u64 {
         status["nodes"].as_array().unwrap().iter().map(|node| node[key].as_u64().unwrap()).sum()
     };

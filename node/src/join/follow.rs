@@ -31,11 +31,12 @@ impl Join {
             // In this order: the metadata are no older than that.
             let as_of = applied();
             let current = Arc::clone(&metadata.borrow_and_update());
-            if let Some(news) = self.shared.news(&current, as_of)
-                && raft.learn(news).await.is_err()
-            {
-                // The store has failed: whoever watches it ends the process.
-                return std::future::pending().await;
+            if let Some(news) = self.shared.news(&current, as_of) {
+                if raft.learn(news).await.is_err() {
+                    // The store has failed: whoever watches it ends the process.
+                    return std::future::pending().await;
+                }
+                self.shared.forget_strangers();
             }
             if let Some(reason) = self.shared.is_gone() {
                 self.shared.env.reached(Mark::RemovalNoticed);
@@ -49,6 +50,15 @@ impl Join {
 }
 
 impl Shared {
+    /// Where those were who are no members any more does not matter: one that comes again is looked for anew.
+    fn forget_strangers(&self) {
+        let members = self.facts.peers();
+        let mut known = self.known();
+        known.addresses.retain(|node, _| members.contains_key(node));
+        known.heard.retain(|node, _| members.contains_key(node));
+        known.lost.retain(|node| members.contains_key(node));
+    }
+
     fn news(&self, metadata: &Metadata, as_of: LogIndex) -> Option<News> {
         news(&self.facts, self.node, metadata, as_of)
     }

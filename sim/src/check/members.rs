@@ -21,10 +21,13 @@ const ID: &str = "O-10";
 /// Nodes that vote in the metadata group, at most.
 const VOTERS_MAX: usize = 5;
 
+/// Memberships by where they lie, each with who saw it first.
+type Seen = BTreeMap<(LogIndex, Term), (GroupConfig, NodeId)>;
+
 #[derive(Default)]
 pub(super) struct Members {
     /// Each membership that was seen, by where it lies, and who saw it first.
-    configs: BTreeMap<GroupId, BTreeMap<(LogIndex, Term), (GroupConfig, NodeId)>>,
+    configs: BTreeMap<GroupId, Seen>,
     /// The newest entry of each group that is known to be committed.
     committed: BTreeMap<GroupId, LogIndex>,
     /// The terms of each group's entries, as they lie on somebody's platters at the end.
@@ -94,7 +97,7 @@ impl Members {
     ) {
         let seen = self.configs.entry(group).or_default();
         let (first, by) = seen.entry((place.index, place.term)).or_insert_with(|| (config.clone(), node));
-        if first != config {
+        if *first != *config {
             let what = format!(
                 "members are agreed on: by entry {} of term {} of group {group} they are {} as node {by} saw, and {} \
                  as node {node} sees",
