@@ -130,7 +130,10 @@ async fn look(controller: &Controller, metadata: &Metadata) -> bool {
             return true;
         }
         Step::HandOver(heirs) => {
-            if let Some(heir) = heirs.first() {
+            // One that does not hear of it must not be asked again and again.
+            let count = u64::try_from(heirs.len()).unwrap_or(u64::MAX).max(1);
+            let place = usize::try_from(env.random_below(count)).unwrap_or(0);
+            if let Some(heir) = heirs.iter().nth(place) {
                 tracing::info!(%heir, "leadership of the metadata group is handed over");
                 env.reached(Mark::LeaderMadeWay);
                 group.let_lead(*heir).await;

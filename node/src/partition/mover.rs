@@ -228,7 +228,8 @@ async fn settle(around: Around, due: Due) -> GroupId {
         }
         Next::HandOver(heirs) => {
             let preferred = partition.replicas.iter().find(|replica| heirs.contains(replica));
-            if let Some(heir) = preferred.or(heirs.first()) {
+            // The preferred one may not hear of it: another one is asked as well, next time.
+            if let Some(heir) = preferred.filter(|_| env.random_below(2) == 0).or(any_of(env, &heirs)) {
                 env.reached(Mark::LeaderMadeWay);
                 tracing::info!(group = %id, partition = %number, %heir, "leadership is handed over to one of the new members");
                 group.let_lead(*heir).await;
@@ -237,6 +238,12 @@ async fn settle(around: Around, due: Due) -> GroupId {
         }
     }
     id
+}
+
+/// One of these nodes, whichever.
+fn any_of<'a>(env: &Env, nodes: &'a BTreeSet<NodeId>) -> Option<&'a NodeId> {
+    let count = u64::try_from(nodes.len()).unwrap_or(u64::MAX).max(1);
+    nodes.iter().nth(usize::try_from(env.random_below(count)).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -246,7 +246,8 @@ impl Group {
     }
 
     /// Asks `heir`, a voter who is near the end of the log, to lead in this node's place. Whether it does shows in
-    /// [`Group::role`]; if it does not, the followers elect somebody after their time-outs.
+    /// [`Group::role`]. From now on this node takes no proposals any more: if the heir does not come to lead, another one
+    /// is to be asked.
     pub async fn let_lead(&self, heir: NodeId) {
         let trigger = self.0.raft.trigger();
         let asked = self.0.scope.enter(trigger.transfer_leader(node_to_raft(heir))).boxed().await;

@@ -20,8 +20,9 @@ use crate::env::transport::Lane;
 use crate::env::{Env, Task};
 use crate::raft::{
     Answer, Apply, BatchAnswer, Group, Member, PeerHooks, Proposal, ProposeError, RaftConfig, RaftNode, Role,
+    Step, Wanted, next_step,
 };
-use crate::storage::{Body, Entry, Kind, LogId, Store, StoreConfig};
+use crate::storage::{Body, Entry, Kind, LogId, News, Store, StoreConfig};
 
 const GROUP: GroupId = GroupId(7);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -109,6 +110,11 @@ impl Cluster {
     }
 
     async fn start(&mut self, node: u32) -> Node {
+        self.start_among(node, self.members.clone()).await
+    }
+
+    /// Starts a node whose group begins with these members, if its log is empty.
+    async fn start_among(&mut self, node: u32, members: Vec<Member>) -> Node {
         self.starts += 1;
         let id = NodeId(node);
         let tasks = Arc::<Killable>::default();
@@ -125,11 +131,11 @@ impl Cluster {
             Arc::new(NoHooks),
         );
         let listener = env.transport.listen(&address(id), raft.handler()).await.unwrap();
-        for member in &self.members {
-            raft.set_address(member.node, &address(member.node));
+        for peer in (1..).take(self.folders.len()).map(NodeId) {
+            raft.set_address(peer, &address(peer));
         }
         let applied = Applied::default();
-        let group = raft.start_group(GROUP, self.members.clone(), Box::new(applied.clone())).await.unwrap();
+        let group = raft.start_group(GROUP, members, Box::new(applied.clone())).await.unwrap();
         Node { env, tasks, listener, raft, store, group, applied }
     }
 }
@@ -377,6 +383,98 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         for node in [first, second, third] {
             node.stop().await;
         }
+    });
+}
+
+/// Goes to these members step by step, as leaders do.
+async fn go_to(nodes: &[&Node], wanted: &Wanted) {
+    let clock = quorate_proto::env::os();
+    let end = clock.now() + DEADLINE;
+    loop {
+        let (led, _) = leader(nodes).await;
+        let seen = led.group.seen_config();
+        if seen.is_committed && seen.config.is(wanted) {
+            return;
+        }
+        if seen.is_committed {
+            let me = led.store.facts().node();
+            match next_step(&seen.config, wanted, me, &led.group.near(0)) {
+                Step::Append(next) => drop(led.group.change_members(&seen, &next, DEADLINE).await),
+                Step::HandOver(heirs) => led.group.let_lead(*heirs.first().unwrap()).await,
+                Step::Done | Step::Wait(_) => {}
+            }
+        }
+        assert!(clock.now() < end, "in vain: {seen:?} is not {wanted:?}");
+        clock.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn voters(members: &[Member]) -> Wanted {
+    let voters = members.iter().map(|member| (member.node, member.identity)).collect();
+    Wanted { voters, ..Wanted::default() }
+}
+
+#[test]
+fn members_come_and_go_and_take_the_log_along() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(4).await;
+        let all = cluster.members.clone();
+        let first = cluster.start_among(1, all[..3].to_vec()).await;
+        let second = cluster.start_among(2, all[..3].to_vec()).await;
+        let third = cluster.start_among(3, all[..3].to_vec()).await;
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+
+        // Node 4 knows nothing, and waits for the leader.
+        let fourth = cluster.start_among(4, Vec::new()).await;
+        let nodes = [&first, &second, &third, &fourth];
+        go_to(&nodes, &voters(&[all[0], all[1], all[3]])).await;
+        until("node 4 has it", || holds(&fourth, &acked)).await;
+        // Whoever led may have no place any more.
+        go_to(&nodes, &voters(&[all[3]])).await;
+        let (led, term) = leader(&[&fourth]).await;
+        assert_eq!(propose(led, term, 10..20).await.len(), 10);
+        go_to(&nodes, &voters(&[all[1], all[2], all[3]])).await;
+        until("node 2 has it", || holds(&second, &acked)).await;
+        for node in [first, second, third, fourth] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_lost_disk_is_replaced_by_another_one_under_the_same_id() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        second.kill();
+
+        cluster.folders[1] = tempfile::tempdir().unwrap();
+        let env = super::env(cluster.folders[1].path(), Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(2)).await.unwrap();
+        // It was admitted; nobody has told the others.
+        let cluster_id = Some(ClusterId::from_random([9; 16]));
+        let news = News { cluster: cluster_id, admission: Some(1), ..News::default() };
+        store.facts().learn(news).await.unwrap();
+        let mut members = cluster.members.clone();
+        members[1].identity = store.facts().identity();
+        store.close().await;
+        drop((store, env));
+        let second = cluster.start_among(2, Vec::new()).await;
+        go_to(&[&first, &second, &third], &voters(&members)).await;
+        until("node 2 has it", || holds(&second, &acked)).await;
+        assert_eq!(third.raft.known(NodeId(2)), Some(members[1].identity));
+
+        // Its vote counts now.
+        first.kill();
+        let (led, term) = leader(&[&second, &third]).await;
+        assert_eq!(propose(led, term, 10..20).await.len(), 10);
+        second.stop().await;
+        third.stop().await;
     });
 }
 
