@@ -459,8 +459,12 @@ impl Shared {
         };
         if self.facts.cluster_id().is_none() {
             let places = hello.members.iter().filter(|member| !member.peer.is_empty());
-            let places = places.map(|member| (NodeId(member.node), member.peer.clone()));
-            self.known().guides.extend(places.filter(|(node, _)| *node != self.node).take(GUIDES_MAX));
+            let mut known = self.known();
+            for member in places.filter(|member| member.node != self.node.0) {
+                if known.guides.len() < GUIDES_MAX {
+                    known.guides.insert(NodeId(member.node), member.peer.clone());
+                }
+            }
         }
         if !hello.waiting.is_empty() {
             round.refused.insert(peer, hello.waiting);

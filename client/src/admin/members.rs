@@ -123,7 +123,7 @@ impl Admin {
     /// Begins a change, or finds it begun; [`Admin::cluster_status`] tells how far it is.
     ///
     /// # Errors
-    /// `Refused` with what to do instead. `NoServer` and `TimedOut`: perhaps begun; ask again.
+    /// `Refused` with what to do instead. After any other one it may have been begun all the same: ask again.
     pub async fn change_members(&self, change: &MembersChange) -> Result<ChangeBegun, AdminError> {
         let request = v1::ChangeMembersRequest { change: Some(to_wire(change)), timeout_ms: 0 };
         self.anywhere(Call::ChangeMembers(request), true, |reply| {

@@ -175,8 +175,8 @@ fn how_far(change: &MembersChange, begun: ChangeBegun, status: &ClusterStatus) -
         let other = |(of, placing): &(&PartitionMove, &Placing)| {
             of.topic == placing.topic && of.partition == placing.partition && of.to != placing.replicas
         };
-        let pairs = status.moves.iter().flat_map(|of| placings.iter().map(move |placing| (of, placing)));
-        if let Some((of, _)) = pairs.into_iter().find(other) {
+        let mut pairs = status.moves.iter().flat_map(|of| placings.iter().map(move |placing| (of, placing)));
+        if let Some((of, _)) = pairs.find(other) {
             return Err(Failure::work(format!(
                 "{}-{} was given to nodes {} in the meantime",
                 of.topic,

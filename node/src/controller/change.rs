@@ -245,7 +245,7 @@ impl View<'_> {
             }
             moved.insert((topic, at), replicas);
         }
-        let command = |((topic, at), replicas)| Command::AssignReplicas {
+        let command = |((topic, at), replicas): ((TopicId, usize), Vec<NodeId>)| Command::AssignReplicas {
             topic,
             partition: PartitionId(i32::try_from(at).expect("a topic has at most 2^31 partitions")),
             replicas,

@@ -60,8 +60,9 @@ pub(super) fn held(metadata: &Metadata) -> BTreeMap<NodeId, usize> {
 }
 
 /// Places `partitions` with `replicas` each, the preferred leader first. Each replica goes to the node whose rack holds
-/// the fewest of that partition, then to the one that holds the fewest (among those, leads the fewest), each preferred leadership to the holder that leads the fewest; among equals
-/// the order is another one per topic and partition, so that the same nodes do not always share partitions.
+/// the fewest of that partition, then to the one that holds the fewest (among those, leads the fewest), each preferred
+/// leadership to the holder that leads the fewest; among equals the order is another one per topic and partition, so
+/// that the same nodes do not always share partitions.
 ///
 /// # Panics
 /// If there are fewer available nodes than replicas: whoever asks has checked.

@@ -123,7 +123,8 @@ async fn look(controller: &Controller, metadata: &Metadata) -> bool {
             match group.change_members(&seen, &next, CHANGE_TIME).await {
                 Ok(()) => {
                     env.reached(Mark::MembersChanged);
-                    tracing::info!(voters = ?next.voters, members = ?next.disks.keys(), "members of the metadata group changed");
+                    let (voters, members) = (&next.voters, next.disks.keys());
+                    tracing::info!(?voters, ?members, "members of the metadata group changed");
                 }
                 Err(error) => tracing::debug!(%error, "members of the metadata group were not changed"),
             }

@@ -218,7 +218,8 @@ async fn settle(around: Around, due: Due) -> GroupId {
                     if seen.config.voters.len() > 1 && seen.at.is_some_and(|at| at.term < term) {
                         env.reached(Mark::ChangeOfAnotherEnded);
                     }
-                    tracing::info!(group = %id, partition = %number, voters = ?next.voters, members = ?next.disks.keys(), "members changed");
+                    let (voters, members) = (&next.voters, next.disks.keys());
+                    tracing::info!(group = %id, partition = %number, ?voters, ?members, "members changed");
                 }
                 Err(error) => {
                     tracing::debug!(group = %id, %error, "members were not changed");
@@ -231,7 +232,7 @@ async fn settle(around: Around, due: Due) -> GroupId {
             // The preferred one may not hear of it: another one is asked as well, next time.
             if let Some(heir) = preferred.filter(|_| env.random_below(2) == 0).or(any_of(env, &heirs)) {
                 env.reached(Mark::LeaderMadeWay);
-                tracing::info!(group = %id, partition = %number, %heir, "leadership is handed over to one of the new members");
+                tracing::info!(group = %id, partition = %number, %heir, "leadership is handed over to a new member");
                 group.let_lead(*heir).await;
                 env.sleep(ELECTION).await;
             }

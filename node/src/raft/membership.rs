@@ -395,8 +395,8 @@ mod tests {
                 let wanted = Wanted { voters, learners };
                 let steps = if at == last { 100 } else { steps };
                 for _ in 0..steps {
-                    let near: BTreeSet<NodeId> = (1..7)
-                        .filter(|node| at == last || some & (1 << node) != 0)
+                    let near: BTreeSet<NodeId> = (1_u32..7)
+                        .filter(|node| at == last || (some >> *node) & 1 == 1)
                         .map(NodeId)
                         .collect();
                     match next_step(&now, &wanted, me, &near) {
