@@ -166,10 +166,13 @@ impl View<'_> {
             return Ok(Vec::new());
         }
         if self.alive.contains(&id) {
-            return invalid(format!(
+            // If another disk waits in its place, its last word is just not old enough yet.
+            let code = if waits.is_some() { ErrorCode::NotAvailable } else { ErrorCode::InvalidRequest };
+            let message = format!(
                 "node {id} is alive, with the disk that it has: only a node whose disk is lost is replaced; stop it \
                  first if that is meant"
-            ));
+            );
+            return refuse(code, message);
         }
         self.admit(id, true)
     }

@@ -109,10 +109,14 @@ fn a_node_that_waits_is_admitted_and_one_that_does_not_is_looked_for_elsewhere()
 fn only_a_node_that_is_not_alive_is_replaced() {
     let mut cluster = Cluster::new(3, &[ALL]);
     let replace = MembersChange::Replace(NodeId(2));
-    cluster.waiting = vec![(2, 22)];
     cluster.check(
         &replace,
         expect!["InvalidRequest: node 2 is alive, with the disk that it has: only a node whose disk is lost is replaced; stop it first if that is meant"],
+    );
+    cluster.waiting = vec![(2, 22)];
+    cluster.check(
+        &replace,
+        expect!["NotAvailable: node 2 is alive, with the disk that it has: only a node whose disk is lost is replaced; stop it first if that is meant"],
     );
     cluster.alive = vec![1, 3];
     cluster.check(&replace, expect!["admit 2 with disk 22, replaces: true"]);
