@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore};
+use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore, members_change};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -38,6 +38,21 @@ fn a_node_registers_although_the_leader_that_it_remembers_hangs() {
         assert!(report.acked >= 6, "seed {seed}: {} records", report.acked);
         assert_eq!(report.faults.get("pause"), Some(&1), "seed {seed}");
     }
+}
+
+#[test]
+fn a_change_of_members_is_ended_by_whoever_leads_next() {
+    let mut ended = 0;
+    for seed in 0..12 {
+        let report = members_change::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 11, "seed {seed}: {} records", report.acked);
+        for mark in ["disk-lost-for-good", "node-admitted", "members-changed", "replica-moved-away"] {
+            assert!(report.marks.contains_key(mark), "seed {seed}: {mark}");
+        }
+        ended += report.marks.get("change-of-another-ended").copied().unwrap_or_default();
+    }
+    assert!(ended > 0, "each change was ended by whoever began it");
 }
 
 /// It once was: in the moment between the failed sync and the store's knowing of it, when pages were kept.
