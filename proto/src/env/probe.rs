@@ -311,6 +311,8 @@ named! {
         TopicDeletedWhileTheNodeWasDown = "topic-deleted-while-the-node-was-down",
         /// A replica of a deleted topic was removed.
         ReplicaRemoved = "replica-removed",
+        /// A replica that ran went over to other settings of its topic.
+        SettingsFollowed = "settings-followed",
         /// A produce reached a leader that had not applied an entry of its own.
         ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
         /// A fetch reached a leader that had not applied an entry of its own.
