@@ -341,6 +341,10 @@ named! {
         SlowLeaderAbandoned = "slow-leader-abandoned",
         /// A producer found that its topic had been deleted.
         ProducerFoundTheTopicGone = "producer-found-the-topic-gone",
+        /// A producer went over to what its topic had become: it had grown, or takes other sizes.
+        ProducerFollowedTheTopic = "producer-followed-the-topic",
+        /// A consumer of a whole topic began with a partition that had been added.
+        ConsumerFoundANewPartition = "consumer-found-a-new-partition",
         /// A consumer found that its topic had been deleted.
         ConsumerFoundTheTopicGone = "consumer-found-the-topic-gone",
         /// A consumer did not wait any more for a leader that had been replaced.
