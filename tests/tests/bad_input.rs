@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::ProducerId;
+use quorate_proto::v1::{AddPartitionsRequest, ConfigChange, ConfigureTopicRequest};
 use quorate_tests::cluster::{Shape, signal};
 use quorate_tests::command::{Running, quorate, run, run_with};
 use quorate_tests::wire::{Wire, batch};
@@ -153,6 +154,39 @@ fn settings_that_cannot_be() {
     }
     assert_eq!(cluster.run(["topic", "config", "get", "t"]).done().text(), before.text());
     cluster.run(["topic", "describe", "new"]).refused(1, "new");
+}
+
+#[test]
+fn changes_of_topics_that_no_good_client_would_send() {
+    let cluster = Cluster::start(1);
+    cluster.create("t", 2, 1);
+    let wire = Wire::new(&cluster.node(1).grpc);
+    let id = wire.topic("t").id;
+    let change = || ConfigChange { key: "retention.ms".to_owned(), value: Some("5".to_owned()) };
+    let configure = |topic_id: &[u8], change_id: &[u8], changes: Vec<ConfigChange>| {
+        let (id, change) = (topic_id.to_vec().into(), change_id.to_vec().into());
+        let name = "t".to_owned();
+        wire.configure_topic(ConfigureTopicRequest { name, id, changes, change, timeout_ms: 10_000 }).error()
+    };
+    assert_eq!(configure(&[], &[], Vec::new()), ErrorCode::InvalidRequest);
+    assert_eq!(configure(&[], &[4; 15], vec![change()]), ErrorCode::InvalidRequest);
+    assert_eq!(configure(&id[..15], &[4; 16], vec![change()]), ErrorCode::InvalidRequest);
+    assert_eq!(configure(&[7; 16], &[4; 16], vec![change()]), ErrorCode::UnknownTopicId);
+    assert_eq!(configure(&[], &[4; 16], vec![change(), change()]), ErrorCode::InvalidConfig);
+    let add = |partitions: i32, change_id: &[u8]| {
+        let (name, id, change) = ("t".to_owned(), id.clone(), change_id.to_vec().into());
+        wire.add_partitions(AddPartitionsRequest { name, id, partitions, change, timeout_ms: 10_000 }).error()
+    };
+    for partitions in [i32::MIN, -1, 0, 1, 2, 10_001, i32::MAX] {
+        assert_eq!(add(partitions, &[]), ErrorCode::InvalidPartitions, "{partitions}");
+    }
+    assert_eq!(wire.topic("t").partitions.len(), 2);
+    // The same change again is done, another one is refused.
+    assert_eq!([add(3, &[5; 16]), add(3, &[5; 16])], [ErrorCode::None; 2]);
+    assert_eq!(add(3, &[6; 16]), ErrorCode::InvalidPartitions);
+    assert_eq!(configure(&id, &[7; 16], vec![change()]), ErrorCode::None);
+    assert_eq!(wire.topic("t").partitions.len(), 3);
+    assert!(wire.topic("t").configs.iter().any(|entry| entry.key == "retention.ms" && entry.value == "5"));
 }
 
 #[test]
