@@ -295,6 +295,13 @@ async fn a_topic_that_is_set_otherwise_takes_what_comes_after_and_knows_what_cam
     assert!(partition.replica.configure(TopicConfig::default()));
     assert_eq!(partition.produce(idempotent(4, 50)).await, Ok(4));
     assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 3), (3, 1), (4, 50)]));
+    // A retry is told the time that the batch bears, whatever the topic is set to now.
+    let again = async |batch| {
+        let produced = partition.replica.produce(None, batch, partition.deadline()).await.unwrap();
+        (produced.base_offset.0, produced.log_append_time.is_some())
+    };
+    assert_eq!(again(idempotent(3, 1)).await, (3, true));
+    assert_eq!(again(idempotent(4, 50)).await, (4, false));
 }
 
 #[tokio::test]
