@@ -586,8 +586,10 @@ fn produce(state: &mut State, node: u32, request: &v1::ProduceRequest) -> v1::Pr
 fn list_offset(state: &State, node: u32, request: &v1::ListOffsetRequest) -> v1::ListOffsetResponse {
     use v1::list_offset_request::At;
     let mut response = v1::ListOffsetResponse { timestamp_ms: -1, ..Default::default() };
-    let (_, partitions) =
-        state.topics.values().find(|(id, _)| id.to_wire() == request.topic_id).expect("a known topic");
+    let Some((_, partitions)) = state.topics.values().find(|(id, _)| id.to_wire() == request.topic_id) else {
+        response.set_error(ErrorCode::UnknownTopicId);
+        return response;
+    };
     let partition = &partitions[usize::try_from(request.partition).unwrap()];
     if partition.leader != node {
         response.set_error(ErrorCode::NotLeader);
