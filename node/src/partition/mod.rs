@@ -5,6 +5,7 @@
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
 mod batcher;
+mod command;
 mod config;
 mod dedup;
 mod door;
@@ -14,6 +15,7 @@ mod machine;
 mod manager;
 mod outgoing;
 mod replica;
+mod saved;
 mod state;
 mod tail;
 mod types;
