@@ -11,10 +11,12 @@ mod dedup;
 mod door;
 mod epochs;
 mod index;
+mod keeping;
 mod machine;
 mod manager;
 mod outgoing;
 mod replica;
+mod retention;
 mod saved;
 mod state;
 mod tail;
@@ -26,7 +28,8 @@ pub use manager::PartitionManager;
 pub use outgoing::{AnswerHold, AnswerRoom};
 pub use replica::Replica;
 pub use types::{
-    EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,
+    DeleteBefore, DeleteError, Deleted, EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt,
+    OffsetFound, ProduceError, Produced,
 };
 
 #[cfg(test)]

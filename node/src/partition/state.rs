@@ -1,6 +1,7 @@
 //! What a replica knows of its partition from the entries applied so far. Pure: heads only, no clock.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use quorate_proto::ids::{LeaderEpoch, LogIndex, Offset, Timestamp};
 
@@ -45,6 +46,15 @@ pub(super) enum Applied {
     Accepted { base_offset: Offset },
     /// A batch out of place: takes an index and no offset, and is never read.
     Void,
+}
+
+/// Where a run of batches lies in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    /// Its entries, and those without an offset behind it.
+    pub(super) range: Range<LogIndex>,
+    /// Bytes of all batches up to its end, from the partition's first one on.
+    pub(super) bytes_through: u64,
 }
 
 /// The producer's side of an entry.
@@ -115,6 +125,15 @@ impl State {
                 };
             }
         }
+    }
+
+    /// The first run of the index that holds something behind `kept`.
+    pub(super) fn run_behind(&self, kept: Offset) -> Option<Behind> {
+        let runs = self.index.runs(self.next_offset, self.applied_bytes);
+        let mut runs = runs.skip_while(|run| run.end <= kept);
+        let run = runs.next()?;
+        let end = runs.next().map_or(self.next_index, |next| next.index);
+        Some(Behind { range: run.index..end, bytes_through: run.bytes.1 })
     }
 
     fn begin(&mut self, head: &Head) {
