@@ -94,6 +94,8 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
     }
 }
 
@@ -693,6 +695,41 @@ const CHECKPOINTS: &[Step] = &[
     Flush,
 ];
 
+/// Of several volumes little stays alive: it is rewritten, and they go.
+const REWRITING: &[Step] = &[
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Trim { group: 1, through: 17 },
+    Rest,
+    Rest,
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Truncate { group: 2, from: 5 },
+    append(2, 3, 4, 900),
+    Flush,
+    Rest,
+    Reopen,
+    append(1, 3, 6, 900),
+    Trim { group: 2, through: 4 },
+    Rest,
+];
+
+#[test]
+fn rewriting_survives_a_cut_at_every_operation() {
+    cut_everywhere("rewriting", REWRITING);
+}
+
 #[test]
 fn checkpoints_survive_a_cut_at_every_operation() {
     cut_everywhere("checkpoints", CHECKPOINTS);
@@ -723,11 +760,12 @@ fn what_a_start_after_a_kill_showed_survives_a_cut() {
     kill_everywhere("kills", TRUNCATIONS);
     kill_everywhere("kills", ROLLS);
     kill_everywhere("kills", CHECKPOINTS);
+    kill_everywhere("kills", REWRITING);
 }
 
 #[test]
 fn a_failed_sync_is_survived_with_dropped_pages() {
-    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS, CHECKPOINTS] {
+    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS, CHECKPOINTS, REWRITING] {
         fail_every_sync("dropped", script, DirtyPages::Dropped);
     }
 }

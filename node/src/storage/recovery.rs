@@ -70,12 +70,13 @@ pub(super) fn recover(
         folder.remove(name, &mut report)?;
     }
     let half_made = report.leftovers;
-    let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
+    let mut on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     if report.failed_before && names.contains(&meta_file()) {
         folder.disk(copy_anew(disk, &meta_file()))?;
     }
     let (meta, mut content) =
         folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
+    folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
             folder.disk(copy_anew(disk, &number.file()))?;
@@ -217,6 +218,23 @@ impl Folder<'_> {
             found,
             ours: FORMAT,
         })
+    }
+
+    /// Removes what others were being rewritten into when a crash came: they are still there.
+    fn give_up_unfinished(
+        &self,
+        on_disk: &mut BTreeSet<VolumeNumber>,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        for number in std::mem::take(&mut content.unfinished) {
+            if on_disk.remove(&number) {
+                self.remove(&number.file(), report)?;
+            }
+            self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+        }
+        Ok(())
     }
 
     /// Volumes that `meta.redb` does not list are a removed one whose removal came undone, or the next one made just
