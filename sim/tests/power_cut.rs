@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::poll;
@@ -19,8 +20,8 @@ use quorate_proto::ids::{
     GroupId, Identity, LogIndex, NodeId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp,
 };
 use quorate_sim::dice::Dice;
-use quorate_sim::env::alone;
 use quorate_sim::env::disk::{DirtyPages, SimDisk};
+use quorate_sim::env::{alone, clock};
 
 const NODE: NodeId = NodeId(1);
 
@@ -72,11 +73,15 @@ enum Step {
     Flush,
     /// Lets the keeper do what it has to do.
     Rest,
+    /// The same, and gives it the time that it takes for what is not urgent.
+    Wait,
     /// Closes the store and opens it again.
     Reopen,
 }
 
-use Step::{Append, Checkpoint, Committed, Flush, Install, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote};
+use Step::{
+    Append, Checkpoint, Committed, Flush, Install, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote, Wait,
+};
 
 const fn append(group: u64, term: u64, count: u64, bytes: usize) -> Step {
     Append { group, term, count, bytes }
@@ -328,8 +333,11 @@ impl History {
                 self.peers_acked += usize::from(result.is_ok());
                 result
             }
-            Flush | Rest | Reopen => {
+            Flush | Rest | Wait | Reopen => {
                 let mut result = flush(waiting, &acked).await;
+                if matches!(step, Wait) {
+                    clock::sleep(Duration::from_secs(5)).await;
+                }
                 for _ in 0..20 {
                     tokio::task::yield_now().await;
                 }
@@ -710,8 +718,7 @@ const REWRITING: &[Step] = &[
     Flush,
     Rest,
     Trim { group: 1, through: 17 },
-    Rest,
-    Rest,
+    Wait,
     append(2, 1, 2, 20),
     Flush,
     Rest,
@@ -722,7 +729,7 @@ const REWRITING: &[Step] = &[
     Reopen,
     append(1, 3, 6, 900),
     Trim { group: 2, through: 4 },
-    Rest,
+    Wait,
 ];
 
 #[test]
