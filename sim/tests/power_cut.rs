@@ -334,7 +334,7 @@ impl History {
                 result
             }
             Flush | Rest | Wait | Reopen => {
-                let mut result = flush(waiting, &acked).await;
+                let result = flush(waiting, &acked).await;
                 if matches!(step, Wait) {
                     clock::sleep(Duration::from_secs(5)).await;
                 }
