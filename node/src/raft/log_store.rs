@@ -152,7 +152,7 @@ impl RaftLogReader<Config> for LogStore {
             return Ok(Vec::new());
         }
         if is_old {
-            let bytes = entries.iter().map(|entry| u64::from(entry.head.body_bytes)).sum();
+            let bytes: u64 = entries.iter().map(|entry| u64::from(entry.head.body_bytes)).sum();
             self.rate.take(&self.env, bytes).await;
         }
         entries.into_iter().map(|entry| entry_to_raft(entry).map_err(io::Error::other)).collect()

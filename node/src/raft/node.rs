@@ -256,9 +256,9 @@ impl RaftNode {
     }
 
     /// Starts a group. `members` count while its log is empty, and then every member must call this with the same
-    /// ones: the first is tried first as leader. What was committed before is applied again, from the newest checkpoint or
-    /// the start of the log, before this returns. Dropping the future gives the group up: it is stopped once it has started, and refused
-    /// until then; see [`RaftNode::stop_groups`].
+    /// ones: the first is tried first as leader. What was committed before is applied again, from the newest
+    /// checkpoint or the start of the log, before this returns. Dropping the future gives the group up: it is stopped
+    /// once it has started, and refused until then; see [`RaftNode::stop_groups`].
     ///
     /// # Errors
     /// By variant.
