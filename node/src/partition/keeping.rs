@@ -1,6 +1,7 @@
 //! What a leader does so that its partition keeps what it must and no more: raises the log start through the log, by
 //! retention or because somebody asked for it, and lets its log go up to there.
 
+use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ struct Batch {
 }
 
 /// What a look at a partition leaves for the next one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Looked {
     /// What was decided by, and when the oldest batch that is kept may go: before that, there is nothing to be read.
     due: Option<(Retention, Offset, Due)>,
@@ -42,6 +43,32 @@ pub(super) struct Looked {
     first: Option<(Offset, LogIndex, u64)>,
     /// Bytes of all batches before the log, as far as is known since this replica leads.
     trimmed_bytes: Option<u64>,
+    /// Up to where the log was to be trimmed and is not, each with the bytes of all batches before; the oldest first.
+    held: VecDeque<(LogIndex, u64)>,
+    /// The last trim was held for a replica.
+    is_held: bool,
+}
+
+/// How many looks are remembered that did not trim as far as they should: with more, what is held is counted too high.
+const HELD_MAX: usize = 64;
+
+impl Looked {
+    /// The log was to be trimmed to `target`, and begins at `begins` now.
+    fn trimmed(&mut self, target: (LogIndex, u64), begins: LogIndex) {
+        if self.held.back() != Some(&target) && self.held.len() < HELD_MAX {
+            self.held.push_back(target);
+        }
+        while let Some((first, bytes)) = self.held.front().copied()
+            && first <= begins
+        {
+            self.held.pop_front();
+            self.trimmed_bytes = Some(bytes);
+        }
+        if begins >= target.0 {
+            self.trimmed_bytes = Some(target.1);
+        }
+        self.is_held = begins < target.0;
+    }
 }
 
 impl Replica {
@@ -61,7 +88,7 @@ impl Replica {
             Ok(None) => {}
             Ok(Some(offset)) => match self.set_log_start(term, offset).await {
                 Ok(agreed) => match env.timeout(AGREED, agreed).await {
-                    Ok(Ok(_)) => info!(log_start = %self.log_start(), "log start was raised by retention"),
+                    Ok(Ok(_)) => debug!(log_start = %self.log_start(), "log start was raised by retention"),
                     Ok(Err(error)) => debug!(%error, %offset, "log start was not raised"),
                     Err(elapsed) => debug!(error = %elapsed, %offset, "log start was not raised"),
                 },
@@ -97,9 +124,9 @@ impl Replica {
             {
                 return Ok(None);
             }
-            let runs = || state.index.runs(state.next_offset, bytes);
+            let runs = state.index.runs(state.next_offset, bytes);
             let pieces =
-                runs().map(|run| Piece { end: run.end, newest: run.newest, bytes_through: run.bytes.1 });
+                runs.map(|run| Piece { end: run.end, newest: run.newest, bytes_through: run.bytes.1 });
             // By whole runs first, and then within the first one that is kept.
             let coarse = expired(pieces, bytes, retention, now);
             let kept = coarse.unwrap_or(log_start).max(log_start);
@@ -173,12 +200,16 @@ impl Replica {
         if dead < config.trim_bytes_min && !rests {
             return Ok(());
         }
+        // Whoever is behind by what came since the last look is not slow.
         let held_max = config.slow_replica_bytes_max.min(HELD_BYTES_MIN.max(live / 4));
-        match self.shared.group.trim(first, dead <= held_max).await {
-            Ok(begins) if begins >= first => {
-                self.look(|looked| looked.trimmed_bytes = Some(bytes_before));
+        let hold = !before.is_held || dead <= held_max;
+        match self.shared.group.trim(first, hold).await {
+            Ok(begins) => {
+                if begins < first {
+                    debug!(%begins, %first, dead, "log is held for a slow replica");
+                }
+                self.look(|looked| looked.trimmed((first, bytes_before), begins));
             }
-            Ok(begins) => debug!(%begins, %first, dead, "log is held for a slow replica"),
             Err(error) => warn!(%error, "log was not trimmed"),
         }
         Ok(())
@@ -214,7 +245,7 @@ impl Replica {
     }
 
     fn looked(&self) -> Looked {
-        *self.shared.looked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.looked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn look(&self, change: impl FnOnce(&mut Looked)) {
