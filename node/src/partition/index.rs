@@ -33,8 +33,8 @@ pub(super) struct Run {
     pub(super) end: Offset,
     /// Its largest timestamp.
     pub(super) newest: Timestamp,
-    /// Bytes of all batches up to its start, and to its end.
-    pub(super) bytes: (u64, u64),
+    /// Bytes of all batches up to its end.
+    pub(super) bytes_through: u64,
 }
 
 /// Runs of at most [`STRIDE`] entries, in order.
@@ -94,11 +94,11 @@ impl OffsetIndex {
     /// Its runs in order; `end` and `bytes` are those behind the last batch.
     pub(super) fn runs(&self, end: Offset, bytes: u64) -> impl Iterator<Item = Run> {
         let ends = self.points.iter().skip(1).map(|next| (next.offset, next.bytes_before));
-        self.points.iter().zip(ends.chain([(end, bytes)])).map(|(point, (end, bytes))| Run {
+        self.points.iter().zip(ends.chain([(end, bytes)])).map(|(point, (end, bytes_through))| Run {
             index: point.index,
             end,
             newest: point.own_newest,
-            bytes: (point.bytes_before, bytes),
+            bytes_through,
         })
     }
 

@@ -126,7 +126,7 @@ impl Replica {
             }
             let runs = state.index.runs(state.next_offset, bytes);
             let pieces =
-                runs.map(|run| Piece { end: run.end, newest: run.newest, bytes_through: run.bytes.1 });
+                runs.map(|run| Piece { end: run.end, newest: run.newest, bytes_through: run.bytes_through });
             // By whole runs first, and then within the first one that is kept.
             let coarse = expired(pieces, bytes, retention, now);
             let kept = coarse.unwrap_or(log_start).max(log_start);

@@ -133,7 +133,7 @@ impl State {
         let mut runs = runs.skip_while(|run| run.end <= kept);
         let run = runs.next()?;
         let end = runs.next().map_or(self.next_index, |next| next.index);
-        Some(Behind { range: run.index..end, bytes_through: run.bytes.1 })
+        Some(Behind { range: run.index..end, bytes_through: run.bytes_through })
     }
 
     fn begin(&mut self, head: &Head) {

@@ -58,7 +58,7 @@ impl Group {
         }
         let begins = self.base().map_or(LogIndex(0), |base| base.index.next());
         if needed < begins && !hold {
-            self.0.env.reached(Mark::SlowReplicaNotWaitedFor);
+            self.0.env.reached(Mark::SlowReplicaCutOff);
             self.0.floor.set_cut(begins);
         }
         Ok(begins)

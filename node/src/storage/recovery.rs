@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 
-use super::checkpoints::{self, CheckpointKind, Worth, judge};
+use super::checkpoints::{self, CheckpointKind, Checkpoints, Worth, judge};
 use super::config::StoreConfig;
-use super::entry::LogId;
 use super::error::{DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
@@ -414,13 +413,13 @@ impl Folder<'_> {
         meta: &Meta,
         content: &MetaContent,
         durable: &BTreeMap<GroupId, Durable>,
-    ) -> Result<(BTreeMap<(GroupId, CheckpointKind), LogId>, bool), OpenError> {
+    ) -> Result<(Checkpoints, bool), OpenError> {
         let misfit = |group: GroupId, reason: String| OpenError::Checkpoint {
             folder: self.path.clone(),
             group,
             reason,
         };
-        let (mut kept, mut worthless, mut to_be_trimmed) = (BTreeMap::new(), Vec::new(), false);
+        let (mut kept, mut worthless, mut to_be_trimmed) = (Checkpoints::new(), Vec::new(), false);
         for ((group, kind), head) in &content.checkpoints {
             let log = durable.get(group).map(|durable| &durable.hard);
             match judge(log, *kind, head) {

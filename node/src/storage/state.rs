@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_proto::ids::{GroupId, LogIndex};
 use tokio::sync::{Notify, oneshot};
 
-use super::checkpoints::CheckpointKind;
+use super::checkpoints::Checkpoints;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
@@ -76,8 +76,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) visible: BTreeMap<GroupId, Visible>,
     pub(super) durable: BTreeMap<GroupId, Durable>,
-    /// The last entry of each checkpoint that is durable and counts.
-    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) queue: VecDeque<Request>,
     /// Groups whose `committed` is to ride along with the next commit.
     pub(super) committed: BTreeSet<GroupId>,
@@ -197,7 +196,7 @@ impl Shared {
 impl State {
     pub(super) fn new(
         durable: BTreeMap<GroupId, Durable>,
-        checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
+        checkpoints: Checkpoints,
         active: Active,
         sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
         spare: Option<Arc<Volume>>,
