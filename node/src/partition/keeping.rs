@@ -37,11 +37,13 @@ struct Batch {
 /// What a look at a partition leaves for the next one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Looked {
+    /// As a leader in this term: who leads anew knows nothing.
+    term: Option<Term>,
     /// What was decided by, and when the oldest batch that is kept may go: before that, there is nothing to be read.
     due: Option<(Retention, Offset, Due)>,
     /// For a log start: the first entry behind it, and the bytes of all batches before that.
     first: Option<(Offset, LogIndex, u64)>,
-    /// Bytes of all batches before the log, as far as is known since this replica leads.
+    /// Bytes of all batches before the log.
     trimmed_bytes: Option<u64>,
     /// Up to where the log was to be trimmed and is not, each with the bytes of all batches before; the oldest first.
     held: VecDeque<(LogIndex, u64)>,
@@ -84,6 +86,11 @@ impl Replica {
         if self.is_closed() || env.perturb(Point::RetentionSkipped) {
             return;
         }
+        self.look(|looked| {
+            if looked.term != Some(term) {
+                *looked = Looked { term: Some(term), ..Looked::default() };
+            }
+        });
         match self.expired().await {
             Ok(None) => {}
             Ok(Some(offset)) => match self.set_log_start(term, offset).await {
@@ -192,7 +199,10 @@ impl Replica {
         let Some((first, bytes_before)) = self.first_needed().await? else { return Ok(()) };
         let live = self.shared.state.lock().applied_bytes.saturating_sub(bytes_before);
         let config = &self.shared.around.config;
-        let trimmed = before.trimmed_bytes.unwrap_or(bytes_before);
+        let trimmed = match before.trimmed_bytes {
+            Some(known) => known,
+            None => bytes_before.saturating_sub(self.batch_bytes_before(first).await?),
+        };
         self.look(|looked| looked.trimmed_bytes = Some(trimmed));
         let dead = bytes_before.saturating_sub(trimmed);
         // The log start has not moved since the last look.
@@ -213,6 +223,20 @@ impl Replica {
             Err(error) => warn!(%error, "log was not trimmed"),
         }
         Ok(())
+    }
+
+    /// Bytes of the batches that the log holds before an entry.
+    async fn batch_bytes_before(&self, first: LogIndex) -> Result<u64, FetchError> {
+        let purged = self.shared.group.log().state().purged;
+        let mut from = purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut bytes = 0;
+        while from < first {
+            let (heads, next) = self.log_heads(from..first).await?;
+            let batches = heads.iter().filter(|head| head.kind == Kind::Batch);
+            bytes += batches.map(|head| u64::from(head.body_bytes)).sum::<u64>();
+            from = next;
+        }
+        Ok(bytes)
     }
 
     /// The first entry that is needed for what lies at the log start and behind it, and the bytes of all batches before;

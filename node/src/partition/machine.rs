@@ -41,7 +41,10 @@ impl Machine {
         let before = state.log_start;
         state.obey(&entry.head, command);
         if state.log_start > before {
+            drop(state);
             self.env.reached(Mark::LogStartRaised);
+            // What somebody waits for more of may be gone.
+            self.watermark.wake_all();
         }
         Answer::Command(Bytes::new())
     }

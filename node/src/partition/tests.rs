@@ -559,8 +559,6 @@ async fn a_reader_that_waits_hears_that_what_it_waits_for_is_deleted() {
     let mut waiting = Box::pin(async move { replica.fetch(request).await });
     assert!((&mut waiting).now_or_never().is_none());
     assert_eq!(delete(&partition, DeleteBefore::HighWatermark).await, Ok(2));
-    // The next records wake it.
-    partition.replica.shared.watermark.wake_all();
     let told = waiting.await.unwrap_err();
     assert!(matches!(told, FetchError::OffsetOutOfRange { log_start: Offset(2), .. }), "{told:?}");
 }
