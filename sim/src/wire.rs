@@ -315,7 +315,7 @@ pub fn ask(call: &Call) -> Ask {
         }
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) => None,
+        Call::ClusterStatus(_) | Call::DeleteRecords(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -342,7 +342,7 @@ pub fn told(
         Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
         Reply::AddPartitions(reply) => (reply.error(), -1, -1),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::DeleteRecords(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -387,7 +387,7 @@ pub fn told(
         Reply::ConfigureTopic(_) => Told::Configured,
         Reply::AddPartitions(_) => Told::PartitionsAdded,
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::DeleteRecords(_) => Told::Other,
     }
 }
 

@@ -6,16 +6,18 @@
 //! | `facts` | `cluster` | cluster id, 16 bytes; absent until one is joined |
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
 //! | `peers` | node (u32) | identity, 16 bytes |
-//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
+//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32); or 2 being rewritten, counts for nothing |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+//! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::checkpoints::{self, CheckpointHead, CheckpointKind};
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
 use super::failure::Failure;
@@ -62,7 +64,11 @@ pub(super) struct MetaContent {
     pub(super) witness: Option<Witness>,
     pub(super) peers: BTreeMap<NodeId, Identity>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
+    /// Volumes that others were to be rewritten into, perhaps not there.
+    pub(super) unfinished: BTreeSet<VolumeNumber>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
+    /// Without their bodies.
+    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
 }
 
 /// A change of `meta.redb`.
@@ -73,6 +79,8 @@ pub(super) enum Change {
     Peer(NodeId, Identity),
     Volume(VolumeNumber, Option<Seal>),
     VolumeGone(VolumeNumber),
+    /// Others are to be rewritten into it: nothing of it counts before its seal is noted.
+    VolumeBegun(VolumeNumber),
     Vote(GroupId, HardVote),
     VoteGone(GroupId),
 }
@@ -128,15 +136,36 @@ impl Meta {
 
     /// Writes changes in one transaction and syncs it. Blocks.
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.transact(|write| put(write, changes))
+    }
+
+    /// Runs one transaction and syncs it. Blocks.
+    pub(super) fn transact(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), DiskError> {
         let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         guarded_disk("commit to", &meta_file(), || {
             let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
             let mut write = db.begin_write()?;
             write.set_durability(redb::Durability::Immediate)?;
-            put(&write, changes)?;
+            work(&write)?;
             write.commit()?;
             Ok(())
         })
+    }
+
+    /// Reads in one transaction. Blocks.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = guarded(|| {
+            let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
+            work(&db.begin_read()?)
+        });
+        read.map_err(|fault| fault.into_read_error("read", &meta_file()))
     }
 
     pub(super) fn close(&self) -> Result<(), DiskError> {
@@ -176,6 +205,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             }
             Change::VolumeGone(number) => {
                 volumes.remove(number.0)?;
+            }
+            Change::VolumeBegun(number) => {
+                volumes.insert(number.0, &checked(&[2])[..])?;
             }
             Change::Vote(group, vote) => {
                 let mut value = Vec::with_capacity(17);
@@ -234,6 +266,10 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let value = unchecked(value.value()).map_err(at)?;
         let seal = match (value.first(), value.len()) {
             (Some(0), 1) => None,
+            (Some(2), 1) => {
+                content.unfinished.insert(VolumeNumber(number.value()));
+                continue;
+            }
             (Some(1), 13) => Some(Seal {
                 bytes: u64::from_le_bytes(array(&value[1..])),
                 crc: u32::from_le_bytes(array(&value[9..])),
@@ -248,6 +284,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
         content.votes.insert(GroupId(group.value()), vote);
     }
+    content.checkpoints = checkpoints::heads(&read)?;
     Ok(content)
 }
 
@@ -260,7 +297,9 @@ impl MetaContent {
             witness: None,
             peers: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
             votes: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         }
     }
 }
