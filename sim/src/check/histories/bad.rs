@@ -394,6 +394,14 @@ bad! {
         @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
         @9000 over";
+    nothing_is_acked_after_one_that_was_too_large, "O-27": "
+        topics 1 2 1
+        healed 1 2 3
+        @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 too-large
+        @3000 ask c1 n1 e1 p2 produce 7:0:0 r2
+        tell p2 unknown
+        @9000 over";
     the_first_ack_after_the_mending_is_late, "O-27": "
         topics 1 2 1
         healed 1 2 3
