@@ -344,9 +344,13 @@ bad! {
         ask c1 n1 e1 g1 grow 3
         tell g1 refused
         topics 1 3 1";
-    partitions_that_were_added_are_lost, "metadata": "
+    partitions_that_were_added_are_nowhere, "metadata": "
         ask c1 n1 e1 g1 grow 4
         tell g1 grown
+        holds 9 2";
+    partitions_are_lost_though_nobody_was_told_of_them, "metadata": "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 unknown
         holds 7 4
         holds 9 2";
     a_name_is_given_twice, "metadata": "
