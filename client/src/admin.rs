@@ -1,5 +1,8 @@
 //! Topics and the cluster, for those who look after them.
 
+mod alter;
+mod records;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +16,8 @@ use quorate_proto::ids::{
 };
 use quorate_proto::v1;
 
+pub use self::alter::ConfigChanges;
+pub use self::records::DeleteBefore;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
@@ -80,7 +85,7 @@ pub struct TopicListing {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionListing>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -106,7 +111,7 @@ pub struct TopicDescription {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionDescription>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -209,7 +214,7 @@ pub struct OffsetFound {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Creates, lists, describes and deletes topics. Cheap to clone.
+/// Creates, lists, describes, changes and deletes topics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admin {
     env: Env,
@@ -228,6 +233,12 @@ fn within(mut call: Call, time: Duration) -> Call {
     } else if let Call::DeleteTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::ChangeMembers(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::ConfigureTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::AddPartitions(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::DeleteRecords(request) = &mut call {
         request.timeout_ms = ms;
     }
     call
@@ -462,15 +473,14 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let mut view = self.leaders.resolve(topic).await;
+        let mut view = self.leaders.resolve_with(topic, partition).await;
         let mut before = None;
         loop {
             let last = match view {
                 Ok(view) => {
-                    let count = view.partitions.len();
-                    if usize::try_from(partition.0).map_or(true, |partition| partition >= count) {
-                        let message =
-                            format!("topic {topic} has no partition {partition}, only 0 to {}", count - 1);
+                    if !view.has(partition) {
+                        let last = view.partitions.len() - 1;
+                        let message = format!("topic {topic} has no partition {partition}, only 0 to {last}");
                         return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
                     }
                     match self.offset_once(topic, view.id, partition, at, deadline).await {
@@ -543,7 +553,9 @@ impl Admin {
         if code != ErrorCode::None {
             self.leaders.hint(topic, id, partition, reply.leader, reply.leader_epoch);
             let message = refusal(code, &reply.message);
-            let later = code.is_retriable() || code == ErrorCode::UnknownTopicId;
+            // One that denies what others know of lags behind.
+            let denied = code == ErrorCode::UnknownTopicId || code == ErrorCode::UnknownPartition;
+            let later = code.is_retriable() || denied;
             return Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } });
         }
         let Ok(offset) = u64::try_from(reply.offset) else { return Ok(None) };

@@ -19,6 +19,9 @@ pub enum Call {
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
     ChangeMembers(v1::ChangeMembersRequest),
+    ConfigureTopic(v1::ConfigureTopicRequest),
+    AddPartitions(v1::AddPartitionsRequest),
+    DeleteRecords(v1::DeleteRecordsRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -35,6 +38,9 @@ pub enum Reply {
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
     ChangeMembers(v1::ChangeMembersResponse),
+    ConfigureTopic(v1::ConfigureTopicResponse),
+    AddPartitions(v1::AddPartitionsResponse),
+    DeleteRecords(v1::DeleteRecordsResponse),
 }
 
 /// Why no answer came.

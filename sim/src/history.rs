@@ -233,7 +233,7 @@ impl Evidence {
 }
 
 /// Counts of outcomes of what clients did: each record that was sent, each fetch that came with something, each look-up,
-/// each topic created or deleted.
+/// each topic created, changed or deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Outcomes {
     /// Acknowledged, or answered.
@@ -255,6 +255,8 @@ impl Outcomes {
             | Ask::EpochEnd { .. }
             | Ask::Create { .. }
             | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
             | Ask::Producer => {}
         }
         match told {
@@ -263,6 +265,8 @@ impl Outcomes {
             | Told::EpochEnded { .. }
             | Told::Created(_)
             | Told::Deleted
+            | Told::Configured
+            | Told::PartitionsAdded
             | Told::Producer(_)
             | Told::Produced { .. }
             | Told::Topics(_)

@@ -94,6 +94,16 @@ pub enum Ask {
         name: String,
         id: Option<TopicId>,
     },
+    /// Settings of a topic, with their new values; `None`: the default.
+    Configure {
+        name: String,
+        changes: Vec<(String, Option<String>)>,
+    },
+    /// Up to a new total.
+    AddPartitions {
+        name: String,
+        partitions: i32,
+    },
     Producer,
     Metadata,
     /// Nothing that a check looks at, or nonsense.
@@ -143,6 +153,8 @@ pub enum Told {
     Topics(Vec<(String, TopicId, usize)>),
     Created(TopicId),
     Deleted,
+    Configured,
+    PartitionsAdded,
     Producer(i64),
     /// Surely not done.
     Refused {
@@ -232,7 +244,13 @@ impl Asked {
             | Ask::Fetch { place, .. }
             | Ask::Find { place, .. }
             | Ask::EpochEnd { place, .. } => Some(*place),
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => None,
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => None,
         }
     }
 
@@ -241,7 +259,13 @@ impl Asked {
         match &self.ask {
             Ask::Produce { epoch, .. } | Ask::Fetch { epoch, .. } | Ask::Find { epoch, .. } => *epoch,
             Ask::EpochEnd { current, .. } => *current,
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => -1,
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => -1,
         }
     }
 }
@@ -281,9 +305,17 @@ pub fn ask(call: &Call) -> Ask {
         Call::DeleteTopic(request) => {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }
+        Call::ConfigureTopic(request) => {
+            let change = |change: &v1::ConfigChange| (change.key.clone(), change.value.clone());
+            let changes = request.changes.iter().map(change).collect();
+            Some(Ask::Configure { name: request.name.clone(), changes })
+        }
+        Call::AddPartitions(request) => {
+            Some(Ask::AddPartitions { name: request.name.clone(), partitions: request.partitions })
+        }
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) | Call::ChangeMembers(_) => None,
+        Call::ClusterStatus(_) | Call::ChangeMembers(_) | Call::DeleteRecords(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -307,8 +339,10 @@ pub fn told(
         Reply::Metadata(reply) => (reply.error(), -1, -1),
         Reply::CreateTopic(reply) => (reply.error(), -1, -1),
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
+        Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
+        Reply::AddPartitions(reply) => (reply.error(), -1, -1),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::DeleteRecords(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -350,8 +384,10 @@ pub fn told(
             None => Told::Garbled { why: "a topic without an id".to_owned() },
         },
         Reply::DeleteTopic(_) => Told::Deleted,
+        Reply::ConfigureTopic(_) => Told::Configured,
+        Reply::AddPartitions(_) => Told::PartitionsAdded,
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::DeleteRecords(_) => Told::Other,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The controller as the rest of the node sees it: the metadata as applied here, and the way for commands to the
 //! metadata group's leader.
 
+mod alter;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -10,14 +12,16 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use quorate_proto::ErrorCode;
 use quorate_proto::env::Moment;
-use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info};
 
+use self::alter::Named;
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
+use super::trim;
 use super::types::{
     ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
 };
@@ -92,6 +96,10 @@ impl Controller {
         let node = raft.clone();
         let task =
             env.spawn("controller standing", async move { node.vital("watch of standing", watcher).await });
+        let trimming = trim::run(env.clone(), group.clone(), config.log_entries_max);
+        let node = raft.clone();
+        let trims = env
+            .spawn("metadata trims", async move { node.vital("trimming of the metadata", trimming).await });
         let shared = Shared {
             env: env.clone(),
             raft: raft.clone(),
@@ -104,7 +112,7 @@ impl Controller {
             up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
-            tasks: Mutex::new(vec![task]),
+            tasks: Mutex::new(vec![task, trims]),
         };
         let controller = Self { shared: Arc::new(shared) };
         let weak = WeakController(Arc::downgrade(&controller.shared));
@@ -419,19 +427,11 @@ impl Controller {
     ) -> Result<(), DeleteTopicError> {
         let deadline = self.shared.env.now() + timeout;
         let unknown = || DeleteTopicError::UnknownTopic(name.to_owned());
-        let parsed: TopicName = name.parse().map_err(|_| unknown())?;
-        let found = || self.current().names.get(&parsed).copied();
-        let there = match found() {
-            Some(there) => there,
-            None => {
-                // Another node may have been told of it already.
-                self.catch_up(timeout).await?;
-                found().ok_or_else(unknown)?
-            }
+        let there = match self.named(name, id, timeout).await? {
+            Named::Topic(there) => there,
+            Named::Nothing => return Err(unknown()),
+            Named::Other => return Err(DeleteTopicError::OtherTopic),
         };
-        if id.is_some_and(|id| id != there) {
-            return Err(DeleteTopicError::OtherTopic);
-        }
         let left = deadline.since(self.shared.env.now());
         match self.submit(Command::DeleteTopic { id: there }, left).await {
             Ok(_) => {

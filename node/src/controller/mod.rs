@@ -10,7 +10,10 @@ mod handle;
 mod machine;
 mod members;
 mod placement;
+mod saved;
+mod settings;
 mod spec;
+mod trim;
 mod types;
 mod voters;
 mod waiting;
@@ -18,8 +21,12 @@ mod waiting;
 pub use change::{MembersChange, Placing};
 pub use command::{Answer, Command, NotACommand, Refusal};
 pub use handle::Controller;
-pub use spec::{NewTopic, PARTITIONS_MAX, describe};
-pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing};
+pub use settings::{Setting, check_key, describe};
+pub use spec::{NewTopic, PARTITIONS_MAX};
+pub use types::{
+    AlterTopicError, ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError,
+    Standing, TopicChange,
+};
 pub use waiting::{Candidate, WaitingRoom};
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Which nodes hold the partitions of a new topic, and who takes over a replica. Pure and deterministic: every node
-//! computes the same. Replicas are spread over racks first, then over nodes; a node without a rack stands alone.
+//! Which nodes hold new partitions, and who takes over a replica. Pure and deterministic: every node computes the same.
+//! Replicas are spread over racks first, then over nodes; a node without a rack stands alone.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use quorate_proto::ids::{NodeId, TopicId};
 
@@ -59,18 +60,23 @@ pub(super) fn held(metadata: &Metadata) -> BTreeMap<NodeId, usize> {
     available(metadata).map(|node| (node, loads.get(&node).map_or(0, |load| load.holds))).collect()
 }
 
-/// Places `partitions` with `replicas` each, the preferred leader first. Each replica goes to the node whose rack holds
-/// the fewest of that partition, then to the one that holds the fewest (among those, leads the fewest), each preferred
-/// leadership to the holder that leads the fewest; among equals the order is another one per topic and partition, so
-/// that the same nodes do not always share partitions.
+/// Places the `partitions` of these numbers with `replicas` each, the preferred leader first. Each replica goes to the
+/// node whose rack holds the fewest of that partition, then to the one that holds the fewest (among those, leads the
+/// fewest), each preferred leadership to the holder that leads the fewest; among equals the order is another one per
+/// topic and partition, so that the same nodes do not always share partitions.
 ///
 /// # Panics
 /// If there are fewer available nodes than replicas: whoever asks has checked.
-pub(super) fn place(metadata: &Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
+pub(super) fn place(
+    metadata: &Metadata,
+    id: TopicId,
+    partitions: Range<u32>,
+    replicas: usize,
+) -> Vec<Vec<NodeId>> {
     assert!(replicas <= available(metadata).count(), "each replica is on a node of its own");
     let mut loads = loads(metadata);
     let seed = mix(id.0.as_u64_pair().0 ^ id.0.as_u64_pair().1);
-    (0..partitions)
+    partitions
         .map(|partition| {
             let luck = |node: NodeId| mix(seed ^ mix((u64::from(partition) << 32) | u64::from(node.0)));
             let mut chosen: Vec<NodeId> = Vec::with_capacity(replicas);
@@ -120,7 +126,7 @@ mod tests {
     }
 
     fn add(metadata: &mut Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
-        let placed = place(metadata, id, partitions, replicas);
+        let placed = place(metadata, id, 0..partitions, replicas);
         let partitions = placed
             .iter()
             .map(|replicas| Partition {

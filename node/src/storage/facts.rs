@@ -10,19 +10,21 @@
 //! | `peers` | node (u32) | identity, 16 bytes |
 //! | `seats` | node (u32) | number of its admission (u64), then its address for peers in UTF-8 |
 //! | `gone` | identity, 16 bytes | node (u32) that it was; it was removed or replaced |
-//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
+//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32); or 2 being rewritten, counts for nothing |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+//! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 //!
 //! `seats`, `gone`, `admission` and `as_of` may be missing in a file that an earlier version wrote: then nobody was
 //! admitted or removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, LogIndex, NodeId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::checkpoints::{self, CheckpointHead, CheckpointKind};
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
 use super::failure::Failure;
@@ -76,7 +78,11 @@ pub(super) struct MetaContent {
     pub(super) admission: u64,
     pub(super) as_of: Option<LogIndex>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
+    /// Volumes that others were to be rewritten into, perhaps not there.
+    pub(super) unfinished: BTreeSet<VolumeNumber>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
+    /// Without their bodies.
+    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
 }
 
 /// A change of `meta.redb`.
@@ -92,6 +98,8 @@ pub(super) enum Change {
     AsOf(LogIndex),
     Volume(VolumeNumber, Option<Seal>),
     VolumeGone(VolumeNumber),
+    /// Others are to be rewritten into it: nothing of it counts before its seal is noted.
+    VolumeBegun(VolumeNumber),
     Vote(GroupId, HardVote),
     VoteGone(GroupId),
 }
@@ -151,15 +159,36 @@ impl Meta {
 
     /// Writes changes in one transaction and syncs it. Blocks.
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.transact(|write| put(write, changes))
+    }
+
+    /// Runs one transaction and syncs it. Blocks.
+    pub(super) fn transact(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), DiskError> {
         let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         guarded_disk("commit to", &meta_file(), || {
             let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
             let mut write = db.begin_write()?;
             write.set_durability(redb::Durability::Immediate)?;
-            put(&write, changes)?;
+            work(&write)?;
             write.commit()?;
             Ok(())
         })
+    }
+
+    /// Reads in one transaction. Blocks.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = guarded(|| {
+            let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
+            work(&db.begin_read()?)
+        });
+        read.map_err(|fault| fault.into_read_error("read", &meta_file()))
     }
 
     pub(super) fn close(&self) -> Result<(), DiskError> {
@@ -217,6 +246,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             }
             Change::VolumeGone(number) => {
                 volumes.remove(number.0)?;
+            }
+            Change::VolumeBegun(number) => {
+                volumes.insert(number.0, &checked(&[2])[..])?;
             }
             Change::Vote(group, vote) => {
                 let mut value = Vec::with_capacity(17);
@@ -278,6 +310,10 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let value = unchecked(value.value()).map_err(at)?;
         let seal = match (value.first(), value.len()) {
             (Some(0), 1) => None,
+            (Some(2), 1) => {
+                content.unfinished.insert(VolumeNumber(number.value()));
+                continue;
+            }
             (Some(1), 13) => Some(Seal {
                 bytes: u64::from_le_bytes(array(&value[1..])),
                 crc: u32::from_le_bytes(array(&value[9..])),
@@ -292,6 +328,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
         content.votes.insert(GroupId(group.value()), vote);
     }
+    content.checkpoints = checkpoints::heads(&read)?;
     Ok(content)
 }
 
@@ -341,7 +378,9 @@ impl MetaContent {
             admission: 0,
             as_of: None,
             volumes: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
             votes: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         }
     }
 }

@@ -6,14 +6,15 @@
 //! | --- | --- |
 //! | `ask c1 n2 e3 call produce 7:0:5 r1,r2` | client 1 asks node 2 in epoch 3; `call` names the call |
 //! | `.. fetch 5`, `.. latest`, `.. earliest`, `.. time 40`, `.. end-of 2` | other questions of partition 0 of topic 1 |
-//! | `.. producer`, `.. create`, `.. delete` | questions about the topic itself |
+//! | `.. producer`, `.. create`, `.. delete`, `.. grow 4` | questions about the topic itself |
 //! | `tell call at 5 e3`, `.. at 5 e3 stamp 90` | acked |
 //! | `tell call hw 9 e3 \| 5 e2 7:0:5 r1,r2 \| ..` | fetched: high watermark, then batches |
 //! | `tell call found 5 e3`, `.. found 5 time 90 e3`, `.. found none e3` | looked up |
 //! | `tell call ended 2 5 e3`, `.. ended none e3` | an epoch's end |
 //! | `tell call refused`, `.. unreached`, `.. unknown`, `.. out-of-range 0 9`, `.. garbled` | other answers |
-//! | `tell call id 7`, `.. topic 1`, `.. deleted` | a producer id; a topic created, deleted |
+//! | `tell call id 7`, `.. topic 1`, `.. deleted`, `.. grown` | a producer id; a topic created, deleted, grown |
 //! | `topics 1 2 1` | metadata: topic number, partitions, number of its name |
+//! | `holds 7 2` | node 1 has applied entry 7 of the metadata group; topic 1 has so many partitions then |
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
 //! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
@@ -26,8 +27,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_node::metadata::{Metadata, Partition, Topic, TopicConfig};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{NodeId, Offset, PartitionId, TopicId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, TopicId};
 
 use super::{Panel, Seen, StartAt};
 use crate::history::{Evidence, Outcome, Place, Read, RecordId, Scan, Sent, Target};
@@ -47,6 +49,19 @@ fn place() -> Place {
 
 fn target() -> Target {
     Target { topic: "t1".to_owned(), partition: PartitionId(0) }
+}
+
+/// With topic 1 of so many partitions.
+fn metadata(partitions: u64) -> Metadata {
+    let partition =
+        |group| Partition { group: GroupId(group), replicas: vec![NodeId(1)], ..Partition::default() };
+    let topic = Topic {
+        id: topic(1),
+        name: "t1".parse().unwrap(),
+        partitions: (1..=partitions).map(partition).collect(),
+        config: TopicConfig::default(),
+    };
+    Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }
 }
 
 fn record(word: &str) -> Option<RecordId> {
@@ -113,6 +128,11 @@ impl Player {
                 let partitions = usize::try_from(number(words[2])).unwrap();
                 let told = Told::Topics(vec![(format!("t{}", words[3]), id, partitions)]);
                 self.see(&Seen::Told(&asked, &told));
+            }
+            "holds" => {
+                let metadata = Arc::new(metadata(number(words[2])));
+                let applied = LogIndex(number(words[1]));
+                self.see(&Seen::Node(&Sight::Metadata { node: NodeId(1), applied, metadata }));
             }
             "sent" => {
                 let sent = Sent {
@@ -200,6 +220,10 @@ impl Player {
             "producer" => Ask::Producer,
             "create" => Ask::Create { name: "t1".to_owned() },
             "delete" => Ask::Delete { name: "t1".to_owned(), id: None },
+            "grow" => {
+                let partitions = i32::try_from(number(words[5])).unwrap();
+                Ask::AddPartitions { name: "t1".to_owned(), partitions }
+            }
             other => panic!("no question: {other}"),
         };
         let asked = self.asked(client, node, ask);
@@ -242,6 +266,7 @@ fn told(words: &[&str]) -> Told {
         },
         "refused" => Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 },
         "too-late" => Told::Refused { code: ErrorCode::DuplicateSequence, high_watermark: -1, log_start: -1 },
+        "too-large" => Told::Refused { code: ErrorCode::BatchTooLarge, high_watermark: -1, log_start: -1 },
         "out-of-range" => Told::Refused {
             code: ErrorCode::OffsetOutOfRange,
             log_start: signed(words[1]),
@@ -253,6 +278,7 @@ fn told(words: &[&str]) -> Told {
         "id" => Told::Producer(signed(words[1])),
         "topic" => Told::Created(topic(u8::try_from(number(words[1])).unwrap())),
         "deleted" => Told::Deleted,
+        "grown" => Told::PartitionsAdded,
         other => panic!("no answer: {other}"),
     }
 }

@@ -71,6 +71,9 @@ impl Digest for Request {
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
                 Call::ChangeMembers(request) => digest_of("change members", request),
+                Call::ConfigureTopic(request) => digest_of("configure topic", request),
+                Call::AddPartitions(request) => digest_of("add partitions", request),
+                Call::DeleteRecords(request) => digest_of("delete records", request),
             },
         }
     }
@@ -117,6 +120,9 @@ impl Digest for Response {
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
                 Reply::ChangeMembers(response) => digest_of("change members reply", response),
+                Reply::ConfigureTopic(response) => digest_of("configure topic reply", response),
+                Reply::AddPartitions(response) => digest_of("add partitions reply", response),
+                Reply::DeleteRecords(response) => digest_of("delete records reply", response),
             },
         }
     }
