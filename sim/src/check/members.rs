@@ -28,6 +28,9 @@ type Seen = BTreeMap<(LogIndex, Term), (GroupConfig, NodeId)>;
 pub(super) struct Members {
     /// Each membership that was seen, by where it lies, and who saw it first.
     configs: BTreeMap<GroupId, Seen>,
+    /// Where the newest one of each replica lies: at the end the last of these counts, though the log before it may be
+    /// trimmed.
+    newest: BTreeMap<(GroupId, NodeId), LogId>,
     /// The newest entry of each group that is known to be committed.
     committed: BTreeMap<GroupId, LogIndex>,
     /// The terms of each group's entries, as they lie on somebody's platters at the end.
@@ -54,6 +57,10 @@ impl Judge for Members {
             {
                 self.metadata = Some((*applied, metadata.clone()));
             }
+            Sight::Removed { node, group, .. } => {
+                self.newest.remove(&(*group, *node));
+            }
+            Sight::DiskLost { node } => self.newest.retain(|(_, of), _| of != node),
             Sight::OnPlatter { group, lines, .. } => {
                 let longest = self.logs.entry(*group).or_default();
                 if lines.len() > longest.len() {
@@ -95,6 +102,7 @@ impl Members {
         config: &GroupConfig,
         found: &mut Found,
     ) {
+        self.newest.insert((group, node), place);
         let seen = self.configs.entry(group).or_default();
         let (first, by) = seen.entry((place.index, place.term)).or_insert_with(|| (config.clone(), node));
         if *first != *config {
@@ -128,7 +136,7 @@ impl Members {
     }
 
     fn judge(&self, at: Duration, found: &mut Found) {
-        for group in self.configs.keys() {
+        for (group, seen) in &self.configs {
             let chain = self.chain(*group);
             for pair in chain.windows(2) {
                 let ((_, before), (index, after)) = (pair[0], pair[1]);
@@ -141,47 +149,44 @@ impl Members {
                     found.tell(ID, at, what);
                 }
             }
-            let (Some((_, last)), Some((_, metadata))) = (chain.last(), &self.metadata) else { continue };
-            self.compare(at, *group, last, metadata, found);
+            let newest = self.newest.range((*group, NodeId(0))..=(*group, NodeId(u32::MAX)));
+            let last = newest.map(|(_, place)| *place).max();
+            let last = last.and_then(|place| seen.get(&(place.index, place.term)));
+            if let (Some((last, _)), Some((_, metadata))) = (last, &self.metadata) {
+                compare(at, *group, last, metadata, found);
+            }
         }
     }
+}
 
-    /// The last members are those that are wanted.
-    fn compare(
-        &self,
-        at: Duration,
-        group: GroupId,
-        last: &GroupConfig,
-        metadata: &Metadata,
-        found: &mut Found,
-    ) {
-        let of_node = |node: &NodeId| metadata.nodes.get(node).map(|known| known.identity);
-        let other_disk =
-            last.disks.iter().find(|(node, disk)| of_node(node).is_some_and(|known| known != **disk));
-        let mut partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
-        let wanted = if group == GroupId::METADATA {
-            None
-        } else if let Some(partition) = partitions.find(|partition| partition.group == group) {
-            Some(partition.replicas.iter().copied().collect::<BTreeSet<_>>())
-        } else {
-            // Its topic is gone.
-            return;
-        };
-        let fits = match &wanted {
-            Some(wanted) => {
-                last.voters.len() == 1 && last.voters[0] == *wanted && last.disks.len() == wanted.len()
-            }
-            None => last.voters.len() == 1 && last.voters[0].len() <= VOTERS_MAX,
-        };
-        if !fits || other_disk.is_some() {
-            let what = format!(
-                "the members come to be those that are wanted: group {group} ends with {}{}, and the metadata want {}",
-                said(last),
-                other_disk.map(|(node, _)| format!(" (node {node} with another disk)")).unwrap_or_default(),
-                wanted.as_ref().map_or_else(|| format!("up to {VOTERS_MAX} nodes"), nodes)
-            );
-            found.tell(ID, at, what);
+/// The last members are those that are wanted.
+fn compare(at: Duration, group: GroupId, last: &GroupConfig, metadata: &Metadata, found: &mut Found) {
+    let of_node = |node: &NodeId| metadata.nodes.get(node).map(|known| known.identity);
+    let other_disk =
+        last.disks.iter().find(|(node, disk)| of_node(node).is_some_and(|known| known != **disk));
+    let mut partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+    let wanted = if group == GroupId::METADATA {
+        None
+    } else if let Some(partition) = partitions.find(|partition| partition.group == group) {
+        Some(partition.replicas.iter().copied().collect::<BTreeSet<_>>())
+    } else {
+        // Its topic is gone.
+        return;
+    };
+    let fits = match &wanted {
+        Some(wanted) => {
+            last.voters.len() == 1 && last.voters[0] == *wanted && last.disks.len() == wanted.len()
         }
+        None => last.voters.len() == 1 && last.voters[0].len() <= VOTERS_MAX,
+    };
+    if !fits || other_disk.is_some() {
+        let what = format!(
+            "the members come to be those that are wanted: group {group} ends with {}{}, and the metadata want {}",
+            said(last),
+            other_disk.map(|(node, _)| format!(" (node {node} with another disk)")).unwrap_or_default(),
+            wanted.as_ref().map_or_else(|| format!("up to {VOTERS_MAX} nodes"), nodes)
+        );
+        found.tell(ID, at, what);
     }
 }
 

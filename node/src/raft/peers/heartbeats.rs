@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{self, HeartbeatReply, peer_reply, peer_request};
 use tokio::sync::{mpsc, oneshot};
 
 use super::convert::{Append, Appended, Asked, append_to_wire};
-use super::{AskError, Peers};
+use super::{AskError, Peers, Who};
 use crate::env::transport::Lane;
 use crate::env::{Env, Point, Task};
 
@@ -27,7 +27,7 @@ const GROUPS_MAX: usize = 4096;
 
 struct Beat {
     group: v1::AppendRequest,
-    answer: oneshot::Sender<Result<HeartbeatReply, AskError>>,
+    answer: oneshot::Sender<Result<(Who, HeartbeatReply), AskError>>,
 }
 
 /// The way of heartbeats to one peer.
@@ -46,10 +46,11 @@ impl Heartbeats {
 }
 
 impl Peers {
-    /// Sends a heartbeat together with those of other groups.
+    /// Sends a heartbeat together with those of other groups. What the node says with another disk than the one that the
+    /// membership names does not count: that disk has not promised what the member's had.
     pub(super) fn heartbeat(
         &self,
-        node: NodeId,
+        (node, disk): (NodeId, Identity),
         group: GroupId,
         request: Append,
     ) -> impl Future<Output = Result<Appended, AskError>> + Send + use<> {
@@ -62,7 +63,8 @@ impl Peers {
             let (answer, answered) = oneshot::channel();
             let tx = tx.ok_or(AskError::NoAddress(node))?;
             tx.try_send(Beat { group: beat, answer }).map_err(|_| AskError::Late(node))?;
-            let reply = answered.await.map_err(|_| AskError::Late(node))??;
+            let (who, reply) = answered.await.map_err(|_| AskError::Late(node))??;
+            who.must_be(disk)?;
             let code = ErrorCode::try_from(reply.error).map_err(|_| malformed(&"an unknown error code"))?;
             if code != ErrorCode::None {
                 return Err(AskError::Refused { node, code, message: reply.message });
@@ -106,18 +108,19 @@ fn send(peers: &Arc<Peers>, node: NodeId, beats: Vec<Beat>) -> impl Future<Outpu
     let timeout = Duration::from_millis(peers.config.heartbeat_ms) * 2;
     let asked = peers.ask(node, Lane::Urgent, body, timeout);
     async move {
-        let replies = asked.await.and_then(|(_, body)| {
+        let replies = asked.await.and_then(|(who, body)| {
             if let peer_reply::Body::Heartbeats(replies) = body
                 && replies.groups.len() == answers.len()
             {
-                return Ok(replies.groups);
+                return Ok((who, replies.groups));
             }
             Err(AskError::Malformed { node, reason: "not one reply for each heartbeat".to_owned() })
         });
         match replies {
             // Who asked may have given up.
-            Ok(replies) => {
-                answers.into_iter().zip(replies).for_each(|(answer, reply)| drop(answer.send(Ok(reply))))
+            Ok((who, replies)) => {
+                let answered = answers.into_iter().zip(replies);
+                answered.for_each(|(answer, reply)| drop(answer.send(Ok((who, reply)))));
             }
             Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
         }

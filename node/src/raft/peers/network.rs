@@ -134,7 +134,9 @@ impl RaftNetworkV2<Config> for Network<To> {
     {
         let this = &*self;
         let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
-            Box::pin(input.then(|request| this.peers.heartbeat(this.to.node, this.group, request)))
+            Box::pin(
+                input.then(|request| this.peers.heartbeat((this.to.node, this.to.disk), this.group, request)),
+            )
         } else {
             Box::pin(Appends::new(this.peers.clone(), (this.to.node, this.to.disk), this.group, input))
         };
