@@ -31,6 +31,8 @@ pub struct Batch {
     pub records: Vec<Option<RecordId>>,
     /// The records' timestamps, in ms.
     pub times: Vec<i64>,
+    /// Its length as it is sent and stored, in bytes.
+    pub bytes: u64,
 }
 
 /// A batch in a partition's log.
@@ -89,10 +91,21 @@ pub enum Ask {
     },
     Create {
         name: String,
+        configs: Vec<(String, String)>,
     },
     Delete {
         name: String,
         id: Option<TopicId>,
+    },
+    /// Settings of a topic, with their new values; `None`: the default.
+    Configure {
+        name: String,
+        changes: Vec<(String, Option<String>)>,
+    },
+    /// All records before that offset are to go; -1: all below the high watermark.
+    DeleteRecords {
+        place: Place,
+        before: i64,
     },
     Producer,
     Metadata,
@@ -143,6 +156,10 @@ pub enum Told {
     Topics(Vec<(String, TopicId, usize)>),
     Created(TopicId),
     Deleted,
+    Configured,
+    RecordsDeleted {
+        log_start: i64,
+    },
     Producer(i64),
     /// Surely not done.
     Refused {
@@ -172,6 +189,7 @@ impl Batch {
             crc: crc32c::crc32c(body),
             records: records.iter().map(|read| read.value.as_deref().and_then(RecordId::parse)).collect(),
             times: records.iter().map(|record| record.timestamp.0).collect(),
+            bytes: u64::try_from(batch.len()).unwrap_or(u64::MAX),
         })
     }
 
@@ -231,8 +249,14 @@ impl Asked {
             Ask::Produce { place, .. }
             | Ask::Fetch { place, .. }
             | Ask::Find { place, .. }
-            | Ask::EpochEnd { place, .. } => Some(*place),
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => None,
+            | Ask::EpochEnd { place, .. }
+            | Ask::DeleteRecords { place, .. } => Some(*place),
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => None,
         }
     }
 
@@ -241,7 +265,13 @@ impl Asked {
         match &self.ask {
             Ask::Produce { epoch, .. } | Ask::Fetch { epoch, .. } | Ask::Find { epoch, .. } => *epoch,
             Ask::EpochEnd { current, .. } => *current,
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => -1,
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::DeleteRecords { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => -1,
         }
     }
 }
@@ -277,7 +307,10 @@ pub fn ask(call: &Call) -> Ask {
             current: request.current_leader_epoch,
             epoch: request.epoch,
         }),
-        Call::CreateTopic(request) => Some(Ask::Create { name: request.name.clone() }),
+        Call::CreateTopic(request) => {
+            let configs = request.configs.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
+            Some(Ask::Create { name: request.name.clone(), configs: configs.collect() })
+        }
         Call::DeleteTopic(request) => {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }

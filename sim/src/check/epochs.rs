@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::NodeId;
 
+use super::log_starts::LogStarts;
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place};
 use crate::wire::{Ask, Asked, Standing, Told};
@@ -32,6 +33,8 @@ pub(super) struct Epochs {
     asked: BTreeMap<u64, usize>,
     /// Batches with their epochs, by base offset.
     logs: BTreeMap<Place, BTreeMap<u64, Standing>>,
+    /// Of epochs that ended below the log start nobody need know.
+    starts: LogStarts,
     ended: Vec<Ended>,
 }
 
@@ -41,6 +44,7 @@ impl Check for Epochs {
     }
 
     fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found) {
+        self.starts.see(seen);
         match seen {
             Seen::Asked(asked) => {
                 let Some(place) = asked.place() else { return };
@@ -69,10 +73,11 @@ impl Check for Epochs {
         for ended in &self.ended {
             let Ended { place, asked, found: said, leader, text } = ended;
             let Some(log) = self.logs.get(place) else { continue };
+            let start = self.starts.highest(*place);
             // What came after the leader that answered was not for it to know.
             let wrong =
                 log.values().filter(|standing| standing.epoch <= *leader).find(|standing| match said {
-                    None => standing.epoch <= *asked,
+                    None => standing.epoch <= *asked && standing.end() > start,
                     Some((largest, at)) if standing.epoch <= *largest => {
                         standing.end() > *at && largest < leader
                     }

@@ -16,8 +16,10 @@ mod epochs;
 mod growth;
 #[cfg(test)]
 mod histories;
+mod keep;
 mod leader_completeness;
 mod log_matching;
+mod log_starts;
 mod logs;
 mod lookup;
 mod members;
@@ -34,6 +36,7 @@ mod replicas;
 mod shadow;
 #[cfg(test)]
 mod sights;
+mod start;
 mod state_machine;
 mod topics;
 mod uncommitted;
@@ -72,6 +75,7 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<order::Order>::default(),
         Box::<once::Once>::default(),
         Box::<dense::Dense>::default(),
+        Box::<start::Start>::default(),
         Box::<watermark::Watermark>::default(),
         Box::<prefix::Prefix>::default(),
         Box::<uncommitted::Uncommitted>::default(),
@@ -124,6 +128,8 @@ pub enum Seen<'a> {
         start: StartAt,
         /// Where it begins.
         position: Offset,
+        /// Whether it goes to the log start by itself where its position cannot be read.
+        resets: bool,
     },
     /// A consumer was given a record.
     Read(&'a Read),
