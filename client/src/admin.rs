@@ -438,15 +438,14 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let mut view = self.leaders.resolve(topic).await;
+        let mut view = self.leaders.resolve_with(topic, partition).await;
         let mut before = None;
         loop {
             let last = match view {
                 Ok(view) => {
-                    let count = view.partitions.len();
-                    if usize::try_from(partition.0).map_or(true, |partition| partition >= count) {
-                        let message =
-                            format!("topic {topic} has no partition {partition}, only 0 to {}", count - 1);
+                    if !view.has(partition) {
+                        let last = view.partitions.len() - 1;
+                        let message = format!("topic {topic} has no partition {partition}, only 0 to {last}");
                         return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
                     }
                     match self.offset_once(topic, view.id, partition, at, deadline).await {
@@ -519,7 +518,9 @@ impl Admin {
         if code != ErrorCode::None {
             self.leaders.hint(topic, id, partition, reply.leader, reply.leader_epoch);
             let message = refusal(code, &reply.message);
-            let later = code.is_retriable() || code == ErrorCode::UnknownTopicId;
+            // One that denies what others know of lags behind.
+            let denied = code == ErrorCode::UnknownTopicId || code == ErrorCode::UnknownPartition;
+            let later = code.is_retriable() || denied;
             return Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } });
         }
         let Ok(offset) = u64::try_from(reply.offset) else { return Ok(None) };

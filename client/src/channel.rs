@@ -122,6 +122,14 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).delete_topic(request).await },
                 Reply::DeleteTopic,
             ),
+            Call::ConfigureTopic(request) => self.unary(
+                async move { AdminServiceClient::new(http2).configure_topic(request).await },
+                Reply::ConfigureTopic,
+            ),
+            Call::AddPartitions(request) => self.unary(
+                async move { AdminServiceClient::new(http2).add_partitions(request).await },
+                Reply::AddPartitions,
+            ),
         }
     }
 

@@ -218,10 +218,16 @@ impl Cluster {
     }
 
     pub(crate) fn create(&self, name: &str, partitions: u32, id: u8) {
-        let partition = |at: u32| Partition { leader: at % 3 + 1, epoch: 1, ..Partition::default() };
-        let partitions = (0..partitions).map(partition).collect();
+        let mut all = Vec::new();
+        grow(&mut all, partitions);
         let id = TopicId::from_random([id; 16]);
-        self.state().topics.insert(name.to_owned(), (id, partitions));
+        self.state().topics.insert(name.to_owned(), (id, all));
+    }
+
+    /// The topic has so many partitions from here on.
+    pub(crate) fn add_partitions(&self, topic: &str, total: u32) {
+        let mut state = self.state();
+        grow(&mut state.topics.get_mut(topic).unwrap().1, total);
     }
 
     pub(crate) fn client(&self, seed: u64) -> Client {
@@ -262,6 +268,12 @@ impl Cluster {
     pub(crate) fn metadata(&self) -> v1::MetadataResponse {
         metadata(&self.state(), &v1::MetadataRequest { all: true, ..Default::default() })
     }
+}
+
+fn grow(partitions: &mut Vec<Partition>, total: u32) {
+    let there = u32::try_from(partitions.len()).unwrap();
+    let partition = |at: u32| Partition { leader: at % 3 + 1, epoch: 1, ..Partition::default() };
+    partitions.extend((there..total).map(partition));
 }
 
 impl Connect for Cluster {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId, PartitionId, Term, TopicId, TopicName};
+use quorate_proto::ids::{
+    ChangeId, ClusterId, GroupId, Identity, NodeId, PartitionId, Term, TopicId, TopicName,
+};
 
 /// What the metadata group has agreed on, as applied on this node. A new one replaces it as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Metadata {
     pub next_producer_id: i64,
     /// Topics deleted last, the newest one last: a creation that is tried again must not bring one back.
     pub deleted: Arc<VecDeque<TopicId>>,
+    /// Changes of topics made last, the newest one last: one that is tried again must not undo what came after it.
+    pub changes: Arc<VecDeque<ChangeId>>,
 }
 
 /// A node, as it registered.
@@ -66,6 +70,17 @@ pub struct TopicConfig {
     pub message_bytes_max: u32,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
+    /// `retention.ms` and `retention.bytes`.
+    pub retention: Retention,
+}
+
+/// How much of a partition's log is kept; both bounds count per partition (Kafka's `retention.ms`, `retention.bytes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// How long records are kept, in ms; `None`: without a bound (-1 on the wire); `Some(0)`: keeps nothing.
+    pub ms: Option<u64>,
+    /// How many bytes of record batches are kept; `None`: without a bound (-1 on the wire); `Some(0)`: keeps nothing.
+    pub bytes: Option<u64>,
 }
 
 /// Whose clock stamps a record.
@@ -80,7 +95,18 @@ pub enum TimestampType {
 
 impl Default for TopicConfig {
     fn default() -> Self {
-        Self { message_bytes_max: 1_048_588, timestamp_type: TimestampType::CreateTime }
+        Self {
+            message_bytes_max: 1_048_588,
+            timestamp_type: TimestampType::CreateTime,
+            retention: Retention::default(),
+        }
+    }
+}
+
+impl Default for Retention {
+    /// Seven days, however much that is: Kafka's.
+    fn default() -> Self {
+        Self { ms: Some(604_800_000), bytes: None }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Call {
     ClusterStatus(v1::ClusterStatusRequest),
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
+    ConfigureTopic(v1::ConfigureTopicRequest),
+    AddPartitions(v1::AddPartitionsRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -33,6 +35,8 @@ pub enum Reply {
     ClusterStatus(v1::ClusterStatusResponse),
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
+    ConfigureTopic(v1::ConfigureTopicResponse),
+    AddPartitions(v1::AddPartitionsResponse),
 }
 
 /// Why no answer came.

@@ -353,7 +353,7 @@ async fn a_record_may_be_as_large_as_its_topic_takes() {
             error.to_string(),
             format!(
                 "not written: the record takes {} bytes, more than {}, what max.message.bytes={message_bytes_max} of \
-                 topic t leaves for a record: create a topic with a larger max.message.bytes",
+                 topic t leaves for a record: raise that (quorate topic config set)",
                 message_bytes_max - HEADER_BYTES + 1,
                 message_bytes_max - HEADER_BYTES,
             )

@@ -226,4 +226,18 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         self.single(Call::DeleteTopic(request.into_inner()), only!(DeleteTopic)).await
     }
+
+    async fn configure_topic(
+        &self,
+        request: Request<v1::ConfigureTopicRequest>,
+    ) -> Result<Response<v1::ConfigureTopicResponse>, Status> {
+        self.single(Call::ConfigureTopic(request.into_inner()), only!(ConfigureTopic)).await
+    }
+
+    async fn add_partitions(
+        &self,
+        request: Request<v1::AddPartitionsRequest>,
+    ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        self.single(Call::AddPartitions(request.into_inner()), only!(AddPartitions)).await
+    }
 }

@@ -14,7 +14,7 @@ use super::status::{self, Status};
 use super::{Api, Parts};
 use crate::controller::{self, NewTopic, Standing};
 use crate::env::Point;
-use crate::metadata::{Metadata, Partition, Topic};
+use crate::metadata::{Metadata, Partition, Topic, TopicConfig};
 
 const JUST_STARTED: &str = "it has just started, and does not know of all topics yet";
 
@@ -138,15 +138,20 @@ fn describe(parts: &Parts, topic: &Arc<Topic>, untold: bool) -> TopicMetadata {
             replicas: partition.replicas.iter().map(|node| node.0).collect(),
         }
     };
-    let config = |(key, value): (&str, String)| ConfigEntry { key: key.to_owned(), value };
     TopicMetadata {
         error: ErrorCode::None.into(),
         message: String::new(),
         name: topic.name.to_string(),
         id: topic.id.to_wire(),
         partitions: topic.partitions.iter().enumerate().map(partition).collect(),
-        configs: controller::describe(topic.config).into_iter().map(config).collect(),
+        configs: entries(topic.config),
     }
+}
+
+/// All settings of a topic, in order of their names.
+pub(super) fn entries(config: TopicConfig) -> Vec<ConfigEntry> {
+    let entry = |(key, value): (&str, String)| ConfigEntry { key: key.to_owned(), value };
+    controller::describe(config).into_iter().map(entry).collect()
 }
 
 /// Says which nodes live, what they lead and hold, and which partitions are in trouble.
@@ -233,7 +238,7 @@ mod tests {
     use crate::api::ApiSettings;
     use crate::config::ApiConfig;
     use crate::controller::{Controller, ControllerConfig};
-    use crate::metadata::{Node, TopicConfig};
+    use crate::metadata::Node;
     use crate::partition::{PartitionConfig, PartitionManager};
     use crate::raft::Member;
     use crate::raft::alone::{Alone, eventually};

@@ -124,6 +124,12 @@ impl Serve for Api {
             Call::DeleteTopic(request) => {
                 async move { Reply::DeleteTopic(admin::delete(&api, request).await) }.boxed()
             }
+            Call::ConfigureTopic(request) => {
+                async move { Reply::ConfigureTopic(admin::configure(&api, request).await) }.boxed()
+            }
+            Call::AddPartitions(request) => {
+                async move { Reply::AddPartitions(admin::add_partitions(&api, request).await) }.boxed()
+            }
         }
     }
 }

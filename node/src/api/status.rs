@@ -3,7 +3,7 @@
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::NodeId;
 
-use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
+use crate::controller::{AlterTopicError, ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
 use crate::partition::{FetchError, NoReplica, ProduceError};
 
@@ -148,6 +148,16 @@ pub fn create_topic(error: &CreateTopicError) -> Status {
     match error {
         CreateTopicError::Invalid { code, message } => Status::new(*code, message.clone()),
         CreateTopicError::Controller(error) => controller(error),
+    }
+}
+
+/// A topic was not changed.
+pub fn alter_topic(error: &AlterTopicError) -> Status {
+    match error {
+        AlterTopicError::Invalid { code, message } => Status::new(*code, message.clone()),
+        AlterTopicError::UnknownTopic(_) => Status::new(ErrorCode::UnknownTopic, error.to_string()),
+        AlterTopicError::OtherTopic => Status::new(ErrorCode::UnknownTopicId, error.to_string()),
+        AlterTopicError::Controller(error) => controller(error),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The controller as the rest of the node sees it: the metadata as applied here, and the way for commands to the
 //! metadata group's leader.
 
+mod alter;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,11 +11,12 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use quorate_proto::ErrorCode;
 use quorate_proto::env::Moment;
-use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info};
 
+use self::alter::Named;
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
@@ -368,19 +371,11 @@ impl Controller {
     ) -> Result<(), DeleteTopicError> {
         let deadline = self.shared.env.now() + timeout;
         let unknown = || DeleteTopicError::UnknownTopic(name.to_owned());
-        let parsed: TopicName = name.parse().map_err(|_| unknown())?;
-        let found = || self.current().names.get(&parsed).copied();
-        let there = match found() {
-            Some(there) => there,
-            None => {
-                // Another node may have been told of it already.
-                self.catch_up(timeout).await?;
-                found().ok_or_else(unknown)?
-            }
+        let there = match self.named(name, id, timeout).await? {
+            Named::Topic(there) => there,
+            Named::Nothing => return Err(unknown()),
+            Named::Other => return Err(DeleteTopicError::OtherTopic),
         };
-        if id.is_some_and(|id| id != there) {
-            return Err(DeleteTopicError::OtherTopic);
-        }
         let left = deadline.since(self.shared.env.now());
         match self.submit(Command::DeleteTopic { id: there }, left).await {
             Ok(_) => {

@@ -8,13 +8,18 @@ mod command;
 mod handle;
 mod machine;
 mod placement;
+mod settings;
 mod spec;
 mod types;
 
 pub use command::{Answer, Command, NotACommand, Refusal};
 pub use handle::Controller;
-pub use spec::{NewTopic, PARTITIONS_MAX, describe};
-pub use types::{ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing};
+pub use settings::{Setting, check_key, describe};
+pub use spec::{NewTopic, PARTITIONS_MAX};
+pub use types::{
+    AlterTopicError, ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError,
+    Standing, TopicChange,
+};
 
 #[cfg(test)]
 mod tests;

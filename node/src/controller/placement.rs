@@ -1,7 +1,8 @@
-//! Which nodes hold the partitions of a new topic. Pure and deterministic: every node computes the same.
+//! Which nodes hold new partitions. Pure and deterministic: every node computes the same.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use quorate_proto::ids::{NodeId, TopicId};
 
@@ -16,13 +17,18 @@ struct Load {
     holds: usize,
 }
 
-/// Places `partitions` with `replicas` each, the preferred leader first. Each replica goes to the node that holds the
+/// Places the `partitions` of these numbers with `replicas` each, the preferred leader first. Each replica goes to the node that holds the
 /// fewest (among those, leads the fewest), each preferred leadership to the holder that leads the fewest; among equals
 /// the order is another one per topic and partition, so that the same nodes do not always share partitions.
 ///
 /// # Panics
 /// If there are fewer nodes than replicas: whoever asks has checked.
-pub(super) fn place(metadata: &Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
+pub(super) fn place(
+    metadata: &Metadata,
+    id: TopicId,
+    partitions: Range<u32>,
+    replicas: usize,
+) -> Vec<Vec<NodeId>> {
     assert!(replicas <= metadata.nodes.len(), "each replica is on a node of its own");
     let mut loads: BTreeMap<NodeId, Load> =
         metadata.nodes.keys().map(|node| (*node, Load::default())).collect();
@@ -34,7 +40,7 @@ pub(super) fn place(metadata: &Metadata, id: TopicId, partitions: u32, replicas:
         }
     }
     let seed = mix(id.0.as_u64_pair().0 ^ id.0.as_u64_pair().1);
-    (0..partitions)
+    partitions
         .map(|partition| {
             let luck = |node: NodeId| mix(seed ^ mix((u64::from(partition) << 32) | u64::from(node.0)));
             let mut chosen: Vec<NodeId> = metadata.nodes.keys().copied().collect();
@@ -79,7 +85,7 @@ mod tests {
     }
 
     fn add(metadata: &mut Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
-        let placed = place(metadata, id, partitions, replicas);
+        let placed = place(metadata, id, 0..partitions, replicas);
         let partitions = placed
             .iter()
             .map(|replicas| Partition { group: GroupId(1), replicas: replicas.clone() })

@@ -1,7 +1,7 @@
 //! What the controller is asked, and what it answers.
 
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::TopicId;
+use quorate_proto::ids::{ChangeId, TopicId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -100,6 +100,39 @@ pub enum CreateTopicError {
 /// Why a topic was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeleteTopicError {
+    /// No topic has this name.
+    #[error("no topic is called {0:?}")]
+    UnknownTopic(String),
+    /// The name stands for another topic by now.
+    #[error("the topic of this name has another id: it was deleted and created again")]
+    OtherTopic,
+    /// No leader was found in time, the outcome is unknown, or the group decided against it.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}
+
+/// A topic that is to be changed, and by which change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicChange {
+    /// Its name.
+    pub name: String,
+    /// Only the topic of this id; `None`: whichever has the name.
+    pub id: Option<TopicId>,
+    /// Asking again with the same one does nothing twice. `None`: one is drawn.
+    pub change: Option<ChangeId>,
+}
+
+/// Why a topic was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AlterTopicError {
+    /// What was asked for cannot be: not done. The code says which part of it.
+    #[error("{message}")]
+    Invalid {
+        /// For the wire.
+        code: ErrorCode,
+        /// A sentence for people.
+        message: String,
+    },
     /// No topic has this name.
     #[error("no topic is called {0:?}")]
     UnknownTopic(String),

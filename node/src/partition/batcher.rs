@@ -28,6 +28,8 @@ use crate::storage::{Kind, LogId};
 /// A batch that passed the door.
 pub(super) struct Admitted {
     pub(super) header: BatchHeader,
+    /// What it was judged by at the door: its topic may be set otherwise by now.
+    pub(super) timestamp_type: TimestampType,
     pub(super) claim: Claim,
     pub(super) batch: Bytes,
     pub(super) progress: Progress,
@@ -76,7 +78,6 @@ pub(super) struct Batcher {
     pub(super) state: SharedState,
     pub(super) watermark: Watermark,
     pub(super) firsts: Arc<Mutex<Firsts>>,
-    pub(super) timestamp_type: TimestampType,
     pub(super) in_flight_max: usize,
 }
 
@@ -254,8 +255,8 @@ impl Batcher {
             }
         };
         let appended_at = tail.stamp(self.env.wall());
-        let Admitted { header, claim, batch, reply, room, .. } = admitted;
-        let (body, max_timestamp, log_append_time) = match self.timestamp_type {
+        let Admitted { header, timestamp_type, claim, batch, reply, room, .. } = admitted;
+        let (body, max_timestamp, log_append_time) = match timestamp_type {
             TimestampType::CreateTime => (batch, header.max_timestamp, None),
             TimestampType::LogAppendTime => (stamped(batch, appended_at), appended_at, Some(appended_at)),
         };
@@ -316,7 +317,8 @@ impl Batcher {
                 if epoch.is_some_and(|epoch| epoch < term) {
                     self.env.reached(Mark::DuplicateAfterFailover);
                 }
-                let log_append_time = match self.timestamp_type {
+                // Where the topic was set otherwise when it was written, its place is told, and the time as of today.
+                let log_append_time = match admitted.timestamp_type {
                     TimestampType::CreateTime => None,
                     TimestampType::LogAppendTime => Some(stamp),
                 };

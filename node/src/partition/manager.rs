@@ -205,7 +205,7 @@ impl Reconciler {
         }
     }
 
-    /// Starts or removes a group, if it must and is not busy.
+    /// Starts or removes a group, if it must and is not busy; one that runs follows its topic's settings.
     fn settle(&mut self, group: GroupId, starts: &Arc<tokio::sync::Semaphore>) {
         if self.busy.contains(&group) {
             return;
@@ -219,7 +219,14 @@ impl Reconciler {
                 let job = start(Arc::clone(&self.shared), self.around.clone(), place.clone(), starts);
                 self.jobs.push(job.boxed());
             }
-            Some(_) => {}
+            Some(place) => {
+                let followed =
+                    self.shared.running().get(&group).is_some_and(|it| it.replica.configure(place.config));
+                if followed {
+                    let Place { topic, partition, config, .. } = place;
+                    info!(%topic, %partition, %group, ?config, "other settings of the topic were followed");
+                }
+            }
             None if self.known.remove(&group) => {
                 self.busy.insert(group);
                 let running = self.shared.running().remove(&group);

@@ -12,7 +12,7 @@ use quorate_proto::batch::{BatchHeader, Records, patch_base_offset, patch_leader
 use quorate_proto::env::Moment;
 use quorate_proto::ids::{LeaderEpoch, LogIndex, NodeId, Offset, PartitionId, Term, Timestamp, TopicName};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, info_span};
 
 use super::batcher::{Admitted, Batcher, heard};
@@ -52,7 +52,8 @@ pub struct Replica {
 
 struct Shared {
     around: Surroundings,
-    topic: TopicConfig,
+    /// The topic's settings as they are now.
+    topic: watch::Sender<TopicConfig>,
     group: Group,
     state: SharedState,
     watermark: Watermark,
@@ -88,7 +89,6 @@ impl Replica {
             state: state.clone(),
             watermark: watermark.clone(),
             firsts: Arc::clone(&firsts),
-            timestamp_type: place.config.timestamp_type,
             in_flight_max: around.config.in_flight_batches_max,
         };
         let span =
@@ -97,9 +97,24 @@ impl Replica {
         let task = around.env.spawn("batcher", async move { raft.vital("batcher", batching).await });
         let room = Room::new(around.config.queue_bytes_max);
         let queue = Mutex::new(Some(queue));
-        let topic = place.config;
+        let topic = watch::Sender::new(place.config);
         let shared = Shared { around, topic, group, state, watermark, room, firsts, queue };
         Ok((Self { shared: Arc::new(shared) }, task))
+    }
+
+    /// From now on the topic has these settings: the next batch is judged by them, what is in flight stays as it is.
+    /// Whether they are others than before.
+    pub(super) fn configure(&self, config: TopicConfig) -> bool {
+        let changed = self.shared.topic.send_if_modified(|now| std::mem::replace(now, config) != config);
+        if changed {
+            self.shared.around.env.reached(Mark::SettingsFollowed);
+        }
+        changed
+    }
+
+    /// The topic's settings as this node knows them. They may change at any time: to be asked for anew each time.
+    pub fn topic_config(&self) -> TopicConfig {
+        *self.shared.topic.borrow()
     }
 
     /// Takes no more batches and wakes who waits; the batcher ends once what is in flight has its answer.
@@ -164,7 +179,8 @@ impl Replica {
     ) -> Result<oneshot::Receiver<Result<Produced, ProduceError>>, ProduceError> {
         let shared = &*self.shared;
         self.asked_to_lead(epoch, Mark::ProduceBeforeTheFirstOwnEntry).map_err(Unled::produce)?;
-        let header = door::check(&shared.around.config, shared.topic, shared.around.env.wall(), &batch)?;
+        let topic = self.topic_config();
+        let header = door::check(&shared.around.config, topic, shared.around.env.wall(), &batch)?;
         let claim = door::claim_of(&header);
         let overloaded = |what| {
             shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
@@ -186,7 +202,8 @@ impl Replica {
                 TrySendError::Closed(()) => ProduceError::Stopping,
             })?;
         let (reply, done) = oneshot::channel();
-        slot.send(Admitted { header, claim, batch, progress, reply, room });
+        let timestamp_type = topic.timestamp_type;
+        slot.send(Admitted { header, timestamp_type, claim, batch, progress, reply, room });
         Ok(done)
     }
 

@@ -311,6 +311,8 @@ named! {
         TopicDeletedWhileTheNodeWasDown = "topic-deleted-while-the-node-was-down",
         /// A replica of a deleted topic was removed.
         ReplicaRemoved = "replica-removed",
+        /// A replica that ran went over to other settings of its topic.
+        SettingsFollowed = "settings-followed",
         /// A produce reached a leader that had not applied an entry of its own.
         ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
         /// A fetch reached a leader that had not applied an entry of its own.
@@ -339,6 +341,10 @@ named! {
         SlowLeaderAbandoned = "slow-leader-abandoned",
         /// A producer found that its topic had been deleted.
         ProducerFoundTheTopicGone = "producer-found-the-topic-gone",
+        /// A producer went over to what its topic had become: it had grown, or takes other sizes.
+        ProducerFollowedTheTopic = "producer-followed-the-topic",
+        /// A consumer of a whole topic began with a partition that had been added.
+        ConsumerFoundANewPartition = "consumer-found-a-new-partition",
         /// A consumer found that its topic had been deleted.
         ConsumerFoundTheTopicGone = "consumer-found-the-topic-gone",
         /// A consumer did not wait any more for a leader that had been replaced.

@@ -1,11 +1,12 @@
 //! What is assigned, started, removed and swept.
 
 use expect_test::expect;
-use quorate_proto::ids::{Identity, Offset};
+use quorate_proto::batch::{BatchBuilder, BatchError, Compression, ProducerStamp};
+use quorate_proto::ids::{Identity, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 use super::*;
-use crate::metadata::{Node, Partition, Topic, TopicConfig};
-use crate::partition::FetchError;
+use crate::metadata::{Node, Partition, Retention, TimestampType, Topic, TopicConfig};
+use crate::partition::{FetchError, ProduceError};
 use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, Apply, Role};
 use crate::storage::{Entry, LogId};
@@ -108,6 +109,47 @@ async fn replicas_follow_metadata() {
     let late = old.fetch(request).await;
     assert!(matches!(late, Err(FetchError::Stopping)), "{late:?}");
     assert_eq!(manager.groups(), [GroupId(7)]);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_replica_goes_by_what_its_topic_is_set_to() {
+    let alone = Alone::start().await;
+    let plain = topic(1, 5, &[&[1]]);
+    let (tx, rx) = watch::channel(metadata(&[Arc::clone(&plain)], alone.identity));
+    let config = PartitionConfig::default();
+    let manager = PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx);
+    let replica = || manager.replica(plain.id, PartitionId(0));
+    let leads = || replica().is_ok_and(|it| matches!(it.role(), Role::Leader { ready: true, .. }));
+    eventually(&alone.env, "the replica leads", leads).await;
+    let replica = replica().unwrap();
+    let batch = |stamp: ProducerStamp, bytes: usize| {
+        let mut builder = BatchBuilder::new(bytes);
+        builder.push(Timestamp(5), None, Some(&vec![b'x'; bytes]), &[]);
+        builder.finish(Compression::None, stamp)
+    };
+    let produce = async |batch| {
+        let late = alone.env.now() + Duration::from_secs(20);
+        replica.produce(None, batch, late).await.map(|produced| produced.log_append_time)
+    };
+    let stamp = ProducerStamp { id: ProducerId(7), epoch: ProducerEpoch(0), sequence: Sequence(0) };
+    assert_eq!(produce(batch(stamp, 400)).await, Ok(None));
+
+    let set = TopicConfig {
+        message_bytes_max: 300,
+        timestamp_type: TimestampType::LogAppendTime,
+        retention: Retention { ms: Some(5), bytes: Some(6) },
+    };
+    let other = Arc::new(Topic { config: set, ..Topic::clone(&plain) });
+    tx.send_replace(metadata(&[Arc::clone(&other)], alone.identity));
+    eventually(&alone.env, "the settings are followed", || replica.topic_config() == set).await;
+    let refused = produce(batch(ProducerStamp::NONE, 400)).await;
+    assert!(
+        matches!(refused, Err(ProduceError::Batch(BatchError::TooLarge { limit: 300, .. }))),
+        "{refused:?}"
+    );
+    let stamped = produce(batch(ProducerStamp::NONE, 100)).await;
+    assert!(matches!(stamped, Ok(Some(at)) if at > Timestamp(5)), "{stamped:?}");
     manager.stop().await;
 }
 

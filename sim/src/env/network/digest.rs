@@ -70,6 +70,8 @@ impl Digest for Request {
                 Call::ClusterStatus(request) => digest_of("cluster status", request),
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
+                Call::ConfigureTopic(request) => digest_of("configure topic", request),
+                Call::AddPartitions(request) => digest_of("add partitions", request),
             },
         }
     }
@@ -115,6 +117,8 @@ impl Digest for Response {
                 Reply::ClusterStatus(response) => digest_of("cluster status reply", response),
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
+                Reply::ConfigureTopic(response) => digest_of("configure topic reply", response),
+                Reply::AddPartitions(response) => digest_of("add partitions reply", response),
             },
         }
     }
