@@ -8,14 +8,16 @@
 //! | `peers` | node (u32) | identity, 16 bytes |
 //! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+//! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::checkpoints::{self, CheckpointHead, CheckpointKind};
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
 use super::failure::Failure;
@@ -63,6 +65,8 @@ pub(super) struct MetaContent {
     pub(super) peers: BTreeMap<NodeId, Identity>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
+    /// Without their bodies.
+    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
 }
 
 /// A change of `meta.redb`.
@@ -128,15 +132,36 @@ impl Meta {
 
     /// Writes changes in one transaction and syncs it. Blocks.
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.transact(|write| put(write, changes))
+    }
+
+    /// Runs one transaction and syncs it. Blocks.
+    pub(super) fn transact(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), DiskError> {
         let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         guarded_disk("commit to", &meta_file(), || {
             let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
             let mut write = db.begin_write()?;
             write.set_durability(redb::Durability::Immediate)?;
-            put(&write, changes)?;
+            work(&write)?;
             write.commit()?;
             Ok(())
         })
+    }
+
+    /// Reads in one transaction. Blocks.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = guarded(|| {
+            let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
+            work(&db.begin_read()?)
+        });
+        read.map_err(|fault| fault.into_read_error("read", &meta_file()))
     }
 
     pub(super) fn close(&self) -> Result<(), DiskError> {
@@ -248,6 +273,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
         content.votes.insert(GroupId(group.value()), vote);
     }
+    content.checkpoints = checkpoints::heads(&read)?;
     Ok(content)
 }
 
@@ -261,6 +287,7 @@ impl MetaContent {
             peers: BTreeMap::new(),
             volumes: BTreeMap::new(),
             votes: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         }
     }
 }

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use quorate_proto::ids::{GroupId, Identity, NodeId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 
+use super::checkpoints::{self, CheckpointKind, Worth, judge};
 use super::config::StoreConfig;
+use super::entry::LogId;
 use super::error::{DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
@@ -114,6 +116,7 @@ pub(super) fn recover(
         hard.vote = Some(newest);
     }
     folder.check_spans(&found, &volumes.sealed)?;
+    let (checkpoints, to_be_trimmed) = folder.checkpoints(&meta, &content, &found.durable)?;
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
     report.volumes = count(volumes.sealed.len()) + u64::from(found.active.begun);
     report.groups = count(found.durable.len());
@@ -130,9 +133,11 @@ pub(super) fn recover(
         (newer_in_volume, Mark::VoteNewerInItsVolume),
         (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
+        (to_be_trimmed, Mark::RestartInTheMiddleOfACatchUp),
     ];
     let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
-    let state = State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
+    let spare = volumes.spares.pop();
+    let state = State::new(found.durable, checkpoints, found.active, volumes.sealed, spare, found.commit);
     Ok(Recovered { meta, content, state, report, marks })
 }
 
@@ -382,6 +387,54 @@ impl Folder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Judges each group's checkpoints by its log, and takes away those that count for nothing. Gives those that count,
+    /// and whether a log is still to be trimmed to one of them.
+    fn checkpoints(
+        &self,
+        meta: &Meta,
+        content: &MetaContent,
+        durable: &BTreeMap<GroupId, Durable>,
+    ) -> Result<(BTreeMap<(GroupId, CheckpointKind), LogId>, bool), OpenError> {
+        let misfit = |group: GroupId, reason: String| OpenError::Checkpoint {
+            folder: self.path.clone(),
+            group,
+            reason,
+        };
+        let (mut kept, mut worthless, mut to_be_trimmed) = (BTreeMap::new(), Vec::new(), false);
+        for ((group, kind), head) in &content.checkpoints {
+            let log = durable.get(group).map(|durable| &durable.hard);
+            match judge(log, *kind, head) {
+                worth @ (Worth::Counts | Worth::LogToBeTrimmed) => {
+                    to_be_trimmed |= worth == Worth::LogToBeTrimmed;
+                    kept.insert((*group, *kind), head.at);
+                }
+                Worth::Nothing => worthless.push((*group, *kind)),
+                Worth::DoesNotFit => {
+                    let last = log.and_then(|log| log.last).map_or(LogIndex(0), |last| last.index);
+                    let reason = format!("it is of entry {}, and the log ends at {last}", head.at.index);
+                    return Err(misfit(*group, reason));
+                }
+            }
+        }
+        for (group, durable) in durable {
+            let base = kept.get(&(*group, CheckpointKind::Base));
+            if let Some(purged) = durable.hard.purged
+                && base.is_none_or(|base| base.index < purged.index)
+            {
+                let reason =
+                    format!("the log begins behind entry {}, and there is none so far", purged.index);
+                return Err(misfit(*group, reason));
+            }
+        }
+        if !worthless.is_empty() {
+            let cleared = meta.transact(|write| {
+                worthless.iter().try_for_each(|(group, kind)| checkpoints::clear(write, *group, *kind))
+            });
+            self.disk(cleared)?;
+        }
+        Ok((kept, to_be_trimmed))
     }
 
     fn note(

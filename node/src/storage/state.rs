@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_proto::ids::{GroupId, LogIndex};
 use tokio::sync::{Notify, oneshot};
 
+use super::checkpoints::CheckpointKind;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) meta: Arc<Meta>,
     pub(super) failure: Failure,
     state: Mutex<State>,
+    /// Held by whoever writes checkpoints, which blocks: the older of two never replaces the newer.
+    pub(super) checkpointing: Mutex<()>,
     /// There is something for the committer.
     pub(super) to_commit: Notify,
     /// There is something for the keeper.
@@ -71,6 +74,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) visible: BTreeMap<GroupId, Visible>,
     pub(super) durable: BTreeMap<GroupId, Durable>,
+    /// The last entry of each checkpoint that is durable and counts.
+    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
     pub(super) queue: VecDeque<Request>,
     /// Groups whose `committed` is to ride along with the next commit.
     pub(super) committed: BTreeSet<GroupId>,
@@ -149,6 +154,7 @@ impl Shared {
             meta,
             failure,
             state: Mutex::new(state),
+            checkpointing: Mutex::new(()),
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
@@ -183,6 +189,7 @@ impl Shared {
 impl State {
     pub(super) fn new(
         durable: BTreeMap<GroupId, Durable>,
+        checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
         active: Active,
         sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
         spare: Option<Arc<Volume>>,
@@ -195,6 +202,7 @@ impl State {
         Self {
             visible,
             durable,
+            checkpoints,
             queue: VecDeque::new(),
             committed: BTreeSet::new(),
             recent: Recent::default(),

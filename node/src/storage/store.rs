@@ -13,6 +13,7 @@ use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
+use super::checkpoints::CheckpointKind;
 use super::committer;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
@@ -110,7 +111,9 @@ impl Store {
             state.remove(group);
             Ok(Request::Remove { group, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        // Only now: without its checkpoint a log that is still there could not be read.
+        self.0.shared.forget_checkpoints(group).await
     }
 
     /// Bytes of entries that were appended and are not synced yet: whoever admits more stops at
@@ -194,8 +197,8 @@ impl fmt::Debug for Store {
 /// One group's log. A cheap clone. All that is said here of durability holds against kill -9 and power cuts.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
-    group: GroupId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: GroupId,
 }
 
 impl Log {
@@ -279,10 +282,14 @@ impl Log {
     /// Removes `through` and all entries before it; past the end, the log goes on behind it. Durable on return.
     ///
     /// # Errors
-    /// The disk failed or the store is closed.
+    /// [`StoreError::NoCheckpoint`]: the base does not reach so far. Else the disk failed or the store is closed.
     pub async fn trim_prefix(&self, through: LogId) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
         self.shared.enqueue(|state| {
+            let base = state.checkpoints.get(&(group, CheckpointKind::Base));
+            if base.is_none_or(|base| base.index < through.index) {
+                return Err(StoreError::NoCheckpoint { group, index: through.index });
+            }
             state.trim(group, through);
             Ok(Request::Trim { group, through, reply })
         })?;

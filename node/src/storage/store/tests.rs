@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
 use rand::RngExt;
 
+use super::super::checkpoints::Checkpoint;
 use super::super::entry::Kind;
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
@@ -81,6 +82,12 @@ fn append(log: &Log, entries: Vec<Entry>) -> oneshot::Receiver<Result<(), StoreE
     let (tx, rx) = oneshot::channel();
     log.append(entries, Box::new(move |result| drop(tx.send(result)))).unwrap();
     rx
+}
+
+/// Trims as far as a checkpoint reaches that is saved before.
+async fn trim(log: &Log, through: LogId) {
+    log.save_checkpoint(CheckpointKind::Base, through, Bytes::from_static(b"state")).await.unwrap();
+    log.trim_prefix(through).await.unwrap();
 }
 
 async fn all(log: &Log) -> Vec<Entry> {
@@ -165,7 +172,7 @@ async fn check_against_model(steps: Vec<Step>) {
                 let gone = model.entries.len() * usize::try_from(part).unwrap() / 3;
                 if let Some(last) = model.entries.drain(..gone.min(model.entries.len())).next_back() {
                     model.purged = Some(last.head.log_id());
-                    store.log(GroupId(group)).trim_prefix(last.head.log_id()).await.unwrap();
+                    trim(&store.log(GroupId(group)), last.head.log_id()).await;
                 }
             }
             Step::Vote { group } => {
@@ -461,7 +468,7 @@ fn volumes_without_live_entries_go() {
             names.iter().filter(|name: &&FileName| name.as_str().starts_with("volume")).count()
         };
         assert!(volumes(&disk) > 3);
-        log.trim_prefix(LogId { term: Term(1), index: LogIndex(49) }).await.unwrap();
+        trim(&log, LogId { term: Term(1), index: LogIndex(49) }).await;
         let deadline = disk_deadline();
         while volumes(&disk) > 2 {
             assert!(std::time::Instant::now() < deadline, "dead volumes were not removed");
@@ -592,4 +599,67 @@ async fn what_a_log_tells_is_waited_for_until_it_is_durable() {
 fn append_refused(log: &Log) {
     let refused = log.append(vec![entry(GROUP, 1, 2, b"c")], Box::new(|_| {}));
     assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
+}
+
+#[test]
+fn a_log_is_not_trimmed_past_its_base() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let entries = (0..4).map(|index| entry(GROUP, 1, index, b"x")).collect();
+        append(&log, entries).await.unwrap().unwrap();
+        let refused = log.trim_prefix(id(1, 0)).await;
+        assert!(matches!(refused, Err(StoreError::NoCheckpoint { index: LogIndex(0), .. })), "{refused:?}");
+        let body = Bytes::from(vec![7; 200_000]);
+        for wrong in [id(2, 1), id(1, 4)] {
+            let refused = log.save_checkpoint(CheckpointKind::Base, wrong, body.clone()).await;
+            assert!(matches!(refused, Err(StoreError::NotHeld { .. })), "{refused:?}");
+        }
+        log.save_checkpoint(CheckpointKind::Base, id(1, 1), body.clone()).await.unwrap();
+        log.save_checkpoint(CheckpointKind::Base, id(1, 0), Bytes::new()).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(1, 1)), "the newer one stays");
+        assert!(matches!(log.trim_prefix(id(1, 2)).await, Err(StoreError::NoCheckpoint { .. })));
+        log.trim_prefix(id(1, 1)).await.unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let found = log.checkpoint(CheckpointKind::Base).await.unwrap();
+        assert_eq!(found, Some(Checkpoint { at: id(1, 1), body }));
+        assert_eq!(all(&log).await.len(), 2);
+        store.remove_group(GROUP).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), None);
+        assert_eq!(log.checkpoint(CheckpointKind::Base).await.unwrap(), None);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_base_of_a_peer_takes_the_place_of_the_log() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        append(&log, vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        log.install_checkpoint(id(4, 30), Bytes::from_static(b"of a peer")).await.unwrap();
+        // As after a crash: the log has not been trimmed.
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        assert_eq!((log.state().last, log.state().purged), (Some(id(1, 0)), None));
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(4, 30)));
+        log.trim_prefix(id(4, 30)).await.unwrap();
+        append(&log, vec![entry(GROUP, 4, 31, b"b")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [entry(GROUP, 4, 31, b"b")]);
+        store.close().await;
+    });
 }
