@@ -109,7 +109,7 @@ impl Cluster {
                 noting.note(&Event::Disk { node, event });
             });
             if knobs.observed {
-                observer.machine(node, disk.clone());
+                observer.machine(node, disk.clone(), clock.clone());
             }
             let running = Arc::default();
             let machine = Machine {

@@ -267,6 +267,7 @@ impl Outcomes {
             | Ask::Create { .. }
             | Ask::Delete { .. }
             | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
             | Ask::DeleteRecords { .. }
             | Ask::Producer => {}
         }
@@ -277,6 +278,7 @@ impl Outcomes {
             | Told::Created(_)
             | Told::Deleted
             | Told::Configured
+            | Told::PartitionsAdded
             | Told::RecordsDeleted { .. }
             | Told::Producer(_)
             | Told::Produced { .. }

@@ -102,6 +102,10 @@ pub enum Ask {
         name: String,
         changes: Vec<(String, Option<String>)>,
     },
+    AddPartitions {
+        name: String,
+        partitions: usize,
+    },
     /// All records before that offset are to go; -1: all below the high watermark.
     DeleteRecords {
         place: Place,
@@ -157,6 +161,7 @@ pub enum Told {
     Created(TopicId),
     Deleted,
     Configured,
+    PartitionsAdded,
     RecordsDeleted {
         log_start: i64,
     },
@@ -254,6 +259,7 @@ impl Asked {
             Ask::Create { .. }
             | Ask::Delete { .. }
             | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
             | Ask::Producer
             | Ask::Metadata
             | Ask::Other => None,
@@ -268,6 +274,7 @@ impl Asked {
             Ask::Create { .. }
             | Ask::Delete { .. }
             | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
             | Ask::DeleteRecords { .. }
             | Ask::Producer
             | Ask::Metadata
@@ -314,6 +321,14 @@ pub fn ask(call: &Call) -> Ask {
         Call::DeleteTopic(request) => {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }
+        Call::ConfigureTopic(request) => {
+            let changes = request.changes.iter().map(|change| (change.key.clone(), change.value.clone()));
+            Some(Ask::Configure { name: request.name.clone(), changes: changes.collect() })
+        }
+        Call::AddPartitions(request) => Some(Ask::AddPartitions {
+            name: request.name.clone(),
+            partitions: usize::try_from(request.partitions).unwrap_or_default(),
+        }),
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
         Call::ClusterStatus(_) => None,
@@ -340,6 +355,8 @@ pub fn told(
         Reply::Metadata(reply) => (reply.error(), -1, -1),
         Reply::CreateTopic(reply) => (reply.error(), -1, -1),
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
+        Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
+        Reply::AddPartitions(reply) => (reply.error(), -1, -1),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
         Reply::ClusterStatus(_) => return Told::Other,
     };
@@ -383,6 +400,8 @@ pub fn told(
             None => Told::Garbled { why: "a topic without an id".to_owned() },
         },
         Reply::DeleteTopic(_) => Told::Deleted,
+        Reply::ConfigureTopic(_) => Told::Configured,
+        Reply::AddPartitions(_) => Told::PartitionsAdded,
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
         Reply::ClusterStatus(_) => Told::Other,
     }

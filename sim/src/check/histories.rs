@@ -7,6 +7,7 @@
 //! | `ask c1 n2 e3 call produce 7:0:5 r1,r2` | client 1 asks node 2 in epoch 3; `call` names the call |
 //! | `.. fetch 5`, `.. latest`, `.. earliest`, `.. time 40`, `.. end-of 2` | other questions of partition 0 of topic 1 |
 //! | `.. producer`, `.. create`, `.. create ms=9 bytes=50`, `.. delete` | questions about the topic itself |
+//! | `.. add-partitions 3` | the topic is to have three partitions |
 //! | `.. configure ms=9 bytes=`, `.. delete-records 5`, `.. delete-records all` | retention changed, or back to the default; records before an offset deleted, or all |
 //! | `tell call at 5 e3`, `.. at 5 e3 stamp 90` | acked |
 //! | `tell call hw 9 e3 \| 5 e2 7:0:5 r1,r2 \| ..` | fetched: high watermark, then batches |
@@ -15,7 +16,7 @@
 //! | `tell call ended 2 5 e3`, `.. ended none e3` | an epoch's end |
 //! | `tell call refused`, `.. unreached`, `.. unknown`, `.. out-of-range 0 9`, `.. garbled` | other answers |
 //! | `tell call id 7`, `.. topic 1`, `.. deleted` | a producer id; a topic created, deleted |
-//! | `tell call configured`, `.. records-deleted 5` | settings changed; records deleted, with the log start |
+//! | `tell call configured`, `.. added`, `.. records-deleted 5` | settings changed; partitions added; records deleted, with the log start |
 //! | `topics 1 2 1` | metadata: topic number, partitions, number of its name |
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
@@ -236,6 +237,10 @@ impl Player {
                 let configs = settings(&words[5..]).into_iter().map(|(key, value)| (key, value.unwrap()));
                 Ask::Create { name: "t1".to_owned(), configs: configs.collect() }
             }
+            "add-partitions" => Ask::AddPartitions {
+                name: "t1".to_owned(),
+                partitions: usize::try_from(number(words[5])).unwrap(),
+            },
             "configure" => Ask::Configure { name: "t1".to_owned(), changes: settings(&words[5..]) },
             "delete-records" => {
                 let before = if words[5] == "all" { -1 } else { i64::try_from(number(words[5])).unwrap() };
@@ -315,6 +320,7 @@ fn told(words: &[&str]) -> Told {
         "topic" => Told::Created(topic(u8::try_from(number(words[1])).unwrap())),
         "deleted" => Told::Deleted,
         "configured" => Told::Configured,
+        "added" => Told::PartitionsAdded,
         "records-deleted" => Told::RecordsDeleted { log_start: signed(words[1]) },
         other => panic!("no answer: {other}"),
     }

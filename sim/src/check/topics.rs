@@ -1,5 +1,5 @@
-//! Topics: an id is one topic's for ever, with one name and as many partitions as it was created with; a name that is
-//! taken is not given again; what is deleted does not come back (oracle `metadata`).
+//! Topics: an id is one topic's for ever, with one name, and has as many partitions as it was created with until somebody
+//! asks for more; a name that is taken is not given again; what is deleted does not come back (oracle `metadata`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +20,8 @@ pub(super) struct Topics {
     there: BTreeMap<String, TopicId>,
     /// What was there when a creation was asked for, and still is.
     asked: BTreeMap<u64, (String, TopicId)>,
+    /// The most partitions that were asked for, by name.
+    wanted: BTreeMap<String, usize>,
     /// Names of which a deletion is under way, or was and nobody knows what came of it.
     deleting: BTreeMap<String, BTreeSet<u64>>,
 }
@@ -32,7 +34,7 @@ impl Check for Topics {
     fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found) {
         match seen {
             Seen::Asked(asked) => match &asked.ask {
-                Ask::Create { name } => {
+                Ask::Create { name, .. } => {
                     if let Some(id) = self.there.get(name) {
                         self.asked.insert(asked.call, (name.clone(), *id));
                     }
@@ -41,6 +43,10 @@ impl Check for Topics {
                     self.there.remove(name);
                     self.asked.retain(|_, (there, _)| there != name);
                     self.deleting.entry(name.clone()).or_default().insert(asked.call);
+                }
+                Ask::AddPartitions { name, partitions } => {
+                    let most = self.wanted.entry(name.clone()).or_default();
+                    *most = (*most).max(*partitions);
                 }
                 _ => {}
             },
@@ -51,7 +57,10 @@ impl Check for Topics {
                             .known
                             .entry(*id)
                             .or_insert_with(|| (name.clone(), *partitions, asked.to_string()));
-                        if first.0 != *name || first.1 != *partitions {
+                        // A node that lags still has the old count.
+                        let grows =
+                            self.wanted.get(name).is_some_and(|most| partitions <= most.max(&first.1));
+                        if first.0 != *name || (first.1 != *partitions && !grows) {
                             let what = format!(
                                 "an id is one topic's for ever: {asked}, told that {id} is {name} with {partitions} \
                                  partitions; before {} with {} ({})",
@@ -61,7 +70,7 @@ impl Check for Topics {
                         }
                     }
                 }
-                (Ask::Create { name }, Told::Created(id)) => {
+                (Ask::Create { name, .. }, Told::Created(id)) => {
                     if let Some(first) = self.created.insert(*id, asked.to_string()) {
                         let what = format!(
                             "an id is one topic's for ever: {id} was created by {first} and by {asked}"

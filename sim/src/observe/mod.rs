@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use quorate_node::api::{Parts, Stage};
 use quorate_node::raft::{RaftNode, Role};
-use quorate_node::storage::{Head, LogId, LogState, Store, StoreConfig};
+use quorate_node::storage::{CheckpointKind, Head, LogId, LogState, Store, StoreConfig};
 use quorate_node::wiring::Node;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term};
 use tokio::sync::watch;
 
 pub use platter::Aside;
@@ -26,6 +26,7 @@ pub use sight::{Line, OnDisk, Replica, Sight, Usage};
 
 use crate::check::Seen;
 use crate::dice::Dice;
+use crate::env::clock::SimClock;
 use crate::env::disk::{DiskEvent, SimDisk};
 use crate::env::network::{Frame, Tap, Wire};
 use crate::env::tasks::{Host, Life};
@@ -45,8 +46,8 @@ const FRAMES_PER_LOOK: u64 = 8_000;
 /// What a disk holds of each group.
 type Groups = BTreeMap<GroupId, OnDisk>;
 
-/// All entries of each group on a disk.
-type Logs = BTreeMap<GroupId, Vec<Line>>;
+/// All entries of each group on a disk, and what was trimmed before them.
+type Logs = BTreeMap<GroupId, (Option<LogId>, Vec<Line>)>;
 
 /// Watches a run. Clones share it.
 #[derive(Clone)]
@@ -72,6 +73,7 @@ struct State {
 
 struct Machine {
     disk: SimDisk,
+    clock: SimClock,
     config: StoreConfig,
     life: Option<Life>,
     running: Option<Running>,
@@ -79,6 +81,8 @@ struct Machine {
     identity: Option<Identity>,
     groups: BTreeMap<GroupId, Shadow>,
     metadata_applied: LogIndex,
+    /// The checkpoints that were read from its platters, by their last entry.
+    checkpoints: BTreeMap<GroupId, LogId>,
     /// What was durable when a sync failed, if one did in this life.
     failed: Option<BTreeMap<GroupId, Option<LogId>>>,
 }
@@ -100,6 +104,7 @@ struct Shadow {
     hint: Option<LogId>,
     replica: Option<Replica>,
     next: LogIndex,
+    log_start: Offset,
     voters: Vec<NodeId>,
     /// Whether its log was cut since it last told how far it holds it.
     cut: bool,
@@ -113,10 +118,11 @@ impl Observer {
     }
 
     /// There is a machine.
-    pub fn machine(&self, node: NodeId, disk: SimDisk) {
+    pub fn machine(&self, node: NodeId, disk: SimDisk, clock: SimClock) {
         let mut state = self.state();
         let machine = Machine {
             disk,
+            clock,
             config: StoreConfig::default(),
             life: None,
             running: None,
@@ -124,6 +130,7 @@ impl Observer {
             identity: None,
             groups: BTreeMap::new(),
             metadata_applied: LogIndex(0),
+            checkpoints: BTreeMap::new(),
             failed: None,
         };
         state.machines.insert(node, machine);
@@ -142,8 +149,8 @@ impl Observer {
             let dice = Dice::named(starts, "recovered twice");
             match recover_twice(&machine.disk, config, node, dice) {
                 Ok((once, twice, logs)) => {
-                    for (group, lines) in logs {
-                        self.show(&Sight::OnPlatter { node, group, lines });
+                    for (group, (after, lines)) in logs {
+                        self.show(&Sight::OnPlatter { node, group, after, lines });
                     }
                     self.show(&Sight::RecoveredTwice { node, once, twice });
                 }
@@ -205,6 +212,7 @@ impl Observer {
     pub fn disk_lost(&self, node: NodeId) {
         if let Some(machine) = self.state().machines.get_mut(&node) {
             machine.identity = None;
+            machine.checkpoints.clear();
         }
         self.show(&Sight::DiskLost { node });
     }
@@ -245,14 +253,23 @@ impl Observer {
         self.show(&Sight::Healed { core, election_timeout });
     }
 
+    /// Everything was whole for so long, and clients went on: what was to be done in the background is done.
+    pub fn settled(&self, whole_for: Duration) {
+        self.look_at_all();
+        let shown = self.state().machines.values().map(|machine| machine.clock.shows().0).min();
+        if let Some(oldest) = shown {
+            self.show(&Sight::Settled { oldest, whole_for });
+        }
+    }
+
     /// Looks at everything: at the end of a phase.
     pub fn look_at_all(&self) {
         let nodes = self.state().machines.keys().copied().collect::<Vec<_>>();
         for node in nodes {
             self.look_at(node);
         }
-        let state = self.state();
-        self.look_at_platters(&state, None);
+        let mut state = self.state();
+        self.look_at_platters(&mut state, None);
         self.look_at_usage(&state);
     }
 
@@ -271,8 +288,8 @@ impl Observer {
             for group in aside.groups().into_keys() {
                 match aside.heads(group) {
                     Ok(heads) => {
-                        let lines = heads.iter().map(line_of).collect();
-                        self.show(&Sight::OnPlatter { node: *node, group, lines });
+                        let (after, lines) = (aside.trimmed(group), heads.iter().map(line_of).collect());
+                        self.show(&Sight::OnPlatter { node: *node, group, after, lines });
                     }
                     Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
                 }
@@ -327,12 +344,13 @@ impl Observer {
     /// Looks at all replicas of a node.
     fn look_at(&self, node: NodeId) {
         let mut state = self.state();
+        let latest = state.latest_wall();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         let mut on_disk = running.store.groups();
         on_disk.retain(|group| !is_being_removed(machine, &running, *group));
         for group in &on_disk {
-            self.look_at_replica(node, machine, &running, *group);
+            self.look_at_replica(node, machine, &running, *group, latest);
         }
         let gone = machine.groups.keys().filter(|group| !on_disk.contains(group)).copied();
         for group in gone.collect::<Vec<_>>() {
@@ -356,14 +374,23 @@ impl Observer {
 
     fn look_at_one(&self, node: NodeId, group: GroupId) {
         let mut state = self.state();
+        let latest = state.latest_wall();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         if !is_being_removed(machine, &running, group) {
-            self.look_at_replica(node, machine, &running, group);
+            self.look_at_replica(node, machine, &running, group, latest);
         }
     }
 
-    fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Running, group: GroupId) {
+    /// `latest`: the latest time that a wall clock has told anybody, in ms. By it a leader may have raised a log start.
+    fn look_at_replica(
+        &self,
+        node: NodeId,
+        machine: &mut Machine,
+        running: &Running,
+        group: GroupId,
+        latest: i64,
+    ) {
         let parts = parts_of(machine, running);
         let log = running.store.log(group);
         let now = log.state();
@@ -374,9 +401,16 @@ impl Observer {
             }
         }
         let shadow = machine.groups.entry(group).or_default();
+        if now.purged != shadow.log.purged
+            && let Some(through) = now.purged
+        {
+            self.show(&Sight::Trimmed { node, group, through });
+            trim(&mut shadow.starts, &mut shadow.log.last, through);
+        }
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
             let starts = log.term_starts();
-            let from = parting(&shadow.starts, shadow.log.last, &starts, now.last);
+            let begin = now.purged.map_or(LogIndex(0), |purged| purged.index.next());
+            let from = parting(&shadow.starts, shadow.log.last, &starts, now.last).max(begin);
             let mut lines = OnDisk { last: now.last, starts: starts.clone(), ..OnDisk::default() }
                 .lines()
                 .filter(|line| line.index >= from)
@@ -398,8 +432,11 @@ impl Observer {
                 }
             }
             shadow.starts = starts;
-            shadow.cut |= shadow.log.last.is_some_and(|last| last.index >= from);
-            self.show(&Sight::Log { node, group, from, lines });
+            let is_cut = shadow.log.last.is_some_and(|last| last.index >= from);
+            shadow.cut |= is_cut;
+            if is_cut || !lines.is_empty() {
+                self.show(&Sight::Log { node, group, from, lines });
+            }
         }
         shadow.log = now;
         let raft = running.raft.group(group);
@@ -408,7 +445,12 @@ impl Observer {
             if next != shadow.next {
                 let mut hash = Fold::default();
                 shadow.next = replica.hash_state(&mut hash);
-                self.show(&Sight::Applied { node, group, next, digest: hash.finish() });
+                let readable = replica.log_start()..replica.high_watermark();
+                if readable.start > shadow.log_start {
+                    shadow.log_start = readable.start;
+                    self.show(&Sight::Wall { newest: latest });
+                }
+                self.show(&Sight::Applied { node, group, next, digest: hash.finish(), readable });
             }
         }
         let Some(raft) = raft else { return };
@@ -420,6 +462,10 @@ impl Observer {
         let applied = raft.applied();
         // Until it says something else, it goes by what its disk gave it as a hint.
         let committed = if now.committed == shadow.hint { applied } else { now.committed };
+        // What is in a checkpoint is committed, and while one from a peer is taken up it is ahead of all else.
+        let checkpoint = log.checkpoint_at(CheckpointKind::Base);
+        let at_least = |id: Option<LogId>| if index_of(id) < index_of(checkpoint) { checkpoint } else { id };
+        let committed = at_least(committed);
         if now.committed != shadow.hint {
             shadow.hint = None;
         }
@@ -431,9 +477,10 @@ impl Observer {
             leads: matches!(raft.role(), Role::Leader { term, .. }
                 if term == vote.term && now.vote.is_none_or(|saved| saved.term == term)),
             purged: now.purged,
+            checkpoint,
             applied,
             committed,
-            last: now.last,
+            last: at_least(now.last),
         };
         if shadow.replica != Some(replica) {
             let before = shadow.replica.replace(replica);
@@ -449,15 +496,17 @@ impl Observer {
     }
 
     /// Looks at the platters of one node, or of all.
-    fn look_at_platters(&self, state: &State, only: Option<NodeId>) {
+    fn look_at_platters(&self, state: &mut State, only: Option<NodeId>) {
         let mut nodes = BTreeMap::new();
-        for (node, machine) in &state.machines {
+        for (node, machine) in &mut state.machines {
             if only.is_some_and(|only| only != *node) {
                 continue;
             }
             match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
                 Ok(aside) => {
-                    nodes.insert(*node, aside.groups());
+                    let groups = aside.groups();
+                    self.look_at_checkpoints(*node, &aside, &groups, &mut machine.checkpoints);
+                    nodes.insert(*node, groups);
                 }
                 Err(said) => self.0.history.complain("O-05", format!("platters of node {node}: {said}")),
             }
@@ -465,11 +514,37 @@ impl Observer {
         self.show(&Sight::Platters { nodes });
     }
 
+    /// Shows those checkpoints that are others than before.
+    fn look_at_checkpoints(
+        &self,
+        node: NodeId,
+        aside: &Aside,
+        groups: &Groups,
+        known: &mut BTreeMap<GroupId, LogId>,
+    ) {
+        known.retain(|group, _| groups.contains_key(group));
+        for (group, on_disk) in groups {
+            let Some(at) = on_disk.checkpoint.filter(|at| known.get(group) != Some(at)) else { continue };
+            match aside.checkpoint(*group) {
+                Ok(Some(checkpoint)) => {
+                    known.insert(*group, at);
+                    let digest = digest(&checkpoint.body);
+                    self.show(&Sight::Checkpoint { node, group: *group, at: checkpoint.at, digest });
+                }
+                Ok(None) => {
+                    let what = format!("platters of node {node}: a checkpoint of group {group} is not there");
+                    self.0.history.complain("O-28", what);
+                }
+                Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
+            }
+        }
+    }
+
     fn look_at_usage(&self, state: &State) {
         for (node, machine) in &state.machines {
             let (Some(life), Some(running)) = (&machine.life, &machine.running) else { continue };
             let groups = running.store.groups();
-            let last = groups.iter().filter_map(|group| running.store.log(*group).state().last);
+            let held = groups.iter().map(|group| held_by_log(running.store.log(*group).state()));
             let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
             let usage = Usage {
                 tasks: count(life.tasks()),
@@ -477,7 +552,7 @@ impl Observer {
                 disk_bytes: machine.disk.bytes(),
                 volumes: machine.disk.count(|name| name.starts_with("volume-") && name.ends_with(".redb")),
                 volumes_alive: count(running.store.volumes_alive()),
-                entries: last.map(|last| last.index.0 + 1).sum(),
+                entries: held.sum(),
                 groups: count(groups.len()),
             };
             self.show(&Sight::Usage { node: *node, usage });
@@ -526,12 +601,17 @@ impl Observer {
         if vote_due || match_due || cut_due {
             // What it has removed since is on its way from the platters.
             self.look_at(node);
-            self.look_at_platters(&self.state(), Some(node));
+            self.look_at_platters(&mut self.state(), Some(node));
         }
     }
 }
 
 impl State {
+    /// The latest time that any node's wall clock has told, in ms.
+    fn latest_wall(&self) -> i64 {
+        self.machines.values().map(|machine| machine.clock.latest_told().0).max().unwrap_or_default()
+    }
+
     /// Whether a frame comes from a node with a disk that is not its own.
     fn is_stranger(&self, from: Host, frame: Frame<'_>) -> bool {
         let sender = match frame {
@@ -608,6 +688,32 @@ fn parting(before: &[LogId], last_before: Option<LogId>, now: &[LogId], last_now
     differs.map_or(shorter, |differs| differs.min(shorter))
 }
 
+/// A log begins behind that entry, or goes on there, by what was known of it before.
+fn trim(starts: &mut Vec<LogId>, last: &mut Option<LogId>, through: LogId) {
+    let next = through.index.next();
+    if last.is_none_or(|last| last.index <= through.index) {
+        starts.clear();
+        *last = Some(through);
+        return;
+    }
+    let after = starts.partition_point(|start| start.index <= next);
+    let Some(term) = after.checked_sub(1).and_then(|at| starts.get(at)).map(|start| start.term) else {
+        return;
+    };
+    starts.drain(..after);
+    starts.insert(0, LogId { term, index: next });
+}
+
+fn index_of(id: Option<LogId>) -> Option<LogIndex> {
+    id.map(|id| id.index)
+}
+
+/// How many entries a log holds.
+fn held_by_log(log: LogState) -> u64 {
+    let end = |id: Option<LogId>| id.map_or(0, |id| id.index.0 + 1);
+    end(log.last) - end(log.purged)
+}
+
 fn line_of(head: &Head) -> Line {
     Line { index: head.index, term: head.term, digest: Some(digest(&head.encode())) }
 }
@@ -635,7 +741,7 @@ fn recover_twice(
     for group in once.keys() {
         let heads =
             aside.heads(*group).map_err(|said| format!("node {node} recovered a log in part: {said}"))?;
-        logs.insert(*group, heads.iter().map(line_of).collect());
+        logs.insert(*group, (aside.trimmed(*group), heads.iter().map(line_of).collect()));
     }
     drop(aside);
     let copy = disk.copy_as_seen();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::FutureExt;
 use quorate_node::env::Env;
-use quorate_node::storage::{Head, Log, Store, StoreConfig};
+use quorate_node::storage::{Checkpoint, CheckpointKind, Head, Log, LogId, Store, StoreConfig};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
 use super::sight::OnDisk;
@@ -33,6 +33,20 @@ impl Aside {
     /// What is known of each group.
     pub fn groups(&self) -> BTreeMap<GroupId, OnDisk> {
         held_by(&self.0)
+    }
+
+    /// The checkpoint from which a group's log goes on, if there is one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn checkpoint(&self, group: GroupId) -> Result<Option<Checkpoint>, String> {
+        at_once(self.0.log(group).checkpoint(CheckpointKind::Base))
+            .map_err(|error| format!("the checkpoint of group {group} cannot be read: {error}"))
+    }
+
+    /// The last entry of a group that was trimmed.
+    pub fn trimmed(&self, group: GroupId) -> Option<LogId> {
+        self.0.log(group).state().purged
     }
 
     /// Heads of a group's whole log. Their bodies were read too, and are theirs.
@@ -72,7 +86,13 @@ pub(super) fn held_by(store: &Store) -> BTreeMap<GroupId, OnDisk> {
 
 fn held_in(log: &Log) -> OnDisk {
     let state = log.state();
-    OnDisk { vote: state.vote, purged: state.purged, last: state.last, starts: log.term_starts() }
+    OnDisk {
+        vote: state.vote,
+        purged: state.purged,
+        checkpoint: log.checkpoint_at(CheckpointKind::Base),
+        last: state.last,
+        starts: log.term_starts(),
+    }
 }
 
 #[cfg(test)]

@@ -331,6 +331,11 @@ bad! {
     a_topic_loses_a_partition, "metadata": "
         topics 1 2 1
         topics 1 1 1";
+    a_topic_grows_beyond_what_was_asked_for, "metadata": "
+        topics 1 2 1
+        ask c1 n1 e1 a1 add-partitions 3
+        tell a1 added
+        topics 1 4 1";
     a_name_is_given_twice, "metadata": "
         ask c1 n1 e1 c1 create
         tell c1 topic 1

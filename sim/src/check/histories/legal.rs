@@ -270,6 +270,12 @@ legal! {
         tell c2 topic 2
         ask c1 n1 e1 c3 create
         tell c3 topic 3";
+    a_topic_grows_and_a_node_lags: "
+        topics 1 2 1
+        ask c1 n1 e1 a1 add-partitions 3
+        topics 1 3 1
+        tell a1 added
+        topics 1 2 1";
     a_creation_that_waited_for_a_deletion: "
         ask c1 n1 e1 c1 create
         tell c1 topic 1
