@@ -51,7 +51,7 @@ copy_tree() {
 copy_crate() { # name; sets crate
   local manifest
   manifest=$(cd "$root" && "${CARGO:-cargo}" metadata --format-version 1 --offline |
-    grep -o "\"manifest_path\":\"[^\"]*/$1-[0-9][^\"/]*/Cargo.toml\"" | head -n 1 | cut -d '"' -f 4)
+    grep -o "\"manifest_path\":\"[^\"]*/$1-[0-9][^\"/]*/Cargo.toml\"" | sed -n 1p | cut -d '"' -f 4)
   [ -n "$manifest" ] || die "nothing is known of a crate $1"
   crate=$target/planted-crates/$1
   rm -rf "$crate"
