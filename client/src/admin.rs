@@ -1,5 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
+mod alter;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use quorate_proto::ids::{
 };
 use quorate_proto::v1;
 
+pub use self::alter::ConfigChanges;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
@@ -76,7 +79,7 @@ pub struct TopicListing {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionListing>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -102,7 +105,7 @@ pub struct TopicDescription {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionDescription>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -187,7 +190,7 @@ pub struct OffsetFound {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Creates, lists, describes and deletes topics. Cheap to clone.
+/// Creates, lists, describes, changes and deletes topics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admin {
     env: Env,
@@ -204,6 +207,10 @@ fn within(mut call: Call, time: Duration) -> Call {
     if let Call::CreateTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::DeleteTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::ConfigureTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::AddPartitions(request) = &mut call {
         request.timeout_ms = ms;
     }
     call

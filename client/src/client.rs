@@ -83,7 +83,7 @@ impl Client {
         Consumer::new(self.env.clone(), Arc::clone(&self.leaders), config)
     }
 
-    /// The way to create, list, describe and delete topics.
+    /// The way to create, list, describe, change and delete topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.env.clone(), Arc::clone(&self.leaders))
     }

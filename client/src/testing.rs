@@ -188,8 +188,10 @@ pub(crate) struct State {
     /// For the coming produces, then none.
     pub(crate) produce_faults: VecDeque<Fault>,
     pub(crate) fetch_faults: VecDeque<Fault>,
-    /// For the coming creations of topics, then none.
+    /// For the coming creations and changes of topics, then none.
     pub(crate) admin_faults: VecDeque<Fault>,
+    /// Changes of topics that were made, by their ids.
+    pub(crate) changes: BTreeSet<Bytes>,
     /// Says what happens to a produce when there is no script.
     pub(crate) chance: Option<Chance>,
     pub(crate) next_producer: i64,
@@ -268,6 +270,33 @@ impl Cluster {
     pub(crate) fn metadata(&self) -> v1::MetadataResponse {
         metadata(&self.state(), &v1::MetadataRequest { all: true, ..Default::default() })
     }
+}
+
+/// Changes a topic, once for each change id, unless a fault keeps it from that.
+fn alter(
+    state: &mut State,
+    fault: &Fault,
+    topic: &str,
+    change: &Bytes,
+    make: impl FnOnce(&mut State) -> Result<(), (ErrorCode, String)>,
+) -> Result<(), (ErrorCode, String)> {
+    if let Fault::Refuse(code) = fault {
+        return Err((*code, "no".to_owned()));
+    }
+    if !matches!(fault, Fault::None | Fault::LoseReply) || state.changes.contains(change) {
+        return Ok(());
+    }
+    if !state.topics.contains_key(topic) {
+        return Err((ErrorCode::UnknownTopic, format!("no topic is called {topic:?}")));
+    }
+    make(state)?;
+    state.changes.insert(change.clone());
+    Ok(())
+}
+
+fn configs(state: &State) -> Vec<v1::ConfigEntry> {
+    let entry = |bytes: usize| v1::ConfigEntry { key: "max.message.bytes".into(), value: bytes.to_string() };
+    state.message_bytes_max.map(entry).into_iter().collect()
 }
 
 fn grow(partitions: &mut Vec<Partition>, total: u32) {
@@ -390,6 +419,45 @@ impl Channel for NodeChannel {
                 }
                 (Fault::None, Reply::DeleteTopic(response))
             }
+            Call::ConfigureTopic(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::ConfigureTopicResponse::default();
+                let made = alter(&mut state, &fault, &request.name, &request.change, |state| {
+                    let of_size = request.changes.iter().find(|change| change.key == "max.message.bytes");
+                    if let Some(change) = of_size {
+                        state.message_bytes_max = change.value.as_ref().map(|value| value.parse().unwrap());
+                    }
+                    Ok(())
+                });
+                match made {
+                    Ok(()) => response.configs = configs(&state),
+                    Err((code, message)) => {
+                        response.set_error(code);
+                        response.message = message;
+                    }
+                }
+                (fault, Reply::ConfigureTopic(response))
+            }
+            Call::AddPartitions(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::AddPartitionsResponse::default();
+                let total = u32::try_from(request.partitions).unwrap();
+                let made = alter(&mut state, &fault, &request.name, &request.change, |state| {
+                    let partitions = &mut state.topics.get_mut(&request.name).unwrap().1;
+                    let there = partitions.len();
+                    if usize::try_from(total).unwrap() <= there {
+                        let message = format!("topic {} has {there} partitions already", request.name);
+                        return Err((ErrorCode::InvalidPartitions, message));
+                    }
+                    grow(partitions, total);
+                    Ok(())
+                });
+                if let Err((code, message)) = made {
+                    response.set_error(code);
+                    response.message = message;
+                }
+                (fault, Reply::AddPartitions(response))
+            }
             Call::ClusterStatus(_) => {
                 let node = |id: u32| v1::NodeStatus {
                     id,
@@ -467,13 +535,11 @@ fn metadata(state: &State, request: &v1::MetadataRequest) -> v1::MetadataRespons
             leader_epoch: partition.epoch,
             replicas: vec![1, 2, 3],
         });
-        let config =
-            |bytes: usize| v1::ConfigEntry { key: "max.message.bytes".into(), value: bytes.to_string() };
         v1::TopicMetadata {
             name,
             id: id.to_wire(),
             partitions: partitions.collect(),
-            configs: state.message_bytes_max.map(config).into_iter().collect(),
+            configs: configs(state),
             ..Default::default()
         }
     };

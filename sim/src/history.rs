@@ -244,7 +244,7 @@ impl Evidence {
 }
 
 /// Counts of outcomes of what clients did: each record that was sent, each fetch that came with something, each look-up,
-/// each topic created or deleted.
+/// each topic created, changed or deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Outcomes {
     /// Acknowledged, or answered.

@@ -102,9 +102,10 @@ pub enum Ask {
         name: String,
         changes: Vec<(String, Option<String>)>,
     },
+    /// Up to a new total.
     AddPartitions {
         name: String,
-        partitions: usize,
+        partitions: i32,
     },
     /// All records before that offset are to go; -1: all below the high watermark.
     DeleteRecords {
@@ -322,13 +323,13 @@ pub fn ask(call: &Call) -> Ask {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }
         Call::ConfigureTopic(request) => {
-            let changes = request.changes.iter().map(|change| (change.key.clone(), change.value.clone()));
-            Some(Ask::Configure { name: request.name.clone(), changes: changes.collect() })
+            let change = |change: &v1::ConfigChange| (change.key.clone(), change.value.clone());
+            let changes = request.changes.iter().map(change).collect();
+            Some(Ask::Configure { name: request.name.clone(), changes })
         }
-        Call::AddPartitions(request) => Some(Ask::AddPartitions {
-            name: request.name.clone(),
-            partitions: usize::try_from(request.partitions).unwrap_or_default(),
-        }),
+        Call::AddPartitions(request) => {
+            Some(Ask::AddPartitions { name: request.name.clone(), partitions: request.partitions })
+        }
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
         Call::ClusterStatus(_) => None,

@@ -82,7 +82,7 @@ fn unasked_servers() -> Arg {
 enum Command {
     /// Run a node.
     Node(Box<node::NodeArgs>),
-    /// Create, list, describe and delete topics.
+    /// Create, list, describe, change and delete topics.
     Topic(topic::TopicArgs),
     /// Send lines, a record each, and say how many were acknowledged.
     Produce(produce::ProduceArgs),

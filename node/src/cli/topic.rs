@@ -1,4 +1,6 @@
-//! `quorate topic`: create, list, describe and delete topics.
+//! `quorate topic`: create, list, describe, change and delete topics.
+
+mod alter;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +11,7 @@ use quorate_client::{
 };
 use serde::Serialize;
 
+use self::alter::{AddPartitionsArgs, ConfigArgs};
 use super::output::{Output, plain_table};
 use super::reach::{no_majority, patiently};
 use super::{Failure, Global};
@@ -29,18 +32,31 @@ enum TopicCommand {
     List(ListArgs),
     /// Show a topic: who leads its partitions, and what can be read.
     Describe(DescribeArgs),
+    /// Show or change what a topic is set to.
+    Config(ConfigArgs),
+    /// Add partitions to a topic.
+    AddPartitions(AddPartitionsArgs),
     /// Delete a topic and all its records.
     Delete(DeleteArgs),
 }
 
+/// What a topic can be set to, as help texts end.
+const KEYS: &str = "
+  max.message.bytes       the largest batch in bytes, and so the largest record (default 1048588)
+  message.timestamp.type  CreateTime: the producer's clock (default); LogAppendTime: the leader's
+  retention.bytes         how many bytes of each partition are kept (default -1: all)
+  retention.ms            for how many ms records are kept (default 604800000, 7 days; -1: for ever)";
+
+fn with_keys(help: &str) -> String {
+    format!("{help}{KEYS}")
+}
+
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = with_keys("\
 Example:
   quorate topic create lines --partitions 4 --replicas 3 --config max.message.bytes=2000000
 
-Keys of --config:
-  max.message.bytes        the largest batch in bytes, and so the largest record (default 1048588)
-  message.timestamp.type   CreateTime: the producer's clock (default); LogAppendTime: the leader's")]
+Keys of --config:"))]
 struct CreateArgs {
     /// Its name: 1 to 249 letters, digits, '.', '_' and '-'.
     topic: TopicName,
@@ -118,6 +134,8 @@ struct Described {
     name: String,
     id: String,
     partitions: Vec<DescribedPartition>,
+    /// All settings, the defaults among them.
+    configs: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -142,6 +160,8 @@ pub(crate) async fn run(global: Global, args: TopicArgs) -> Result<(), Failure> 
             TopicCommand::Create(args) => create(&client, args).await,
             TopicCommand::List(args) => list(&client, &args).await,
             TopicCommand::Describe(args) => describe(&client, &args).await,
+            TopicCommand::Config(args) => alter::config(&client, args).await,
+            TopicCommand::AddPartitions(args) => alter::add_partitions(&client, args).await,
             TopicCommand::Delete(args) => delete(&client, &args).await,
         }
     };
@@ -242,6 +262,7 @@ fn described(topic: &TopicDescription) -> Described {
         name: topic.name.to_string(),
         id: topic.id.to_string(),
         partitions: topic.partitions.iter().map(partition).collect(),
+        configs: topic.configs.clone(),
     }
 }
 

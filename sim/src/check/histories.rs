@@ -6,8 +6,7 @@
 //! | --- | --- |
 //! | `ask c1 n2 e3 call produce 7:0:5 r1,r2` | client 1 asks node 2 in epoch 3; `call` names the call |
 //! | `.. fetch 5`, `.. latest`, `.. earliest`, `.. time 40`, `.. end-of 2` | other questions of partition 0 of topic 1 |
-//! | `.. producer`, `.. create`, `.. create ms=9 bytes=50`, `.. delete` | questions about the topic itself |
-//! | `.. add-partitions 3` | the topic is to have three partitions |
+//! | `.. producer`, `.. create`, `.. create ms=9 bytes=50`, `.. delete`, `.. grow 4` | questions about the topic itself |
 //! | `.. configure ms=9 bytes=`, `.. delete-records 5`, `.. delete-records all` | retention changed, or back to the default; records before an offset deleted, or all |
 //! | `tell call at 5 e3`, `.. at 5 e3 stamp 90` | acked |
 //! | `tell call hw 9 e3 \| 5 e2 7:0:5 r1,r2 \| ..` | fetched: high watermark, then batches |
@@ -15,9 +14,10 @@
 //! | `tell call found 5 e3`, `.. found 5 time 90 e3`, `.. found none e3` | looked up |
 //! | `tell call ended 2 5 e3`, `.. ended none e3` | an epoch's end |
 //! | `tell call refused`, `.. unreached`, `.. unknown`, `.. out-of-range 0 9`, `.. garbled` | other answers |
-//! | `tell call id 7`, `.. topic 1`, `.. deleted` | a producer id; a topic created, deleted |
-//! | `tell call configured`, `.. added`, `.. records-deleted 5` | settings changed; partitions added; records deleted, with the log start |
+//! | `tell call id 7`, `.. topic 1`, `.. deleted`, `.. grown` | a producer id; a topic created, deleted, grown |
+//! | `tell call configured`, `.. records-deleted 5` | settings changed; records deleted, with the log start |
 //! | `topics 1 2 1` | metadata: topic number, partitions, number of its name |
+//! | `holds 7 2` | node 1 has applied entry 7 of the metadata group; topic 1 has so many partitions then |
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
 //! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
@@ -25,7 +25,7 @@
 //! | `follows k1 5` | at the end it reads on, and is to be given 5 next |
 //! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
 //! | `log-from 4 r5 r6` | the final scan of a log that starts at 4 |
-//! | `holds n1 4 9` | node 1 has applied what makes its log readable from 4 to 9 |
+//! | `readable n1 4 9` | node 1 has applied what makes its log readable from 4 to 9 |
 //! | `wall 5000`, `settled 5000` | a wall clock shows that time, 1000 at first; all was whole for eight seconds, and all clocks show it |
 //!
 //! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number, and it takes 100
@@ -60,6 +60,18 @@ fn place() -> Place {
 
 fn target() -> Target {
     Target { topic: "t1".to_owned(), partition: PartitionId(0) }
+}
+
+/// With topic 1 of so many partitions.
+fn metadata(partitions: u64) -> Metadata {
+    let partition = |group| Partition { group: GroupId(group), replicas: vec![NodeId(1)] };
+    let topic = Topic {
+        id: topic(1),
+        name: "t1".parse().unwrap(),
+        partitions: (1..=partitions).map(partition).collect(),
+        config: TopicConfig::default(),
+    };
+    Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }
 }
 
 fn record(word: &str) -> Option<RecordId> {
@@ -128,6 +140,11 @@ impl Player {
                 let told = Told::Topics(vec![(format!("t{}", words[3]), id, partitions)]);
                 self.see(&Seen::Told(&asked, &told));
             }
+            "holds" => {
+                let metadata = Arc::new(metadata(number(words[2])));
+                let applied = LogIndex(number(words[1]));
+                self.see(&Seen::Node(&Sight::Metadata { node: NodeId(1), applied, metadata }));
+            }
             "sent" => {
                 let sent = Sent {
                     target: target(),
@@ -190,9 +207,9 @@ impl Player {
                 let oldest = i64::try_from(number(words[1])).unwrap();
                 self.see(&Seen::Node(&Sight::Settled { oldest, whole_for: Duration::from_secs(8) }));
             }
-            "holds" => {
+            "readable" => {
                 let node = NodeId(u32::try_from(number(&words[1][1..])).unwrap());
-                let (applied, metadata) = (LogIndex(1), Arc::new(metadata()));
+                let (applied, metadata) = (LogIndex(1), Arc::new(metadata(1)));
                 self.see(&Seen::Node(&Sight::Metadata { node, applied, metadata }));
                 // Each as of another entry.
                 let next = LogIndex(u64::try_from(self.now.as_millis()).unwrap());
@@ -237,16 +254,16 @@ impl Player {
                 let configs = settings(&words[5..]).into_iter().map(|(key, value)| (key, value.unwrap()));
                 Ask::Create { name: "t1".to_owned(), configs: configs.collect() }
             }
-            "add-partitions" => Ask::AddPartitions {
-                name: "t1".to_owned(),
-                partitions: usize::try_from(number(words[5])).unwrap(),
-            },
             "configure" => Ask::Configure { name: "t1".to_owned(), changes: settings(&words[5..]) },
             "delete-records" => {
                 let before = if words[5] == "all" { -1 } else { i64::try_from(number(words[5])).unwrap() };
                 Ask::DeleteRecords { place, before }
             }
             "delete" => Ask::Delete { name: "t1".to_owned(), id: None },
+            "grow" => {
+                let partitions = i32::try_from(number(words[5])).unwrap();
+                Ask::AddPartitions { name: "t1".to_owned(), partitions }
+            }
             other => panic!("no question: {other}"),
         };
         let asked = self.asked(client, node, ask);
@@ -262,14 +279,6 @@ fn settings(words: &[&str]) -> Vec<(String, Option<String>)> {
         (format!("retention.{key}"), Some(value.to_owned()).filter(|value| !value.is_empty()))
     };
     words.iter().map(setting).collect()
-}
-
-/// With the partition that is meant everywhere, as group 1.
-fn metadata() -> Metadata {
-    let partitions = vec![Partition { group: GROUP, replicas: Vec::new() }];
-    let (id, name, config) = (topic(1), "t1".parse().unwrap(), TopicConfig::default());
-    let topics = BTreeMap::from([(id, Arc::new(Topic { id, name, partitions, config }))]);
-    Metadata { topics, ..Metadata::default() }
 }
 
 fn told(words: &[&str]) -> Told {
@@ -319,8 +328,8 @@ fn told(words: &[&str]) -> Told {
         "id" => Told::Producer(signed(words[1])),
         "topic" => Told::Created(topic(u8::try_from(number(words[1])).unwrap())),
         "deleted" => Told::Deleted,
+        "grown" => Told::PartitionsAdded,
         "configured" => Told::Configured,
-        "added" => Told::PartitionsAdded,
         "records-deleted" => Told::RecordsDeleted { log_start: signed(words[1]) },
         other => panic!("no answer: {other}"),
     }

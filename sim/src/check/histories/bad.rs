@@ -331,11 +331,24 @@ bad! {
     a_topic_loses_a_partition, "metadata": "
         topics 1 2 1
         topics 1 1 1";
-    a_topic_grows_beyond_what_was_asked_for, "metadata": "
+    a_topic_grows_though_nobody_asked, "metadata": "
         topics 1 2 1
-        ask c1 n1 e1 a1 add-partitions 3
-        tell a1 added
-        topics 1 4 1";
+        topics 1 3 1";
+    a_topic_grows_to_another_number_than_was_asked_for, "metadata": "
+        topics 1 2 1
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        topics 1 3 1";
+    a_topic_shrinks_to_a_number_that_was_asked_for, "metadata": "
+        topics 1 4 1
+        ask c1 n1 e1 g1 grow 3
+        tell g1 refused
+        topics 1 3 1";
+    partitions_that_were_added_are_lost, "metadata": "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        holds 7 4
+        holds 9 2";
     a_name_is_given_twice, "metadata": "
         ask c1 n1 e1 c1 create
         tell c1 topic 1

@@ -261,6 +261,38 @@ legal! {
         tell c2 topic 2
         topics 2 3 1
         topics 1 2 1";
+    a_node_that_lags_behind_tells_of_fewer_partitions: "
+        topics 1 2 1
+        ask c1 n1 e1 g1 grow 4
+        topics 1 4 1
+        topics 1 2 1
+        tell g1 unknown
+        ask c2 n2 e1 g2 grow 5
+        tell g2 grown
+        topics 1 5 1
+        topics 1 2 1
+        topics 1 4 1
+        holds 7 5
+        holds 5 2";
+    a_topic_has_grown_before_anybody_heard_of_it: "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        topics 1 4 1
+        topics 1 2 1";
+    an_addition_that_is_refused_changes_nothing: "
+        topics 1 4 1
+        ask c1 n1 e1 g1 grow 3
+        tell g1 refused
+        ask c1 n1 e1 g2 grow 4
+        tell g2 refused
+        topics 1 4 1
+        holds 7 4";
+    a_topic_that_grew_is_deleted: "
+        ask c1 n1 e1 g1 grow 4
+        ask c2 n1 e1 d1 delete
+        tell g1 grown
+        tell d1 deleted
+        holds 7 2";
     a_deletion_without_an_answer_may_come_later: "
         ask c1 n1 e1 c1 create
         tell c1 topic 1
@@ -270,12 +302,6 @@ legal! {
         tell c2 topic 2
         ask c1 n1 e1 c3 create
         tell c3 topic 3";
-    a_topic_grows_and_a_node_lags: "
-        topics 1 2 1
-        ask c1 n1 e1 a1 add-partitions 3
-        topics 1 3 1
-        tell a1 added
-        topics 1 2 1";
     a_creation_that_waited_for_a_deletion: "
         ask c1 n1 e1 c1 create
         tell c1 topic 1

@@ -41,102 +41,102 @@ histories! {
     so_many_bytes_are_behind_a_batch_that_it_may_go, []: BYTES_250, THREE, "
         ask c1 n1 e1 p4 produce 7:0:3 r4
         tell p4 at 3 e1
-        holds n1 1 4
+        readable n1 1 4
         log-from 1 r2 r3 r4";
     what_has_no_answer_may_be_behind_it, []: BYTES_250, THREE, "
         ask c1 n1 e1 p4 produce 7:0:3 r4
-        holds n1 1 4";
+        readable n1 1 4";
     a_batch_goes_that_still_counts, ["O-14"]: BYTES_250, THREE, "
-        holds n1 1 3";
+        readable n1 1 3";
     a_batch_is_old_enough_to_go, []: MS_2000, THREE, "
         wall 2010
-        holds n1 1 3";
+        readable n1 1 3";
     a_batch_goes_before_its_time, ["O-14"]: MS_2000, THREE, "
         wall 2009
-        holds n1 1 3";
+        readable n1 1 3";
     the_next_one_goes_before_its_time, ["O-14"]: MS_2000, THREE, "
         wall 2010
-        holds n1 2 3";
+        readable n1 2 3";
     a_setting_is_tightened_and_loosened, []: MS_2000, THREE, "
         ask c2 n1 e1 g1 configure ms=500
         tell g1 configured
         ask c2 n1 e1 g2 configure ms=-1
         tell g2 configured
-        holds n1 1 3";
+        readable n1 1 3";
     a_setting_is_loosened_and_not_heard_of, []: MS_2000, THREE, "
         ask c2 n1 e1 g1 configure ms=-1
         tell g1 configured
         wall 2010
-        holds n1 1 3";
+        readable n1 1 3";
     without_a_bound_nothing_goes, ["O-14"]: "
         ask c1 n1 e1 c1 create ms=-1
         tell c1 topic 1", THREE, "
         wall 9000000000000
-        holds n1 1 3";
+        readable n1 1 3";
     a_week_is_the_default, ["O-14"]: THREE, "
         wall 604800009
-        holds n1 1 3";
+        readable n1 1 3";
     after_a_week_it_may_go, []: THREE, "
         wall 604800010
-        holds n1 1 3";
+        readable n1 1 3";
     nothing_is_kept, []: NOTHING_KEPT, THREE, "
-        holds n1 3 3
+        readable n1 3 3
         log-from 3";
     a_part_of_a_batch_is_kept, ["O-14"]: NOTHING_KEPT, "
         ask c1 n1 e1 p1 produce 7:0:0 r1,r2,r3
         tell p1 at 0 e1
-        holds n1 2 3";
+        readable n1 2 3";
     a_part_of_a_batch_is_deleted, []: "
         ask c1 n1 e1 p1 produce 7:0:0 r1,r2,r3
         tell p1 at 0 e1
         ask c2 n1 e1 d1 delete-records 2
         tell d1 records-deleted 2
-        holds n1 2 3
+        readable n1 2 3
         ask c3 n1 e1 f1 fetch 2
         tell f1 hw 3 e1 from 2 | 0 e1 7:0:0 r1,r2,r3
         log-from 2 r3";
     more_is_deleted_than_was_asked_for, ["O-14"]: THREE, DELETED_BEFORE_2, "
-        holds n1 3 3";
+        readable n1 3 3";
     a_deletion_without_an_answer_comes_later, []: THREE, "
         ask c2 n1 e1 d1 delete-records 2
         tell d1 unknown
-        holds n1 2 3";
+        readable n1 2 3";
     all_is_deleted, []: THREE, "
         ask c2 n1 e1 d1 delete-records all
-        holds n1 3 3
+        readable n1 3 3
         tell d1 records-deleted 3
         log-from 3";
     all_was_to_be_deleted_and_that_was_refused, ["O-14"]: THREE, "
         ask c2 n1 e1 d1 delete-records all
         tell d1 refused
-        holds n1 3 3";
+        readable n1 3 3";
     what_came_after_it_is_deleted_with_it, ["O-14"]: THREE, "
         ask c2 n1 e1 d1 delete-records all
-        holds n1 3 3
+        readable n1 3 3
         tell d1 records-deleted 3
         ask c1 n1 e1 p4 produce 7:0:3 r4
         tell p4 at 3 e1
-        holds n1 4 4";
+        readable n1 4 4";
     less_is_deleted_than_is_said, ["O-14"]: THREE, "
         ask c2 n1 e1 d1 delete-records 2
         tell d1 records-deleted 1";
     a_log_starts_behind_its_end, ["O-14"]: "
-        holds n1 7 5";
+        readable n1 7 5";
     it_is_said_to_start_behind_its_end, ["O-14"]: "
         ask c3 n1 e1 f1 fetch 9
         tell f1 out-of-range 7 5";
     records_go_that_nobody_has_sent, ["O-14"]: "
-        holds n1 3 3";
+        readable n1 3 3";
     a_record_without_an_answer_goes, []: NOTHING_KEPT, "
         ask c1 n1 e1 p1 produce 7:0:0 r1
-        holds n1 1 1
+        readable n1 1 1
         tell p1 at 0 e1";
     a_record_goes_whose_answer_comes_later, ["O-14"]: BYTES_250, "
         ask c1 n1 e1 p1 produce 7:0:0 r1
-        holds n1 1 1
+        readable n1 1 1
         tell p1 at 0 e1";
     nobody_holds_what_is_said, ["O-14"]: THREE, DELETED_BEFORE_2, "
-        holds n1 0 3";
+        readable n1 0 3";
     the_last_reader_begins_too_late, ["O-14"]: THREE, "
         log-from 1 r2 r3";
 
@@ -171,30 +171,30 @@ histories! {
         tell d1 records-deleted 2
         tell f1 hw 3 e1 | 0 e1 7:0:0 r1 | 1 e1 7:0:1 r2 | 2 e1 7:0:2 r3";
     a_replicas_start_falls, ["O-14"]: THREE, DELETED_BEFORE_2, "
-        holds n1 2 3
-        holds n1 0 3";
+        readable n1 2 3
+        readable n1 0 3";
     replicas_trim_at_their_own_pace, []: THREE, DELETED_BEFORE_2, "
-        holds n1 2 3
-        holds n2 0 3
-        holds n2 2 3";
+        readable n1 2 3
+        readable n2 0 3
+        readable n2 2 3";
     what_lies_below_the_start_is_served, ["O-14"]: THREE, DELETED_BEFORE_2, "
         ask c3 n1 e1 f1 fetch 1
         tell f1 hw 3 e1 from 2 | 1 e1 7:0:1 r2 | 2 e1 7:0:2 r3";
 
     what_has_expired_stays, ["O-29"]: MS_2000, THREE, "
-        holds n1 0 3
+        readable n1 0 3
         @9000 settled 7010";
     it_may_stay_for_a_moment, []: MS_2000, THREE, "
-        holds n1 0 3
+        readable n1 0 3
         @9000 settled 7009";
     it_may_stay_where_a_clock_is_behind, []: MS_2000, THREE, "
         wall 9000
-        holds n1 0 3
+        readable n1 0 3
         @9000 settled 20";
     nobody_knows_what_is_in_force, []: THREE, "
         ask c2 n1 e1 g1 configure ms=2000
         tell g1 unknown
-        holds n1 0 3
+        readable n1 0 3
         @9000 settled 9000";
 
     a_reader_below_the_start_is_told_and_goes_on_there, []: THREE, DELETED_BEFORE_2, "
