@@ -19,6 +19,7 @@ const SIMULATOR: &[&str] = &[
     "leader-resumed-after-a-pause",
     "message-after-both-ends-restarted",
     "old-vote-request-again",
+    "reader-went-on-at-the-log-start",
     "restart-on-an-empty-disk",
     "restart-on-another-disk",
     "restart-with-an-earlier-clock",

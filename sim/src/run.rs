@@ -137,7 +137,10 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     if let Some(adjust) = options.adjust {
         adjust(&mut knobs);
     }
-    let shape = Shape::draw(&mut dice);
+    let mut shape = Shape::draw(&mut dice);
+    if knobs.trims && options.scenario.is_none() {
+        shape.keep(&mut Dice::named(seed, "retention"));
+    }
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());
     let cluster = Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone(), marks.clone());
     let servers = cluster.servers();
@@ -163,6 +166,7 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     cluster.healed(cluster.nodes());
     cluster.until_ready(PATIENCE).await;
     workload.finish(PATIENCE).await;
+    workload.keep_the_rest(PATIENCE).await;
     workload.scan(PATIENCE).await;
     clock::sleep(Duration::from_secs(1)).await;
     workload.read_to_the_end(READING).await;

@@ -1,5 +1,6 @@
 //! Leader epochs: they rise along the log, an epoch has one leader, a request with another epoch than the leader's is
-//! refused, and where an epoch is said to have ended, it ended (oracle O-18; KIP-101, KIP-320).
+//! refused, and where an epoch is said to have ended, it ended, of what is left above the log start (oracle O-18; KIP-101,
+//! KIP-320).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,15 +75,13 @@ impl Check for Epochs {
             let Ended { place, asked, found: said, leader, text } = ended;
             let Some(log) = self.logs.get(place) else { continue };
             let start = self.starts.highest(*place);
-            // What came after the leader that answered was not for it to know.
-            let wrong =
-                log.values().filter(|standing| standing.epoch <= *leader).find(|standing| match said {
-                    None => standing.epoch <= *asked && standing.end() > start,
-                    Some((largest, at)) if standing.epoch <= *largest => {
-                        standing.end() > *at && largest < leader
-                    }
-                    Some((_, at)) => standing.epoch <= *asked || standing.base < *at,
-                });
+            // What came after the leader that answered was not for it to know, and what lay below the log start neither.
+            let told_of = |standing: &&Standing| standing.epoch <= *leader && standing.end() > start;
+            let wrong = log.values().filter(told_of).find(|standing| match said {
+                None => standing.epoch <= *asked,
+                Some((largest, at)) if standing.epoch <= *largest => standing.end() > *at && largest < leader,
+                Some((_, at)) => standing.epoch <= *asked || standing.base < *at,
+            });
             if let Some(standing) = wrong {
                 let what = format!(
                     "an epoch ended where it is said to: {text}; but {}..{} is of epoch {}",

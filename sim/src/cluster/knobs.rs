@@ -75,6 +75,8 @@ pub struct Knobs {
     pub leader_restore: bool,
     /// Where nodes and clients meet an unkind world.
     pub points: Points,
+    /// Whether topics may be kept short, and records deleted.
+    pub trims: bool,
     /// Whether somebody watches: it changes nothing.
     pub observed: bool,
 }
@@ -109,6 +111,7 @@ impl Knobs {
             fetch_bytes_max,
             starts_at_once_max,
             leader_restore: false,
+            trims: true,
             observed: true,
             points: Points::draw(&mut Dice::new(dice.bits())),
         }

@@ -48,6 +48,7 @@ fn calm(knobs: &mut Knobs) {
     knobs.commit_bytes_max = 4 << 20;
     knobs.append_bytes_max = 1 << 20;
     knobs.points = Points::none();
+    knobs.trims = false;
 }
 
 fn tiny_volumes(knobs: &mut Knobs) {

@@ -273,6 +273,19 @@ histories! {
         tell d1 records-deleted 1
         ask c3 n3 e3 e1 end-of 2
         tell e1 ended none e3";
+    an_epoch_below_the_start_ended_where_the_oldest_begins, []: "
+        ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 at 0 e1
+        ask c1 n2 e2 p2 produce 7:0:1 r2
+        tell p2 at 1 e2
+        ask c1 n3 e3 p3 produce 7:0:2 r3
+        tell p3 at 2 e3
+        ask c3 n3 e3 f1 fetch 0
+        tell f1 hw 3 e3 | 0 e1 7:0:0 r1 | 1 e2 7:0:1 r2 | 2 e3 7:0:2 r3
+        ask c2 n3 e3 d1 delete-records 2
+        tell d1 records-deleted 2
+        ask c3 n3 e3 e1 end-of 1
+        tell e1 ended 1 2 e3";
     an_epoch_above_the_start_is_forgotten, ["O-18"]: "
         ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 at 0 e1

@@ -1,0 +1,68 @@
+//! An operator, who changes how much of the topics is kept while clients work, and deletes records that nobody needs.
+
+use std::time::Duration;
+
+use quorate_client::{Client, ConfigChanges};
+use tokio::sync::watch;
+
+use super::World;
+use super::shape::{Kept, TOPICS, any_target};
+use crate::dice::Dice;
+use crate::env::clock;
+use crate::trace::Event;
+
+/// Works until `going` is false.
+pub(super) async fn operate(world: World, number: u32, going: watch::Receiver<bool>) {
+    let mut dice = Dice::named(world.seed, &format!("operator {number}"));
+    let (client, process) = world.client(number);
+    let mut over = going.clone();
+    while *going.borrow() {
+        let pause = dice.time(Duration::from_secs(1), Duration::from_secs(12));
+        tokio::select! {
+            biased;
+            () = clock::sleep(pause) => {}
+            _ = over.changed() => break,
+        }
+        let said = if dice.chance(600) {
+            configure(&client, &mut dice).await
+        } else {
+            delete_records(&client, &mut dice).await
+        };
+        world.trace.note(&Event::Client { client: number, what: said });
+    }
+    world.end(&process).await;
+}
+
+/// A topic keeps more, less, all, or as much as by default. What became of it, in words.
+async fn configure(client: &Client, dice: &mut Dice) -> String {
+    let (topic, _) = TOPICS[dice.place(TOPICS.len())];
+    let changes = match dice.below(6) {
+        0 => ConfigChanges::new().reset("retention.ms").reset("retention.bytes"),
+        1 => everything(),
+        _ => Kept::draw(dice).settings().fold(ConfigChanges::new(), |all, (key, value)| all.set(key, value)),
+    };
+    let asked = format!("sets {changes:?} of {topic}");
+    match client.admin().configure_topic(topic, changes).await {
+        Ok(_) => asked,
+        Err(error) => format!("{asked}: {error}"),
+    }
+}
+
+/// Records of a partition are deleted: some, all, or more than there are.
+async fn delete_records(client: &Client, dice: &mut Dice) -> String {
+    let target = any_target(dice);
+    format!("would delete records of {target}")
+}
+
+fn everything() -> ConfigChanges {
+    ConfigChanges::new().set("retention.ms", "-1").set("retention.bytes", "-1")
+}
+
+/// Sees to it that nothing of the topics that are always there goes any more.
+pub(super) async fn keep_all(client: &Client) {
+    for (topic, _) in TOPICS {
+        while client.admin().configure_topic(topic, everything()).await.is_err() {
+            clock::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
