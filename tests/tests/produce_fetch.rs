@@ -181,7 +181,7 @@ fn topics_are_listed_described_deleted_and_made_again() {
         keys.sort();
         keys
     };
-    assert_eq!(keys(&described), ["id", "name", "partitions"]);
+    assert_eq!(keys(&described), ["configs", "id", "name", "partitions"]);
     let partition = ["high_watermark", "leader", "leader_epoch", "log_start_offset", "partition", "replicas"];
     assert_eq!(keys(&described["partitions"][2]), partition);
     // Each partition lies on every node, and each node is the preferred leader of one.
