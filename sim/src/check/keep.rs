@@ -79,7 +79,7 @@ impl Rule {
     /// Whether a batch whose newest record is of that time, with so many bytes in the batches behind it, need not be
     /// kept when the wall clock shows `wall`; where no clock was seen, any time may have come.
     pub(super) fn lets_go(self, newest: i64, bytes_behind: u64, wall: Option<i64>) -> bool {
-        let expired = |ms: i64| ms == 0 || wall.is_none_or(|wall| newest.saturating_add(ms) <= wall);
+        let expired = |ms: i64| ms == 0 || wall.is_none_or(|wall| newest.saturating_add(ms) < wall);
         self.ms.is_some_and(expired) || self.bytes.is_some_and(|bytes| bytes_behind >= bytes)
     }
 }
@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn a_batch_is_let_go_by_its_time_or_by_what_stands_behind_it() {
         let rule = |ms, bytes| Rule { ms, bytes };
-        assert!(!rule(Some(10), None).lets_go(100, 1_000, Some(109)));
-        assert!(rule(Some(10), None).lets_go(100, 0, Some(110)));
+        assert!(!rule(Some(10), None).lets_go(100, 1_000, Some(110)));
+        assert!(rule(Some(10), None).lets_go(100, 0, Some(111)));
         assert!(rule(Some(10), None).lets_go(100, 0, None));
         assert!(!rule(None, Some(50)).lets_go(100, 49, Some(i64::MAX)));
         assert!(rule(None, Some(50)).lets_go(100, 50, Some(0)));

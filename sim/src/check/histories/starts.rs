@@ -49,13 +49,13 @@ histories! {
     a_batch_goes_that_still_counts, ["O-14"]: BYTES_250, THREE, "
         readable n1 1 3";
     a_batch_is_old_enough_to_go, []: MS_2000, THREE, "
-        wall 2010
+        wall 2011
         readable n1 1 3";
     a_batch_goes_before_its_time, ["O-14"]: MS_2000, THREE, "
-        wall 2009
+        wall 2010
         readable n1 1 3";
     the_next_one_goes_before_its_time, ["O-14"]: MS_2000, THREE, "
-        wall 2010
+        wall 2011
         readable n1 2 3";
     a_setting_is_tightened_and_loosened, []: MS_2000, THREE, "
         ask c2 n1 e1 g1 configure ms=500
@@ -66,7 +66,7 @@ histories! {
     a_setting_is_loosened_and_not_heard_of, []: MS_2000, THREE, "
         ask c2 n1 e1 g1 configure ms=-1
         tell g1 configured
-        wall 2010
+        wall 2011
         readable n1 1 3";
     without_a_bound_nothing_goes, ["O-14"]: "
         ask c1 n1 e1 c1 create ms=-1
@@ -74,10 +74,10 @@ histories! {
         wall 9000000000000
         readable n1 1 3";
     a_week_is_the_default, ["O-14"]: THREE, "
-        wall 604800009
+        wall 604800010
         readable n1 1 3";
     after_a_week_it_may_go, []: THREE, "
-        wall 604800010
+        wall 604800011
         readable n1 1 3";
     nothing_is_kept, []: NOTHING_KEPT, THREE, "
         readable n1 3 3
