@@ -46,7 +46,8 @@ impl Aside {
 
     /// The last entry of a group that was trimmed.
     pub fn trimmed(&self, group: GroupId) -> Option<LogId> {
-        self.0.log(group).state().purged
+        let log = self.0.log(group);
+        taken_up(&log).or(log.state().purged)
     }
 
     /// Heads of a group's whole log. Their bodies were read too, and are theirs.
@@ -56,7 +57,7 @@ impl Aside {
     pub fn heads(&self, group: GroupId) -> Result<Vec<Head>, String> {
         let log = self.0.log(group);
         let state = log.state();
-        let Some(last) = state.last else { return Ok(Vec::new()) };
+        let Some(last) = state.last.filter(|_| taken_up(&log).is_none()) else { return Ok(Vec::new()) };
         let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
         let mut all = Vec::new();
         while next <= last.index {
@@ -86,13 +87,24 @@ pub(super) fn held_by(store: &Store) -> BTreeMap<GroupId, OnDisk> {
 
 fn held_in(log: &Log) -> OnDisk {
     let state = log.state();
-    OnDisk {
-        vote: state.vote,
-        purged: state.purged,
-        checkpoint: log.checkpoint_at(CheckpointKind::Base),
-        last: state.last,
-        starts: log.term_starts(),
+    let checkpoint = log.checkpoint_at(CheckpointKind::Base);
+    match taken_up(log) {
+        Some(at) => {
+            OnDisk { vote: state.vote, purged: Some(at), checkpoint, last: Some(at), starts: Vec::new() }
+        }
+        None => {
+            let (purged, last, starts) = (state.purged, state.last, log.term_starts());
+            OnDisk { vote: state.vote, purged, checkpoint, last, starts }
+        }
     }
+}
+
+/// The last entry in a peer's checkpoint that was taken up and lies ahead of the log: the next start trims the log to it,
+/// before anything else.
+fn taken_up(log: &Log) -> Option<LogId> {
+    let last = log.state().last;
+    let at = log.checkpoint_at(CheckpointKind::Base)?;
+    last.is_none_or(|last| last.index < at.index).then_some(at)
 }
 
 #[cfg(test)]
