@@ -217,7 +217,7 @@ impl Consumer {
             topic: topic.clone(),
             id,
             known,
-            age: self.leaders.config().metadata_age_max,
+            age: self.leaders.age_max(),
             found: self.tell_added.clone(),
         };
         let task = self.env.spawn("consumer growth", growth.run());

@@ -195,6 +195,11 @@ impl Leaders {
         &self.config
     }
 
+    /// How old what is known of topics may grow.
+    pub(crate) fn age_max(&self) -> Duration {
+        self.config.metadata_age_max.max(JUST_NOW)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

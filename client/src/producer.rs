@@ -456,7 +456,7 @@ impl Shared {
 
     /// Looks all topics that are sent to up again, whenever what is known of them has grown old.
     async fn look_after_topics(self: Arc<Self>) {
-        let age = self.leaders.config().metadata_age_max;
+        let age = self.leaders.age_max();
         loop {
             self.env.sleep(age).await;
             let topics: Vec<Arc<Topic>> = {

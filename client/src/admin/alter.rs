@@ -13,7 +13,7 @@ use crate::error::AdminError;
 use crate::retry::Backoff;
 
 /// Changes of a topic's settings. All of them are made, or none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConfigChanges(Vec<v1::ConfigChange>);
 
 impl ConfigChanges {

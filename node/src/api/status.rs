@@ -239,5 +239,8 @@ mod tests {
         let refusal = Refusal { code: ErrorCode::TopicExists, message: "why".into() };
         let status = create_topic(&CreateTopicError::Controller(ControllerError::Refused(refusal)));
         assert_eq!((status.code, status.message.as_str()), (ErrorCode::TopicExists, "why"));
+        let invalid = AlterTopicError::Invalid { code: ErrorCode::InvalidConfig, message: "why".into() };
+        let status = alter_topic(&invalid);
+        assert_eq!((status.code, status.message.as_str()), (ErrorCode::InvalidConfig, "why"));
     }
 }

@@ -278,6 +278,26 @@ async fn an_entry_out_of_place_is_void_and_the_batcher_begins_anew() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_set_otherwise_takes_what_comes_after_and_knows_what_came_before() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    assert_eq!(partition.produce(idempotent(0, 3)).await, Ok(0));
+    let set = TopicConfig {
+        message_bytes_max: 200,
+        timestamp_type: TimestampType::LogAppendTime,
+        ..TopicConfig::default()
+    };
+    assert!(partition.replica.configure(set) && !partition.replica.configure(set), "told once");
+    assert_eq!(partition.replica.topic_config(), set);
+    assert_eq!(partition.produce(idempotent(0, 3)).await, Ok(0), "the same as before");
+    assert_eq!(partition.produce(idempotent(3, 1)).await, Ok(3));
+    let refused = partition.produce(idempotent(4, 50)).await;
+    assert!(matches!(refused, Err(ProduceError::Batch(BatchError::TooLarge { .. }))), "{refused:?}");
+    assert!(partition.replica.configure(TopicConfig::default()));
+    assert_eq!(partition.produce(idempotent(4, 50)).await, Ok(4));
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 3), (3, 1), (4, 50)]));
+}
+
+#[tokio::test]
 async fn bad_batches_are_refused_at_the_door() {
     let config = TopicConfig { message_bytes_max: 200, ..TopicConfig::default() };
     let partition = Partition::start(Alone::start().await, config).await;

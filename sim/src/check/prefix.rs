@@ -129,8 +129,9 @@ impl Prefix {
             tell("which was not assigned to it".to_owned());
             return;
         };
-        let told = self.ranges.get(&(*consumer, target.partition));
-        let reset = position.resets && told.is_some_and(|told| told.contains(&offset.0));
+        let key = (*consumer, target.partition);
+        let mut told = self.ranges.get(&key).into_iter().chain(self.starts.get(&key));
+        let reset = position.resets && told.any(|told| told.contains(&offset.0));
         if position.next != offset.0 && !reset {
             tell(format!("but {} comes next: it {}", position.next, position.before));
         }

@@ -1,8 +1,11 @@
 //! Consumers of the SDK: those that follow the log, and those that seek.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate_client::{Client, ConsumeError, Consumer, ConsumerConfig, Partitions, Reset, Start};
+use quorate_client::{
+    Client, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, Partitions, Reset, Start,
+};
 use quorate_proto::ids::{Offset, PartitionId, Timestamp};
 
 use super::World;
@@ -150,6 +153,68 @@ impl Consuming {
         self.world.end(&process).await;
     }
 
+    /// Reads all of a topic from its beginning, with the partitions that are added to it, until it is told that the
+    /// topic is gone.
+    pub(super) async fn read_all_until_gone(mut self, topic: String) {
+        // One partition of many: it is not looked at by itself.
+        self.resets = true;
+        let (client, process) = self.world.client(self.number);
+        let mut consumer = self.consumer(&client);
+        let mut known = BTreeSet::new();
+        loop {
+            let result = if known.is_empty() {
+                let assigned = consumer.assign(&topic, Partitions::All, Start::Beginning).await;
+                if assigned.is_ok() {
+                    for (_, partition) in consumer.assigned() {
+                        known.insert(partition);
+                        let position = consumer.position(&topic, partition).unwrap_or_default();
+                        self.begins(&Target { topic: topic.clone(), partition }, position);
+                    }
+                }
+                assigned
+            } else {
+                self.next_of_all(&mut consumer, &mut known).await
+            };
+            match &result {
+                Ok(()) => {}
+                Err(
+                    ConsumeError::TopicDeleted { .. }
+                    | ConsumeError::UnknownTopic { .. }
+                    | ConsumeError::NothingAssigned,
+                ) => break,
+                Err(error) => {
+                    self.judge(self.number, error, None);
+                    clock::sleep(Duration::from_millis(300)).await;
+                }
+            }
+        }
+        self.follows_no_more(self.number);
+        drop((consumer, client));
+        self.world.end(&process).await;
+    }
+
+    /// The next record; a partition that was added is read from its beginning.
+    async fn next_of_all(
+        &self,
+        consumer: &mut Consumer,
+        known: &mut BTreeSet<PartitionId>,
+    ) -> Result<(), ConsumeError> {
+        let read = consumer.next().await?;
+        if known.insert(read.partition) {
+            let target = Target { topic: read.topic.as_str().to_owned(), partition: read.partition };
+            self.begins(&target, Offset(0));
+        }
+        self.given(self.number, &read);
+        Ok(())
+    }
+
+    /// From now on the consumer must be given all that stands there, from `position` on.
+    fn begins(&self, target: &Target, position: Offset) {
+        let (consumer, start, resets) = (self.number, StartAt::Beginning, self.resets);
+        self.world.history.see(&Seen::Assigned { consumer, target, start, position, resets });
+        self.follows(self.number, target, Some(position));
+    }
+
     /// Goes here and there in one partition after the other, and reads a little everywhere.
     pub(super) async fn seek(mut self) {
         // It is to hear where it cannot read.
@@ -231,6 +296,11 @@ impl Consuming {
     /// The next record, and the position behind it.
     async fn next(&self, number: u32, consumer: &mut Consumer) -> Result<(Target, Offset), ConsumeError> {
         let read = consumer.next().await?;
+        Ok(self.given(number, &read))
+    }
+
+    /// A consumer was given a record; the position behind it.
+    fn given(&self, number: u32, read: &ConsumedRecord) -> (Target, Offset) {
         let target = Target { topic: read.topic.as_str().to_owned(), partition: read.partition };
         let record = read.value.as_deref().and_then(RecordId::parse);
         let (offset, at) = (read.offset, clock::now());
@@ -241,7 +311,7 @@ impl Consuming {
         if let Some(next) = evidence.following.get_mut(&(number, told.target)) {
             *next = offset.plus(1);
         }
-        Ok((target, offset.plus(1)))
+        (target, offset.plus(1))
     }
 
     /// From now on the consumer must be given all that stands there.

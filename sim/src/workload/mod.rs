@@ -1,6 +1,7 @@
 //! The clients: real producers and consumers of the SDK and a few made by hand, with unique values, and what they were
 //! told.
 
+mod altering;
 mod by_hand;
 mod churn;
 mod consuming;
