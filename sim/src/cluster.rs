@@ -29,7 +29,7 @@ use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
 pub use faults::{Brought, Start};
-pub use knobs::{Knobs, Tempo};
+pub use knobs::{Keeping, Knobs, Tempo};
 
 /// How a node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

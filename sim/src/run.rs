@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, RngSeed};
 
 use crate::classes::Classes;
-use crate::cluster::{Cluster, Knobs, Tempo};
+use crate::cluster::{Cluster, Keeping, Knobs, Tempo};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::network::{Network, Profile};
@@ -130,6 +130,7 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     };
     let mut knobs = Knobs::draw(&mut dice);
     knobs.tempo = Tempo::draw(&mut Dice::named(seed, "tempo"));
+    knobs.keeping = Keeping::draw(&mut Dice::named(seed, "keeping"));
     knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
     if options.scenario.is_none() && plan(seed, options).calm {
         knobs.points = Points::none();

@@ -330,6 +330,10 @@ pub fn ask(call: &Call) -> Ask {
         Call::AddPartitions(request) => {
             Some(Ask::AddPartitions { name: request.name.clone(), partitions: request.partitions })
         }
+        Call::DeleteRecords(request) => Some(Ask::DeleteRecords {
+            place: place(&request.topic_id, request.partition)?,
+            before: request.before_offset,
+        }),
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
         Call::ClusterStatus(_) => None,
@@ -358,6 +362,7 @@ pub fn told(
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
         Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
         Reply::AddPartitions(reply) => (reply.error(), -1, -1),
+        Reply::DeleteRecords(reply) => (reply.error(), reply.high_watermark, reply.log_start_offset),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
         Reply::ClusterStatus(_) => return Told::Other,
     };
@@ -403,6 +408,7 @@ pub fn told(
         Reply::DeleteTopic(_) => Told::Deleted,
         Reply::ConfigureTopic(_) => Told::Configured,
         Reply::AddPartitions(_) => Told::PartitionsAdded,
+        Reply::DeleteRecords(reply) => Told::RecordsDeleted { log_start: reply.log_start_offset },
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
         Reply::ClusterStatus(_) => Told::Other,
     }

@@ -50,10 +50,10 @@ struct Log {
     known: BTreeMap<u64, Standing>,
     /// Records and bytes of batches that were sent, and are not known to stand.
     open: BTreeMap<Name, (u64, u64)>,
-    /// Somebody asked to delete what lies below.
+    /// Somebody was told that what lies below is deleted, as asked.
     deleted: u64,
-    /// Calls that may yet delete all below the high watermark of a moment to come.
-    deleting: Vec<u64>,
+    /// Deletions that may yet be done, by their calls: up to there, or up to the high watermark of a moment to come.
+    deleting: BTreeMap<u64, Option<u64>>,
     /// The highest watermark that anybody was told or had.
     high: u64,
     /// All below was judged.
@@ -156,10 +156,7 @@ impl Start {
             }
             Ask::DeleteRecords { place, before, .. } => {
                 let log = self.logs.entry(*place).or_default();
-                match u64::try_from(*before) {
-                    Ok(before) => log.deleted = log.deleted.max(before),
-                    Err(_) => log.deleting.push(asked.call),
-                }
+                log.deleting.insert(asked.call, u64::try_from(*before).ok());
             }
             Ask::Create { name, configs } => self.asking.entry(name.clone()).or_default().create(configs),
             Ask::Configure { name, changes } => {
@@ -229,7 +226,7 @@ impl Start {
         if end <= log.judged {
             let rule = self.rule(*place);
             if let Some(why) = self.logs[place].not_expired(standing.base, rule, self.wall)
-                && end > self.logs[place].deleted
+                && end > self.logs[place].deleted_at_most()
             {
                 let what =
                     format!("a log starts where it may: {stands}, and {place} starts behind it, but {why}");
@@ -275,9 +272,6 @@ impl Start {
     fn rises(&mut self, place: Place, start: u64, end: u64) -> Option<String> {
         let log = self.logs.entry(place).or_default();
         log.high = log.high.max(end);
-        if !log.deleting.is_empty() {
-            log.deleted = log.deleted.max(log.high);
-        }
         let highest = log.applied.get_or_insert(start);
         *highest = (*highest).max(start);
         let why = self.why_not(place, start);
@@ -295,8 +289,7 @@ impl Start {
     /// Why a log must not start there yet, if it must not.
     fn why_not(&self, place: Place, start: u64) -> Option<String> {
         let log = self.logs.get(&place)?;
-        let deleted = if log.deleting.is_empty() { log.deleted } else { log.deleted.max(log.high) };
-        let from = log.judged.max(deleted);
+        let from = log.judged.max(log.deleted_at_most());
         if start <= from {
             return None;
         }
@@ -371,15 +364,25 @@ impl Log {
         ))
     }
 
+    /// All below may have been deleted as somebody asked; never what can be read yet.
+    fn deleted_at_most(&self) -> u64 {
+        let open = self.deleting.values().map(|before| before.unwrap_or(self.high).min(self.high)).max();
+        self.deleted.max(open.unwrap_or_default())
+    }
+
     fn told_of_a_deletion(&mut self, call: u64, told: &Told) {
-        if let Told::RecordsDeleted { log_start } = told
-            && self.deleting.contains(&call)
-        {
-            self.deleted = self.deleted.max(u64::try_from(*log_start).unwrap_or_default());
-        }
-        // What nobody knows the outcome of may yet be done.
-        if matches!(told, Told::RecordsDeleted { .. } | Told::Refused { .. } | Told::Unreached) {
-            self.deleting.retain(|open| *open != call);
+        match told {
+            Told::RecordsDeleted { log_start } => {
+                let start = u64::try_from(*log_start).unwrap_or_default();
+                if let Some(before) = self.deleting.remove(&call) {
+                    self.deleted = self.deleted.max(before.unwrap_or(start).min(start));
+                }
+            }
+            Told::Refused { .. } | Told::Unreached => {
+                self.deleting.remove(&call);
+            }
+            // What nobody knows the outcome of may yet be done.
+            _ => {}
         }
     }
 

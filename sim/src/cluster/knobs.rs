@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use quorate_node::partition::PartitionConfig;
+use quorate_node::raft::RaftConfig;
 use quorate_node::wiring::NodeConfig;
 
 use crate::dice::Dice;
@@ -40,6 +42,76 @@ impl Tempo {
     }
 }
 
+/// How soon what nobody needs goes, and how quickly who fell behind catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Gap between looks at what retention lets go, in ms.
+    pub retention_check_ms: u64,
+    /// Gap between looks at what followers may trim, in ms.
+    pub trim_check_ms: u64,
+    /// Bytes below a log start that are worth trimming.
+    pub trim_bytes_min: u64,
+    /// Bytes below a log start that are held for a slow replica.
+    pub slow_replica_bytes_max: u64,
+    /// Bytes a second for those that catch up.
+    pub catch_up_bytes_per_s: u64,
+    /// Entries from one recent checkpoint to the next.
+    pub checkpoint_entries: u64,
+}
+
+impl Default for Keeping {
+    /// As nodes are configured by default.
+    fn default() -> Self {
+        let (raft, partition) = (RaftConfig::default(), PartitionConfig::default());
+        Self {
+            retention_check_ms: partition.retention_check_ms,
+            trim_check_ms: raft.trim_check_ms,
+            trim_bytes_min: partition.trim_bytes_min,
+            slow_replica_bytes_max: partition.slow_replica_bytes_max,
+            catch_up_bytes_per_s: raft.catch_up_bytes_per_s,
+            checkpoint_entries: raft.checkpoint_entries,
+        }
+    }
+}
+
+impl Keeping {
+    /// Draws it: mostly soon, and little is held.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let between = |dice: &mut Dice, least: u64, most: u64| {
+            let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+            u64::try_from(dice.time(least, most).as_millis()).unwrap_or(u64::MAX)
+        };
+        Self {
+            retention_check_ms: between(dice, 100, 2_000),
+            trim_check_ms: between(dice, 100, 2_000),
+            trim_bytes_min: 1 << dice.below(14),
+            slow_replica_bytes_max: 1 << dice.between(6, 16),
+            catch_up_bytes_per_s: 1 << dice.between(16, 26),
+            checkpoint_entries: 1 << dice.between(2, 13),
+        }
+    }
+
+    /// At once, and nothing is held.
+    pub(crate) fn at_once() -> Self {
+        Self {
+            retention_check_ms: 100,
+            trim_check_ms: 100,
+            trim_bytes_min: 0,
+            slow_replica_bytes_max: 0,
+            ..Self::default()
+        }
+    }
+
+    fn put_into(self, config: &mut NodeConfig) {
+        config.partition.retention_check_ms = self.retention_check_ms;
+        config.raft.trim_check_ms = self.trim_check_ms;
+        config.partition.trim_bytes_min = self.trim_bytes_min;
+        config.partition.slow_replica_bytes_max = self.slow_replica_bytes_max;
+        config.raft.catch_up_bytes_per_s = self.catch_up_bytes_per_s;
+        config.raft.checkpoint_entries = self.checkpoint_entries;
+    }
+}
+
 /// What a run's nodes are like, as drawn.
 #[derive(Clone, Debug)]
 pub struct Knobs {
@@ -47,6 +119,8 @@ pub struct Knobs {
     pub nodes: u32,
     /// How often they beat.
     pub tempo: Tempo,
+    /// How soon what nobody needs goes.
+    pub keeping: Keeping,
     /// How long a disk takes.
     pub pace: Pace,
     /// How long blocking work waits for its turn at most.
@@ -98,6 +172,7 @@ impl Knobs {
         Self {
             nodes: 3,
             tempo: Tempo::Usual,
+            keeping: Keeping::default(),
             pace: Pace { sync_min: Duration::from_micros(100), sync_max, ..Pace::default() },
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             others_first_per_mille: dice.below(4) * 50,
@@ -120,6 +195,7 @@ impl Knobs {
     /// Sets a node's configuration.
     pub(super) fn put_into(&self, config: &mut NodeConfig) {
         self.tempo.put_into(config);
+        self.keeping.put_into(config);
         config.raft.leader_restore = self.leader_restore;
         config.raft.append_bytes_max = self.append_bytes_max;
         config.raft.append_in_flight_max = self.append_in_flight_max;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use quorate_client::{Client, ConfigChanges};
+use quorate_client::{AdminError, Client, ConfigChanges, DeleteBefore};
+use quorate_proto::ids::Offset;
 use tokio::sync::watch;
 
 use super::World;
@@ -26,7 +27,7 @@ pub(super) async fn operate(world: World, number: u32, going: watch::Receiver<bo
         let said = if dice.chance(600) {
             configure(&client, &mut dice).await
         } else {
-            delete_records(&client, &mut dice).await
+            delete_records(&world, &client, &mut dice).await
         };
         world.trace.note(&Event::Client { client: number, what: said });
     }
@@ -48,10 +49,33 @@ async fn configure(client: &Client, dice: &mut Dice) -> String {
     }
 }
 
-/// Records of a partition are deleted: some, all, or more than there are.
-async fn delete_records(client: &Client, dice: &mut Dice) -> String {
+/// Records of a partition are deleted: some, all, or more than there are, which must be refused. In words.
+async fn delete_records(world: &World, client: &Client, dice: &mut Dice) -> String {
     let target = any_target(dice);
-    format!("would delete records of {target}")
+    let end = match client.admin().describe_topic(&target.topic).await {
+        Ok(topic) => topic.partitions.iter().find(|listed| listed.partition == target.partition).cloned(),
+        Err(_) => None,
+    };
+    let end = end.and_then(|listed| listed.high_watermark).unwrap_or_default();
+    let before = match dice.below(8) {
+        0 => DeleteBefore::HighWatermark,
+        1 => DeleteBefore::Offset(end.plus(1_000_000)),
+        2 => DeleteBefore::Offset(end),
+        _ => DeleteBefore::Offset(Offset(dice.below(end.0 + 1))),
+    };
+    let asked = format!("deletes records of {target} before {before:?}");
+    match client.admin().delete_records(&target.topic, target.partition, before).await {
+        Ok(log_start) => {
+            if before == DeleteBefore::Offset(end.plus(1_000_000)) {
+                let what =
+                    format!("records that are not there are not deleted: {asked}: log start {log_start}");
+                world.history.complain("O-14", what);
+            }
+            format!("{asked}: log start {log_start}")
+        }
+        Err(error @ AdminError::Refused { .. }) => format!("{asked}, refused: {error}"),
+        Err(error) => format!("{asked}: {error}"),
+    }
 }
 
 fn everything() -> ConfigChanges {
