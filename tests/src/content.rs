@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use quorate_client::{Client, ConsumerConfig, PartitionId, Partitions, Start};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 /// Bytes that a folder takes of its disk, all that is in it included; files that go meanwhile count for nothing.
@@ -20,7 +21,7 @@ pub fn disk_used(folder: &Path) -> u64 {
 }
 
 /// A partition's readable offsets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readable {
     /// The first.
     pub start: u64,
@@ -29,13 +30,13 @@ pub struct Readable {
 }
 
 /// All that stands in a partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// Where it begins and ends.
     pub readable: Readable,
     /// Records read.
     pub records: u64,
-    /// A hash of all offsets, keys and values, in order.
+    /// A hash of all offsets, keys and values, in order. It stands in stored samples.
     pub hash: u64,
 }
 

@@ -332,9 +332,6 @@ impl Workload {
 
     /// From now on nothing goes any more: whatever is compared is compared at rest.
     pub async fn keep_the_rest(&mut self, patience: Duration) {
-        if !self.shape.is_trimmed() {
-            return;
-        }
         let (client, life) = self.world.client(KEEP);
         let world = self.world.clone();
         let kept = life.run("keep the rest", async move {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{AdminError, Client, ConfigChanges, DeleteBefore};
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::Offset;
 use tokio::sync::watch;
 
@@ -11,6 +12,11 @@ use super::shape::{Kept, TOPICS, any_target};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::trace::Event;
+
+/// Before it is tried again.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Until a log start that a leader decided on is everywhere.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Works until `going` is false.
 pub(super) async fn operate(world: World, number: u32, going: watch::Receiver<bool>) {
@@ -82,11 +88,22 @@ fn everything() -> ConfigChanges {
     ConfigChanges::new().set("retention.ms", "-1").set("retention.bytes", "-1")
 }
 
-/// Sees to it that nothing of the topics that are always there goes any more.
+/// Sees to it that nothing of any topic goes any more: by default what is stamped long ago does.
 pub(super) async fn keep_all(client: &Client) {
-    for (topic, _) in TOPICS {
-        while client.admin().configure_topic(topic, everything()).await.is_err() {
-            clock::sleep(Duration::from_millis(300)).await;
+    let topics = loop {
+        match client.admin().list_topics().await {
+            Ok(topics) => break topics,
+            Err(_) => clock::sleep(PAUSE).await,
+        }
+    };
+    for topic in topics {
+        loop {
+            match client.admin().configure_topic(topic.name.as_str(), everything()).await {
+                Ok(_) | Err(AdminError::Refused { code: ErrorCode::UnknownTopic, .. }) => break,
+                Err(_) => clock::sleep(PAUSE).await,
+            }
         }
     }
+    // What was decided before takes its way through the logs.
+    clock::sleep(SETTLE).await;
 }
