@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_node::controller::ControllerConfig;
 use quorate_node::partition::PartitionConfig;
 use quorate_node::raft::RaftConfig;
 use quorate_node::wiring::NodeConfig;
@@ -57,6 +58,8 @@ pub struct Keeping {
     pub catch_up_bytes_per_s: u64,
     /// Entries from one recent checkpoint to the next.
     pub checkpoint_entries: u64,
+    /// Entries that the metadata group's log holds.
+    pub metadata_entries_max: u64,
 }
 
 impl Default for Keeping {
@@ -70,6 +73,7 @@ impl Default for Keeping {
             slow_replica_bytes_max: partition.slow_replica_bytes_max,
             catch_up_bytes_per_s: raft.catch_up_bytes_per_s,
             checkpoint_entries: raft.checkpoint_entries,
+            metadata_entries_max: ControllerConfig::default().log_entries_max,
         }
     }
 }
@@ -88,6 +92,7 @@ impl Keeping {
             slow_replica_bytes_max: 1 << dice.between(6, 16),
             catch_up_bytes_per_s: 1 << dice.between(16, 26),
             checkpoint_entries: 1 << dice.between(2, 13),
+            metadata_entries_max: 1 << dice.between(2, 10),
         }
     }
 
@@ -109,6 +114,7 @@ impl Keeping {
         config.partition.slow_replica_bytes_max = self.slow_replica_bytes_max;
         config.raft.catch_up_bytes_per_s = self.catch_up_bytes_per_s;
         config.raft.checkpoint_entries = self.checkpoint_entries;
+        config.controller.log_entries_max = self.metadata_entries_max;
     }
 }
 
