@@ -5,6 +5,7 @@ use std::time::Duration;
 use quorate_node::controller::ControllerConfig;
 use quorate_node::partition::PartitionConfig;
 use quorate_node::raft::RaftConfig;
+use quorate_node::storage::StoreConfig;
 use quorate_node::wiring::NodeConfig;
 
 use crate::dice::Dice;
@@ -60,12 +61,17 @@ pub struct Keeping {
     pub checkpoint_entries: u64,
     /// Entries that the metadata group's log holds.
     pub metadata_entries_max: u64,
+    /// A volume of which less than so many percent are alive is rewritten.
+    pub rewrite_below_percent: u32,
+    /// Bytes a second that are rewritten.
+    pub rewrite_bytes_per_s: u64,
 }
 
 impl Default for Keeping {
     /// As nodes are configured by default.
     fn default() -> Self {
-        let (raft, partition) = (RaftConfig::default(), PartitionConfig::default());
+        let (raft, partition, storage) =
+            (RaftConfig::default(), PartitionConfig::default(), StoreConfig::default());
         Self {
             retention_check_ms: partition.retention_check_ms,
             trim_check_ms: raft.trim_check_ms,
@@ -74,6 +80,8 @@ impl Default for Keeping {
             catch_up_bytes_per_s: raft.catch_up_bytes_per_s,
             checkpoint_entries: raft.checkpoint_entries,
             metadata_entries_max: ControllerConfig::default().log_entries_max,
+            rewrite_below_percent: storage.rewrite_below_percent,
+            rewrite_bytes_per_s: storage.rewrite_bytes_per_s,
         }
     }
 }
@@ -93,6 +101,8 @@ impl Keeping {
             catch_up_bytes_per_s: 1 << dice.between(16, 26),
             checkpoint_entries: 1 << dice.between(2, 13),
             metadata_entries_max: 1 << dice.between(2, 10),
+            rewrite_below_percent: u32::try_from(dice.between(20, 80)).unwrap_or(50),
+            rewrite_bytes_per_s: 1 << dice.between(16, 25),
         }
     }
 
@@ -115,6 +125,8 @@ impl Keeping {
         config.raft.catch_up_bytes_per_s = self.catch_up_bytes_per_s;
         config.raft.checkpoint_entries = self.checkpoint_entries;
         config.controller.log_entries_max = self.metadata_entries_max;
+        config.storage.rewrite_below_percent = self.rewrite_below_percent;
+        config.storage.rewrite_bytes_per_s = self.rewrite_bytes_per_s;
     }
 }
 
