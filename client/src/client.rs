@@ -28,8 +28,8 @@ pub struct ClientConfig {
     /// How long [`Admin`]'s requests and a consumer's lookups may take in all.
     pub admin_timeout: Duration,
     /// How old what is known of topics may grow before producers, and consumers of whole topics, look it up again.
-    /// Partitions that were added are found within this time, twice as much at the worst. At least 100 ms. Too small:
-    /// servers are asked for nothing; too large: records go to the partitions of yesterday only. Kafka's
+    /// Partitions that were added are found within this time, and about a second. At least 100 ms. Too small: servers
+    /// are asked for nothing; too large: records go to the partitions of yesterday only. Kafka's
     /// `metadata.max.age.ms`.
     pub metadata_age_max: Duration,
 }

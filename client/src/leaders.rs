@@ -33,6 +33,8 @@ const AVOIDED: Duration = Duration::from_secs(2);
 const DENIED_MAX: usize = 1_000;
 /// A leader that is silent for so long makes us look whether another node leads by now.
 const SLOW: Duration = Duration::from_millis(500);
+/// How often those who follow topics see whether more is known of them by now.
+pub(crate) const FOLLOW: Duration = Duration::from_secs(1);
 /// What is known of topics is not looked up again so soon to see whether one has grown, or takes more by now.
 pub(crate) const JUST_NOW: Duration = Duration::from_millis(100);
 

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::accumulator::{Ack, Pushed, Queue};
 use crate::error::{Reason, SendError, SizeLimit};
-use crate::leaders::{JUST_NOW, Leaders, LookupError, TopicView};
+use crate::leaders::{FOLLOW, JUST_NOW, Leaders, LookupError, TopicView};
 use crate::partitioner;
 use crate::record::Record;
 use crate::retry::Backoff;
@@ -454,18 +454,22 @@ impl Shared {
         self.follow(topic)
     }
 
-    /// Looks all topics that are sent to up again, whenever what is known of them has grown old.
+    /// Follows all topics that are sent to, and looks them up again when what is known of them has grown old.
     async fn look_after_topics(self: Arc<Self>) {
         let age = self.leaders.age_max();
+        let mut pause = age.min(FOLLOW);
         loop {
-            self.env.sleep(age).await;
+            self.env.sleep(pause).await;
+            pause = age.min(FOLLOW);
             let topics: Vec<Arc<Topic>> = {
                 let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
                 topics.values().cloned().collect()
             };
             for topic in topics {
-                // One look-up is of all. Who finds the topic gone is its workers.
-                let _seen_in_the_cache = self.leaders.refresh_older_than(&topic.name, age).await.is_ok();
+                // One look-up is of all. Who finds a topic gone is its workers.
+                if self.leaders.refresh_older_than(&topic.name, age).await.is_err() {
+                    pause = age;
+                }
                 self.follow(&topic);
             }
         }

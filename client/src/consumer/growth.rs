@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::Key;
 use crate::admin::{Admin, OffsetAt};
-use crate::leaders::Leaders;
+use crate::leaders::{FOLLOW, Leaders};
 
 /// Partitions that were found and are not read yet; the watch waits when there are as many.
 pub(super) const FOUND_MAX: usize = 64;
@@ -41,19 +41,21 @@ impl Growth {
     pub(super) async fn run(mut self) {
         loop {
             // Those who read the other partitions find it gone.
-            if let Ok(view) = self.leaders.refresh_older_than(&self.topic, self.age).await {
-                if view.id != self.id {
+            let Ok(view) = self.leaders.refresh_older_than(&self.topic, self.age).await else {
+                self.env.sleep(self.age).await;
+                continue;
+            };
+            if view.id != self.id {
+                return;
+            }
+            while self.known < view.partitions.len() {
+                let Some(added) = self.locate(self.known).await else { break };
+                if self.found.send(added).await.is_err() {
                     return;
                 }
-                while self.known < view.partitions.len() {
-                    let Some(added) = self.locate(self.known).await else { break };
-                    if self.found.send(added).await.is_err() {
-                        return;
-                    }
-                    self.known += 1;
-                }
+                self.known += 1;
             }
-            self.env.sleep(self.age).await;
+            self.env.sleep(self.age.min(FOLLOW)).await;
         }
     }
 

@@ -415,7 +415,7 @@ async fn partitions_that_are_added_are_sent_to() {
 
     // The others are found in time, and get records with a key and without.
     cluster.add_partitions("t", 7);
-    sleep(21_000).await;
+    sleep(12_000).await;
     let keyed = producer.send("t", Record::new("v").key("foobar")).await.unwrap();
     assert_eq!(keyed.partition(), PartitionId((-790_332_482 & 0x7fff_ffff) % 7));
     soon(keyed).await.unwrap();

@@ -17,9 +17,10 @@ struct Load {
     holds: usize,
 }
 
-/// Places the `partitions` of these numbers with `replicas` each, the preferred leader first. Each replica goes to the node that holds the
-/// fewest (among those, leads the fewest), each preferred leadership to the holder that leads the fewest; among equals
-/// the order is another one per topic and partition, so that the same nodes do not always share partitions.
+/// Places the `partitions` of these numbers with `replicas` each, the preferred leader first. Each replica goes to the
+/// node that holds the fewest (among those, leads the fewest), each preferred leadership to the holder that leads the
+/// fewest; among equals the order is another one per topic and partition, so that the same nodes do not always share
+/// partitions.
 ///
 /// # Panics
 /// If there are fewer nodes than replicas: whoever asks has checked.

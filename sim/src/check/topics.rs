@@ -36,6 +36,8 @@ pub(super) struct Topics {
     deleting: BTreeMap<String, BTreeSet<u64>>,
     /// Numbers of partitions that somebody asked for, by name.
     totals: BTreeMap<String, BTreeSet<usize>>,
+    /// Additions under way, of topics that nobody has asked to delete since.
+    adding: BTreeMap<u64, String>,
     /// The largest that was acknowledged, of topics that nobody has asked to delete since, and to whom.
     acked: BTreeMap<String, (usize, String)>,
     /// How many partitions topics have by the newest metadata that any node has applied.
@@ -58,12 +60,14 @@ impl Check for Topics {
                 Ask::Delete { name, .. } => {
                     self.there.remove(name);
                     self.acked.remove(name);
+                    self.adding.retain(|_, of| of != name);
                     self.asked.retain(|_, (there, _)| there != name);
                     self.deleting.entry(name.clone()).or_default().insert(asked.call);
                 }
                 Ask::AddPartitions { name, partitions } => {
                     let total = usize::try_from(*partitions).unwrap_or_default();
                     self.totals.entry(name.clone()).or_default().insert(total);
+                    self.adding.insert(asked.call, name.clone());
                 }
                 _ => {}
             },
@@ -99,8 +103,8 @@ impl Check for Topics {
                 }
                 (Ask::AddPartitions { name, partitions }, Told::PartitionsAdded) => {
                     let total = usize::try_from(*partitions).unwrap_or_default();
-                    // One that is under way may come after it.
-                    if self.is_deleted_by_nobody(name) {
+                    // A deletion that is under way may come after it.
+                    if self.adding.remove(&asked.call).is_some() && self.is_deleted_by_nobody(name) {
                         let acked = self.acked.entry(name.clone()).or_default();
                         if total > acked.0 {
                             *acked = (total, asked.to_string());

@@ -5,6 +5,7 @@
 
 mod platter;
 mod reach;
+mod settings;
 mod sight;
 mod wire;
 
@@ -276,6 +277,7 @@ impl Observer {
     /// Nobody writes any more, and everything had the time to arrive: reads all that lies on the platters.
     pub fn quiet(&self) {
         self.look_at_all();
+        self.look_at_settings();
         let state = self.state();
         for (node, machine) in &state.machines {
             let aside = match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {

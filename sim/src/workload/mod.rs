@@ -86,7 +86,10 @@ impl World {
             entropy: Arc::new(SimEntropy::new(dice)),
             probe: self.probes.probe(Dice::named(self.seed, &format!("points of client {number}"))),
         };
-        (Client::new(env, connect, servers, ClientConfig::default()), life)
+        let mut knobs = Dice::named(self.seed, &format!("knobs of client {number}"));
+        let metadata_age_max = knobs.time(Duration::from_secs(1), Duration::from_secs(10));
+        let config = ClientConfig { metadata_age_max, ..ClientConfig::default() };
+        (Client::new(env, connect, servers, config), life)
     }
 
     /// The connections of a client; all that it says and hears over them is told to the checks.

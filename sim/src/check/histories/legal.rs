@@ -293,6 +293,12 @@ legal! {
         tell g1 grown
         tell d1 deleted
         holds 7 2";
+    a_topic_that_grew_is_deleted_before_that_is_told: "
+        ask c1 n1 e1 g1 grow 4
+        ask c2 n1 e1 d1 delete
+        tell d1 deleted
+        tell g1 grown
+        holds 7 2";
     a_deletion_without_an_answer_may_come_later: "
         ask c1 n1 e1 c1 create
         tell c1 topic 1
