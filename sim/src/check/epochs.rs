@@ -1,6 +1,6 @@
 //! Leader epochs: they rise along the log, an epoch has one leader, a request with another epoch than the leader's is
-//! refused, and where an epoch is said to have ended, it ended, of what is left above the log start (oracle O-18; KIP-101,
-//! KIP-320).
+//! refused, and where an epoch is said to have ended, it ended, of what is left above the log start (oracle O-18;
+//! KIP-101, KIP-320).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Check for Epochs {
             let Ended { place, asked, found: said, leader, text } = ended;
             let Some(log) = self.logs.get(place) else { continue };
             let start = self.starts.highest(*place);
-            // What came after the leader that answered was not for it to know, and what lay below the log start neither.
+            // What came after the leader that answered was not for it to know, nor what lay below the log start.
             let told_of = |standing: &&Standing| standing.epoch <= *leader && standing.end() > start;
             let wrong = log.values().filter(told_of).find(|standing| match said {
                 None => standing.epoch <= *asked,

@@ -1,6 +1,6 @@
 //! A consumer sees what stands there, one record after the other: from the position that it was given, without a gap
-//! or a repetition, unless it seeks (oracle O-16; `Consumer` in the client). Where its position is below the log start it
-//! is told so, and goes on at the log start if it seeks there, or if that is what it was made to do.
+//! or a repetition, unless it seeks (oracle O-16; `Consumer` in the client). Where its position is below the log start
+//! it is told so, and goes on at the log start if it seeks there, or if that is what it was made to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! A log starts where it may (oracle O-14): its start only rises, and never past the high watermark, nor past what
 //! retention allows, nor past what somebody asked to delete. Judged by what clients wrote and asked for, and by the
 //! clocks: a batch may go once it is older than the topic's `retention.ms` by the wall clock of some node, or once the
-//! batches behind it alone come to `retention.bytes`, as in Kafka, or as far as somebody asked to delete. Of a topic's settings the
-//! tightest count that anybody ever asked for: a leader follows a change when it hears of it.
+//! batches behind it alone come to `retention.bytes`, as in Kafka, or as far as somebody asked to delete. Of a topic's
+//! settings the tightest count that anybody ever asked for: a leader follows a change when it hears of it.
 //!
 //! What a replica holds is judged as it rises. What clients are told must be what some replica held.
 //!

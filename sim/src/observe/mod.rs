@@ -183,7 +183,7 @@ impl Observer {
         machine.groups = groups
             .iter()
             .map(|(group, found)| {
-                let log = running.store().log(*group).state();
+                let log = platter::state_of(&running.store().log(*group));
                 let shadow =
                     Shadow { log, starts: found.starts.clone(), hint: log.committed, ..Shadow::default() };
                 (*group, shadow)
@@ -395,7 +395,7 @@ impl Observer {
     ) {
         let parts = parts_of(machine, running);
         let log = running.store.log(group);
-        let now = log.state();
+        let now = platter::state_of(&log);
         if let Some(failed) = &mut machine.failed {
             let through = log.last_durable();
             if through.is_some() && failed.insert(group, through) != Some(through) {
@@ -410,7 +410,7 @@ impl Observer {
             trim(&mut shadow.starts, &mut shadow.log.last, through);
         }
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
-            let starts = log.term_starts();
+            let starts = platter::starts_of(&log);
             let begin = now.purged.map_or(LogIndex(0), |purged| purged.index.next());
             let from = parting(&shadow.starts, shadow.log.last, &starts, now.last).max(begin);
             let mut lines = OnDisk { last: now.last, starts: starts.clone(), ..OnDisk::default() }
@@ -464,10 +464,10 @@ impl Observer {
         let applied = raft.applied();
         // Until it says something else, it goes by what its disk gave it as a hint.
         let committed = if now.committed == shadow.hint { applied } else { now.committed };
-        // What is in a checkpoint is committed, and while one from a peer is taken up it is ahead of all else.
+        // What is in a checkpoint is committed; while one from a peer is taken up it is ahead of all else.
         let checkpoint = log.checkpoint_at(CheckpointKind::Base);
         let at_least = |id: Option<LogId>| if index_of(id) < index_of(checkpoint) { checkpoint } else { id };
-        let committed = at_least(committed);
+        let (committed, applied) = (at_least(committed), applied.and_then(|id| at_least(Some(id))));
         if now.committed != shadow.hint {
             shadow.hint = None;
         }
@@ -482,7 +482,7 @@ impl Observer {
             checkpoint,
             applied,
             committed,
-            last: at_least(now.last),
+            last: now.last,
         };
         if shadow.replica != Some(replica) {
             let before = shadow.replica.replace(replica);

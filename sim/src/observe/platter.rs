@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::FutureExt;
 use quorate_node::env::Env;
-use quorate_node::storage::{Checkpoint, CheckpointKind, Head, Log, LogId, Store, StoreConfig};
+use quorate_node::storage::{Checkpoint, CheckpointKind, Head, Log, LogId, LogState, Store, StoreConfig};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
 use super::sight::OnDisk;
@@ -46,8 +46,7 @@ impl Aside {
 
     /// The last entry of a group that was trimmed.
     pub fn trimmed(&self, group: GroupId) -> Option<LogId> {
-        let log = self.0.log(group);
-        taken_up(&log).or(log.state().purged)
+        state_of(&self.0.log(group)).purged
     }
 
     /// Heads of a group's whole log. Their bodies were read too, and are theirs.
@@ -86,21 +85,26 @@ pub(super) fn held_by(store: &Store) -> BTreeMap<GroupId, OnDisk> {
 }
 
 fn held_in(log: &Log) -> OnDisk {
+    let LogState { vote, purged, last, .. } = state_of(log);
+    OnDisk { vote, purged, checkpoint: log.checkpoint_at(CheckpointKind::Base), last, starts: starts_of(log) }
+}
+
+/// A log's state; one that is about to be trimmed to a peer's checkpoint is taken for trimmed.
+pub(super) fn state_of(log: &Log) -> LogState {
     let state = log.state();
-    let checkpoint = log.checkpoint_at(CheckpointKind::Base);
     match taken_up(log) {
-        Some(at) => {
-            OnDisk { vote: state.vote, purged: Some(at), checkpoint, last: Some(at), starts: Vec::new() }
-        }
-        None => {
-            let (purged, last, starts) = (state.purged, state.last, log.term_starts());
-            OnDisk { vote: state.vote, purged, checkpoint, last, starts }
-        }
+        Some(at) => LogState { purged: Some(at), last: Some(at), ..state },
+        None => state,
     }
 }
 
-/// The last entry in a peer's checkpoint that was taken up and lies ahead of the log: the next start trims the log to it,
-/// before anything else.
+/// The first entry of each term in it.
+pub(super) fn starts_of(log: &Log) -> Vec<LogId> {
+    if taken_up(log).is_some() { Vec::new() } else { log.term_starts() }
+}
+
+/// The last entry in a peer's checkpoint that was taken up and lies ahead of the log: that is trimmed to it before
+/// anything else, by this process or by the next one. What it holds until then was perhaps never committed.
 fn taken_up(log: &Log) -> Option<LogId> {
     let last = log.state().last;
     let at = log.checkpoint_at(CheckpointKind::Base)?;
