@@ -213,7 +213,6 @@ impl Knobs {
     /// Sets a node's configuration.
     pub(super) fn put_into(&self, config: &mut NodeConfig) {
         self.tempo.put_into(config);
-        self.keeping.put_into(config);
         config.raft.leader_restore = self.leader_restore;
         config.raft.append_bytes_max = self.append_bytes_max;
         config.raft.append_in_flight_max = self.append_in_flight_max;
@@ -227,5 +226,6 @@ impl Knobs {
         config.partition.in_flight_batches_max = self.in_flight_batches_max;
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
+        self.keeping.put_into(config);
     }
 }
