@@ -120,7 +120,7 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("meta.redb"), [1, 2, 3]).unwrap();
         fs::write(data.join("volume-00000001.redb"), vec![0; 100_000]).unwrap();
-        fs::write(data.join(".lock"), []).unwrap();
+        fs::write(data.join(".lock"), b"").unwrap();
         let retry = Retry {
             topic: "t".to_owned(),
             partition: 0,

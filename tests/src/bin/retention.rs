@@ -2,8 +2,8 @@
 //!
 //! Four partitions keep 50 MB each, and as much is written to them as they take, for ten minutes. Each second it is
 //! looked at what each node's folder takes: never more than twice its live data, which is what can be read, and two
-//! volumes. One node is killed on the way and stays away for three minutes, longer than the log; it comes back, and holds
-//! what the others hold. A batch from before all that is sent again to it once it leads, and it is recognised.
+//! volumes. One node is killed on the way and stays away for three minutes, longer than the log; it comes back, and
+//! holds what the others hold. A batch from before all that is sent again to it once it leads, and it is recognised.
 #![expect(clippy::print_stdout, reason = "a program that tells what it does")]
 
 use std::process::ExitCode;
