@@ -89,6 +89,11 @@ fn replace() -> Result<()> {
     load.take_latencies();
     let started = Instant::now();
     cluster.launch(REPLACED);
+    wait::until("the node to be refused with its empty folder", || {
+        let answer = cluster.node(REPLACED).get("/readyz").ok()?;
+        (answer.status == 503 && answer.body.contains("identity")).then_some(())
+    });
+    wait::until("the node to be missed", || is_missed(&cluster, REPLACED).then_some(()));
     let command = ["cluster", "replace-node", &REPLACED.to_string()];
     let said = Running::start(&mut cluster.quorate(command)).end_within(PATIENCE).done();
     let whole = started.elapsed();
@@ -118,6 +123,14 @@ fn replace() -> Result<()> {
     ensure!(slower <= SLOWER_MAX, "the others were slowed too much");
     println!("\nGOOD: the node is whole, the others were not slowed too much, and nothing is lost.");
     Ok(())
+}
+
+/// Whether a node counts as dead: no other is replaced.
+fn is_missed(cluster: &Cluster, id: u32) -> bool {
+    let status = cluster.run(["cluster", "status", "--json"]).done().json();
+    let nodes = status["nodes"].as_array().into_iter().flatten();
+    let mut found = nodes.filter(|node| node["id"] == id);
+    found.any(|node| node["alive"] == false)
 }
 
 /// How long acknowledgements took.
