@@ -1,6 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
 mod alter;
+mod records;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use quorate_proto::ids::{
 use quorate_proto::v1;
 
 pub use self::alter::ConfigChanges;
+pub use self::records::DeleteBefore;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
@@ -211,6 +213,8 @@ fn within(mut call: Call, time: Duration) -> Call {
     } else if let Call::ConfigureTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::AddPartitions(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::DeleteRecords(request) = &mut call {
         request.timeout_ms = ms;
     }
     call

@@ -130,6 +130,10 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).add_partitions(request).await },
                 Reply::AddPartitions,
             ),
+            Call::DeleteRecords(request) => self.unary(
+                async move { AdminServiceClient::new(http2).delete_records(request).await },
+                Reply::DeleteRecords,
+            ),
         }
     }
 

@@ -161,7 +161,8 @@ impl Consumer {
     /// nothing is changed.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`, a wrong name, or `TimedOut` if a position cannot be found.
+    /// `UnknownTopic`, `UnknownPartition`, a wrong name, `TimedOut` if a position cannot be found, or `TopicDeleted` if
+    /// the topic went meanwhile and another one has its name.
     pub async fn assign(
         &mut self,
         topic: &str,
@@ -185,7 +186,14 @@ impl Consumer {
             return Err(ConsumeError::UnknownPartition { topic: name, partition, partitions: count });
         }
         let offsets = wanted.iter().map(|partition| self.locate(&name, *partition, start));
-        let offsets = futures_util::future::try_join_all(offsets).await?;
+        let found = futures_util::future::try_join_all(offsets).await;
+        let offsets = match found {
+            // A topic never loses a partition: another one has its name by now.
+            Err(ConsumeError::Refused { code: ErrorCode::UnknownPartition, .. }) => {
+                return Err(ConsumeError::TopicDeleted { topic: name });
+            }
+            found => found?,
+        };
         for (partition, offset) in wanted.into_iter().zip(offsets) {
             self.begin((name.clone(), partition), view.id, offset);
         }

@@ -77,9 +77,10 @@ pub struct TopicConfig {
 /// How much of a partition's log is kept; both bounds count per partition (Kafka's `retention.ms`, `retention.bytes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// How long records are kept, in ms; `None`: without a bound (-1 on the wire); `Some(0)`: keeps nothing.
+    /// Batches whose newest record is older, in ms, go. `None`: however old (-1 on the wire); 0 keeps nothing.
     pub ms: Option<u64>,
-    /// How many bytes of record batches are kept; `None`: without a bound (-1 on the wire); `Some(0)`: keeps nothing.
+    /// The oldest batches go as long as those behind them are at least so many bytes. `None`: without a bound (-1 on the
+    /// wire); 0 keeps nothing.
     pub bytes: Option<u64>,
 }
 

@@ -20,6 +20,7 @@ pub enum Call {
     DeleteTopic(v1::DeleteTopicRequest),
     ConfigureTopic(v1::ConfigureTopicRequest),
     AddPartitions(v1::AddPartitionsRequest),
+    DeleteRecords(v1::DeleteRecordsRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -37,6 +38,7 @@ pub enum Reply {
     DeleteTopic(v1::DeleteTopicResponse),
     ConfigureTopic(v1::ConfigureTopicResponse),
     AddPartitions(v1::AddPartitionsResponse),
+    DeleteRecords(v1::DeleteRecordsResponse),
 }
 
 /// Why no answer came.

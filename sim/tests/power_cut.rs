@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::poll;
@@ -19,8 +20,8 @@ use quorate_proto::ids::{
     GroupId, Identity, LogIndex, NodeId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp,
 };
 use quorate_sim::dice::Dice;
-use quorate_sim::env::alone;
 use quorate_sim::env::disk::{DirtyPages, SimDisk};
+use quorate_sim::env::{alone, clock};
 
 const NODE: NodeId = NodeId(1);
 
@@ -72,11 +73,15 @@ enum Step {
     Flush,
     /// Lets the keeper do what it has to do.
     Rest,
+    /// The same, and gives it the time that it takes for what is not urgent.
+    Wait,
     /// Closes the store and opens it again.
     Reopen,
 }
 
-use Step::{Append, Checkpoint, Committed, Flush, Install, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote};
+use Step::{
+    Append, Checkpoint, Committed, Flush, Install, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote, Wait,
+};
 
 const fn append(group: u64, term: u64, count: u64, bytes: usize) -> Step {
     Append { group, term, count, bytes }
@@ -94,6 +99,8 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
     }
 }
 
@@ -326,8 +333,11 @@ impl History {
                 self.peers_acked += usize::from(result.is_ok());
                 result
             }
-            Flush | Rest | Reopen => {
-                let mut result = flush(waiting, &acked).await;
+            Flush | Rest | Wait | Reopen => {
+                let result = flush(waiting, &acked).await;
+                if matches!(step, Wait) {
+                    clock::sleep(Duration::from_secs(5)).await;
+                }
                 for _ in 0..20 {
                     tokio::task::yield_now().await;
                 }
@@ -693,6 +703,40 @@ const CHECKPOINTS: &[Step] = &[
     Flush,
 ];
 
+/// Of several volumes little stays alive: it is rewritten, and they go.
+const REWRITING: &[Step] = &[
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Trim { group: 1, through: 17 },
+    Wait,
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Truncate { group: 2, from: 5 },
+    append(2, 3, 4, 900),
+    Flush,
+    Rest,
+    Reopen,
+    append(1, 3, 6, 900),
+    Trim { group: 2, through: 4 },
+    Wait,
+];
+
+#[test]
+fn rewriting_survives_a_cut_at_every_operation() {
+    cut_everywhere("rewriting", REWRITING);
+}
+
 #[test]
 fn checkpoints_survive_a_cut_at_every_operation() {
     cut_everywhere("checkpoints", CHECKPOINTS);
@@ -723,11 +767,12 @@ fn what_a_start_after_a_kill_showed_survives_a_cut() {
     kill_everywhere("kills", TRUNCATIONS);
     kill_everywhere("kills", ROLLS);
     kill_everywhere("kills", CHECKPOINTS);
+    kill_everywhere("kills", REWRITING);
 }
 
 #[test]
 fn a_failed_sync_is_survived_with_dropped_pages() {
-    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS, CHECKPOINTS] {
+    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS, CHECKPOINTS, REWRITING] {
         fail_every_sync("dropped", script, DirtyPages::Dropped);
     }
 }

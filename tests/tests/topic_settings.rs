@@ -136,6 +136,55 @@ fn whose_clock_stamps_records_is_changed_while_they_are_written() {
     }
 }
 
+/// Where the only partition of `t` begins, and the end of what can be read of it.
+fn readable(cluster: &Cluster) -> (Option<u64>, Option<u64>) {
+    let described = cluster.run(["topic", "describe", "t", "--json"]).done().json();
+    let partition = &described["partitions"][0];
+    (partition["log_start_offset"].as_u64(), partition["high_watermark"].as_u64())
+}
+
+#[test]
+fn retention_is_honoured_from_the_moment_that_it_is_set() {
+    let cluster = Cluster::start(3);
+    cluster.create("t", 1, 3);
+    let leader = cluster.leader("t", 0);
+    let wire = Wire::new(&cluster.node(leader).grpc);
+    let topic = wire.topic("t");
+    let bytes = batch(ProducerId::NONE, 0, &["a"]).len();
+    let produce = |count: u64| {
+        for _ in 0..count {
+            let answer = wire.produce(&topic.id, 0, batch(ProducerId::NONE, 0, &["a"]));
+            assert_eq!(answer.error(), ErrorCode::None, "{answer:?}");
+        }
+    };
+    let set = |settings: &[&str]| {
+        drop(cluster.run([&["topic", "config", "set", "t"][..], settings].concat()).done());
+    };
+    let wait_readable = |start: u64, end: u64| {
+        wait::until("the log start to rise", || {
+            (readable(&cluster) == (Some(start), Some(end))).then_some(())
+        });
+    };
+    produce(10);
+    set(&[&format!("retention.bytes={}", 3 * bytes)]);
+    wait_readable(7, 10);
+    set(&["retention.bytes=-1"]);
+    produce(5);
+    set(&["retention.bytes=-1", "retention.ms=0"]);
+    wait_readable(15, 15);
+    // What is deleted does not come back, and what comes from then on stays.
+    set(&["--reset", "retention.ms"]);
+    let defaults = json!({
+        "max.message.bytes": "1048588",
+        "message.timestamp.type": "CreateTime",
+        "retention.bytes": "-1",
+        "retention.ms": "604800000",
+    });
+    wait_heard(&cluster, "t", &defaults);
+    produce(1);
+    assert_eq!(readable(&cluster), (Some(15), Some(16)));
+}
+
 /// What was acknowledged, by partition and offset.
 type Acked = BTreeMap<(i32, u64), String>;
 

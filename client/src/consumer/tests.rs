@@ -313,6 +313,19 @@ async fn partitions_that_were_added_before_anybody_looked_are_read_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_topic_that_was_made_again_with_fewer_partitions_is_told_as_deleted() {
+    let cluster = Cluster::with_topic("t", 3);
+    let client = cluster.client(7);
+    soon(client.admin().describe_topic("t")).await.unwrap();
+    // What the client knows is the first one.
+    cluster.create("t", 1, 2);
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    let told = soon(consumer.assign("t", Partitions::All, Start::Beginning)).await;
+    assert!(matches!(told, Err(ConsumeError::TopicDeleted { .. })), "{told:?}");
+    assert!(consumer.assigned().is_empty(), "on an error nothing is changed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_batches_are_not_handed_out() {
     let cluster = Cluster::with_topic("t", 1);
     fill(&cluster, 0, 0..9).await;

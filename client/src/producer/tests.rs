@@ -424,7 +424,7 @@ async fn partitions_that_are_added_are_sent_to() {
         let place = soon(soon(producer.send("t", Record::new("x"))).await.unwrap()).await.unwrap();
         partitions.insert(place.partition);
     }
-    assert_eq!(partitions, (0..7).map(PartitionId).collect());
+    assert_eq!(partitions, (0..7).map(PartitionId).collect::<BTreeSet<_>>());
     // All that was sent is flushed and answered, whichever queue it went to.
     let last = soon(producer.send("t", to(6))).await.unwrap();
     soon(producer.close()).await;

@@ -240,4 +240,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
         self.single(Call::AddPartitions(request.into_inner()), only!(AddPartitions)).await
     }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        self.single(Call::DeleteRecords(request.into_inner()), only!(DeleteRecords)).await
+    }
 }

@@ -218,6 +218,7 @@ impl Command {
                         (None, None) => FIRST_RETENTION,
                         (ms, bytes) => Retention { ms: bound_of(ms)?, bytes: bound_of(bytes)? },
                     },
+                    ..TopicConfig::default()
                 },
             },
             Wire::RemoveTopic(topic) => {

@@ -8,8 +8,10 @@ mod command;
 mod handle;
 mod machine;
 mod placement;
+mod saved;
 mod settings;
 mod spec;
+mod trim;
 mod types;
 
 pub use command::{Answer, Command, NotACommand, Refusal};

@@ -168,6 +168,11 @@ async fn partitions_are_added_once() {
         assert_eq!(message, format!("{total} partitions asked for, 1 to 10000 are possible"));
     }
     assert_eq!(count(), 3);
+    // Its topic is gone since: it was made all the same.
+    controller.delete_topic("a", None, LONG).await.unwrap();
+    assert_eq!(controller.add_partitions(&first, 3, soon).await, Ok(()));
+    let unknown = controller.add_partitions(&second, 4, soon).await;
+    assert_eq!(unknown, Err(AlterTopicError::UnknownTopic("a".to_owned())));
 }
 
 #[tokio::test]

@@ -317,10 +317,10 @@ impl Batcher {
                 if epoch.is_some_and(|epoch| epoch < term) {
                     self.env.reached(Mark::DuplicateAfterFailover);
                 }
-                // Where the topic was set otherwise when it was written, its place is told, and the time as of today.
                 let log_append_time = match admitted.timestamp_type {
-                    TimestampType::CreateTime => None,
-                    TimestampType::LogAppendTime => Some(stamp),
+                    TimestampType::CreateTime if stamp == admitted.header.max_timestamp => None,
+                    // It bears another time than its producer gave it: the topic was set otherwise when it was written.
+                    TimestampType::CreateTime | TimestampType::LogAppendTime => Some(stamp),
                 };
                 drop(admitted.reply.send(Ok(self.produced(base_offset, log_append_time))));
             }

@@ -7,16 +7,19 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::sync::Arc;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use quorate_proto::ids::LogIndex;
 
+use super::rate::Rate;
 use super::types::{
     Config, RaftEntryOf, RaftLogId, RaftVote, entry_from_raft, entry_to_raft, log_id_from_raft,
     log_id_to_raft, vote_from_store, vote_to_store,
 };
+use crate::env::Env;
 use crate::storage::{Body, Entry, Kind, Log, LogId};
 
 /// Heads read at once for apply and restart.
@@ -28,11 +31,14 @@ pub(super) struct LogStore {
     log: Log,
     /// Bounds what one message of replication carries, in bytes of bodies.
     append_bytes_max: u64,
+    env: Env,
+    /// For entries that have left the memory.
+    rate: Arc<Rate>,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Log, append_bytes_max: u64) -> Self {
-        Self { log, append_bytes_max }
+    pub(super) fn new(log: Log, append_bytes_max: u64, env: Env, rate: Arc<Rate>) -> Self {
+        Self { log, append_bytes_max, env, rate }
     }
 
     /// Entries of the range for apply: bodies only of those that apply looks into. At most [`HEADS_MAX`].
@@ -73,7 +79,11 @@ impl LogStore {
         start.max(first)..end.min(past)
     }
 
-    fn stream(&self, range: Range<u64>) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
+    /// The entries of a range that the log holds, for apply and replay: bodies only of those that apply looks into.
+    pub(super) fn stream(
+        &self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
         let chunks = stream::try_unfold((self.clone(), range), |(store, range)| async move {
             if range.is_empty() {
                 return Ok(None);
@@ -135,7 +145,16 @@ impl RaftLogReader<Config> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntryOf>> {
         let range = LogIndex(start)..LogIndex(end);
+        let is_old = LogIndex(start) < self.log.memory_start();
         let entries = self.log.entries(range, self.append_bytes_max).await.map_err(io::Error::other)?;
+        if entries.first().is_none_or(|first| first.head.index.0 != start) {
+            // Trimmed meanwhile: nothing may be sent in its place. Nothing at all is taken for a heartbeat.
+            return Ok(Vec::new());
+        }
+        if is_old {
+            let bytes: u64 = entries.iter().map(|entry| u64::from(entry.head.body_bytes)).sum();
+            self.rate.take(&self.env, bytes).await;
+        }
         entries.into_iter().map(|entry| entry_to_raft(entry).map_err(io::Error::other)).collect()
     }
 
@@ -216,6 +235,8 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn purge(&mut self, through: RaftLogId) -> io::Result<()> {
-        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)
+        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)?;
+        tracing::info!(group = %self.log.group(), through = through.index, "log was trimmed");
+        Ok(())
     }
 }

@@ -66,6 +66,9 @@ impl CheckpointKind {
     }
 }
 
+/// The last entry of each checkpoint that is durable and counts.
+pub(super) type Checkpoints = BTreeMap<(GroupId, CheckpointKind), LogId>;
+
 /// What a group's owner made of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {

@@ -140,7 +140,10 @@ fn changes(shared: &Shared, requests: &VecDeque<Request>) -> Vec<Change> {
         match request {
             Request::Vote { group, vote, .. } => changes.push(Change::Vote(*group, *vote)),
             Request::Remove { group, .. } => changes.push(Change::VoteGone(*group)),
-            Request::Append { .. } | Request::Truncate { .. } | Request::Trim { .. } => {}
+            Request::Append { .. }
+            | Request::Truncate { .. }
+            | Request::Trim { .. }
+            | Request::Move { .. } => {}
         }
     }
     if !changes.is_empty() {
@@ -164,7 +167,8 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
             Request::Truncate { .. }
             | Request::Trim { .. }
             | Request::Vote { .. }
-            | Request::Remove { .. } => 64,
+            | Request::Remove { .. }
+            | Request::Move { .. } => 64,
         };
         if bytes + more > bytes_max && !requests.is_empty() {
             break;
@@ -217,6 +221,9 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
                 lines.push(Line::Fact(Item::Vote { group: *group, vote: *vote }));
             }
             Request::Remove { group, .. } => lines.push(Line::Fact(Item::Remove { group: *group })),
+            Request::Move { from, to, .. } => {
+                lines.extend(from.iter().map(|from| Line::Fact(Item::Moved { from: *from, to: *to })));
+            }
         }
     }
     for (group, committed) in &work.committed {
@@ -267,11 +274,11 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                     shared.env.reached(Mark::TruncationAcrossARoll);
                 }
                 durable.truncate(*from);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Trim { group, through, .. } => {
                 state.durable.entry(*group).or_default().purge(*through);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Vote { group, vote, .. } => {
                 state.durable.entry(*group).or_default().hard.vote = Some(*vote);
@@ -279,6 +286,13 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
             Request::Remove { group, .. } => {
                 state.durable.remove(group);
                 state.active.index.remove(*group);
+                state.entries_went();
+            }
+            Request::Move { from, to, .. } => {
+                for durable in state.durable.values_mut() {
+                    from.iter().for_each(|from| durable.relocate(*from, *to));
+                }
+                state.taking_over = None;
                 state.look_for_dead = true;
             }
         }

@@ -20,6 +20,12 @@ pub struct StoreConfig {
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
+    /// A full volume of which less than so many percent are alive is rewritten, together with others, and goes. Too large,
+    /// and what stays is written again and again; too small, and disks hold what nobody needs.
+    pub rewrite_below_percent: u32,
+    /// Bytes a second that rewriting may copy. Too small, and what is dead stays for long; too large, and it slows what
+    /// is written and read meanwhile.
+    pub rewrite_bytes_per_s: u64,
 }
 
 impl Default for StoreConfig {
@@ -30,6 +36,8 @@ impl Default for StoreConfig {
             volumes_open_max: 16,
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
+            rewrite_below_percent: 50,
+            rewrite_bytes_per_s: 32 << 20,
         }
     }
 }
@@ -59,6 +67,7 @@ impl StoreConfig {
             ("cache_bytes_max", u64::from(self.cache_bytes_max), (3 * commit).max(1 << 16)),
             ("volume_bytes_max", self.volume_bytes_max, 1),
             ("recent_bytes_max", self.recent_bytes_max, 1),
+            ("rewrite_bytes_per_s", self.rewrite_bytes_per_s, 1),
         ] {
             if value < at_least {
                 return Err(StoreConfigError { name, value, at_least });

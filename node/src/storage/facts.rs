@@ -6,11 +6,11 @@
 //! | `facts` | `cluster` | cluster id, 16 bytes; absent until one is joined |
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
 //! | `peers` | node (u32) | identity, 16 bytes |
-//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
+//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32); or 2 being rewritten, counts for nothing |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
 //! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -64,6 +64,8 @@ pub(super) struct MetaContent {
     pub(super) witness: Option<Witness>,
     pub(super) peers: BTreeMap<NodeId, Identity>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
+    /// Volumes that others were to be rewritten into, perhaps not there.
+    pub(super) unfinished: BTreeSet<VolumeNumber>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
     /// Without their bodies.
     pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
@@ -77,6 +79,8 @@ pub(super) enum Change {
     Peer(NodeId, Identity),
     Volume(VolumeNumber, Option<Seal>),
     VolumeGone(VolumeNumber),
+    /// Others are to be rewritten into it: nothing of it counts before its seal is noted.
+    VolumeBegun(VolumeNumber),
     Vote(GroupId, HardVote),
     VoteGone(GroupId),
 }
@@ -202,6 +206,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             Change::VolumeGone(number) => {
                 volumes.remove(number.0)?;
             }
+            Change::VolumeBegun(number) => {
+                volumes.insert(number.0, &checked(&[2])[..])?;
+            }
             Change::Vote(group, vote) => {
                 let mut value = Vec::with_capacity(17);
                 put_vote(&mut value, vote);
@@ -259,6 +266,10 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let value = unchecked(value.value()).map_err(at)?;
         let seal = match (value.first(), value.len()) {
             (Some(0), 1) => None,
+            (Some(2), 1) => {
+                content.unfinished.insert(VolumeNumber(number.value()));
+                continue;
+            }
             (Some(1), 13) => Some(Seal {
                 bytes: u64::from_le_bytes(array(&value[1..])),
                 crc: u32::from_le_bytes(array(&value[9..])),
@@ -286,6 +297,7 @@ impl MetaContent {
             witness: None,
             peers: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
             votes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
         }

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod committer;
+mod compact;
 mod config;
 mod entry;
 mod error;

@@ -32,6 +32,13 @@ struct Wanted {
     bytes_max: u64,
 }
 
+/// Why a read gave nothing.
+enum Missed {
+    /// Its volume was rewritten meanwhile: it is to be begun anew.
+    Moved,
+    Failed(ReadError),
+}
+
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
 
@@ -46,6 +53,21 @@ impl Shared {
         range: Range<LogIndex>,
         count_max: usize,
     ) -> Result<Vec<Head>, ReadError> {
+        loop {
+            match self.try_heads(group, range.clone(), count_max).await {
+                Ok(heads) => return Ok(heads),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_heads(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        count_max: usize,
+    ) -> Result<Vec<Head>, Missed> {
         let count_max = if self.env.perturb(Point::HeadsReadOne) { count_max.min(1) } else { count_max };
         let wanted = Wanted { bodies: false, count_max, bytes_max: u64::MAX };
         let (pieces, memory) = {
@@ -77,6 +99,21 @@ impl Shared {
         range: Range<LogIndex>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        loop {
+            match self.try_entries(group, range.clone(), bytes_max).await {
+                Ok(entries) => return Ok(entries),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_entries(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, Missed> {
         let bytes_max = if self.env.perturb(Point::EntriesReadOne) { 0 } else { bytes_max };
         let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
         let (pieces, memory) = {
@@ -112,7 +149,17 @@ impl Shared {
         group: GroupId,
         heads: &[Head],
     ) -> Result<Vec<Bytes>, ReadError> {
-        let missing = |head: &Head| ReadError::Missing { group, index: head.index };
+        loop {
+            match self.try_bodies(group, heads).await {
+                Ok(bodies) => return Ok(bodies),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_bodies(self: &Arc<Self>, group: GroupId, heads: &[Head]) -> Result<Vec<Bytes>, Missed> {
+        let missing = |head: &Head| Missed::Failed(ReadError::Missing { group, index: head.index });
         let mut bodies = Vec::with_capacity(heads.len());
         let mut jobs = Vec::new();
         {
@@ -163,7 +210,7 @@ impl Shared {
                     }
                     Ok(())
                 });
-                read.map_err(|error| shared.judge(group, first, error))?;
+                read.map_err(|error| shared.judge(group, first, &volume, error))?;
             }
             Ok(bodies)
         })
@@ -176,7 +223,7 @@ impl Shared {
         group: GroupId,
         pieces: Vec<Piece>,
         wanted: Wanted,
-    ) -> Result<(Vec<Entry>, bool), ReadError> {
+    ) -> Result<(Vec<Entry>, bool), Missed> {
         self.env.dawdle(Point::ReadLate, LATE_MAX).await;
         let shared = self.clone();
         pool::run(&*self.pool, move || {
@@ -189,7 +236,9 @@ impl Shared {
                 match all {
                     Ok(true) => {}
                     Ok(false) => return Ok((found, false)),
-                    Err(error) => return Err(shared.judge(group, piece.range.start, error)),
+                    Err(error) => {
+                        return Err(shared.judge(group, piece.range.start, &piece.volume, error));
+                    }
                 }
             }
             Ok((found, true))
@@ -199,17 +248,17 @@ impl Shared {
 
     /// A read that failed because its volume went away, as it was dead, found nothing damaged; nor did one in a store
     /// that has failed: a volume whose closing failed cannot be opened any more.
-    fn judge(&self, group: GroupId, index: LogIndex, error: ReadError) -> ReadError {
+    fn judge(&self, group: GroupId, index: LogIndex, volume: &Volume, error: ReadError) -> Missed {
         if let Some(refusal) = self.failure.refusal() {
-            return ReadError::Failed(refusal);
+            return Missed::Failed(ReadError::Failed(refusal));
         }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
         if held {
-            return error;
+            return if state.has_volume(volume.number) { Missed::Failed(error) } else { Missed::Moved };
         }
         self.env.reached(Mark::ReadOfWhatWentAway);
-        ReadError::Missing { group, index }
+        Missed::Failed(ReadError::Missing { group, index })
     }
 
     /// Reads in a volume, and keeps the number of open ones within its bound.

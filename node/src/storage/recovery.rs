@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 
-use super::checkpoints::{self, CheckpointKind, Worth, judge};
+use super::checkpoints::{self, CheckpointKind, Checkpoints, Worth, judge};
 use super::config::StoreConfig;
-use super::entry::LogId;
 use super::error::{DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
@@ -70,12 +69,13 @@ pub(super) fn recover(
         folder.remove(name, &mut report)?;
     }
     let half_made = report.leftovers;
-    let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
+    let mut on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     if report.failed_before && names.contains(&meta_file()) {
         folder.disk(copy_anew(disk, &meta_file()))?;
     }
     let (meta, mut content) =
         folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
+    folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
             folder.disk(copy_anew(disk, &number.file()))?;
@@ -217,6 +217,23 @@ impl Folder<'_> {
             found,
             ours: FORMAT,
         })
+    }
+
+    /// Removes what others were being rewritten into when a crash came: they are still there.
+    fn give_up_unfinished(
+        &self,
+        on_disk: &mut BTreeSet<VolumeNumber>,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        for number in std::mem::take(&mut content.unfinished) {
+            if on_disk.remove(&number) {
+                self.remove(&number.file(), report)?;
+            }
+            self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+        }
+        Ok(())
     }
 
     /// Volumes that `meta.redb` does not list are a removed one whose removal came undone, or the next one made just
@@ -396,13 +413,13 @@ impl Folder<'_> {
         meta: &Meta,
         content: &MetaContent,
         durable: &BTreeMap<GroupId, Durable>,
-    ) -> Result<(BTreeMap<(GroupId, CheckpointKind), LogId>, bool), OpenError> {
+    ) -> Result<(Checkpoints, bool), OpenError> {
         let misfit = |group: GroupId, reason: String| OpenError::Checkpoint {
             folder: self.path.clone(),
             group,
             reason,
         };
-        let (mut kept, mut worthless, mut to_be_trimmed) = (BTreeMap::new(), Vec::new(), false);
+        let (mut kept, mut worthless, mut to_be_trimmed) = (Checkpoints::new(), Vec::new(), false);
         for ((group, kind), head) in &content.checkpoints {
             let log = durable.get(group).map(|durable| &durable.hard);
             match judge(log, *kind, head) {

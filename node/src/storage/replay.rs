@@ -85,6 +85,9 @@ impl Replayed {
                 self.durable.remove(&group);
                 self.index.remove(group);
             }
+            Item::Moved { from, to } => {
+                self.durable.values_mut().for_each(|durable| durable.relocate(from, to));
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_proto::ids::{GroupId, LogIndex};
 use tokio::sync::{Notify, oneshot};
 
-use super::checkpoints::CheckpointKind;
+use super::checkpoints::Checkpoints;
 use super::config::StoreConfig;
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
@@ -35,6 +35,7 @@ pub(super) enum Request {
     Trim { group: GroupId, through: LogId, reply: Reply },
     Vote { group: GroupId, vote: HardVote, reply: Reply },
     Remove { group: GroupId, reply: Reply },
+    Move { from: Vec<VolumeNumber>, to: VolumeNumber, reply: Reply },
 }
 
 impl Request {
@@ -46,7 +47,8 @@ impl Request {
             Self::Truncate { reply, .. }
             | Self::Trim { reply, .. }
             | Self::Vote { reply, .. }
-            | Self::Remove { reply, .. } => drop(reply.send(result)),
+            | Self::Remove { reply, .. }
+            | Self::Move { reply, .. } => drop(reply.send(result)),
         }
     }
 }
@@ -74,8 +76,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) visible: BTreeMap<GroupId, Visible>,
     pub(super) durable: BTreeMap<GroupId, Durable>,
-    /// The last entry of each checkpoint that is durable and counts.
-    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) queue: VecDeque<Request>,
     /// Groups whose `committed` is to ride along with the next commit.
     pub(super) committed: BTreeSet<GroupId>,
@@ -89,6 +90,12 @@ pub(super) struct State {
     pub(super) spare: Option<Arc<Volume>>,
     /// Some sealed volume may have no live span any more.
     pub(super) look_for_dead: bool,
+    /// Some sealed volume may have little that is alive.
+    pub(super) look_for_sparse: bool,
+    /// The volume that others are being rewritten into.
+    pub(super) aside: Option<VolumeNumber>,
+    /// A volume that holds what others hold, and is about to take their place.
+    pub(super) taking_over: Option<VolumeNumber>,
     /// The number of the last commit that is durable.
     pub(super) commit: u64,
     pub(super) failed: bool,
@@ -189,7 +196,7 @@ impl Shared {
 impl State {
     pub(super) fn new(
         durable: BTreeMap<GroupId, Durable>,
-        checkpoints: BTreeMap<(GroupId, CheckpointKind), LogId>,
+        checkpoints: Checkpoints,
         active: Active,
         sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
         spare: Option<Arc<Volume>>,
@@ -213,6 +220,9 @@ impl State {
             open: VecDeque::new(),
             spare,
             look_for_dead: true,
+            look_for_sparse: true,
+            aside: None,
+            taking_over: None,
             commit,
             failed: false,
             closing: false,
@@ -292,9 +302,30 @@ impl State {
         }
     }
 
-    /// Whether a volume holds anything that is alive.
+    /// Whether a volume holds anything that is alive, or is about to.
     pub(super) fn is_alive(&self, volume: VolumeNumber) -> bool {
-        self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+        self.taking_over == Some(volume)
+            || self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+    }
+
+    /// Entries went: volumes may have become dead or sparse.
+    pub(super) fn entries_went(&mut self) {
+        self.look_for_dead = true;
+        self.look_for_sparse = true;
+    }
+
+    /// Whether a volume of that number is here, whatever it is for.
+    pub(super) fn has_volume(&self, number: VolumeNumber) -> bool {
+        self.active.volume.number == number
+            || self.sealing.as_ref().is_some_and(|sealing| sealing.volume.number == number)
+            || self.sealed.contains_key(&number)
+    }
+
+    /// A number above those of all volumes.
+    pub(super) fn next_number(&self) -> VolumeNumber {
+        let spare = self.spare.as_ref().map(|spare| spare.number);
+        let newest = self.sealed.last_key_value().map(|(number, _)| *number);
+        self.active.volume.number.max(spare.max(newest).max(self.aside).unwrap_or(VolumeNumber(0))).next()
     }
 }
 

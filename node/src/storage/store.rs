@@ -23,7 +23,7 @@ use super::failure::Failure;
 use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
-use super::state::{OnSync, Request, Shared};
+use super::state::{OnSync, Request, Shared, Visible};
 use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
@@ -293,7 +293,9 @@ impl Log {
             state.trim(group, through);
             Ok(Request::Trim { group, through, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        self.shared.env.reached(Mark::LogTrimmed);
+        Ok(())
     }
 
     /// Saves the vote. Durable on return.
@@ -357,6 +359,12 @@ impl Log {
         let Some(visible) = state.visible.get(&self.group) else { return Vec::new() };
         let end = visible.hard.range().end;
         visible.heads_in_memory(from.max(visible.memory_start())..end).collect()
+    }
+
+    /// The first entry that is in memory, with all behind it; the end of the log if none is.
+    pub fn memory_start(&self) -> LogIndex {
+        let state = self.shared.state();
+        state.visible.get(&self.group).map_or(LogIndex(0), Visible::memory_start)
     }
 
     /// The first entry that the log holds of each term, ascending.

@@ -14,6 +14,7 @@
 //! | 5 truncate | group, first index removed |
 //! | 6 trim | group, term and index of the last one removed |
 //! | 7 remove | group |
+//! | 8 moved: all that was alive in one volume lies in another | from (u32), to (u32) |
 //!
 //! Bodies of one commit lie end to end, cut into values where it suits redb's pages; a body may begin anywhere in one
 //! value and go on in the next ones.
@@ -47,6 +48,7 @@ pub(super) enum Item {
     Truncate { group: GroupId, from: LogIndex },
     Trim { group: GroupId, through: LogId },
     Remove { group: GroupId },
+    Moved { from: VolumeNumber, to: VolumeNumber },
 }
 
 impl Item {
@@ -89,6 +91,11 @@ impl Item {
                 out.extend(group.0.to_le_bytes());
                 7
             }
+            Self::Moved { from, to } => {
+                out.extend(from.0.to_le_bytes());
+                out.extend(to.0.to_le_bytes());
+                8
+            }
         };
         let length = u32::try_from(out.len() - start - 5).expect("an item is far below 4 GB");
         out[start] = tag;
@@ -116,6 +123,7 @@ impl Item {
             5 => Self::Truncate { group: payload.group()?, from: payload.index()? },
             6 => Self::Trim { group: payload.group()?, through: payload.id()? },
             7 => Self::Remove { group: payload.group()? },
+            8 => Self::Moved { from: payload.volume()?, to: payload.volume()? },
             _ => return Err(Corrupt::Unknown("tag")),
         };
         if !payload.0.is_empty() {
@@ -301,8 +309,12 @@ impl<'a> Payload<'a> {
         (0..count).map(|_| read(self)).collect()
     }
 
+    fn volume(&mut self) -> Result<VolumeNumber, Corrupt> {
+        self.u32().map(VolumeNumber)
+    }
+
     fn span(&mut self) -> Result<Span, Corrupt> {
-        let volume = VolumeNumber(self.u32()?);
+        let volume = self.volume()?;
         Ok(Span { volume, range: self.index()?..self.index()? })
     }
 
@@ -364,6 +376,7 @@ mod tests {
             Item::Truncate { group, from: LogIndex(3) },
             Item::Trim { group, through: id(1, 3) },
             Item::Remove { group },
+            Item::Moved { from: VolumeNumber(2), to: VolumeNumber(7) },
         ]
     }
 

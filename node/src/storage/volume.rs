@@ -108,9 +108,21 @@ impl Volume {
         number: VolumeNumber,
         cache_bytes: usize,
     ) -> Result<Self, DiskError> {
-        let name = number.file();
-        let temporary = FileName::new(format!("{name}.tmp"));
-        guarded_disk("create", &temporary, || {
+        let volume = Self::begin(disk, owner, number, cache_bytes)?;
+        volume.close()?;
+        volume.publish()?;
+        Ok(Self::open(disk, number, cache_bytes)?.volume)
+    }
+
+    /// Makes a volume without content under a temporary name, to be filled and published: until then a start removes it.
+    pub(super) fn begin(
+        disk: &Arc<dyn Disk>,
+        owner: Owner,
+        number: VolumeNumber,
+        cache_bytes: usize,
+    ) -> Result<Self, DiskError> {
+        let temporary = FileName::new(format!("{}.tmp", number.file()));
+        let db = guarded_disk("create", &temporary, || {
             let db = create_database(disk, &temporary, cache_bytes)?;
             let label = Label { format: FORMAT, owner, number, sealed: false };
             let write = db.begin_write()?;
@@ -124,11 +136,16 @@ impl Volume {
                 write.open_table(INDEX)?;
             }
             write.commit()?;
-            db.close()?;
-            disk.publish(&temporary, &name)?;
-            Ok(())
+            Ok(db)
         })?;
-        Ok(Self::open(disk, number, cache_bytes)?.volume)
+        let handle = RwLock::new(Handle::Writer(db));
+        Ok(Self { number, name: temporary, disk: disk.clone(), handle, cache_bytes })
+    }
+
+    /// Gives a closed volume that was begun under a temporary name its own. It is not open then.
+    pub(super) fn publish(self) -> Result<Self, DiskError> {
+        guarded_disk("publish", &self.name, || Ok(self.disk.publish(&self.name, &self.number.file())?))?;
+        Ok(Self::sealed(&self.disk, self.number, self.cache_bytes))
     }
 
     /// Opens a volume for writing, repairing it if it was not closed cleanly.

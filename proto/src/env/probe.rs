@@ -290,7 +290,7 @@ named! {
         /// A follower trimmed what its own log start does not say yet.
         TrimmedByTheLeadersWord = "trimmed-by-the-leaders-word",
         /// A leader trimmed what a slow replica would have needed.
-        SlowReplicaNotWaitedFor = "slow-replica-not-waited-for",
+        SlowReplicaCutOff = "slow-replica-cut-off",
         /// A leader began to send its base to a member that lacks what lies before it.
         CatchUpBegun = "catch-up-begun",
         /// The sending of a base ended before it was installed.

@@ -46,7 +46,7 @@ impl Controller {
         let settings = settings(changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())));
         let settings = settings.map_err(|message| invalid(ErrorCode::InvalidConfig, message))?;
         let deadline = self.shared.env.now() + timeout;
-        let (id, change) = self.to_change(of, timeout).await?;
+        let Some((id, change)) = self.to_change(of, timeout).await? else { return Ok(None) };
         self.alter(of, Command::ConfigureTopic { change, id, settings: settings.clone() }, deadline).await?;
         info!(topic = of.name, %id, ?settings, "topic configured");
         let metadata = self.current();
@@ -71,7 +71,7 @@ impl Controller {
             invalid(ErrorCode::InvalidPartitions, message)
         })?;
         let deadline = self.shared.env.now() + timeout;
-        let (id, change) = self.to_change(of, timeout).await?;
+        let Some((id, change)) = self.to_change(of, timeout).await? else { return Ok(()) };
         self.alter(of, Command::AddPartitions { change, id, partitions }, deadline).await?;
         info!(topic = of.name, %id, partitions, "partitions added");
         let grown = self.current().topics.get(&id).cloned();
@@ -81,19 +81,23 @@ impl Controller {
         Ok(())
     }
 
-    /// The topic that is meant, and an id for its change.
+    /// The topic that is meant, and an id for its change; `None` if that change was made already, and the topic is gone
+    /// since: an error would say that it was not made.
     async fn to_change(
         &self,
         of: &TopicChange,
         timeout: Duration,
-    ) -> Result<(TopicId, ChangeId), AlterTopicError> {
-        let id = match self.named(&of.name, of.id, timeout).await? {
-            Named::Topic(id) => id,
-            Named::Nothing => return Err(AlterTopicError::UnknownTopic(of.name.clone())),
-            Named::Other => return Err(AlterTopicError::OtherTopic),
+    ) -> Result<Option<(TopicId, ChangeId)>, AlterTopicError> {
+        let missing = match self.named(&of.name, of.id, timeout).await? {
+            Named::Topic(id) => {
+                let new = || ChangeId::from_random(self.shared.env.random_bytes());
+                return Ok(Some((id, of.change.unwrap_or_else(new))));
+            }
+            Named::Nothing => AlterTopicError::UnknownTopic(of.name.clone()),
+            Named::Other => AlterTopicError::OtherTopic,
         };
-        let new = || ChangeId::from_random(self.shared.env.random_bytes());
-        Ok((id, of.change.unwrap_or_else(new)))
+        let was_made = of.change.is_some_and(|change| self.current().changes.contains(&change));
+        if was_made { Ok(None) } else { Err(missing) }
     }
 
     async fn alter(

@@ -56,6 +56,8 @@ fn small() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
     }
 }
 
@@ -660,6 +662,43 @@ fn a_base_of_a_peer_takes_the_place_of_the_log() {
         drop((store, log));
         let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
         assert_eq!(all(&store.log(GROUP)).await, [entry(GROUP, 4, 31, b"b")]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_volume_with_little_that_is_alive_is_rewritten() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let disk_env = env(folder.path());
+        let disk = disk_env.disk.clone();
+        let (store, _) = Store::open(&disk_env, small(), NODE).await.unwrap();
+        drop(disk_env);
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = |disk: &Arc<dyn Disk>| {
+            disk.list().unwrap().iter().filter(|name| name.as_str().starts_with("volume")).count()
+        };
+        let before = volumes(&disk);
+        assert!(before > 6, "{before}");
+        trim(&log, id(1, 59)).await;
+        let deadline = disk_deadline();
+        while volumes(&disk) > 4 {
+            assert!(std::time::Instant::now() < deadline, "{} volumes are left", volumes(&disk));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let expected: Vec<_> = (0..60).map(|index| entry(SMALL, 1, index, &[2; 20])).collect();
+        assert_eq!(all(&other).await, expected);
+        append(&other, vec![entry(SMALL, 1, 60, b"on")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log, other, disk));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(all(&store.log(SMALL)).await[..60] == expected[..]);
+        assert!(all(&store.log(GROUP)).await.is_empty());
         store.close().await;
     });
 }

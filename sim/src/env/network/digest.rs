@@ -72,6 +72,7 @@ impl Digest for Request {
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
                 Call::ConfigureTopic(request) => digest_of("configure topic", request),
                 Call::AddPartitions(request) => digest_of("add partitions", request),
+                Call::DeleteRecords(request) => digest_of("delete records", request),
             },
         }
     }
@@ -119,6 +120,7 @@ impl Digest for Response {
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
                 Reply::ConfigureTopic(response) => digest_of("configure topic reply", response),
                 Reply::AddPartitions(response) => digest_of("add partitions reply", response),
+                Reply::DeleteRecords(response) => digest_of("delete records reply", response),
             },
         }
     }
