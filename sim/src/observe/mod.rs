@@ -3,10 +3,12 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "what concerns somebody is named, the rest is not")]
 
+mod disks;
 mod platter;
 mod reach;
 mod settings;
 mod sight;
+mod terms;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -43,12 +45,6 @@ const MATCHES_PER_LOOK: u64 = 512;
 const STARTS_PER_DOUBLE_RECOVERY: u64 = 4;
 /// All nodes' platters are looked at after this many frames.
 const FRAMES_PER_LOOK: u64 = 8_000;
-
-/// What a disk holds of each group.
-type Groups = BTreeMap<GroupId, OnDisk>;
-
-/// All entries of each group on a disk, and what was trimmed before them.
-type Logs = BTreeMap<GroupId, (Option<LogId>, Vec<Line>)>;
 
 /// Watches a run. Clones share it.
 #[derive(Clone)]
@@ -148,7 +144,7 @@ impl Observer {
         machine.config = config.clone();
         if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) {
             let dice = Dice::named(starts, "recovered twice");
-            match recover_twice(&machine.disk, config, node, dice) {
+            match disks::recover_twice(&machine.disk, config, node, dice) {
                 Ok((once, twice, logs)) => {
                     for (group, (after, lines)) in logs {
                         self.show(&Sight::OnPlatter { node, group, after, lines });
@@ -274,32 +270,6 @@ impl Observer {
         self.look_at_usage(&state);
     }
 
-    /// Nobody writes any more, and everything had the time to arrive: reads all that lies on the platters.
-    pub fn quiet(&self) {
-        self.look_at_all();
-        self.look_at_settings();
-        let state = self.state();
-        for (node, machine) in &state.machines {
-            let aside = match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
-                Ok(aside) => aside,
-                Err(said) => {
-                    self.0.history.complain("O-05", format!("platters of node {node}: {said}"));
-                    continue;
-                }
-            };
-            for group in aside.groups().into_keys() {
-                match aside.heads(group) {
-                    Ok(heads) => {
-                        let (after, lines) = (aside.trimmed(group), heads.iter().map(line_of).collect());
-                        self.show(&Sight::OnPlatter { node: *node, group, after, lines });
-                    }
-                    Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
-                }
-            }
-        }
-        self.show(&Sight::Quiet);
-    }
-
     /// Lets go of all that it watches.
     pub fn forget(&self) {
         self.state().machines.clear();
@@ -407,12 +377,12 @@ impl Observer {
             && let Some(through) = now.purged
         {
             self.show(&Sight::Trimmed { node, group, through });
-            trim(&mut shadow.starts, &mut shadow.log.last, through);
+            terms::trim(&mut shadow.starts, &mut shadow.log.last, through);
         }
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
             let starts = platter::starts_of(&log);
             let begin = now.purged.map_or(LogIndex(0), |purged| purged.index.next());
-            let from = parting(&shadow.starts, shadow.log.last, &starts, now.last).max(begin);
+            let from = terms::parting(&shadow.starts, shadow.log.last, &starts, now.last).max(begin);
             let mut lines = OnDisk { last: now.last, starts: starts.clone(), ..OnDisk::default() }
                 .lines()
                 .filter(|line| line.index >= from)
@@ -494,70 +464,6 @@ impl Observer {
                 }
             }
             self.show(&Sight::Replica { node, group, replica });
-        }
-    }
-
-    /// Looks at the platters of one node, or of all.
-    fn look_at_platters(&self, state: &mut State, only: Option<NodeId>) {
-        let mut nodes = BTreeMap::new();
-        for (node, machine) in &mut state.machines {
-            if only.is_some_and(|only| only != *node) {
-                continue;
-            }
-            match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
-                Ok(aside) => {
-                    let groups = aside.groups();
-                    self.look_at_checkpoints(*node, &aside, &groups, &mut machine.checkpoints);
-                    nodes.insert(*node, groups);
-                }
-                Err(said) => self.0.history.complain("O-05", format!("platters of node {node}: {said}")),
-            }
-        }
-        self.show(&Sight::Platters { nodes });
-    }
-
-    /// Shows those checkpoints that are others than before.
-    fn look_at_checkpoints(
-        &self,
-        node: NodeId,
-        aside: &Aside,
-        groups: &Groups,
-        known: &mut BTreeMap<GroupId, LogId>,
-    ) {
-        known.retain(|group, _| groups.contains_key(group));
-        for (group, on_disk) in groups {
-            let Some(at) = on_disk.checkpoint.filter(|at| known.get(group) != Some(at)) else { continue };
-            match aside.checkpoint(*group) {
-                Ok(Some(checkpoint)) => {
-                    known.insert(*group, at);
-                    let digest = digest(&checkpoint.body);
-                    self.show(&Sight::Checkpoint { node, group: *group, at: checkpoint.at, digest });
-                }
-                Ok(None) => {
-                    let what = format!("platters of node {node}: a checkpoint of group {group} is not there");
-                    self.0.history.complain("O-28", what);
-                }
-                Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
-            }
-        }
-    }
-
-    fn look_at_usage(&self, state: &State) {
-        for (node, machine) in &state.machines {
-            let (Some(life), Some(running)) = (&machine.life, &machine.running) else { continue };
-            let groups = running.store.groups();
-            let held = groups.iter().map(|group| held_by_log(running.store.log(*group).state()));
-            let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-            let usage = Usage {
-                tasks: count(life.tasks()),
-                files: machine.disk.open_files(),
-                disk_bytes: machine.disk.bytes(),
-                volumes: machine.disk.count(|name| name.starts_with("volume-") && name.ends_with(".redb")),
-                volumes_alive: count(running.store.volumes_alive()),
-                entries: held.sum(),
-                groups: count(groups.len()),
-            };
-            self.show(&Sight::Usage { node: *node, usage });
         }
     }
 
@@ -675,45 +581,8 @@ fn parts_of(machine: &mut Machine, running: &Running) -> Option<Arc<Parts>> {
     Some(Arc::clone(parts))
 }
 
-/// Where two logs part, by the terms of their entries: all before is the same.
-fn parting(before: &[LogId], last_before: Option<LogId>, now: &[LogId], last_now: Option<LogId>) -> LogIndex {
-    let end = |starts: &[LogId], last: Option<LogId>| match last {
-        Some(last) if !starts.is_empty() => last.index.next(),
-        Some(_) | None => LogIndex(0),
-    };
-    let shorter = end(before, last_before).min(end(now, last_now));
-    let differs = before.iter().zip(now).find(|(one, other)| one != other);
-    let differs = differs.map(|(one, other)| one.index.min(other.index)).or_else(|| {
-        let longer = if before.len() > now.len() { before } else { now };
-        longer.get(before.len().min(now.len())).map(|start| start.index)
-    });
-    differs.map_or(shorter, |differs| differs.min(shorter))
-}
-
-/// A log begins behind that entry, or goes on there, by what was known of it before.
-fn trim(starts: &mut Vec<LogId>, last: &mut Option<LogId>, through: LogId) {
-    let next = through.index.next();
-    if last.is_none_or(|last| last.index <= through.index) {
-        starts.clear();
-        *last = Some(through);
-        return;
-    }
-    let after = starts.partition_point(|start| start.index <= next);
-    let Some(term) = after.checked_sub(1).and_then(|at| starts.get(at)).map(|start| start.term) else {
-        return;
-    };
-    starts.drain(..after);
-    starts.insert(0, LogId { term, index: next });
-}
-
 fn index_of(id: Option<LogId>) -> Option<LogIndex> {
     id.map(|id| id.index)
-}
-
-/// How many entries a log holds.
-fn held_by_log(log: LogState) -> u64 {
-    let end = |id: Option<LogId>| id.map_or(0, |id| id.index.0 + 1);
-    end(log.last) - end(log.purged)
 }
 
 fn line_of(head: &Head) -> Line {
@@ -725,71 +594,4 @@ fn digest(head: &[u8]) -> u64 {
     let mut hash = Fold::default();
     head.hash(&mut hash);
     hash.finish()
-}
-
-/// Recovers copies of a disk as its next process will find it: once, and again after the power went in the middle.
-fn recover_twice(
-    disk: &SimDisk,
-    config: &StoreConfig,
-    node: NodeId,
-    mut dice: Dice,
-) -> Result<(Groups, Groups, Logs), String> {
-    let copy = disk.copy_as_seen();
-    let aside =
-        Aside::recover(&copy, config, node).map_err(|said| format!("node {node} did not recover: {said}"))?;
-    let operations = copy.operations();
-    let once = aside.groups();
-    let mut logs = BTreeMap::new();
-    for group in once.keys() {
-        let heads =
-            aside.heads(*group).map_err(|said| format!("node {node} recovered a log in part: {said}"))?;
-        logs.insert(*group, (aside.trimmed(*group), heads.iter().map(line_of).collect()));
-    }
-    drop(aside);
-    let copy = disk.copy_as_seen();
-    copy.cut_power_at(dice.below(operations.max(1)));
-    drop(Aside::recover(&copy, config, node));
-    copy.crash(&mut dice);
-    let twice = Aside::recover(&copy, config, node);
-    let twice = twice.map_err(|said| format!("node {node} did not recover a second time: {said}"))?;
-    Ok((once, twice.groups(), logs))
-}
-
-#[cfg(test)]
-mod tests {
-    use quorate_proto::ids::Term;
-
-    use super::*;
-
-    fn ids(starts: &[(u64, u64)]) -> Vec<LogId> {
-        starts.iter().map(|(term, index)| LogId { term: Term(*term), index: LogIndex(*index) }).collect()
-    }
-
-    #[test]
-    fn logs_part_where_their_terms_do() {
-        let at = |before: &[(u64, u64)], last: (u64, u64), now: &[(u64, u64)], end: (u64, u64)| {
-            let id = |id: (u64, u64)| ids(&[id]).pop();
-            parting(&ids(before), id(last), &ids(now), id(end)).0
-        };
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 9)), 5);
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 2)), 3);
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0), (2, 3)], (2, 9)), 3);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 3)], (3, 5)), 3);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 2)], (3, 2)), 2);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0)], (1, 5)), 3);
-        assert_eq!(parting(&[], None, &ids(&[(1, 0)]), ids(&[(1, 4)]).pop()), LogIndex(0));
-        assert_eq!(parting(&ids(&[(1, 0)]), ids(&[(1, 4)]).pop(), &[], None), LogIndex(0));
-    }
-
-    #[test]
-    fn what_was_found_spells_out_its_entries() {
-        let found =
-            OnDisk { last: ids(&[(3, 4)]).pop(), starts: ids(&[(1, 0), (3, 2)]), ..OnDisk::default() };
-        let terms = found.lines().map(|line| (line.index.0, line.term.0)).collect::<Vec<_>>();
-        assert_eq!(terms, [(0, 1), (1, 1), (2, 3), (3, 3), (4, 3)]);
-        assert_eq!(found.term_at(LogIndex(1)), Some(Term(1)));
-        assert_eq!(found.term_at(LogIndex(4)), Some(Term(3)));
-        assert_eq!(found.term_at(LogIndex(5)), None);
-        assert_eq!(OnDisk::default().lines().count(), 0);
-    }
 }
