@@ -25,7 +25,7 @@
 //! | `follows k1 5` | at the end it reads on, and is to be given 5 next |
 //! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
 //! | `log-from 4 r5 r6` | the final scan of a log that starts at 4 |
-//! | `readable n1 4 9` | node 1 has applied what makes its log readable from 4 to 9 |
+//! | `readable n1 4 9`, `.. at 7` | node 1 has applied what makes its log readable from 4 to 9; that is all before entry 7 |
 //! | `wall 5000`, `settled 5000` | a wall clock shows that time, 1000 at first; all was whole for eight seconds, and all clocks show it |
 //!
 //! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number, and it takes 100
@@ -211,8 +211,9 @@ impl Player {
                 let node = NodeId(u32::try_from(number(&words[1][1..])).unwrap());
                 let (applied, metadata) = (LogIndex(1), Arc::new(metadata(1)));
                 self.see(&Seen::Node(&Sight::Metadata { node, applied, metadata }));
-                // Each as of another entry.
-                let next = LogIndex(u64::try_from(self.now.as_millis()).unwrap());
+                // Each as of a later entry.
+                let now = u64::try_from(self.now.as_millis()).unwrap();
+                let next = LogIndex(words.get(5).map_or(now, |next| number(next)));
                 let readable = Offset(number(words[2]))..Offset(number(words[3]));
                 self.see(&Seen::Node(&Sight::Applied { node, group: GROUP, next, digest: 0, readable }));
             }

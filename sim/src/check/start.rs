@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, NodeId, TopicId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, TopicId};
 
 use super::keep::{Asking, Rule};
 use super::log_starts::{LogStarts, told_start};
@@ -102,6 +102,8 @@ pub(super) struct Start {
     wall: Option<i64>,
     /// The log starts of the processes that run.
     replicas: BTreeMap<(NodeId, GroupId), u64>,
+    /// How high a group's log start was with all entries before that one applied, on whichever replica, as it rose.
+    by_entry: BTreeMap<GroupId, BTreeMap<LogIndex, u64>>,
     /// How many words there were when a call was asked.
     asked: BTreeMap<u64, usize>,
 }
@@ -244,13 +246,17 @@ impl Start {
             Sight::Removed { node, group, .. } => {
                 self.replicas.remove(&(*node, *group));
             }
-            Sight::Applied { node, group, readable, .. } => {
+            Sight::Applied { node, group, next, readable, .. } => {
                 let (start, end) = (readable.start.0, readable.end.0);
                 let before = self.replicas.insert((*node, *group), start).unwrap_or_default();
                 let why = if start < before {
                     Some(format!("it was at {before}, and a log start never falls"))
                 } else if start > end {
                     Some(format!("the log ends at {end}"))
+                } else if let Some((at, other)) = self.differs(*group, *next, start) {
+                    Some(format!(
+                        "with all entries before {next} applied, and it was {other} where all before {at} were"
+                    ))
                 } else {
                     self.starts.place(*group).and_then(|place| self.rises(place, start, end))
                 };
@@ -266,6 +272,18 @@ impl Start {
             }
             _ => {}
         }
+    }
+
+    /// What a replica made of more entries and has an earlier start, or of fewer and has a later one: entries alone
+    /// raise it.
+    fn differs(&mut self, group: GroupId, next: LogIndex, start: u64) -> Option<(LogIndex, u64)> {
+        let known = self.by_entry.entry(group).or_default();
+        let before = known.range(..=next).next_back().map(|(at, start)| (*at, *start));
+        let later = known.range(next..).find(|(_, later)| **later < start).map(|(at, later)| (*at, *later));
+        if before.is_none_or(|(_, before)| before < start) {
+            known.insert(next, start);
+        }
+        before.filter(|(_, before)| *before > start).or(later)
     }
 
     /// A replica's log starts there; what is wrong with that.

@@ -173,10 +173,17 @@ histories! {
     a_replicas_start_falls, ["O-14"]: THREE, DELETED_BEFORE_2, "
         readable n1 2 3
         readable n1 0 3";
-    replicas_trim_at_their_own_pace, []: THREE, DELETED_BEFORE_2, "
-        readable n1 2 3
-        readable n2 0 3
-        readable n2 2 3";
+    replicas_apply_at_their_own_pace, []: THREE, DELETED_BEFORE_2, "
+        readable n1 2 3 at 6
+        readable n2 0 3 at 5
+        readable n2 2 3 at 6
+        readable n3 2 3 at 9";
+    a_start_rises_on_one_replica_alone, ["O-14"]: THREE, DELETED_BEFORE_2, "
+        readable n1 2 3 at 6
+        readable n2 0 3 at 7";
+    a_start_rose_on_one_replica_alone, ["O-14"]: THREE, DELETED_BEFORE_2, "
+        readable n2 0 3 at 7
+        readable n1 2 3 at 6";
     what_lies_below_the_start_is_served, ["O-14"]: THREE, DELETED_BEFORE_2, "
         ask c3 n1 e1 f1 fetch 1
         tell f1 hw 3 e1 from 2 | 1 e1 7:0:1 r2 | 2 e1 7:0:2 r3";
