@@ -94,7 +94,7 @@ impl Keeping {
             u64::try_from(dice.time(least, most).as_millis()).unwrap_or(u64::MAX)
         };
         Self {
-            retention_check_ms: between(dice, 100, 2_000),
+            retention_check_ms: between(dice, 100, 1_000),
             trim_check_ms: between(dice, 100, 2_000),
             trim_bytes_min: 1 << dice.below(14),
             slow_replica_bytes_max: 1 << dice.between(6, 16),
