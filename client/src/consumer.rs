@@ -394,7 +394,9 @@ impl Consumer {
             while let Poll::Ready(Some(Added { key, id, position })) = self.added.poll_recv(cx) {
                 // It may have been assigned by itself in the meantime, or another topic of that name.
                 let is_watched = self.watches.get(&key.0).is_some_and(|(watched, _)| *watched == id);
-                if is_watched && !self.assigned.contains_key(&key) {
+                // One of a topic that had the name before rests for ever.
+                let is_assigned = self.assigned.get(&key).is_some_and(|assigned| assigned.id == id);
+                if is_watched && !is_assigned {
                     self.env.reached(Mark::ConsumerFoundANewPartition);
                     self.begin(key, id, position);
                 }

@@ -313,6 +313,21 @@ async fn partitions_that_were_added_before_anybody_looked_are_read_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn partitions_are_found_that_a_deleted_topic_of_the_name_had_too() {
+    let cluster = Cluster::with_topic("t", 2);
+    let mut consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    cluster.create("t", 1, 2);
+    for _ in 0..2 {
+        let error = soon(consumer.next()).await.unwrap_err();
+        assert!(matches!(error, ConsumeError::TopicDeleted { .. }), "{error}");
+    }
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    cluster.add_partitions("t", 2);
+    cluster.write("t", 1, &["a"]);
+    assert_eq!(read(&mut consumer, 1).await, [(1, 0, "a".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_that_was_made_again_with_fewer_partitions_is_told_as_deleted() {
     let cluster = Cluster::with_topic("t", 3);
     let client = cluster.client(7);

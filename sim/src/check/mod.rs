@@ -33,6 +33,7 @@ mod progress;
 pub mod promises;
 mod recovery;
 mod replicas;
+mod settings;
 mod shadow;
 #[cfg(test)]
 mod sights;
@@ -81,6 +82,7 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<uncommitted::Uncommitted>::default(),
         Box::<epochs::Epochs>::default(),
         Box::<topics::Topics>::default(),
+        Box::<settings::Settings>::default(),
         Box::<lookup::Lookup>::default(),
         of_nodes::<recovery::Recovery>(),
         of_nodes::<after_failure::AfterFailure>(),

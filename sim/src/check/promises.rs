@@ -174,8 +174,8 @@ pub const ALL: &[Promise] = &[
     Promise {
         id: "metadata",
         what: "a topic's id is its own for ever; a name that is taken is not given again; partitions are as many as were \
-               asked for, and stay",
-        files: &["topics.rs"],
+               asked for, and stay; settings are what was acknowledged last",
+        files: &["topics.rs", "settings.rs"],
         source: "topics as clients know them",
     },
     Promise {
