@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::metadata::{Metadata, Partition, Topic, TopicConfig};
+use quorate_node::metadata::{Metadata, Partition, Retention, Topic, TopicConfig};
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, TopicId};
 
@@ -63,13 +63,13 @@ fn target() -> Target {
 }
 
 /// With topic 1 of so many partitions.
-fn metadata(partitions: u64) -> Metadata {
+fn metadata(partitions: u64, retention: Retention) -> Metadata {
     let partition = |group| Partition { group: GroupId(group), replicas: vec![NodeId(1)] };
     let topic = Topic {
         id: topic(1),
         name: "t1".parse().unwrap(),
         partitions: (1..=partitions).map(partition).collect(),
-        config: TopicConfig::default(),
+        config: TopicConfig { retention, ..TopicConfig::default() },
     };
     Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }
 }
@@ -111,6 +111,8 @@ struct Player {
     evidence: Evidence,
     now: Duration,
     calls: BTreeMap<String, Asked>,
+    /// Topic 1's, as the nodes have it.
+    retention: Retention,
 }
 
 impl Player {
@@ -131,6 +133,9 @@ impl Player {
                 let asked =
                     self.calls.get(words[1]).unwrap_or_else(|| panic!("no call: {}", words[1])).clone();
                 let told = told(&words[2..]);
+                if let (Ask::Configure { changes, .. }, Told::Configured) = (&asked.ask, &told) {
+                    changes.iter().for_each(|(key, value)| self.set(key, value.as_deref()));
+                }
                 self.see(&Seen::Told(&asked, &told));
             }
             "topics" => {
@@ -141,7 +146,7 @@ impl Player {
                 self.see(&Seen::Told(&asked, &told));
             }
             "holds" => {
-                let metadata = Arc::new(metadata(number(words[2])));
+                let metadata = Arc::new(metadata(number(words[2]), self.retention));
                 let applied = LogIndex(number(words[1]));
                 self.see(&Seen::Node(&Sight::Metadata { node: NodeId(1), applied, metadata }));
             }
@@ -209,7 +214,7 @@ impl Player {
             }
             "readable" => {
                 let node = NodeId(u32::try_from(number(&words[1][1..])).unwrap());
-                let (applied, metadata) = (LogIndex(1), Arc::new(metadata(1)));
+                let (applied, metadata) = (LogIndex(1), Arc::new(metadata(1, self.retention)));
                 self.see(&Seen::Node(&Sight::Metadata { node, applied, metadata }));
                 // Each as of a later entry.
                 let now = u64::try_from(self.now.as_millis()).unwrap();
@@ -223,6 +228,17 @@ impl Player {
             }
             "over" => {}
             other => panic!("no such line: {other}"),
+        }
+    }
+
+    /// A setting has that value from now on; -1 is no bound, and no value is the default.
+    fn set(&mut self, key: &str, value: Option<&str>) {
+        let default = Retention::default();
+        let bound = |default: Option<u64>| value.map_or(default, |value| value.parse().ok());
+        match key {
+            "retention.ms" => self.retention.ms = bound(default.ms),
+            "retention.bytes" => self.retention.bytes = bound(default.bytes),
+            other => panic!("no setting: {other}"),
         }
     }
 
