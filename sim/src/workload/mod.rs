@@ -44,7 +44,7 @@ const DIRECTOR: u32 = 0;
 const PRODUCERS: u32 = 1;
 const BY_HAND: u32 = 51;
 const CHURN: u32 = 81;
-const OPERATOR: u32 = 91;
+const KEEPER: u32 = 92;
 const FOLLOWERS: u32 = 101;
 const SEEKERS: u32 = 151;
 const SCAN: u32 = 200;
@@ -232,8 +232,8 @@ impl Workload {
             writing.extend(start("churn", Box::pin(work)));
         }
         if shape.operator {
-            let work = operating::operate(world.clone(), OPERATOR, self.going.subscribe());
-            writing.extend(start("operator", Box::pin(work)));
+            let work = operating::operate(world.clone(), KEEPER, self.going.subscribe());
+            writing.extend(start("keeper", Box::pin(work)));
         }
         for number in (FOLLOWERS..).take(count(shape.followers)) {
             start("follower", Box::pin(Consuming::new(world.clone(), number).follow(shape.crashes)));
