@@ -106,14 +106,19 @@ impl Keeping {
         }
     }
 
-    /// At once, and nothing is held.
+    /// As by default, and no volume is rewritten: small ones would be all the time, as a file takes more than they hold.
+    pub(crate) fn as_it_is() -> Self {
+        Self { rewrite_below_percent: 0, ..Self::default() }
+    }
+
+    /// At once, and nothing is held; no volume is rewritten either.
     pub(crate) fn at_once() -> Self {
         Self {
             retention_check_ms: 100,
             trim_check_ms: 100,
             trim_bytes_min: 0,
             slow_replica_bytes_max: 0,
-            ..Self::default()
+            ..Self::as_it_is()
         }
     }
 

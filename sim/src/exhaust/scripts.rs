@@ -40,13 +40,13 @@ pub const ALL: [Script; 10] = [
     Script { name: "failover", adjust: calm, act: |on| Box::pin(failover(on)) },
     Script { name: "retention", adjust: tiny_and_trimmed, act: |on| Box::pin(retention(on)) },
     Script { name: "catch-up", adjust: trimmed_at_once, act: |on| Box::pin(catch_up(on)) },
-    Script { name: "rewrite", adjust: tiny_and_trimmed, act: |on| Box::pin(rewrite(on)) },
+    Script { name: "rewrite", adjust: tiny_and_rewritten, act: |on| Box::pin(rewrite(on)) },
 ];
 
 fn calm(knobs: &mut Knobs) {
     knobs.nodes = 3;
     knobs.tempo = Tempo::Usual;
-    knobs.keeping = Keeping::default();
+    knobs.keeping = Keeping::as_it_is();
     knobs.volume_bytes_max = 1 << 20;
     knobs.recent_bytes_max = 1 << 20;
     // A commit of one entry makes many operations of few; the cuts are to strike what happens, not what is drawn.
@@ -70,6 +70,11 @@ fn trimmed_at_once(knobs: &mut Knobs) {
 fn tiny_and_trimmed(knobs: &mut Knobs) {
     tiny_volumes(knobs);
     knobs.keeping = Keeping::at_once();
+}
+
+fn tiny_and_rewritten(knobs: &mut Knobs) {
+    tiny_and_trimmed(knobs);
+    knobs.keeping.rewrite_below_percent = Keeping::default().rewrite_below_percent;
 }
 
 fn place(partition: i32) -> Target {
