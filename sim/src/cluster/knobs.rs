@@ -234,3 +234,21 @@ impl Knobs {
         self.keeping.put_into(config);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_drawn_goes_together() {
+        for seed in 0..500 {
+            let mut dice = Dice::new(seed);
+            let knobs = Knobs { keeping: Keeping::draw(&mut dice), ..Knobs::draw(&mut dice) };
+            let mut config = NodeConfig::new(NodeId(1), "node1:7101");
+            knobs.put_into(&mut config);
+            assert!(config.validate().is_ok(), "{knobs:?}");
+        }
+    }
+}

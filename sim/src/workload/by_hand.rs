@@ -111,7 +111,7 @@ impl ByHand {
     }
 
     async fn something(&mut self, target: &Target, leader: Leader) {
-        match self.dice.below(21) {
+        match self.dice.below(20 + u64::from(self.shape.is_trimmed())) {
             0..6 => self.write_one(target).await,
             6..9 => self.write_a_row(target).await,
             9..12 => self.write_again(target).await,
