@@ -334,6 +334,7 @@ fn told(words: &[&str]) -> Told {
         },
         "refused" => Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 },
         "too-late" => Told::Refused { code: ErrorCode::DuplicateSequence, high_watermark: -1, log_start: -1 },
+        "too-large" => Told::Refused { code: ErrorCode::BatchTooLarge, high_watermark: -1, log_start: -1 },
         "out-of-range" => Told::Refused {
             code: ErrorCode::OffsetOutOfRange,
             log_start: signed(words[1]),

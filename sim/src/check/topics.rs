@@ -1,11 +1,11 @@
 //! Topics: an id is one topic's for ever, with one name, and with as many partitions as it was created with or as
 //! somebody asked to have in all since; a name that is taken is not given again; what is deleted does not come back;
-//! partitions whose addition was acknowledged are there (oracle `metadata`).
+//! partitions whose addition was acknowledged are there, and those that were there keep their groups (oracle `metadata`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_proto::ids::{LogIndex, TopicId};
+use quorate_proto::ids::{GroupId, LogIndex, TopicId};
 
 use super::{Check, Found, Seen};
 use crate::history::Evidence;
@@ -42,6 +42,8 @@ pub(super) struct Topics {
     acked: BTreeMap<String, (usize, String)>,
     /// How many partitions topics have by the newest metadata that any node has applied.
     newest: (LogIndex, BTreeMap<String, usize>),
+    /// The groups of each topic's partitions by those metadata.
+    groups: BTreeMap<TopicId, Vec<GroupId>>,
 }
 
 impl Check for Topics {
@@ -117,6 +119,19 @@ impl Check for Topics {
                 let topics = metadata.topics.values();
                 let counts = topics.map(|topic| (topic.name.to_string(), topic.partitions.len()));
                 self.newest = (*applied, counts.collect());
+                for topic in metadata.topics.values() {
+                    let groups = topic.partitions.iter().map(|partition| partition.group).collect::<Vec<_>>();
+                    let known = self.groups.entry(topic.id).or_default();
+                    if !groups.starts_with(known) {
+                        let what = format!(
+                            "partitions stay what they are: {} has those of groups {groups:?} by the metadata of entry \
+                             {applied}, and had those of groups {known:?}",
+                            topic.name
+                        );
+                        found.tell(ID, at, what);
+                    }
+                    *known = groups;
+                }
             }
             _ => {}
         }

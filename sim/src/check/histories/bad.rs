@@ -344,9 +344,13 @@ bad! {
         ask c1 n1 e1 g1 grow 3
         tell g1 refused
         topics 1 3 1";
-    partitions_that_were_added_are_lost, "metadata": "
+    partitions_that_were_added_are_nowhere, "metadata": "
         ask c1 n1 e1 g1 grow 4
         tell g1 grown
+        holds 9 2";
+    partitions_are_lost_though_nobody_was_told_of_them, "metadata": "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 unknown
         holds 7 4
         holds 9 2";
     a_name_is_given_twice, "metadata": "
@@ -393,6 +397,14 @@ bad! {
         healed 1 2 3
         @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
+        @9000 over";
+    nothing_is_acked_after_one_that_was_too_large, "O-27": "
+        topics 1 2 1
+        healed 1 2 3
+        @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 too-large
+        @3000 ask c1 n1 e1 p2 produce 7:0:0 r2
+        tell p2 unknown
         @9000 over";
     the_first_ack_after_the_mending_is_late, "O-27": "
         topics 1 2 1

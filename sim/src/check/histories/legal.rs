@@ -399,6 +399,12 @@ legal! {
         @7900 tell p2 at 0 e2
         learnt r1 acked 0
         @40000 over";
+    a_batch_that_is_too_large_by_now_is_owed_no_ack: "
+        topics 1 2 1
+        healed 1 2 3
+        @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 too-large
+        @9000 over";
     a_part_of_the_nodes_is_whole: "
         topics 1 2 1
         ask c1 n3 e1 p1 produce 7:0:0 r1
