@@ -106,7 +106,7 @@ impl Keeping {
         }
     }
 
-    /// As by default, and no volume is rewritten: small ones would be all the time, as a file takes more than they hold.
+    /// As by default, and no volume is rewritten: small ones would be, as their files take more than they hold.
     pub(crate) fn as_it_is() -> Self {
         Self { rewrite_below_percent: 0, ..Self::default() }
     }
