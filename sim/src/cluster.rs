@@ -24,13 +24,13 @@ use crate::env::pool::SimPool;
 use crate::env::probe::Probes;
 use crate::env::tasks::{Host, Life};
 use crate::env::transport::SimTransport;
-use crate::history::{History, ReplicaEntry};
+use crate::history::{History, ReplicaEntry, ReplicaLog};
 use crate::marks::Marks;
 use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
 pub use faults::{Brought, Start};
-pub use knobs::{Knobs, Tempo};
+pub use knobs::{Keeping, Knobs, Tempo};
 pub use members::{Order, Orders};
 
 /// How a node dies.
@@ -111,7 +111,7 @@ impl Cluster {
             };
             eyes.watch(node, &disk, &sync_failed);
             if knobs.observed {
-                observer.machine(node, disk.clone());
+                observer.machine(node, disk.clone(), clock.clone());
             }
             let running = Arc::default();
             let machine = Machine {
@@ -405,7 +405,8 @@ impl Cluster {
         let log = running.store().log(group);
         let state = log.state();
         let Some(last) = state.last else { return };
-        let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let first = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut next = first;
         let mut entries = Vec::new();
         while next <= last.index {
             let heads = match log.heads(next..last.index.next(), 1_000).await {
@@ -434,7 +435,8 @@ impl Cluster {
                 body_crc: head.body_crc,
             }));
         }
-        self.history.evidence().replicas.entry(group).or_default().insert(node, entries);
+        let log = ReplicaLog { first, entries };
+        self.history.evidence().replicas.entry(group).or_default().insert(node, log);
     }
 
     /// Clears away a node that fell by itself.

@@ -87,8 +87,19 @@ pub struct Read {
 pub struct Scan {
     /// Where its topic was found.
     pub target: Option<Target>,
+    /// The log start: what lies below it is gone.
+    pub start: Offset,
     /// The records.
     pub records: Vec<(Offset, Option<RecordId>)>,
+}
+
+/// One replica's log, as its disk has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaLog {
+    /// Where it begins: what lies before was trimmed.
+    pub first: LogIndex,
+    /// Its entries up to what is committed.
+    pub entries: Vec<ReplicaEntry>,
 }
 
 /// One entry of one replica's log, as its disk has it.
@@ -116,7 +127,7 @@ pub struct Evidence {
     /// Each partition of each topic that there is at the end.
     pub scan: BTreeMap<Place, Scan>,
     /// Each replica of each group at the end, up to what is committed.
-    pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, Vec<ReplicaEntry>>>,
+    pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, ReplicaLog>>,
     /// What a client was told that must never be said, and whatever else went wrong on its own.
     pub complaints: Vec<Complaint>,
 }
@@ -257,6 +268,7 @@ impl Outcomes {
             | Ask::Delete { .. }
             | Ask::Configure { .. }
             | Ask::AddPartitions { .. }
+            | Ask::DeleteRecords { .. }
             | Ask::Producer => {}
         }
         match told {
@@ -267,6 +279,7 @@ impl Outcomes {
             | Told::Deleted
             | Told::Configured
             | Told::PartitionsAdded
+            | Told::RecordsDeleted { .. }
             | Told::Producer(_)
             | Told::Produced { .. }
             | Told::Topics(_)
@@ -320,7 +333,15 @@ mod tests {
     fn what_brought_an_answer_counts_and_what_a_client_asks_for_itself_does_not() {
         let place = Place { topic: TopicId::default(), partition: PartitionId(0) };
         let fetch = Ask::Fetch { place, epoch: 0, offset: 0 };
-        let batch = Batch { producer: 1, epoch: 0, sequence: 0, crc: 0, records: vec![None], times: vec![0] };
+        let batch = Batch {
+            producer: 1,
+            epoch: 0,
+            sequence: 0,
+            crc: 0,
+            records: vec![None],
+            times: vec![0],
+            bytes: 70,
+        };
         let standing = Standing { base: 0, epoch: 0, stamp: None, batch: Arc::new(batch) };
         let fetched = |batches| Told::Fetched { high_watermark: 1, log_start: 0, epoch: 0, batches };
         let refused = Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 };

@@ -23,6 +23,7 @@ const SIMULATOR: &[&str] = &[
     "old-vote-request-again",
     "partition-moved-under-load",
     "partitions-added-under-load",
+    "reader-went-on-at-the-log-start",
     "restart-on-an-empty-disk",
     "restart-on-another-disk",
     "restart-with-an-earlier-clock",

@@ -31,6 +31,8 @@ pub struct Batch {
     pub records: Vec<Option<RecordId>>,
     /// The records' timestamps, in ms.
     pub times: Vec<i64>,
+    /// Its length as it is sent and stored, in bytes.
+    pub bytes: u64,
 }
 
 /// A batch in a partition's log.
@@ -89,6 +91,7 @@ pub enum Ask {
     },
     Create {
         name: String,
+        configs: Vec<(String, String)>,
     },
     Delete {
         name: String,
@@ -103,6 +106,11 @@ pub enum Ask {
     AddPartitions {
         name: String,
         partitions: i32,
+    },
+    /// All records before that offset are to go; -1: all below the high watermark.
+    DeleteRecords {
+        place: Place,
+        before: i64,
     },
     Producer,
     Metadata,
@@ -155,6 +163,9 @@ pub enum Told {
     Deleted,
     Configured,
     PartitionsAdded,
+    RecordsDeleted {
+        log_start: i64,
+    },
     Producer(i64),
     /// Surely not done.
     Refused {
@@ -184,6 +195,7 @@ impl Batch {
             crc: crc32c::crc32c(body),
             records: records.iter().map(|read| read.value.as_deref().and_then(RecordId::parse)).collect(),
             times: records.iter().map(|record| record.timestamp.0).collect(),
+            bytes: u64::try_from(batch.len()).unwrap_or(u64::MAX),
         })
     }
 
@@ -243,7 +255,8 @@ impl Asked {
             Ask::Produce { place, .. }
             | Ask::Fetch { place, .. }
             | Ask::Find { place, .. }
-            | Ask::EpochEnd { place, .. } => Some(*place),
+            | Ask::EpochEnd { place, .. }
+            | Ask::DeleteRecords { place, .. } => Some(*place),
             Ask::Create { .. }
             | Ask::Delete { .. }
             | Ask::Configure { .. }
@@ -263,6 +276,7 @@ impl Asked {
             | Ask::Delete { .. }
             | Ask::Configure { .. }
             | Ask::AddPartitions { .. }
+            | Ask::DeleteRecords { .. }
             | Ask::Producer
             | Ask::Metadata
             | Ask::Other => -1,
@@ -301,7 +315,10 @@ pub fn ask(call: &Call) -> Ask {
             current: request.current_leader_epoch,
             epoch: request.epoch,
         }),
-        Call::CreateTopic(request) => Some(Ask::Create { name: request.name.clone() }),
+        Call::CreateTopic(request) => {
+            let configs = request.configs.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
+            Some(Ask::Create { name: request.name.clone(), configs: configs.collect() })
+        }
         Call::DeleteTopic(request) => {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }
@@ -313,9 +330,13 @@ pub fn ask(call: &Call) -> Ask {
         Call::AddPartitions(request) => {
             Some(Ask::AddPartitions { name: request.name.clone(), partitions: request.partitions })
         }
+        Call::DeleteRecords(request) => Some(Ask::DeleteRecords {
+            place: place(&request.topic_id, request.partition)?,
+            before: request.before_offset,
+        }),
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) | Call::ChangeMembers(_) | Call::DeleteRecords(_) => None,
+        Call::ClusterStatus(_) | Call::ChangeMembers(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -341,8 +362,9 @@ pub fn told(
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
         Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
         Reply::AddPartitions(reply) => (reply.error(), -1, -1),
+        Reply::DeleteRecords(reply) => (reply.error(), reply.high_watermark, reply.log_start_offset),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::DeleteRecords(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -386,8 +408,9 @@ pub fn told(
         Reply::DeleteTopic(_) => Told::Deleted,
         Reply::ConfigureTopic(_) => Told::Configured,
         Reply::AddPartitions(_) => Told::PartitionsAdded,
+        Reply::DeleteRecords(reply) => Told::RecordsDeleted { log_start: reply.log_start_offset },
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::DeleteRecords(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => Told::Other,
     }
 }
 

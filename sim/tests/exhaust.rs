@@ -35,4 +35,7 @@ scripts! {
     first_start = "first-start";
     restart = "restart";
     failover = "failover";
+    retention = "retention";
+    catch_up = "catch-up";
+    rewrite = "rewrite";
 }

@@ -16,8 +16,10 @@ mod epochs;
 mod growth;
 #[cfg(test)]
 mod histories;
+mod keep;
 mod leader_completeness;
 mod log_matching;
+mod log_starts;
 mod logs;
 mod lookup;
 mod members;
@@ -35,6 +37,7 @@ mod settings;
 mod shadow;
 #[cfg(test)]
 mod sights;
+mod start;
 mod state_machine;
 mod topics;
 mod uncommitted;
@@ -73,6 +76,7 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<order::Order>::default(),
         Box::<once::Once>::default(),
         Box::<dense::Dense>::default(),
+        Box::<start::Start>::default(),
         Box::<watermark::Watermark>::default(),
         Box::<prefix::Prefix>::default(),
         Box::<uncommitted::Uncommitted>::default(),
@@ -126,6 +130,8 @@ pub enum Seen<'a> {
         start: StartAt,
         /// Where it begins.
         position: Offset,
+        /// Whether it goes to the log start by itself where its position cannot be read.
+        resets: bool,
     },
     /// A consumer was given a record.
     Read(&'a Read),

@@ -97,8 +97,7 @@ impl Platters {
     /// what it has removed or cut since.
     fn is_late(&self, node: NodeId, group: GroupId, term: Term, through: LogId) -> bool {
         let replica = (node, group);
-        let holds =
-            || self.logs.line(node, group, through.index).is_some_and(|line| line.term == through.term);
+        let holds = || self.logs.holds(node, group, through);
         let cut = || self.cut.get(&replica).is_some_and(|cut| cut.contains(&through));
         let newer = || self.terms.get(&replica).is_some_and(|heard| *heard > term);
         self.gone.contains(&replica) || (newer() && cut() && !holds())
@@ -129,8 +128,8 @@ impl Platters {
     ) {
         for ((_, group), matched) in self.matched.range((node, GroupId(0))..=(node, GroupId(u64::MAX))) {
             let on_disk = groups.get(group);
-            let there = on_disk.and_then(|on_disk| on_disk.term_at(matched.index));
-            if there != Some(matched.term) {
+            if !on_disk.is_some_and(|on_disk| on_disk.holds(*matched)) {
+                let there = on_disk.and_then(|on_disk| on_disk.term_at(matched.index));
                 let what = format!(
                     "what a node says it holds is on its disk: node {node} told the leader of group {group} that it \
                      holds {}, and {place} is a log up to {}, with {} there",
@@ -162,8 +161,7 @@ impl Platters {
             if !voters.iter().all(here) {
                 continue;
             }
-            let holds =
-                |voter: &&NodeId| nodes[*voter][group].term_at(committed.index) == Some(committed.term);
+            let holds = |voter: &&NodeId| nodes[*voter][group].holds(*committed);
             let holders = voters.iter().filter(holds).collect::<Vec<_>>();
             let has_majority = |set: &BTreeSet<NodeId>| set.iter().filter(holds).count() * 2 > set.len();
             if !in_force.iter().any(|sets| sets.iter().all(has_majority)) {
@@ -204,6 +202,22 @@ mod tests {
         let grows = format!("voters 1 at 0/1 is 1 2\nvoters 1 at 2/1 is 1 2 3\n{log}");
         assert!(broken(&format!("{grows}\nplatters 1: 1 1 | 2: 1 | 3: 1 1")).is_empty());
         assert_eq!(broken(&format!("{grows}\nplatters 1: 1 1 | 2: 1 | 3: 1")), ["O-05"]);
+    }
+
+    #[test]
+    fn what_was_trimmed_counts_as_held_where_that_is_durable() {
+        let three = "voters 1 is 1 2 3\nlog 1 from 0: 1 1 1\nreplica 1 t1 committed 1/1 last 2/1";
+        let trimmed = "checkpoint 2/1 after 2/1:";
+        assert!(broken(&format!("{three}\nplatters 1 {trimmed} | 2: 1 1 1 | 3: 1")).is_empty());
+        assert!(broken(&format!("{three}\nplatters 1 {trimmed} | 2 {trimmed} | 3: 1")).is_empty());
+        let caught_up = "log 1 from 0: 1\ntrimmed 1 4/1\nmatched 1 t1 4/1";
+        assert!(broken(&format!("{caught_up}\nplatters 1 checkpoint 4/1 after 4/1:")).is_empty());
+        assert_eq!(broken(&format!("{caught_up}\nplatters 1: 1")), ["O-05"], "it was told too early");
+        assert_eq!(
+            broken(&format!("{caught_up}\nend 1\nopen 1 vote 1/2: 1")),
+            ["O-05"],
+            "and the old log came back"
+        );
     }
 
     #[test]

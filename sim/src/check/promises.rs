@@ -59,7 +59,7 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-08",
-        what: "trimmed <= applied <= committed <= end of the log",
+        what: "trimmed <= checkpoint <= applied <= committed <= end of the log",
         files: &["bounds.rs"],
         source: "Raft paper, sections 5.3 and 7",
     },
@@ -95,9 +95,9 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-14",
-        what: "offsets are dense and rise; nothing is gone that was not deleted by right",
-        files: &["dense.rs"],
-        source: "offsets as consumers know them",
+        what: "offsets are dense and rise; a log starts where retention or a deletion allows, and never falls back",
+        files: &["dense.rs", "start.rs"],
+        source: "offsets as consumers know them; retention.ms, retention.bytes and DeleteRecords as in Kafka",
     },
     Promise {
         id: "O-15",
@@ -155,14 +155,14 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-28",
-        what: "once all is mended and nobody writes, replicas are equal",
+        what: "once all is mended and nobody writes, replicas are equal; checkpoints of one entry always are",
         files: &["replicas.rs", "convergence.rs", "complaints.rs"],
         source: "Raft paper, section 5.4.3",
     },
     Promise {
         id: "O-29",
-        what: "nothing grows without a bound",
-        files: &["growth.rs"],
+        what: "nothing grows without a bound; what has expired goes",
+        files: &["growth.rs", "start.rs"],
         source: "resources stay in proportion to what a node holds",
     },
     Promise {

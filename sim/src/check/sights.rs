@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_node::metadata::{Metadata, Partition, Topic, TopicConfig};
 use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term, TopicId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term, TopicId};
 
 use super::{Panel, Seen};
 use crate::history::Evidence;
@@ -16,7 +16,8 @@ use crate::observe::{Line, OnDisk, Replica, Sight, Usage};
 const GROUP: GroupId = GroupId(1);
 
 /// Which promises a history breaks. A line is a sight of group 1; entries are given by their terms, `2x` is another
-/// one of term 2 than `2`, and `4/2` is entry 4 of term 2.
+/// one of term 2 than `2`, and `4/2` is entry 4 of term 2. What a disk holds may begin `after 4/2`, and have a
+/// `checkpoint 6/2`.
 pub(super) fn broken(history: &str) -> Vec<&'static str> {
     let mut panel = Panel::default();
     let mut at = Duration::ZERO;
@@ -43,7 +44,7 @@ fn sight(line: &str) -> Sight {
         "open" => {
             let node = words.node();
             let mut groups = BTreeMap::new();
-            let on_disk = on_disk(words.vote(), tail);
+            let on_disk = words.on_disk(tail);
             if on_disk != OnDisk::default() {
                 groups.insert(group, on_disk);
             }
@@ -61,7 +62,17 @@ fn sight(line: &str) -> Sight {
             let from = words.number_after("from");
             Sight::Sent { node, group, prev: None, lines: lines(from, tail) }
         }
-        "platter" => Sight::OnPlatter { node: words.node(), group, lines: lines(0, tail) },
+        "platter" => {
+            let node = words.node();
+            let after = words.id_after("after");
+            Sight::OnPlatter { node, group, after, lines: lines(behind(after), tail) }
+        }
+        "trimmed" => Sight::Trimmed { node: words.node(), group, through: words.id().unwrap() },
+        "checkpoint" => {
+            let node = words.node();
+            let at = words.id_after("at").unwrap();
+            Sight::Checkpoint { node, group, at, digest: words.number_after("gives") }
+        }
         "replica" => {
             let node = words.node();
             let mut replica = Replica { term: words.term(), ..Replica::default() };
@@ -69,6 +80,7 @@ fn sight(line: &str) -> Sight {
                 match what {
                     "leads" => replica.leads = true,
                     "purged" => replica.purged = words.id(),
+                    "checkpoint" => replica.checkpoint = words.id(),
                     "applied" => replica.applied = words.id(),
                     "committed" => replica.committed = words.id(),
                     "last" => replica.last = words.id(),
@@ -96,7 +108,13 @@ fn sight(line: &str) -> Sight {
         "applied" => {
             let node = words.node();
             let next = LogIndex(words.number_after("before"));
-            Sight::Applied { node, group, next, digest: words.number_after("gives") }
+            let digest = words.number_after("gives");
+            let readable = if words.0.is_empty() {
+                Offset(0)..Offset(0)
+            } else {
+                Offset(words.number_after("from"))..Offset(words.number_after("to"))
+            };
+            Sight::Applied { node, group, next, digest, readable }
         }
         "assigned" => {
             let applied = LogIndex(words.number_after("at"));
@@ -116,18 +134,17 @@ fn sight(line: &str) -> Sight {
                 let (head, tail) = part.split_once(':').unwrap();
                 let mut words = Words(head.split_whitespace().collect());
                 let node = words.node();
-                (node, BTreeMap::from([(group, on_disk(words.vote(), tail))]))
+                (node, BTreeMap::from([(group, words.on_disk(tail))]))
             });
             Sight::Platters { nodes: nodes.collect() }
         }
         "twice" => {
             let node = words.node();
-            let vote = words.vote();
             let (once, twice) = tail.split_once('|').unwrap();
             let (head, tail) = twice.split_once(':').unwrap_or(("", twice));
-            let again = Words(head.split_whitespace().collect()).vote();
-            let of = |vote, terms| BTreeMap::from([(group, on_disk(vote, terms))]);
-            Sight::RecoveredTwice { node, once: of(vote, once), twice: of(again, tail) }
+            let mut again = Words(head.split_whitespace().collect());
+            let of = |words: &mut Words<'_>, terms| BTreeMap::from([(group, words.on_disk(terms))]);
+            Sight::RecoveredTwice { node, once: of(&mut words, once), twice: of(&mut again, tail) }
         }
         "failed" => {
             let node = words.node();
@@ -207,6 +224,11 @@ impl<'a> Words<'a> {
         self.next().parse().unwrap()
     }
 
+    /// The entry behind that word, if it comes next.
+    fn id_after(&mut self, word: &str) -> Option<LogId> {
+        if self.flag(word) { self.id() } else { None }
+    }
+
     fn flag(&mut self, word: &str) -> bool {
         let there = self.0.front() == Some(&word);
         if there {
@@ -223,6 +245,23 @@ impl<'a> Words<'a> {
         let committed = self.flag("leads");
         Some(HardVote { term: Term(term.parse().unwrap()), node: node.parse().unwrap(), committed })
     }
+
+    /// What a disk holds, with entries of these terms.
+    fn on_disk(&mut self, terms: &str) -> OnDisk {
+        let vote = self.vote();
+        let checkpoint = self.id_after("checkpoint");
+        let purged = self.id_after("after");
+        let lines = lines(behind(purged), terms);
+        let ids = lines.iter().map(|line| LogId { term: line.term, index: line.index }).collect::<Vec<_>>();
+        let mut starts = ids.clone();
+        starts.dedup_by_key(|id| id.term);
+        OnDisk { vote, purged, checkpoint, last: ids.last().copied().or(purged), starts }
+    }
+}
+
+/// The index behind what was trimmed.
+fn behind(after: Option<LogId>) -> u64 {
+    after.map_or(0, |after| after.index.0 + 1)
 }
 
 fn lines(from: u64, terms: &str) -> Vec<Line> {
@@ -232,14 +271,6 @@ fn lines(from: u64, terms: &str) -> Vec<Line> {
         Line { index: LogIndex(index), term: Term(term), digest }
     });
     lines.collect()
-}
-
-fn on_disk(vote: Option<HardVote>, terms: &str) -> OnDisk {
-    let lines = lines(0, terms);
-    let ids = lines.iter().map(|line| LogId { term: line.term, index: line.index }).collect::<Vec<_>>();
-    let mut starts = ids.clone();
-    starts.dedup_by_key(|id| id.term);
-    OnDisk { vote, purged: None, last: ids.last().copied(), starts }
 }
 
 /// With group 1 on these nodes.

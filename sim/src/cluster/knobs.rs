@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use quorate_node::controller::ControllerConfig;
+use quorate_node::partition::PartitionConfig;
+use quorate_node::raft::RaftConfig;
+use quorate_node::storage::StoreConfig;
 use quorate_node::wiring::NodeConfig;
 
 use crate::dice::Dice;
@@ -40,6 +44,97 @@ impl Tempo {
     }
 }
 
+/// How soon what nobody needs goes, and how quickly who fell behind catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Gap between looks at what retention lets go, in ms.
+    pub retention_check_ms: u64,
+    /// Gap between looks at what followers may trim, in ms.
+    pub trim_check_ms: u64,
+    /// Bytes below a log start that are worth trimming.
+    pub trim_bytes_min: u64,
+    /// Bytes below a log start that are held for a slow replica.
+    pub slow_replica_bytes_max: u64,
+    /// Bytes a second for those that catch up.
+    pub catch_up_bytes_per_s: u64,
+    /// Entries from one recent checkpoint to the next.
+    pub checkpoint_entries: u64,
+    /// Entries that the metadata group's log holds.
+    pub metadata_entries_max: u64,
+    /// A volume of which less than so many percent are alive is rewritten.
+    pub rewrite_below_percent: u32,
+    /// Bytes a second that are rewritten.
+    pub rewrite_bytes_per_s: u64,
+}
+
+impl Default for Keeping {
+    /// As nodes are configured by default.
+    fn default() -> Self {
+        let (raft, partition, storage) =
+            (RaftConfig::default(), PartitionConfig::default(), StoreConfig::default());
+        Self {
+            retention_check_ms: partition.retention_check_ms,
+            trim_check_ms: raft.trim_check_ms,
+            trim_bytes_min: partition.trim_bytes_min,
+            slow_replica_bytes_max: partition.slow_replica_bytes_max,
+            catch_up_bytes_per_s: raft.catch_up_bytes_per_s,
+            checkpoint_entries: raft.checkpoint_entries,
+            metadata_entries_max: ControllerConfig::default().log_entries_max,
+            rewrite_below_percent: storage.rewrite_below_percent,
+            rewrite_bytes_per_s: storage.rewrite_bytes_per_s,
+        }
+    }
+}
+
+impl Keeping {
+    /// Draws it: mostly soon, and little is held.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let between = |dice: &mut Dice, least: u64, most: u64| {
+            let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+            u64::try_from(dice.time(least, most).as_millis()).unwrap_or(u64::MAX)
+        };
+        Self {
+            retention_check_ms: between(dice, 100, 1_000),
+            trim_check_ms: between(dice, 100, 2_000),
+            trim_bytes_min: 1 << dice.below(14),
+            slow_replica_bytes_max: 1 << dice.between(6, 16),
+            catch_up_bytes_per_s: 1 << dice.between(16, 26),
+            checkpoint_entries: 1 << dice.between(2, 13),
+            metadata_entries_max: 1 << dice.between(2, 10),
+            rewrite_below_percent: u32::try_from(dice.between(20, 80)).unwrap_or(50),
+            rewrite_bytes_per_s: 1 << dice.between(16, 25),
+        }
+    }
+
+    /// As by default, and no volume is rewritten: small ones would be, as their files take more than they hold.
+    pub(crate) fn as_it_is() -> Self {
+        Self { rewrite_below_percent: 0, ..Self::default() }
+    }
+
+    /// At once, and nothing is held; no volume is rewritten either.
+    pub(crate) fn at_once() -> Self {
+        Self {
+            retention_check_ms: 100,
+            trim_check_ms: 100,
+            trim_bytes_min: 0,
+            slow_replica_bytes_max: 0,
+            ..Self::as_it_is()
+        }
+    }
+
+    fn put_into(self, config: &mut NodeConfig) {
+        config.partition.retention_check_ms = self.retention_check_ms;
+        config.raft.trim_check_ms = self.trim_check_ms;
+        config.partition.trim_bytes_min = self.trim_bytes_min;
+        config.partition.slow_replica_bytes_max = self.slow_replica_bytes_max;
+        config.raft.catch_up_bytes_per_s = self.catch_up_bytes_per_s;
+        config.raft.checkpoint_entries = self.checkpoint_entries;
+        config.controller.log_entries_max = self.metadata_entries_max;
+        config.storage.rewrite_below_percent = self.rewrite_below_percent;
+        config.storage.rewrite_bytes_per_s = self.rewrite_bytes_per_s;
+    }
+}
+
 /// What a run's nodes are like, as drawn.
 #[derive(Clone, Debug)]
 pub struct Knobs {
@@ -47,6 +142,8 @@ pub struct Knobs {
     pub nodes: u32,
     /// How often they beat.
     pub tempo: Tempo,
+    /// How soon what nobody needs goes.
+    pub keeping: Keeping,
     /// How long a disk takes.
     pub pace: Pace,
     /// How long blocking work waits for its turn at most.
@@ -75,6 +172,8 @@ pub struct Knobs {
     pub leader_restore: bool,
     /// Where nodes and clients meet an unkind world.
     pub points: Points,
+    /// Whether topics may be kept short, and records deleted.
+    pub trims: bool,
     /// Whether somebody watches: it changes nothing.
     pub observed: bool,
 }
@@ -96,6 +195,7 @@ impl Knobs {
         Self {
             nodes: 3,
             tempo: Tempo::Usual,
+            keeping: Keeping::default(),
             pace: Pace { sync_min: Duration::from_micros(100), sync_max, ..Pace::default() },
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             others_first_per_mille: dice.below(4) * 50,
@@ -109,6 +209,7 @@ impl Knobs {
             fetch_bytes_max,
             starts_at_once_max,
             leader_restore: false,
+            trims: true,
             observed: true,
             points: Points::draw(&mut Dice::new(dice.bits())),
         }
@@ -130,7 +231,24 @@ impl Knobs {
         config.partition.in_flight_batches_max = self.in_flight_batches_max;
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
-        // Producers' clocks show times of before 1970 now and then, and what is read back must be all that was written.
-        config.partition.retention_check_ms = 1 << 40;
+        self.keeping.put_into(config);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::ids::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_drawn_goes_together() {
+        for seed in 0..500 {
+            let mut dice = Dice::new(seed);
+            let knobs = Knobs { keeping: Keeping::draw(&mut dice), ..Knobs::draw(&mut dice) };
+            let mut config = NodeConfig::new(NodeId(1), "node1:7101");
+            knobs.put_into(&mut config);
+            assert!(config.validate().is_ok(), "{knobs:?}");
+        }
     }
 }

@@ -140,7 +140,7 @@ impl Cluster {
         eyes.watch(node, &disk, &machine.sync_failed);
         if self.knobs.observed {
             self.observer.disk_lost(node);
-            self.observer.machine(node, disk.clone());
+            self.observer.machine(node, disk.clone(), machine.clock.clone());
         }
         if let Some(machine) = self.machines.get_mut(&node) {
             machine.disk = disk;

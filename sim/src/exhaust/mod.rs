@@ -258,6 +258,11 @@ impl Director<'_> {
         }
     }
 
+    /// Kills a node, which stays down.
+    async fn kill(&mut self, node: NodeId) {
+        self.stage.cluster.crash(node, Crash::Kill, &mut self.stage.dice).await;
+    }
+
     /// Time passes.
     async fn rest(&mut self, time: Duration) {
         self.whilst(async |_| clock::sleep(time).await).await;

@@ -55,6 +55,7 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     nemesis.mend_all(cluster).await;
     cluster.healed(cluster.nodes());
     nemesis.wait(cluster, clock::now() + HEALED).await;
+    cluster.observer().settled(HEALED);
 }
 
 fn phase(cluster: &Cluster, what: &str) {

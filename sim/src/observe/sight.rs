@@ -1,13 +1,14 @@
 //! What can be seen of nodes from outside: what their disks hold, what they say to each other, what they know.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::Metadata;
 use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term};
 
 /// Something that was seen of a node. Told only where it is news.
 #[derive(Clone, Debug)]
@@ -41,6 +42,26 @@ pub enum Sight {
         from: LogIndex,
         /// What stands there now.
         lines: Vec<Line>,
+    },
+    /// The beginning of a replica's log is gone: trimmed, or a checkpoint took the place of the whole log.
+    Trimmed {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// The last entry that is gone.
+        through: LogId,
+    },
+    /// A replica has another checkpoint than before.
+    Checkpoint {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// The last entry that is in it.
+        at: LogId,
+        /// A hash of its content.
+        digest: u64,
     },
     /// A replica, whenever anything of it has changed.
     Replica {
@@ -95,7 +116,9 @@ pub enum Sight {
         node: NodeId,
         /// Of which group.
         group: GroupId,
-        /// All entries.
+        /// The last entry that was trimmed.
+        after: Option<LogId>,
+        /// All entries behind it.
         lines: Vec<Line>,
     },
     /// A node says that it has given its vote.
@@ -130,6 +153,20 @@ pub enum Sight {
         next: LogIndex,
         /// A hash of all that it made of them.
         digest: u64,
+        /// The offsets that can be read, as it has it: from the log start to the high watermark.
+        readable: Range<Offset>,
+    },
+    /// What a wall clock has shown.
+    Wall {
+        /// The latest time that any node of the run was told, in ms.
+        newest: i64,
+    },
+    /// Clients have written for a while with everything whole: what was to be trimmed by now is.
+    Settled {
+        /// What the wall clock shows that is furthest behind, in ms.
+        oldest: i64,
+        /// Since when everything is whole.
+        whole_for: Duration,
     },
     /// What a node's copy of the metadata is.
     Metadata {
@@ -220,6 +257,8 @@ pub struct OnDisk {
     pub vote: Option<HardVote>,
     /// The last entry that was trimmed.
     pub purged: Option<LogId>,
+    /// The last entry in the checkpoint from which the log goes on.
+    pub checkpoint: Option<LogId>,
     /// The last entry of the log; `purged` if it holds none.
     pub last: Option<LogId>,
     /// The first entry that the log holds of each term.
@@ -237,6 +276,8 @@ pub struct Replica {
     pub leads: bool,
     /// The last entry that was trimmed.
     pub purged: Option<LogId>,
+    /// The last entry in the checkpoint from which its log goes on.
+    pub checkpoint: Option<LogId>,
     /// The last entry that it has applied in this life.
     pub applied: Option<LogId>,
     /// The last entry that it knows to be committed.
@@ -260,11 +301,20 @@ pub struct Usage {
     pub volumes_alive: u64,
     /// Groups on its disk.
     pub groups: u64,
-    /// Entries in their logs.
+    /// Entries that their logs hold: what was trimmed takes no room.
     pub entries: u64,
 }
 
 impl OnDisk {
+    /// Whether the log has that entry, or had it and trimmed it.
+    pub fn holds(&self, id: LogId) -> bool {
+        match self.purged {
+            Some(purged) if id.index < purged.index => true,
+            Some(purged) if id.index == purged.index => id.term == purged.term,
+            Some(_) | None => self.term_at(id.index) == Some(id.term),
+        }
+    }
+
     /// The term of an entry that the log holds.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         if self.last.is_none_or(|last| index > last.index) {

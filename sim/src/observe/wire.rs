@@ -37,6 +37,8 @@ enum Asked {
     Vote(GroupId, Term),
     Append(GroupId, Term),
     Heartbeats(Vec<(GroupId, Term)>),
+    /// The last piece of a checkpoint that takes the place of a log up to there.
+    Checkpoint(GroupId, Term, LogId),
 }
 
 impl Wires {
@@ -91,6 +93,14 @@ impl Wires {
                 let groups = beats.groups.iter().map(|request| self.append(node, request, said));
                 Asked::Heartbeats(groups.collect())
             }
+            peer_request::Body::Snapshot(request) => {
+                let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
+                self.leads(node, group, term, said);
+                let piece = u64::try_from(request.piece.len()).unwrap_or(u64::MAX);
+                let is_last = request.offset.saturating_add(piece) >= request.length;
+                let Some(at) = request.last_log_id.as_ref().filter(|_| is_last) else { return };
+                Asked::Checkpoint(group, term, log_id(at))
+            }
             _ => return,
         };
         self.asked.insert((wire.connection, correlation), asked);
@@ -108,6 +118,13 @@ impl Wires {
             (Asked::Append(group, term), peer_reply::Body::Append(reply)) => {
                 self.appended(node, *group, *term, reply, said);
             }
+            (Asked::Checkpoint(group, term, at), peer_reply::Body::Snapshot(reply)) => {
+                said.groups.push(*group);
+                // A newer term says that nothing was taken up.
+                if term_of(reply.vote.as_ref()) <= *term {
+                    self.matched(node, *group, *term, *at, said);
+                }
+            }
             (Asked::Heartbeats(groups), peer_reply::Body::Heartbeats(reply)) => {
                 for ((group, term), reply) in groups.iter().zip(&reply.groups) {
                     if let Some(reply) = &reply.reply {
@@ -121,10 +138,7 @@ impl Wires {
 
     fn append(&mut self, node: NodeId, request: &v1::AppendRequest, said: &mut Said) -> (GroupId, Term) {
         let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
-        said.groups.push(group);
-        if self.leads.insert((node, group), term) != Some(term) {
-            said.sights.push(Sight::Leads { node, group, term });
-        }
+        self.leads(node, group, term, said);
         if !request.entries.is_empty() {
             let heads = request.entries.iter().filter_map(|entry| {
                 let head = Head::decode(&entry.head).ok()?;
@@ -148,10 +162,22 @@ impl Wires {
         if let Some(append_reply::Result::Matched(matched)) = &reply.result
             && let Some(through) = &matched.log_id
         {
-            let through = log_id(through);
-            if self.matched.insert((node, group), (term, through)) != Some((term, through)) {
-                said.sights.push(Sight::Matched { node, group, term, through });
-            }
+            self.matched(node, group, term, log_id(through), said);
+        }
+    }
+
+    /// A node speaks as a leader.
+    fn leads(&mut self, node: NodeId, group: GroupId, term: Term, said: &mut Said) {
+        said.groups.push(group);
+        if self.leads.insert((node, group), term) != Some(term) {
+            said.sights.push(Sight::Leads { node, group, term });
+        }
+    }
+
+    /// A node says that it holds its log that far.
+    fn matched(&mut self, node: NodeId, group: GroupId, term: Term, through: LogId, said: &mut Said) {
+        if self.matched.insert((node, group), (term, through)) != Some((term, through)) {
+            said.sights.push(Sight::Matched { node, group, term, through });
         }
     }
 }
