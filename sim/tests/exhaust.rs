@@ -35,4 +35,5 @@ scripts! {
     first_start = "first-start";
     restart = "restart";
     failover = "failover";
+    replace = "replace";
 }

@@ -29,7 +29,7 @@ pub struct Script {
 type Act = for<'a> fn(&'a mut Director<'_>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// All of them.
-pub const ALL: [Script; 7] = [
+pub const ALL: [Script; 8] = [
     Script { name: "append", adjust: calm, act: |on| Box::pin(append(on)) },
     Script { name: "roll", adjust: tiny_volumes, act: |on| Box::pin(roll(on)) },
     Script { name: "truncate", adjust: calm, act: |on| Box::pin(truncate(on)) },
@@ -37,6 +37,7 @@ pub const ALL: [Script; 7] = [
     Script { name: "first-start", adjust: calm, act: |on| Box::pin(first_start(on)) },
     Script { name: "restart", adjust: calm, act: |on| Box::pin(restart(on)) },
     Script { name: "failover", adjust: calm, act: |on| Box::pin(failover(on)) },
+    Script { name: "replace", adjust: calm, act: |on| Box::pin(replace(on)) },
 ];
 
 fn calm(knobs: &mut Knobs) {
@@ -149,6 +150,27 @@ async fn restart(on: &mut Director<'_>) {
     }
     on.seen();
     on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// A disk is lost for good, and its node is replaced: it is admitted again, and is given what the lost disk held.
+async fn replace(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 3, PATIENCE).await).await;
+    on.whilst(async |clients| clients.send(&place(1), 2, PATIENCE).await).await;
+    let node = leader(on).await;
+    let orders = on.cluster().orders().clone();
+    on.stage.workload.operate(orders.clone());
+    on.cluster().lose_disk(node).await;
+    on.scrutinize();
+    let deadline = clock::now() + PATIENCE;
+    while !orders.are_done() && clock::now() < deadline {
+        on.rest(Duration::from_millis(100)).await;
+    }
+    on.whilst(async |clients| clients.send(&place(0), 1, PATIENCE).await).await;
+    on.seen();
+    // What it was given is what a restart finds.
+    on.restart(&[node], Crash::Kill).await;
+    on.whilst(async |clients| clients.send(&place(1), 2, PATIENCE).await).await;
 }
 
 const FLEETING: &str = "fleeting";
