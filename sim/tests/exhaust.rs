@@ -38,4 +38,5 @@ scripts! {
     retention = "retention";
     catch_up = "catch-up";
     rewrite = "rewrite";
+    replace = "replace";
 }

@@ -30,7 +30,7 @@ pub struct Script {
 type Act = for<'a> fn(&'a mut Director<'_>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// All of them.
-pub const ALL: [Script; 10] = [
+pub const ALL: [Script; 11] = [
     Script { name: "append", adjust: calm, act: |on| Box::pin(append(on)) },
     Script { name: "roll", adjust: tiny_volumes, act: |on| Box::pin(roll(on)) },
     Script { name: "truncate", adjust: calm, act: |on| Box::pin(truncate(on)) },
@@ -41,6 +41,7 @@ pub const ALL: [Script; 10] = [
     Script { name: "retention", adjust: tiny_and_trimmed, act: |on| Box::pin(retention(on)) },
     Script { name: "catch-up", adjust: trimmed_at_once, act: |on| Box::pin(catch_up(on)) },
     Script { name: "rewrite", adjust: tiny_and_rewritten, act: |on| Box::pin(rewrite(on)) },
+    Script { name: "replace", adjust: calm, act: |on| Box::pin(replace(on)) },
 ];
 
 fn calm(knobs: &mut Knobs) {
@@ -239,6 +240,27 @@ async fn delete_all(client: Client) {
     while client.admin().delete_records(&topic, partition, DeleteBefore::HighWatermark).await.is_err() {
         clock::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// A disk is lost for good, and its node is replaced: it is admitted again, and is given what the lost disk held.
+async fn replace(on: &mut Director<'_>) {
+    on.open().await;
+    on.whilst(async |clients| clients.send(&place(0), 3, PATIENCE).await).await;
+    on.whilst(async |clients| clients.send(&place(1), 2, PATIENCE).await).await;
+    let node = leader(on).await;
+    let orders = on.cluster().orders().clone();
+    on.stage.workload.operate(orders.clone());
+    on.cluster().lose_disk(node).await;
+    on.scrutinize();
+    let deadline = clock::now() + PATIENCE;
+    while !orders.are_done() && clock::now() < deadline {
+        on.rest(Duration::from_millis(100)).await;
+    }
+    on.whilst(async |clients| clients.send(&place(0), 1, PATIENCE).await).await;
+    on.seen();
+    // What it was given is what a restart finds.
+    on.restart(&[node], Crash::Kill).await;
+    on.whilst(async |clients| clients.send(&place(1), 2, PATIENCE).await).await;
 }
 
 const FLEETING: &str = "fleeting";
