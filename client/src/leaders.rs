@@ -485,7 +485,8 @@ impl Leaders {
         self.result(topic)
     }
 
-    /// Asks again about a topic, unless all that is known was asked for less than `age` ago.
+    /// Asks again about a topic, and another server than the last time, unless all that is known was asked for less than
+    /// `age` ago.
     ///
     /// # Errors
     /// See [`LookupError`].
@@ -498,7 +499,11 @@ impl Leaders {
         let is_young = self.state().looked_up.is_some_and(|at| now.since(at) < age);
         match self.known(topic).filter(|_| is_young) {
             Some(view) => Ok(view),
-            None => self.refresh(topic).await,
+            None => {
+                // Who answered last may lag behind, and go on to do so: nothing that fails would tell us.
+                self.ask_elsewhere();
+                self.refresh(topic).await
+            }
         }
     }
 

@@ -149,3 +149,18 @@ async fn what_was_looked_up_just_now_is_not_looked_up_again() {
     soon(leaders.refresh_older_than(&topic, age)).await.unwrap();
     assert_eq!(calls(), before + 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_for_ever_hides_no_partition() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    soon(leaders.resolve(&topic)).await.unwrap();
+    assert_eq!(leaders.servers()[0], "n1:1", "it answered last");
+    let old = cluster.metadata();
+    cluster.state().stale.insert(1, old);
+    cluster.add_partitions("t", 2);
+    sleep(5_000).await;
+    let view = soon(leaders.refresh_older_than(&topic, Duration::from_secs(5))).await.unwrap();
+    assert!(view.has(PartitionId(1)));
+}

@@ -11,6 +11,9 @@ use crate::metadata::{Retention, TimestampType, TopicConfig};
 /// `max.message.bytes` lies in this range: below is no batch, and above one entry would hold up a peer's lane.
 const MESSAGE_BYTES: RangeInclusive<u32> = 61..=64 << 20;
 
+/// Longest name or value that a sentence shows as a whole, in characters; a longer name is like none that we know.
+const SHOWN_MAX: usize = 100;
+
 /// One setting, with a value that is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
@@ -155,10 +158,19 @@ fn key(name: &str) -> Result<&'static Key, String> {
         return Err(format!("config key {name:?} is not honoured: {why}"));
     }
     let known = KEYS.iter().map(|key| key.name);
-    let meant = nearest(name, known.clone().chain(NOT_HONOURED.iter().map(|(other, _)| *other)));
+    let all = known.clone().chain(NOT_HONOURED.iter().map(|(other, _)| *other));
+    let meant = if name.len() > SHOWN_MAX { None } else { nearest(name, all) };
     let meant = meant.map(|meant| format!(", did you mean {meant:?}?")).unwrap_or_default();
     let known = known.collect::<Vec<_>>().join(", ");
-    Err(format!("unknown config key {name:?}{meant} (there are {known})"))
+    Err(format!("unknown config key {}{meant} (there are {known})", quoted(name)))
+}
+
+/// What somebody sent, as it stands in a sentence: cut, for it may be of any length.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 /// Whether a topic can be set by that name.
@@ -180,14 +192,13 @@ pub(super) fn settings<'a>(
     let mut settings = Vec::new();
     for (name, value) in entries {
         if seen.contains(&name) {
-            return Err(format!("config key {name:?} is given twice"));
+            return Err(format!("config key {} is given twice", quoted(name)));
         }
         seen.push(name);
         let key = key(name)?;
         settings.push(match value {
-            Some(value) => {
-                (key.read)(value).ok_or_else(|| format!("{name} must be {}, not {value:?}", key.range))?
-            }
+            Some(value) => (key.read)(value)
+                .ok_or_else(|| format!("{name} must be {}, not {}", key.range, quoted(value)))?,
             None => (key.of)(TopicConfig::default()),
         });
     }
@@ -300,6 +311,16 @@ mod tests {
         let why = settings([("colour", None)]).unwrap_err();
         assert_eq!(why, format!("unknown config key \"colour\" {known}"));
         assert!(check_key("").is_err());
+    }
+
+    #[test]
+    fn what_is_long_is_shown_cut() {
+        let long = "ü".repeat(10_000_000);
+        let shown = format!("{:?}...", "ü".repeat(SHOWN_MAX));
+        let why = settings([(long.as_str(), None)]).unwrap_err();
+        assert!(why.starts_with(&format!("unknown config key {shown} (there are ")), "{why}");
+        let why = settings([("retention.ms", Some(long.as_str()))]).unwrap_err();
+        assert!(why.ends_with(&format!(", not {shown}")), "{why}");
     }
 
     #[test]

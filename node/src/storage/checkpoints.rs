@@ -285,6 +285,10 @@ impl Shared {
         if let Some(refusal) = self.failure.refusal() {
             return Err(refusal);
         }
+        // Looked for here: one may have been on its way to the disk when its log went.
+        if !self.state().checkpoints.keys().any(|(of, _)| *of == group) {
+            return Ok(());
+        }
         let cleared = self
             .meta
             .transact(|write| CheckpointKind::ALL.into_iter().try_for_each(|kind| clear(write, group, kind)));
@@ -311,9 +315,6 @@ impl Shared {
 
     /// Takes a removed group's checkpoints away. Durable on return.
     pub(super) async fn forget_checkpoints(self: &Arc<Self>, group: GroupId) -> Result<(), StoreError> {
-        if !self.state().checkpoints.keys().any(|(of, _)| *of == group) {
-            return Ok(());
-        }
         self.in_meta("the removal of checkpoints", move |shared| shared.clear_checkpoints(group)).await
     }
 }

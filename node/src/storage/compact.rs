@@ -72,6 +72,8 @@ struct Copying {
     tail: Tail,
     /// The commit that what is copied was alive in.
     commit: u64,
+    /// Bytes of what is copied.
+    bytes: u64,
     /// What is still to be copied: of each group in order of its indexes.
     todo: VecDeque<(GroupId, Arc<Volume>, Range<LogIndex>)>,
 }
@@ -136,6 +138,8 @@ impl Compactor {
                     self.work = Some(Work::TakingOver { number, sources, entries });
                     return Outcome::NothingToDo;
                 }
+                // Others may have been left out because not all fitted.
+                shared.state().look_for_sparse = true;
                 shared.env.reached(Mark::VolumeRewritten);
                 info!(volume = %number, sources, entries, "volumes were rewritten");
                 Outcome::Did
@@ -178,7 +182,7 @@ impl Compactor {
         }
         self.ready_at = shared.env.now() + LOOK_GAP;
         let early = shared.env.perturb(Point::RewriteEarly);
-        let percent = if early { 101 } else { u64::from(shared.config.rewrite_below_percent) };
+        let percent = if early { 101 } else { u64::from(shared.config.rewrite_below_percent).min(100) };
         let chosen = choose(&live, &self.measured, percent, shared.config.volume_bytes_max);
         if chosen.is_empty() {
             return Outcome::NothingToDo;
@@ -235,7 +239,7 @@ impl Compactor {
             shared.env.reached(Mark::RewritingGivenUp);
             return self.give_up(shared, copying).await;
         }
-        let (number, entries) = (copying.number, copying.index.entries());
+        let (number, entries, bytes) = (copying.number, copying.index.entries(), copying.bytes);
         let from: Vec<_> = copying.sources.iter().map(|source| source.number).collect();
         let sources = from.len();
         let worker = shared.clone();
@@ -253,6 +257,8 @@ impl Compactor {
             state.taking_over = Some(number);
             Ok(Request::Move { from, to: number, reply })
         });
+        // Its file may be much larger than what is in it: it would be rewritten again for that.
+        self.measured.insert(number, Measured { entries, live: bytes, bytes });
         if moved.is_err() {
             // The store is closed: what was copied is dead to the next start.
             shared.state().taking_over = None;
@@ -403,7 +409,7 @@ fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Copyin
     }
     let sources = sources.into_values().collect();
     let (index, tail) = (MemoryIndex::default(), Tail::default());
-    Ok(Copying { number, sources, into, index, tail, commit, todo })
+    Ok(Copying { number, sources, into, index, tail, commit, bytes: 0, todo })
 }
 
 /// Copies some entries, of what is alive by now; gives their bytes, 0 if nothing is left. Blocks.
@@ -439,6 +445,7 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
     for (entry, place) in entries.iter().zip(places) {
         copying.index.insert(entry.head.group, entry.head.index, place);
     }
+    copying.bytes += bytes;
     Ok(bytes)
 }
 

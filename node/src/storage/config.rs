@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
     /// A full volume of which less than so many percent are alive is rewritten, together with others, and goes. Too large,
-    /// and what stays is written again and again; too small, and disks hold what nobody needs.
+    /// and what stays is written again and again; too small, and disks hold what nobody needs. More than 100 is 100.
     pub rewrite_below_percent: u32,
     /// Bytes a second that rewriting may copy. Too small, and what is dead stays for long; too large, and it slows what
     /// is written and read meanwhile.

@@ -202,7 +202,7 @@ pub enum OpenError {
     },
     /// Written by another version of the program.
     #[error(
-        "{file} in {folder} has format version {found}, this program reads version {ours}; start the program that wrote it"
+        "{file} in {folder} has format version {found}, this program reads versions up to {ours}; start the program that wrote it"
     )]
     OtherVersion {
         /// Where.
@@ -211,7 +211,7 @@ pub enum OpenError {
         file: String,
         /// Its version.
         found: u32,
-        /// The one this program reads.
+        /// The newest one that this program reads.
         ours: u32,
     },
     /// Another node's data.

@@ -32,7 +32,8 @@ use super::hard::HardVote;
 use super::roster::{News, Seat};
 use super::stream::{Payload, put_vote};
 use super::volume::{
-    FORMAT, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk, open_database, unchecked,
+    FORMAT, FORMAT_OLDEST, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk,
+    open_database, unchecked,
 };
 use crate::env::pool::{self, Pool};
 use crate::env::{Disk, FileName};
@@ -88,6 +89,8 @@ pub(super) struct MetaContent {
 /// A change of `meta.redb`.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
+    /// What is written from now on has the shape of this version.
+    Format(u32),
     Cluster(ClusterId),
     Witness(Witness),
     Peer(NodeId, Identity),
@@ -208,6 +211,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
     let mut votes = write.open_table(VOTES)?;
     for change in changes {
         match change {
+            Change::Format(format) => {
+                facts.insert("format", &checked(&format.to_le_bytes())[..])?;
+            }
             Change::Cluster(id) => {
                 facts.insert("cluster", &checked(&id.to_wire())[..])?;
             }
@@ -279,7 +285,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         optional(name, length)?.ok_or_else(|| Fault::corrupt("fact", name, Corrupt::Short))
     };
     let format = u32::from_le_bytes(array(&fact("format", 4)?));
-    if format != FORMAT {
+    if !(FORMAT_OLDEST..=FORMAT).contains(&format) {
         // The rest may have another shape: leave it alone. The caller judges the version first.
         let owner = Owner { node: NodeId(0), identity: Identity::default() };
         return Ok(MetaContent::empty(format, owner));

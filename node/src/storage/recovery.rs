@@ -19,7 +19,7 @@ use super::replay::{Replayed, replay};
 use super::rewrite::{self, copy_anew, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
-use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
+use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
 
 /// What was found when a data folder was opened, and what was done about it.
@@ -117,6 +117,11 @@ pub(super) fn recover(
     }
     folder.check_spans(&found, &volumes.sealed)?;
     let (checkpoints, to_be_trimmed) = folder.checkpoints(&meta, &content, &found.durable)?;
+    if content.format != FORMAT {
+        // Before anything is written that an older program would take for damage: it says so instead.
+        folder.disk(meta.write(&[Change::Format(FORMAT)]))?;
+        content.format = FORMAT;
+    }
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
     report.volumes = count(volumes.sealed.len()) + u64::from(found.active.begun);
     report.groups = count(found.durable.len());
@@ -208,7 +213,7 @@ impl Folder<'_> {
     }
 
     fn check_format(&self, file: &FileName, found: u32) -> Result<(), OpenError> {
-        if found == FORMAT {
+        if (FORMAT_OLDEST..=FORMAT).contains(&found) {
             return Ok(());
         }
         Err(OpenError::OtherVersion {

@@ -10,6 +10,14 @@
 //! | `index` | group, first index | where the heads lie (see `index`); written when the volume is sealed |
 //!
 //! A volume that has nothing in its stream is a spare: it counts for nothing yet.
+//!
+//! A folder's format is that of its `meta.redb`; a volume has that of the program that began it, or an older one. A
+//! folder of an older format is opened, and from then on has the newest: what was written by then stays as it is.
+//!
+//! | format | what it has that the one before has not |
+//! | --- | --- |
+//! | 1 | |
+//! | 2 | item 8 of the stream; state 2 of a volume in `meta.redb`, and its table `checkpoints`; commands in partitions' logs |
 
 use std::fmt;
 use std::io;
@@ -27,8 +35,11 @@ use super::error::{DiskError, Fault, ReadError, said};
 use super::failure::marker;
 use crate::env::{Disk, FileName};
 
-/// Version of the format of all files of the data folder.
-pub(super) const FORMAT: u32 = 1;
+/// Version of the format in which files of the data folder are written.
+pub(super) const FORMAT: u32 = 2;
+
+/// The oldest version that is read, with all between.
+pub(super) const FORMAT_OLDEST: u32 = 1;
 
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 pub(super) const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");

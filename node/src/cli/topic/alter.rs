@@ -143,6 +143,7 @@ async fn set(client: &Client, args: SetArgs) -> Result<(), Failure> {
     let name = args.topic.as_str();
     let mut changes = ConfigChanges::new();
     let mut changed = Vec::new();
+    let asked = args.settings.clone();
     for (key, value) in args.settings {
         changed.push(key.clone());
         changes = changes.set(key, value);
@@ -153,7 +154,9 @@ async fn set(client: &Client, args: SetArgs) -> Result<(), Failure> {
     }
     let mut configs = client.admin().configure_topic(name, changes).await?;
     if configs.is_empty() {
+        // Done, and whoever answers now may not have heard of it.
         configs = client.admin().topic_config(name).await?;
+        configs.extend(asked);
     }
     let mut out = Output::new();
     if args.json {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_proto::ErrorCode;
@@ -10,11 +11,15 @@ use quorate_proto::ids::{GroupId, Incarnation, NodeId};
 use quorate_proto::v1;
 
 use super::identity::{Refusal, Who};
+use crate::env::Moment;
 use crate::raft::types::{Malformed, RaftLogId, RaftVote, log_id_from_wire, vote_from_wire};
 
 /// The longest base that is taken, and the bytes of all that may be on their way.
 const BASE_BYTES_MAX: u64 = 128 << 20;
 const ARRIVING_BYTES_MAX: u64 = 256 << 20;
+
+/// A base of which no piece came for so long is given up: its leader has gone, and it would keep others out.
+const ABANDONED: Duration = Duration::from_secs(30);
 
 /// A piece of a base, as it came; its numbers checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ struct Arrival {
     at: RaftLogId,
     length: u64,
     body: BytesMut,
+    /// When the last piece of it came.
+    heard: Moment,
 }
 
 /// The bases that are on their way to this node.
@@ -70,18 +77,25 @@ impl Arrivals {
         self.lock().remove(&group);
     }
 
-    /// Takes a piece. Gives the whole base with the last one.
-    pub(super) fn take(&self, group: GroupId, who: Who, piece: Piece) -> Result<Option<Bytes>, Refusal> {
+    /// Takes a piece that came at `now`. Gives the whole base with the last one.
+    pub(super) fn take(
+        &self,
+        group: GroupId,
+        who: Who,
+        piece: Piece,
+        now: Moment,
+    ) -> Result<Option<Bytes>, Refusal> {
         let mut arrivals = self.lock();
         let from = (who.node, who.incarnation, piece.session);
         if piece.offset == 0 {
             arrivals.remove(&group);
+            arrivals.retain(|_, arrival| now.since(arrival.heard) < ABANDONED);
             let others: u64 = arrivals.values().map(|arrival| arrival.length).sum();
             if piece.length > BASE_BYTES_MAX || others + piece.length > ARRIVING_BYTES_MAX {
                 return Err(Refusal::new(ErrorCode::Overloaded, "too many bytes of bases are on their way"));
             }
             let (at, length) = (piece.at, piece.length);
-            arrivals.insert(group, Arrival { from, at, length, body: BytesMut::new() });
+            arrivals.insert(group, Arrival { from, at, length, body: BytesMut::new(), heard: now });
         }
         let goes_on = |arrival: &&mut Arrival| {
             arrival.from == from
@@ -92,6 +106,7 @@ impl Arrivals {
             return Err(Refusal::new(ErrorCode::NotAvailable, "the piece follows none: begin anew"));
         };
         arrival.body.extend_from_slice(&piece.piece);
+        arrival.heard = now;
         if (arrival.body.len() as u64) < arrival.length {
             return Ok(None);
         }
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn pieces_make_a_whole_and_whoever_begins_anew_begins() {
         let arrivals = Arrivals::default();
-        let take = |incarnation, piece| arrivals.take(GROUP, who(incarnation), piece);
+        let take = |incarnation, piece| arrivals.take(GROUP, who(incarnation), piece, Moment::default());
         assert_eq!(take(1, piece(1, 0..4)).unwrap(), None);
         assert!(take(1, piece(1, 5..10)).is_err(), "a piece is missing");
         assert!(take(2, piece(1, 4..10)).is_err(), "another process");
@@ -178,6 +193,21 @@ mod tests {
         refused(&|request| request.offset = u64::MAX);
         refused(&|request| request.piece = Bytes::new());
         let huge = Piece { length: BASE_BYTES_MAX + 1, ..piece(1, 0..4) };
-        assert!(Arrivals::default().take(GROUP, who(1), huge).is_err());
+        assert!(Arrivals::default().take(GROUP, who(1), huge, Moment::default()).is_err());
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_keeps_nobody_out() {
+        let arrivals = Arrivals::default();
+        let large = Piece { length: BASE_BYTES_MAX, ..piece(1, 0..4) };
+        let take = |group, at| {
+            let taken = arrivals.take(GroupId(group), who(1), large.clone(), Moment::default() + at);
+            taken.map(drop).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(take(1, Duration::ZERO), Ok(()));
+        assert_eq!(take(2, Duration::from_secs(1)), Ok(()));
+        assert_eq!(take(3, Duration::from_secs(2)), Err(ErrorCode::Overloaded));
+        assert_eq!(take(3, ABANDONED), Ok(()), "the first one was given up");
+        assert_eq!(take(4, ABANDONED), Err(ErrorCode::Overloaded));
     }
 }

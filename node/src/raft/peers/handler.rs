@@ -207,7 +207,11 @@ impl Handler {
                 let (vote, at) = (piece.vote, piece.at);
                 let is_old = vote < group.vote();
                 // An old leader hears of the newer one, and nothing of it is taken.
-                let whole = if is_old { None } else { node.arrivals.take(group.id(), who, piece)? };
+                let whole = if is_old {
+                    None
+                } else {
+                    node.arrivals.take(group.id(), who, piece, group.0.env.now())?
+                };
                 async move {
                     let vote = match whole {
                         Some(whole) => install(&group, vote, at, whole).await?,

@@ -12,6 +12,7 @@ use rand::RngExt;
 
 use super::super::checkpoints::Checkpoint;
 use super::super::entry::Kind;
+use super::super::facts::Meta;
 use super::super::roster::{News, Seat};
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
@@ -738,5 +739,40 @@ fn a_volume_with_little_that_is_alive_is_rewritten() {
         assert!(all(&store.log(SMALL)).await[..60] == expected[..]);
         assert!(all(&store.log(GROUP)).await.is_empty());
         store.close().await;
+    });
+}
+
+#[test]
+fn a_folder_of_the_first_format_is_taken_over() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let written = entry(GROUP, 1, 0, b"a");
+        append(&store.log(GROUP), vec![written.clone()]).await.unwrap().unwrap();
+        store.close().await;
+        drop(store);
+        let set_format = |format| {
+            let (meta, ..) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.write(&[Change::Format(format)]).unwrap();
+            meta.close().unwrap();
+        };
+        let format = || {
+            let (meta, content, _) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.close().unwrap();
+            content.format
+        };
+        assert_eq!(format(), 2);
+        set_format(1);
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [written]);
+        store.close().await;
+        drop(store);
+        assert_eq!(format(), 2, "an older program must not open it any more");
+        for other in [0, 3] {
+            set_format(other);
+            let refused = Store::open(&env(folder.path()), small(), NODE).await.unwrap_err();
+            assert!(matches!(refused, OpenError::OtherVersion { ours: 2, .. }), "{refused}");
+            assert_eq!(format(), other, "nothing was changed");
+        }
     });
 }
