@@ -150,6 +150,13 @@ impl Metadata {
     }
 }
 
+impl Node {
+    /// Whether this is what the node says of itself; the number of its admission is not for it to say.
+    pub fn is_as_said(&self, said: &Self) -> bool {
+        *self == Self { admission: self.admission, ..said.clone() }
+    }
+}
+
 impl Partition {
     /// A partition of a new topic, whose group begins with these disks; the preferred leader first.
     pub fn new(group: GroupId, members: &[(NodeId, Identity)]) -> Self {

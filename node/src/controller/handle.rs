@@ -362,7 +362,8 @@ impl Controller {
         node: Node,
         timeout: Duration,
     ) -> Result<(), ControllerError> {
-        if self.is_up_to_date() && self.current().nodes.get(&id) == Some(&node) {
+        if self.is_up_to_date() && self.current().nodes.get(&id).is_some_and(|known| known.is_as_said(&node))
+        {
             return Ok(());
         }
         self.submit(Command::RegisterNode { id, node }, timeout).await.map(|_| ())

@@ -83,10 +83,14 @@ fn news(facts: &Facts, me: NodeId, metadata: &Metadata, as_of: LogIndex) -> Opti
         .map(|(id, node)| (*id, (node.identity, Seat { admission: node.admission, peer: node.peer.clone() })))
         .filter(|(id, (identity, seat))| facts.peer(*id) != Some(*identity) || facts.seat(*id) != *seat)
         .collect();
-    (!gone.is_empty() || !peers.is_empty()).then(|| News {
+    // It was told when it was admitted; what it was told then may be lost.
+    let ours = metadata.nodes.get(&me).filter(|node| node.identity == facts.identity());
+    let admission = ours.map(|node| node.admission).filter(|number| *number > facts.admission());
+    (!gone.is_empty() || !peers.is_empty() || admission.is_some()).then(|| News {
         peers,
         gone,
         as_of: Some(as_of),
+        admission,
         ..News::default()
     })
 }
@@ -130,6 +134,13 @@ mod tests {
         assert_eq!(facts.peers(), BTreeMap::from([(NodeId(2), disk(22))]));
         assert_eq!(facts.gone(disk(3)), Some(NodeId(3)));
         assert_eq!(facts.as_of(), Some(LogIndex(9)));
+
+        // It was told itself, and the number of its admission was lost.
+        let ours = Node { identity: alone.identity, admission: 2, ..Node::default() };
+        metadata.nodes.insert(alone.me, ours);
+        let third = news(facts, alone.me, &metadata, LogIndex(9)).expect("its number is new");
+        facts.learn(third).await.unwrap();
+        assert_eq!(facts.admission(), 2);
 
         // Its log is applied again.
         assert_eq!(news(facts, alone.me, &before, LogIndex(5)), None);

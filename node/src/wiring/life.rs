@@ -183,12 +183,12 @@ impl Life {
             peer: config.advertise_peer.clone(),
             http: config.advertise_http.clone(),
             rack: config.rack.clone(),
-            admission: self.store.facts().admission(),
+            admission: 0,
         };
         let mut metadata = controller.metadata();
         loop {
-            let registered =
-                || controller.is_up_to_date() && controller.current().nodes.get(&id) == Some(&us);
+            let is_known = || controller.current().nodes.get(&id).is_some_and(|known| known.is_as_said(&us));
+            let registered = || controller.is_up_to_date() && is_known();
             self.until_done(registered, || controller.register_node(id, us.clone(), REGISTER_TIME)).await;
             // Another one may have registered us with addresses that we had before.
             if metadata.changed().await.is_err() {
