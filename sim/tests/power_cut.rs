@@ -81,6 +81,7 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        scrub_hours: 0,
     }
 }
 
@@ -426,8 +427,8 @@ fn cut_everywhere(name: &str, script: &[Step]) {
                     Ok((store, _)) => least = least.max(history.check(&store, least).await),
                     Err(
                         OpenError::Disk { .. }
-                        | OpenError::VolumeDamaged { .. }
-                        | OpenError::MetaDamaged { .. },
+                        | OpenError::MetaDamaged { .. }
+                        | OpenError::MetaMissing { .. },
                     ) if !disk.is_powered() => {}
                     Err(error) => panic!("cut {cut}: {error}"),
                 }

@@ -20,6 +20,10 @@ pub struct StoreConfig {
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
+    /// All that is stored is read again within so many hours, to find what the disk has damaged while another replica
+    /// still has it; 0: never. It takes at most 5 % of the disk's time, however long it then takes. Too large: two
+    /// copies may be lost before the first is missed; too small: reading competes with the work.
+    pub scrub_hours: u32,
 }
 
 impl Default for StoreConfig {
@@ -30,6 +34,7 @@ impl Default for StoreConfig {
             volumes_open_max: 16,
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
+            scrub_hours: 24,
         }
     }
 }

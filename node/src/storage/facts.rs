@@ -5,9 +5,11 @@
 //! | `facts` | `format`, `node`, `identity` | as in a volume |
 //! | `facts` | `cluster` | cluster id, 16 bytes; absent until one is joined |
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
+//! | `facts` | `forgot` | a group (u64): of those below it that lie nowhere on this disk, some may once have; the largest number while the bound is not known |
 //! | `peers` | node (u32) | identity, 16 bytes |
 //! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+//! | `lost` | group (u64) | what may be missing of it (u8): 1 its log's end, 2 its vote, 3 both; until it has caught up |
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -16,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::damage::Lost;
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
 use super::failure::Failure;
@@ -31,6 +34,7 @@ const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 const PEERS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("peers");
 const VOLUMES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("volumes");
 const VOTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("votes");
+const LOST: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lost");
 
 /// meta.redb is small: what it needs at once fits.
 const CACHE_BYTES: usize = 1 << 20;
@@ -63,6 +67,9 @@ pub(super) struct MetaContent {
     pub(super) peers: BTreeMap<NodeId, Identity>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
+    pub(super) lost: BTreeMap<GroupId, Lost>,
+    /// See [`Change::Forgot`].
+    pub(super) forgot: Option<GroupId>,
 }
 
 /// A change of `meta.redb`.
@@ -74,7 +81,12 @@ pub(super) enum Change {
     Volume(VolumeNumber, Option<Seal>),
     VolumeGone(VolumeNumber),
     Vote(GroupId, HardVote),
+    /// Neither vote nor loss of a group is of interest any more.
     VoteGone(GroupId),
+    /// What may be missing of a group; nothing once it has caught up.
+    Lost(GroupId, Lost),
+    /// Of groups below this that are not known, some may have been here.
+    Forgot(GroupId),
 }
 
 /// The open file.
@@ -103,6 +115,8 @@ impl Meta {
                 .chain(content.peers.iter().map(|(node, identity)| Change::Peer(*node, *identity)))
                 .chain(content.volumes.iter().map(|(number, seal)| Change::Volume(*number, *seal)))
                 .chain(content.votes.iter().map(|(group, vote)| Change::Vote(*group, *vote)))
+                .chain(content.lost.iter().map(|(group, lost)| Change::Lost(*group, *lost)))
+                .chain(content.forgot.map(Change::Forgot))
                 .collect::<Vec<_>>();
             put(&write, &changes)?;
             write.commit()?;
@@ -152,6 +166,7 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
     let mut peers = write.open_table(PEERS)?;
     let mut volumes = write.open_table(VOLUMES)?;
     let mut votes = write.open_table(VOTES)?;
+    let mut lost = write.open_table(LOST)?;
     for change in changes {
         match change {
             Change::Cluster(id) => {
@@ -184,6 +199,17 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             }
             Change::VoteGone(group) => {
                 votes.remove(group.0)?;
+                lost.remove(group.0)?;
+            }
+            Change::Lost(group, what) if what.any() => {
+                let flags = u8::from(what.tail) + 2 * u8::from(what.vote);
+                lost.insert(group.0, &checked(&[flags])[..])?;
+            }
+            Change::Lost(group, _) => {
+                lost.remove(group.0)?;
+            }
+            Change::Forgot(below) => {
+                facts.insert("forgot", &checked(&below.0.to_le_bytes())[..])?;
             }
         }
     }
@@ -248,6 +274,24 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
         content.votes.insert(GroupId(group.value()), vote);
     }
+    let lost = match read.open_table(LOST) {
+        Ok(table) => Some(table),
+        // Nothing was ever lost, or an earlier version wrote the file.
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(table) = lost {
+        for row in table.iter()? {
+            let (group, value) = row?;
+            let at = |corrupt| Fault::corrupt("loss", group.value(), corrupt);
+            let lost = match unchecked(value.value()).map_err(at)? {
+                [flags @ 1..=3] => Lost { tail: flags & 1 != 0, vote: flags & 2 != 0 },
+                _ => return Err(at(Corrupt::Unknown("flags"))),
+            };
+            content.lost.insert(GroupId(group.value()), lost);
+        }
+    }
+    content.forgot = optional("forgot", 8)?.map(|bytes| GroupId(u64::from_le_bytes(array(&bytes))));
     Ok(content)
 }
 
@@ -261,6 +305,8 @@ impl MetaContent {
             peers: BTreeMap::new(),
             volumes: BTreeMap::new(),
             votes: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            forgot: None,
         }
     }
 }
@@ -331,6 +377,22 @@ impl Facts {
         self.write(Change::Peer(node, identity)).await?;
         self.0.known().peers.insert(node, identity);
         Ok(())
+    }
+
+    /// Notes what is lost of a group, or that nothing is any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub(super) async fn set_lost(&self, group: GroupId, lost: Lost) -> Result<(), StoreError> {
+        self.write(Change::Lost(group, lost)).await
+    }
+
+    /// Notes that no group from `below` on was ever here without being known. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub(super) async fn set_forgot(&self, below: GroupId) -> Result<(), StoreError> {
+        self.write(Change::Forgot(below)).await
     }
 
     async fn write(&self, change: Change) -> Result<(), StoreError> {

@@ -175,6 +175,37 @@ impl Durable {
         self.clip();
     }
 
+    /// Entry `id` lies in `volume` from now on, written there once more. `false`, and nothing changes, if the log does
+    /// not hold that very entry.
+    pub(super) fn relocate(&mut self, id: LogId, volume: VolumeNumber) -> bool {
+        if self.hard.term_at(id.index) != Some(id.term) {
+            return false;
+        }
+        let at = self.spans.partition_point(|span| span.range.end <= id.index);
+        let Span { volume: old, range } = self.spans[at].clone();
+        if old == volume {
+            return true;
+        }
+        let mut parts = vec![
+            Span { volume: old, range: range.start..id.index },
+            Span { volume, range: id.index..id.index.next() },
+            Span { volume: old, range: id.index.next()..range.end },
+        ];
+        parts.retain(|span| span.range.start < span.range.end);
+        let here = at + usize::from(range.start < id.index);
+        drop(self.spans.splice(at..=at, parts));
+        // Many are moved one after the other: they shall not become as many spans.
+        if self.spans.get(here + 1).is_some_and(|next| next.volume == volume) {
+            let next = self.spans.remove(here + 1);
+            self.spans[here].range.end = next.range.end;
+        }
+        if here > 0 && self.spans[here - 1].volume == volume {
+            let moved = self.spans.remove(here);
+            self.spans[here - 1].range.end = moved.range.end;
+        }
+        true
+    }
+
     fn clip(&mut self) {
         let live = self.hard.range();
         self.spans.retain_mut(|span| {
@@ -238,6 +269,26 @@ mod tests {
         check(&durable, &[(1, 0, 1), (2, 1, 2)], &[id(1, 0), id(3, 1)], Some(id(3, 1)));
         durable.truncate(LogIndex(0));
         check(&durable, &[], &[], None);
+    }
+
+    #[test]
+    fn an_entry_that_is_written_once_more_lies_elsewhere() {
+        let mut durable =
+            durable(&[(1, 0, 1), (1, 1, 1), (1, 2, 1), (1, 3, 1), (2, 4, 2), (2, 5, 3), (2, 6, 3)]);
+        let starts = [id(1, 0), id(2, 4)];
+        assert!(durable.relocate(id(1, 1), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 2), (1, 2, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.relocate(id(1, 2), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 3), (1, 3, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.relocate(id(1, 3), VolumeNumber(3)));
+        assert!(durable.relocate(id(2, 4), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.relocate(id(1, 0), VolumeNumber(3)), "the first one");
+        check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.relocate(id(1, 0), VolumeNumber(3)), "it is there");
+        assert!(!durable.relocate(id(2, 0), VolumeNumber(4)), "another entry");
+        assert!(!durable.relocate(id(2, 7), VolumeNumber(4)), "not in the log");
+        check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::error::DiskError;
 use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
 use super::state::Shared;
-use super::volume::{Volume, VolumeNumber, guarded_disk};
-use crate::env::{Mark, Point, pool};
+use super::volume::{Owner, Volume, VolumeNumber, guarded_disk};
+use crate::env::{Disk, FileName, Mark, Point, pool};
 
 /// How long a step may be held back, where a [`Point`] does.
 const LATE_MAX: Duration = Duration::from_millis(500);
@@ -140,10 +140,33 @@ pub(super) fn seal(volume: &Volume, index: &MemoryIndex) -> Result<Seal, DiskErr
 
 /// Takes away the file of a volume that is not listed any more. If that fails, the next start does it.
 fn remove(shared: &Shared, volume: &Volume) {
-    let removed = volume
-        .close()
-        .and_then(|()| guarded_disk("remove", volume.file(), || Ok(shared.disk.remove(volume.file())?)));
+    let removed = volume.close().and_then(|()| discard(&shared.disk, shared.owner, volume, volume.is_lost()));
     if let Err(error) = removed {
         warn!(volume = %volume.number, error = &error as &dyn std::error::Error, "volume could not be removed");
     }
+}
+
+/// Takes away the file of a volume. If it is not sure to be ours, one of another node is kept under another name: it may
+/// be all that its owner has. Blocks.
+pub(super) fn discard(
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    volume: &Volume,
+    perhaps_foreign: bool,
+) -> Result<(), DiskError> {
+    if perhaps_foreign {
+        let in_its_place = Volume::sealed(disk, volume.number, 0);
+        let label = in_its_place.label();
+        // It was read only: what its closing says does not matter.
+        drop(in_its_place.close());
+        if label.is_ok_and(|label| label.owner != owner) {
+            let aside = FileName::new(format!("foreign-{}", volume.file()));
+            warn!(file = %volume.file(), kept_as = %aside, "file of another node is in the data folder");
+            return guarded_disk("rename", volume.file(), || Ok(disk.publish(volume.file(), &aside)?));
+        }
+    }
+    guarded_disk("remove", volume.file(), || match disk.remove(volume.file()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => Ok(removed?),
+    })
 }

@@ -6,6 +6,7 @@
 
 mod committer;
 mod config;
+mod damage;
 mod entry;
 mod error;
 mod facts;
@@ -17,6 +18,7 @@ mod read;
 mod recovery;
 mod replay;
 mod rewrite;
+mod scrub;
 mod state;
 mod store;
 mod stream;
@@ -24,6 +26,7 @@ mod transcript;
 mod volume;
 
 pub use config::{StoreConfig, StoreConfigError};
+pub use damage::{Damage, DamageCounts, Holes, Lost};
 pub use entry::{Body, Corrupt, Entry, Head, Kind, LogId};
 pub use error::{CorruptEntry, DiskError, OpenError, ReadError, StoreError};
 pub use facts::Facts;

@@ -6,19 +6,22 @@ use std::io;
 use std::sync::Arc;
 
 use quorate_proto::ids::{GroupId, Identity, NodeId};
+use tracing::{error, warn};
 
 use super::config::StoreConfig;
-use super::error::{DiskError, OpenError, ReadError};
+use super::damage::{Damage, Lost};
+use super::entry::Corrupt;
+use super::error::{CorruptEntry, DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
 use super::hard::Durable;
 use super::index::MemoryIndex;
 use super::keeper;
-use super::replay::{Replayed, replay};
+use super::replay::{Replayed, replay, salvage};
 use super::rewrite::{self, copy_anew, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
-use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
+use super::volume::{FORMAT, Label, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
 
 /// What was found when a data folder was opened, and what was done about it.
@@ -41,6 +44,14 @@ pub struct RecoveryReport {
     pub leftovers: u64,
     /// The process before ended after a failed write or sync: what was in doubt was written anew.
     pub failed_before: bool,
+    /// `meta.redb` was damaged or missing, and was made anew of what the volumes say.
+    pub meta_rebuilt: bool,
+    /// Volumes that cannot be read any more, or are not there, and hold entries.
+    pub volumes_lost: u64,
+    /// Entries known to be damaged.
+    pub damaged_entries: u64,
+    /// Groups that may lack what they had acknowledged.
+    pub groups_behind: u64,
 }
 
 /// A folder, opened.
@@ -72,39 +83,20 @@ pub(super) fn recover(
     if report.failed_before && names.contains(&meta_file()) {
         folder.disk(copy_anew(disk, &meta_file()))?;
     }
-    let (meta, mut content) =
-        folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
+    let mut hurt = Hurt::default();
+    let ours = Owner { node, identity: fresh };
+    let (meta, mut content) = folder.meta(names.contains(&meta_file()), &on_disk, ours, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
-            folder.disk(copy_anew(disk, &number.file()))?;
+            if folder.disk(copy_anew(disk, &number.file()))? > 0 {
+                hurt.unreadable.insert(*number);
+            }
         }
     }
-    folder.settle_unknown(&on_disk, &content, &mut report)?;
+    folder.settle_unknown(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
     let unlisted = report.leftovers - half_made;
-    let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report)?;
-    let mut found = folder.newest(&mut volumes, &meta, &mut content)?;
-    if report.failed_before {
-        let mut doubtful = volumes.unsealed.into_iter().map(|(volume, replayed)| (volume, replayed.index));
-        let mut doubtful = doubtful.by_ref().collect::<Vec<_>>();
-        doubtful.push((found.active.volume, found.active.index));
-        let old = rewrite::In {
-            doubtful,
-            spares: std::mem::take(&mut volumes.spares),
-            durable: &mut found.durable,
-            commit: found.commit,
-        };
-        found.active = rewrite(disk, config, content.owner, &meta, &mut content, old)
-            .map_err(|error| folder.read_error(error))?;
-        found.commit += u64::from(found.active.begun);
-        folder.remove(&marker(), &mut report)?;
-    } else {
-        for (volume, replayed) in volumes.unsealed {
-            let seal = folder.disk(keeper::seal(&volume, &replayed.index))?;
-            folder.note(&meta, &mut content, volume.number, Some(seal))?;
-            volumes.sealed.insert(volume.number, volume);
-            report.sealed += 1;
-        }
-    }
+    let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
+    let mut found = folder.newest(&mut volumes, &meta, &mut content, &mut hurt)?;
     let (mut newer_in_meta, mut newer_in_volume) = (false, false);
     for (group, vote) in &content.votes {
         let hard = &mut found.durable.entry(*group).or_default().hard;
@@ -113,12 +105,55 @@ pub(super) fn recover(
         newer_in_volume |= *vote != newest;
         hard.vote = Some(newest);
     }
-    folder.check_spans(&found, &volumes.sealed)?;
+    // Before anything that was found is given up: a start that is cut off must not make the next one sure of itself.
+    folder.note_losses(&meta, &mut content, &found, &hurt)?;
+    if report.failed_before || found.broken {
+        let doubtful = volumes.unsealed.drain(..).map(|unsealed| (unsealed.volume, unsealed.replayed.index));
+        let mut doubtful = doubtful.collect::<Vec<_>>();
+        doubtful.push((found.active.volume, found.active.index));
+        let old = rewrite::In {
+            doubtful,
+            spares: std::mem::take(&mut volumes.spares),
+            durable: &mut found.durable,
+            commit: found.commit,
+        };
+        let (active, cut) = rewrite(disk, config, content.owner, &meta, &mut content, old)
+            .map_err(|error| folder.read_error(error))?;
+        found.active = active;
+        hurt.tail |= !cut.is_empty();
+        found.commit += u64::from(found.active.begun);
+        if report.failed_before {
+            folder.remove(&marker(), &mut report)?;
+        }
+    } else {
+        for Unsealed { volume, replayed, .. } in volumes.unsealed.drain(..) {
+            match keeper::seal(&volume, &replayed.index) {
+                Ok(seal) => {
+                    folder.note(&meta, &mut content, volume.number, Some(seal))?;
+                    volumes.sealed.insert(volume.number, volume);
+                    report.sealed += 1;
+                }
+                Err(error) => match folder.unfit(ReadError::Disk(error)) {
+                    Unfit::Damaged(why) => {
+                        // What this says does not matter any more.
+                        drop(volume.close());
+                        hurt.lose(volume.number, &why);
+                    }
+                    Unfit::Refused(error) => return Err(error),
+                },
+            }
+        }
+    }
+    let damage = folder.settle_lost(&meta, &mut content, &found, &mut volumes, &mut hurt)?;
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
-    report.volumes = count(volumes.sealed.len()) + u64::from(found.active.begun);
+    let lost = volumes.sealed.values().filter(|volume| volume.is_lost()).count();
+    report.volumes = count(volumes.sealed.len() - lost) + u64::from(found.active.begun);
+    report.volumes_lost = count(lost);
     report.groups = count(found.durable.len());
     let spans = found.durable.values().flat_map(|durable| &durable.spans);
     report.entries = spans.map(|span| span.range.end.0 - span.range.start.0).sum();
+    report.damaged_entries = damage.values().map(Damage::entries).sum();
+    report.groups_behind = count(damage.values().filter(|damage| damage.lost.any()).count());
     let marks = [
         (report.created, Mark::FirstStart),
         (report.repaired > 0, Mark::RestartAfterACrash),
@@ -130,9 +165,15 @@ pub(super) fn recover(
         (newer_in_volume, Mark::VoteNewerInItsVolume),
         (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
+        (report.meta_rebuilt, Mark::MetaRebuilt),
+        (lost > 0, Mark::VolumeFoundLost),
+        (hurt.tail, Mark::TailFoundLost),
     ];
     let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
-    let state = State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
+    let mut state =
+        State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
+    state.damage = damage;
+    state.forgot_below = content.forgot;
     Ok(Recovered { meta, content, state, report, marks })
 }
 
@@ -146,16 +187,69 @@ struct Folder<'a> {
 struct Volumes {
     sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
     /// Begun and not sealed; ascending. The last one is the active one.
-    unsealed: Vec<(Arc<Volume>, Replayed)>,
+    unsealed: Vec<Unsealed>,
     /// Made ahead, without content; descending.
     spares: Vec<Arc<Volume>>,
+}
+
+struct Unsealed {
+    volume: Arc<Volume>,
+    /// As far as its stream is whole.
+    replayed: Replayed,
+    /// What is damaged in it.
+    trouble: Option<String>,
 }
 
 struct Found {
     active: Active,
     durable: BTreeMap<GroupId, Durable>,
     commit: u64,
+    /// The active volume is damaged: nothing more may be written to it.
+    broken: bool,
 }
+
+/// What was found damaged.
+#[derive(Default)]
+struct Hurt {
+    /// The newest commits may be missing, of all groups.
+    tail: bool,
+    /// Volumes of which parts could not be read when they were copied.
+    unreadable: BTreeSet<VolumeNumber>,
+    /// Volumes that are not to be read, and why.
+    lost: BTreeMap<VolumeNumber, CorruptEntry>,
+}
+
+impl Hurt {
+    fn lose(&mut self, number: VolumeNumber, why: &str) {
+        error!(volume = %number, why, "volume is damaged; what it held must come from other replicas");
+        let why = CorruptEntry {
+            what: "all entries",
+            file: number.file().to_string(),
+            place: why.to_owned(),
+            corrupt: Corrupt::Lost,
+        };
+        self.lost.insert(number, why);
+    }
+
+    fn lose_tail(&mut self, why: &str) {
+        error!(why, "newest commits may be missing; no group votes before it has caught up with the others");
+        self.tail = true;
+    }
+}
+
+/// Why a volume is not used.
+enum Unfit {
+    /// It is not what was written: what it held must come from elsewhere.
+    Damaged(String),
+    /// That says nothing of its content.
+    Refused(OpenError),
+}
+
+/// While it is not known which groups were here.
+const ANY: GroupId = GroupId(u64::MAX);
+
+/// How a volume is listed that was not sealed, and is not to be written any more: nothing looks like that.
+const GIVEN_UP: Seal = Seal { bytes: 0, crc: 0 };
 
 impl Folder<'_> {
     fn list(&self) -> Result<Vec<FileName>, OpenError> {
@@ -175,21 +269,26 @@ impl Folder<'_> {
         owner: Owner,
         report: &mut RecoveryReport,
     ) -> Result<(Meta, MetaContent), OpenError> {
-        if !exists {
-            if !on_disk.is_empty() {
-                return Err(OpenError::MetaMissing { folder: self.path.clone(), volumes: on_disk.len() });
-            }
+        if !exists && on_disk.is_empty() {
             report.created = true;
             let content = MetaContent::empty(FORMAT, owner);
             let meta = self.disk(Meta::create(self.disk, &content))?;
             return Ok((meta, content));
         }
-        let (meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
-                OpenError::MetaDamaged { folder: self.path.clone(), reason: error.to_string() }
+        let opened = if exists { Some(Meta::open(self.disk)) } else { None };
+        let (meta, content, repaired) = match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(ReadError::Disk(error))) if !error.is_damage() => return Err(self.disk_error(error)),
+            Some(Err(error)) => {
+                let reason = error.to_string();
+                let damaged = OpenError::MetaDamaged { folder: self.path.clone(), reason };
+                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(damaged));
             }
-        })?;
+            None => {
+                let missing = OpenError::MetaMissing { folder: self.path.clone(), volumes: on_disk.len() };
+                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(missing));
+            }
+        };
         self.check_format(&meta_file(), content.format)?;
         if content.owner.node != owner.node {
             return Err(OpenError::OtherNode {
@@ -200,6 +299,81 @@ impl Folder<'_> {
         }
         report.repaired += u64::from(repaired);
         Ok((meta, content))
+    }
+
+    /// Makes `meta.redb` anew of what the volumes of `node` say; `None` if none can be read. The cluster and the peers
+    /// are asked for again, and of no group it is known whether the volumes hold its newest entries.
+    fn rebuild(
+        &self,
+        on_disk: &BTreeSet<VolumeNumber>,
+        node: NodeId,
+        report: &mut RecoveryReport,
+    ) -> Result<Option<(Meta, MetaContent)>, OpenError> {
+        let (mut owner, mut found, mut others) = (None, BTreeMap::new(), None);
+        // The newest one says whose they are: an older one may have been put there.
+        for number in on_disk.iter().rev() {
+            let volume = Volume::sealed(self.disk, *number, self.config.active_cache());
+            let Some(label) = self.any_label(&volume)? else { continue };
+            if label.owner.node != node {
+                others = Some(label.owner.node);
+                continue;
+            }
+            let owner = *owner.get_or_insert(label.owner);
+            if label.owner != owner || label.number != *number {
+                continue;
+            }
+            let seal = match label.sealed.then(|| volume.measure()) {
+                None => None,
+                Some(Ok((bytes, crc))) => Some(Seal { bytes, crc }),
+                Some(Err(error)) if error.is_damage() => Some(GIVEN_UP),
+                Some(Err(error)) => return Err(self.disk_error(error)),
+            };
+            found.insert(*number, seal);
+        }
+        let Some(owner) = owner else {
+            return match others {
+                Some(found) => Err(OpenError::OtherNode { folder: self.path.clone(), found, ours: node }),
+                None => Ok(None),
+            };
+        };
+        let mut content = MetaContent::empty(FORMAT, owner);
+        content.volumes = found;
+        content.forgot = Some(ANY);
+        let meta = self.disk(Meta::create(self.disk, &content))?;
+        error!(volumes = content.volumes.len(), identity = %owner.identity,
+            "meta.redb was damaged or missing, and was made anew of what the volumes say");
+        report.meta_rebuilt = true;
+        Ok(Some((meta, content)))
+    }
+
+    /// The label of a volume that may not be fit to be opened for writing; `None` if it cannot be read at all.
+    fn any_label(&self, volume: &Volume) -> Result<Option<Label>, OpenError> {
+        let read = match volume.label() {
+            // Not closed cleanly: redb opens it for reading only after it was opened for writing.
+            Err(error) if error.is_damage() => {
+                match Volume::open(self.disk, volume.number, self.config.active_cache()) {
+                    Ok(opened) => {
+                        let label = opened.volume.label();
+                        self.disk(opened.volume.close())?;
+                        label
+                    }
+                    Err(error) => Err(ReadError::Disk(error)),
+                }
+            }
+            read => read,
+        };
+        // What this says does not matter.
+        drop(volume.close());
+        match read {
+            Ok(label) => Ok(Some(label)),
+            Err(error) => match self.unfit(error) {
+                Unfit::Damaged(why) => {
+                    warn!(volume = %volume.number, why, "volume cannot be read");
+                    Ok(None)
+                }
+                Unfit::Refused(error) => Err(error),
+            },
+        }
     }
 
     fn check_format(&self, file: &FileName, found: u32) -> Result<(), OpenError> {
@@ -215,38 +389,55 @@ impl Folder<'_> {
     }
 
     /// Volumes that `meta.redb` does not list are a removed one whose removal came undone, or the next one made just
-    /// before a crash.
+    /// before a crash. One that has begun all the same shows that `meta.redb` is an older copy.
     fn settle_unknown(
         &self,
         on_disk: &BTreeSet<VolumeNumber>,
-        content: &MetaContent,
+        meta: &Meta,
+        content: &mut MetaContent,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<(), OpenError> {
         let newest = content.volumes.keys().next_back().copied();
         let unknown = on_disk.iter().filter(|number| !content.volumes.contains_key(number));
         for number in unknown.copied().collect::<Vec<_>>() {
-            if newest.is_some_and(|newest| number < newest) {
-                self.remove(&number.file(), report)?;
+            let begun = if newest.is_some_and(|newest| number < newest) {
+                Ok(false)
             } else {
-                let opened = Volume::open(self.disk, number, self.config.active_cache());
-                let opened = opened.map_err(|error| self.volume_error(number, ReadError::Disk(error)));
-                let volume = opened?.volume;
-                let begun = self.label(&volume, content.owner).map(drop).and_then(|()| {
-                    let replayed = replay(&volume).map_err(|error| self.read_error(error))?;
-                    self.disk(volume.close())?;
-                    Ok(replayed.is_some())
-                })?;
-                if begun {
-                    return Err(OpenError::MetaDamaged {
-                        folder: self.path.clone(),
-                        reason: format!("it is older than {}, which it does not list", number.file()),
-                    });
+                self.has_begun(number, content.owner)
+            };
+            match begun {
+                Ok(true) => {
+                    hurt.lose_tail(&format!(
+                        "meta.redb does not list {}: it is an older copy",
+                        number.file()
+                    ));
+                    self.note(meta, content, number, None)?;
                 }
                 // After kill -9 its name may not be durable. It is made again.
-                self.remove(&number.file(), report)?;
+                Ok(false) => {
+                    let volume = Volume::sealed(self.disk, number, 0);
+                    report.leftovers += 1;
+                    self.disk(keeper::discard(self.disk, content.owner, &volume, true))?;
+                }
+                Err(Unfit::Damaged(why)) => {
+                    hurt.lose_tail(&format!("{} is damaged ({why})", number.file()));
+                    hurt.lose(number, &why);
+                }
+                Err(Unfit::Refused(error)) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Whether a volume that is not listed holds anything.
+    fn has_begun(&self, number: VolumeNumber, owner: Owner) -> Result<bool, Unfit> {
+        let opened = Volume::open(self.disk, number, self.config.active_cache());
+        let volume = opened.map_err(|error| self.unfit(ReadError::Disk(error)))?.volume;
+        self.label(&volume, owner)?;
+        let replayed = replay(&volume).map_err(|error| self.unfit(error))?;
+        volume.close().map_err(|error| self.unfit(ReadError::Disk(error)))?;
+        Ok(replayed.is_some())
     }
 
     /// Opens all volumes that `meta.redb` lists.
@@ -256,71 +447,119 @@ impl Folder<'_> {
         meta: &Meta,
         content: &mut MetaContent,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<Volumes, OpenError> {
         let mut volumes = Volumes { sealed: BTreeMap::new(), unsealed: Vec::new(), spares: Vec::new() };
+        // Not sealed, and damaged or gone.
+        let mut open_and_lost = BTreeSet::new();
         for (number, seal) in content.volumes.clone() {
-            if !on_disk.contains(&number) {
-                let file = number.file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
-            }
-            if let Some(seal) = seal {
-                let volume = self.sealed(number, seal, content.owner)?;
-                volumes.sealed.insert(number, Arc::new(volume));
-                continue;
-            }
-            let opened = Volume::open(self.disk, number, self.config.active_cache())
-                .map_err(|error| self.volume_error(number, ReadError::Disk(error)))?;
-            report.repaired += u64::from(opened.repaired);
-            let volume = Arc::new(opened.volume);
-            let is_sealed = self.label(&volume, content.owner)?;
-            if is_sealed && !report.failed_before {
-                self.disk(volume.close())?;
-                let (bytes, crc) = self.disk(volume.measure())?;
-                self.note(meta, content, number, Some(Seal { bytes, crc }))?;
-                volumes.sealed.insert(number, volume);
-                report.sealed += 1;
-                continue;
-            }
-            match replay(&volume).map_err(|error| self.read_error(error))? {
-                Some(replayed) if volumes.spares.is_empty() => volumes.unsealed.push((volume, replayed)),
-                Some(_) => return Err(self.older_copy(&volumes.spares[0], "it holds nothing")),
-                None => volumes.spares.push(volume),
+            let fit = match seal {
+                _ if !on_disk.contains(&number) => Err(Unfit::Damaged("it is missing".to_owned())),
+                Some(seal) => self.sealed(number, seal, content.owner).map(|volume| {
+                    volumes.sealed.insert(number, Arc::new(volume));
+                }),
+                None => self.unsealed(number, meta, content, report, hurt, &mut volumes),
+            };
+            match fit {
+                Ok(()) => {}
+                Err(Unfit::Damaged(why)) => {
+                    hurt.lose(number, &why);
+                    if seal.is_none() {
+                        open_and_lost.insert(number);
+                    }
+                }
+                Err(Unfit::Refused(error)) => return Err(error),
             }
         }
+        // What was made before one that has begun had begun itself.
+        let newest = volumes.unsealed.last().map(|unsealed| unsealed.volume.number);
+        let (emptied, spares): (Vec<_>, Vec<_>) =
+            volumes.spares.drain(..).partition(|spare| newest.is_some_and(|newest| spare.number < newest));
+        for spare in emptied {
+            self.disk(spare.close())?;
+            hurt.lose(spare.number, "it is an older copy: it holds nothing, and a newer one does");
+        }
+        volumes.spares = spares;
         volumes.spares.reverse();
+        // Whatever came after a newest one that has begun may have begun as well.
+        if let Some(lost) = open_and_lost.iter().find(|lost| newest.is_none_or(|newest| **lost > newest)) {
+            hurt.lose_tail(&format!("{} was perhaps written last", lost.file()));
+        }
         Ok(volumes)
     }
 
-    fn sealed(&self, number: VolumeNumber, seal: Seal, owner: Owner) -> Result<Volume, OpenError> {
+    /// Opens a volume that is not listed as sealed.
+    fn unsealed(
+        &self,
+        number: VolumeNumber,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+        hurt: &Hurt,
+        volumes: &mut Volumes,
+    ) -> Result<(), Unfit> {
+        let unfit = |error: DiskError| self.unfit(ReadError::Disk(error));
+        let opened = Volume::open(self.disk, number, self.config.active_cache()).map_err(unfit)?;
+        report.repaired += u64::from(opened.repaired);
+        let volume = Arc::new(opened.volume);
+        let is_sealed = self.label(&volume, content.owner)?;
+        if is_sealed && !report.failed_before {
+            volume.close().map_err(unfit)?;
+            let (bytes, crc) = volume.measure().map_err(unfit)?;
+            self.note(meta, content, number, Some(Seal { bytes, crc })).map_err(Unfit::Refused)?;
+            volumes.sealed.insert(number, volume);
+            report.sealed += 1;
+            return Ok(());
+        }
+        let (replayed, trouble) = salvage(&volume);
+        let trouble = match trouble {
+            Some(error) => match self.unfit(error) {
+                Unfit::Damaged(why) => Some(why),
+                refused @ Unfit::Refused(_) => return Err(refused),
+            },
+            None if hurt.unreadable.contains(&number) => Some("parts of it cannot be read".to_owned()),
+            None => None,
+        };
+        if replayed.commit == 0 && trouble.is_none() {
+            volumes.spares.push(volume);
+        } else {
+            volumes.unsealed.push(Unsealed { volume, replayed, trouble });
+        }
+        Ok(())
+    }
+
+    fn sealed(&self, number: VolumeNumber, seal: Seal, owner: Owner) -> Result<Volume, Unfit> {
         let volume = Volume::sealed(self.disk, number, self.config.active_cache());
-        let length = self.disk(volume.length())?;
+        let unfit = |error: DiskError| self.unfit(ReadError::Disk(error));
+        if seal == GIVEN_UP {
+            return Err(Unfit::Damaged("it was found damaged before".to_owned()));
+        }
+        let length = volume.length().map_err(unfit)?;
         if length != seal.bytes {
-            let reason = format!("{length} bytes, {} when it was closed", seal.bytes);
-            return Err(self.older_copy(&volume, &reason));
+            let reason = format!("it is an older copy: {length} bytes, {} when it was closed", seal.bytes);
+            return Err(Unfit::Damaged(reason));
         }
         let is_sealed = self.label(&volume, owner)?;
-        self.disk(volume.close())?;
-        if is_sealed { Ok(volume) } else { Err(self.older_copy(&volume, "it was not closed for good")) }
+        volume.close().map_err(unfit)?;
+        if is_sealed {
+            Ok(volume)
+        } else {
+            Err(Unfit::Damaged("it is an older copy: it was not closed for good".to_owned()))
+        }
     }
 
     /// Checks whose volume it is; tells whether it is sealed.
-    fn label(&self, volume: &Volume, owner: Owner) -> Result<bool, OpenError> {
-        let label = volume.label().map_err(|error| self.volume_error(volume.number, error))?;
-        self.check_format(volume.file(), label.format)?;
+    fn label(&self, volume: &Volume, owner: Owner) -> Result<bool, Unfit> {
+        let label = volume.label().map_err(|error| self.unfit(error))?;
+        self.check_format(volume.file(), label.format).map_err(Unfit::Refused)?;
         if label.owner != owner {
-            return Err(OpenError::VolumeForeign {
-                folder: self.path.clone(),
-                file: volume.file().to_string(),
-                node: label.owner.node,
-                identity: label.owner.identity,
-            });
+            return Err(Unfit::Damaged(format!(
+                "it was written by node {} with identity {}",
+                label.owner.node, label.owner.identity
+            )));
         }
         if label.number != volume.number {
-            return Err(OpenError::VolumeDamaged {
-                folder: self.path.clone(),
-                file: volume.file().to_string(),
-                reason: format!("it is {} under another name", label.number.file()),
-            });
+            return Err(Unfit::Damaged(format!("it is {} under another name", label.number.file())));
         }
         Ok(label.sealed)
     }
@@ -331,23 +570,21 @@ impl Folder<'_> {
         volumes: &mut Volumes,
         meta: &Meta,
         content: &mut MetaContent,
+        hurt: &mut Hurt,
     ) -> Result<Found, OpenError> {
-        let Some((volume, replayed)) = volumes.unsealed.pop() else {
-            let lost =
-                volumes.spares.last().filter(|_| !volumes.sealed.is_empty() || content.witness.is_some());
-            if let Some(lost) = lost {
-                return Err(
-                    self.older_copy(lost, "it holds nothing, although this node has acknowledged entries")
-                );
-            }
-            if let Some((number, _)) = volumes.sealed.last_key_value() {
-                let file = number.next().file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
+        let witness = content.witness.map_or(0, |witness| witness.commit);
+        let Some(Unsealed { volume, mut replayed, trouble }) = volumes.unsealed.pop() else {
+            let mut base = Replayed::default();
+            if !volumes.sealed.is_empty() || !hurt.lost.is_empty() || witness > 0 || content.forgot.is_some()
+            {
+                hurt.lose_tail("no volume holds the newest commits");
+                base = self.before(volumes)?;
             }
             let volume = match volumes.spares.pop() {
                 Some(volume) => volume,
                 None => {
-                    let number = VolumeNumber(1);
+                    let known = content.volumes.keys().chain(hurt.lost.keys()).max().copied();
+                    let number = known.unwrap_or(VolumeNumber(0)).next();
                     let cache = self.config.active_cache();
                     let volume = self.disk(Volume::create(self.disk, content.owner, number, cache))?;
                     self.note(meta, content, number, None)?;
@@ -356,32 +593,130 @@ impl Folder<'_> {
             };
             let active =
                 Active { volume, index: MemoryIndex::default(), tail: Tail::default(), begun: false };
-            return Ok(Found { active, durable: BTreeMap::new(), commit: 0 });
+            let commit = base.commit.max(witness);
+            return Ok(Found { active, durable: base.durable, commit, broken: false });
         };
-        if let Some(witness) = content.witness
-            && replayed.commit < witness.commit
-        {
-            let reason =
-                format!("its last commit is {}, {} was acknowledged", replayed.commit, witness.commit);
-            return Err(self.older_copy(&volume, &reason));
+        // Those before it are lost with what is damaged in them; this one tells what they held.
+        let (broken, whole): (Vec<_>, Vec<_>) =
+            volumes.unsealed.drain(..).partition(|unsealed| unsealed.trouble.is_some());
+        volumes.unsealed = whole;
+        for Unsealed { volume, trouble, .. } in broken {
+            self.disk(volume.close())?;
+            hurt.lose(volume.number, &trouble.unwrap_or_default());
         }
-        let active = Active { volume, index: replayed.index, tail: replayed.tail, begun: true };
-        Ok(Found { active, durable: replayed.durable, commit: replayed.commit })
+        if let Some(why) = &trouble {
+            hurt.lose_tail(&format!("{} is damaged ({why})", volume.file()));
+            // Its beginning tells of all groups, unless that is damaged.
+            for (group, state) in self.before(volumes)?.durable {
+                replayed.durable.entry(group).or_insert(state);
+            }
+        } else if replayed.commit < witness {
+            hurt.lose_tail(&format!(
+                "{} is an older copy: its last commit is {}, {witness} was acknowledged",
+                volume.file(),
+                replayed.commit
+            ));
+        }
+        let active =
+            Active { volume, index: replayed.index, tail: replayed.tail, begun: replayed.commit > 0 };
+        let commit = replayed.commit.max(witness);
+        Ok(Found { active, durable: replayed.durable, commit, broken: trouble.is_some() })
     }
 
-    /// Each span must lie in a volume that is here.
-    fn check_spans(
-        &self,
-        found: &Found,
-        sealed: &BTreeMap<VolumeNumber, Arc<Volume>>,
-    ) -> Result<(), OpenError> {
-        for span in found.durable.values().flat_map(|durable| &durable.spans) {
-            if span.volume != found.active.volume.number && !sealed.contains_key(&span.volume) {
-                let file = span.volume.file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
+    /// What the newest readable one of the volumes before the active one says at its end.
+    fn before(&self, volumes: &Volumes) -> Result<Replayed, OpenError> {
+        let unsealed = volumes.unsealed.iter().map(|unsealed| &unsealed.volume);
+        let mut all = volumes.sealed.values().chain(unsealed).collect::<Vec<_>>();
+        all.sort_by_key(|volume| volume.number);
+        for volume in all.into_iter().rev() {
+            match replay(volume) {
+                Ok(Some(replayed)) => return Ok(replayed),
+                Ok(None) => {}
+                Err(error) => match self.unfit(error) {
+                    Unfit::Damaged(why) => {
+                        warn!(volume = %volume.number, why, "stream of a volume cannot be read");
+                    }
+                    Unfit::Refused(error) => return Err(error),
+                },
             }
         }
-        Ok(())
+        Ok(Replayed::default())
+    }
+
+    /// Makes durable what may be missing, and of which groups, before anything is done about it.
+    fn note_losses(
+        &self,
+        meta: &Meta,
+        content: &mut MetaContent,
+        found: &Found,
+        hurt: &Hurt,
+    ) -> Result<(), OpenError> {
+        let mut changes = Vec::new();
+        for number in hurt.lost.keys() {
+            if let Some(seal) = content.volumes.get_mut(number)
+                && seal.is_none()
+            {
+                *seal = Some(GIVEN_UP);
+                changes.push(Change::Volume(*number, *seal));
+            }
+        }
+        let rebuilt = content.forgot == Some(ANY);
+        if hurt.tail || rebuilt {
+            content.forgot = Some(ANY);
+            changes.push(Change::Forgot(ANY));
+            for group in found.durable.keys() {
+                let lost = content.lost.entry(*group).or_default();
+                // Votes stand in two places.
+                let now = lost.and(Lost { tail: true, vote: hurt.tail && rebuilt });
+                if *lost != now {
+                    *lost = now;
+                    changes.push(Change::Lost(*group, now));
+                }
+            }
+        }
+        if changes.is_empty() { Ok(()) } else { self.disk(meta.write(&changes)) }
+    }
+
+    /// Keeps the volumes that cannot be read and hold live entries, so that each read of these says why; gives up the
+    /// others. Tells what is lost of each group.
+    fn settle_lost(
+        &self,
+        meta: &Meta,
+        content: &mut MetaContent,
+        found: &Found,
+        volumes: &mut Volumes,
+        hurt: &mut Hurt,
+    ) -> Result<BTreeMap<GroupId, Damage>, OpenError> {
+        let spans = found.durable.values().flat_map(|durable| &durable.spans);
+        let alive = spans.map(|span| span.volume).collect::<BTreeSet<_>>();
+        for number in &alive {
+            let is_here = *number == found.active.volume.number || volumes.sealed.contains_key(number);
+            if !is_here && !hurt.lost.contains_key(number) {
+                hurt.lose(*number, "it is missing");
+            }
+        }
+        for (number, why) in &hurt.lost {
+            let volume = Volume::lost(self.disk, *number, why.clone());
+            if alive.contains(number) {
+                volumes.sealed.insert(*number, Arc::new(volume));
+            } else {
+                self.disk(meta.write(&[Change::VolumeGone(*number)]))?;
+                content.volumes.remove(number);
+                self.disk(keeper::discard(self.disk, content.owner, &volume, true))?;
+            }
+        }
+        let mut damage = BTreeMap::new();
+        for (group, durable) in &found.durable {
+            let mut lost =
+                Damage { lost: content.lost.get(group).copied().unwrap_or_default(), ..Damage::default() };
+            for span in durable.spans.iter().filter(|span| hurt.lost.contains_key(&span.volume)) {
+                lost.heads.add(span.range.clone());
+            }
+            if !lost.is_none() {
+                damage.insert(*group, lost);
+            }
+        }
+        Ok(damage)
     }
 
     fn note(
@@ -394,14 +729,6 @@ impl Folder<'_> {
         self.disk(meta.write(&[Change::Volume(number, seal)]))?;
         content.volumes.insert(number, seal);
         Ok(())
-    }
-
-    fn older_copy(&self, volume: &Volume, reason: &str) -> OpenError {
-        OpenError::OlderCopy {
-            folder: self.path.clone(),
-            file: volume.file().to_string(),
-            reason: reason.to_owned(),
-        }
     }
 
     fn disk<T>(&self, result: Result<T, DiskError>) -> Result<T, OpenError> {
@@ -426,17 +753,12 @@ impl Folder<'_> {
         }
     }
 
-    /// A volume that does not open is damaged, unless it is a matter of permissions.
-    fn volume_error(&self, number: VolumeNumber, error: ReadError) -> OpenError {
-        match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
-                OpenError::VolumeDamaged {
-                    folder: self.path.clone(),
-                    file: number.file().to_string(),
-                    reason: error.to_string(),
-                }
-            }
+    /// What an error says of the volume in which it was met.
+    fn unfit(&self, error: ReadError) -> Unfit {
+        if error.is_damage() {
+            Unfit::Damaged(error.to_string())
+        } else {
+            Unfit::Refused(self.read_error(error))
         }
     }
 }

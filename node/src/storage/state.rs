@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::config::StoreConfig;
+use super::damage::{Damage, Part};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
 use super::facts::Meta;
@@ -29,11 +30,39 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// What the committer is asked to write, in order.
 pub(super) enum Request {
-    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, done: OnSync },
-    Truncate { group: GroupId, from: LogIndex, reply: Reply },
-    Trim { group: GroupId, through: LogId, reply: Reply },
-    Vote { group: GroupId, vote: HardVote, reply: Reply },
-    Remove { group: GroupId, reply: Reply },
+    Append {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        arrivals: u64,
+        done: OnSync,
+    },
+    Truncate {
+        group: GroupId,
+        from: LogIndex,
+        reply: Reply,
+    },
+    Trim {
+        group: GroupId,
+        through: LogId,
+        reply: Reply,
+    },
+    Vote {
+        group: GroupId,
+        vote: HardVote,
+        reply: Reply,
+    },
+    Remove {
+        group: GroupId,
+        reply: Reply,
+    },
+    /// Entries that the log holds, written once more.
+    Repair {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        reply: Reply,
+    },
 }
 
 impl Request {
@@ -45,7 +74,8 @@ impl Request {
             Self::Truncate { reply, .. }
             | Self::Trim { reply, .. }
             | Self::Vote { reply, .. }
-            | Self::Remove { reply, .. } => drop(reply.send(result)),
+            | Self::Remove { reply, .. }
+            | Self::Repair { reply, .. } => drop(reply.send(result)),
         }
     }
 }
@@ -66,6 +96,10 @@ pub(super) struct Shared {
     pub(super) to_keep: Notify,
     /// The keeper has done something.
     pub(super) kept: Notify,
+    /// The scrubber is to look whether it must end.
+    pub(super) to_scrub: Notify,
+    /// Changes whenever something is found damaged, or is whole again.
+    pub(super) damaged: watch::Sender<u64>,
 }
 
 pub(super) struct State {
@@ -86,6 +120,12 @@ pub(super) struct State {
     pub(super) look_for_dead: bool,
     /// The number of the last commit that is durable.
     pub(super) commit: u64,
+    /// Groups of which something is lost.
+    pub(super) damage: BTreeMap<GroupId, Damage>,
+    /// Of groups below this that are not known here, nobody knows whether they ever were.
+    pub(super) forgot_below: Option<GroupId>,
+    pub(super) repaired_entries: u64,
+    pub(super) scrubs: u64,
     pub(super) failed: bool,
     pub(super) closing: bool,
 }
@@ -152,6 +192,8 @@ impl Shared {
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
+            to_scrub: Notify::new(),
+            damaged: watch::Sender::new(0),
         }
     }
 
@@ -206,9 +248,55 @@ impl State {
             spare,
             look_for_dead: true,
             commit,
+            damage: BTreeMap::new(),
+            forgot_below: None,
+            repaired_entries: 0,
+            scrubs: 0,
             failed: false,
             closing: false,
         }
+    }
+
+    /// Notes that a part of an entry cannot be read, which is said to lie in `volume`; `false` if that is known, or if
+    /// it is none of the log any more, or in memory, or lies elsewhere by now.
+    pub(super) fn note_damage(
+        &mut self,
+        group: GroupId,
+        index: LogIndex,
+        part: Part,
+        volume: VolumeNumber,
+    ) -> bool {
+        let (Some(visible), Some(durable)) = (self.visible.get(&group), self.durable.get(&group)) else {
+            return false;
+        };
+        let at = durable.spans.partition_point(|span| span.range.end <= index);
+        let lies_there =
+            durable.spans.get(at).is_some_and(|span| span.volume == volume && span.range.start <= index);
+        let held = visible.hard.range().contains(&index) && index < visible.memory_start();
+        held && lies_there && self.damage.entry(group).or_default().note(index, part)
+    }
+
+    /// A log has changed its range: what was lost of the rest concerns nobody.
+    fn clip_damage(&mut self, group: GroupId) {
+        let range = self.visible.get(&group).map(|visible| visible.hard.range());
+        if let (Some(damage), Some(range)) = (self.damage.get_mut(&group), range) {
+            damage.clip(&range);
+            if damage.is_none() {
+                self.damage.remove(&group);
+            }
+        }
+    }
+
+    /// Entries are whole again; how many of them were not.
+    pub(super) fn mended(&mut self, group: GroupId, indexes: impl Iterator<Item = LogIndex>) -> u64 {
+        let Some(damage) = self.damage.get_mut(&group) else { return 0 };
+        let mended = indexes.filter(|index| damage.mended(*index)).count();
+        if damage.is_none() {
+            self.damage.remove(&group);
+        }
+        let mended = u64::try_from(mended).expect("a count fits 64 bits");
+        self.repaired_entries += mended;
+        mended
     }
 
     /// Makes entries readable; all of them or none.
@@ -243,6 +331,7 @@ impl State {
             let removed = visible.recent.pop_back();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn trim(&mut self, group: GroupId, through: LogId) {
@@ -252,10 +341,12 @@ impl State {
             let removed = visible.recent.pop_front();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn remove(&mut self, group: GroupId) {
         self.committed.remove(&group);
+        self.damage.remove(&group);
         if let Some(visible) = self.visible.remove(&group) {
             self.recent.bytes -= visible.recent.iter().map(|(_, entry)| memory_of(entry)).sum::<u64>();
         }

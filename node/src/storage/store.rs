@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::committer;
 use super::config::StoreConfig;
+use super::damage::{Damage, DamageCounts, Lost};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::{DiskError, OpenError, ReadError, StoreError};
 use super::facts::{Change, Facts, Witness};
@@ -22,7 +23,8 @@ use super::failure::Failure;
 use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
-use super::state::{OnSync, Request, Shared};
+use super::scrub;
+use super::state::{OnSync, Request, Shared, bytes_of};
 use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
@@ -65,6 +67,10 @@ impl Store {
             sealed = report.sealed,
             leftovers = report.leftovers,
             failed_before = report.failed_before,
+            meta_rebuilt = report.meta_rebuilt,
+            volumes_lost = report.volumes_lost,
+            damaged_entries = report.damaged_entries,
+            groups_behind = report.groups_behind,
             elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
             "store was opened"
         );
@@ -73,10 +79,13 @@ impl Store {
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
         let shared =
             Arc::new(Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state));
-        let tasks = vec![
+        let mut tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),
             env.spawn("storage-keeper", keeper::run(shared.clone())),
         ];
+        if shared.config.scrub_hours > 0 {
+            tasks.push(env.spawn("storage-scrubber", scrub::run(shared.clone())));
+        }
         Ok((Self(Arc::new(Inner { shared, facts, tasks: Mutex::new(tasks) })), report))
     }
 
@@ -87,7 +96,52 @@ impl Store {
 
     /// A group's log; empty if the disk has nothing of it.
     pub fn log(&self, group: GroupId) -> Log {
-        Log { shared: self.0.shared.clone(), group }
+        Log { shared: self.0.shared.clone(), facts: self.0.facts.clone(), group }
+    }
+
+    /// How much of the disk is damaged.
+    pub fn damage_counts(&self) -> DamageCounts {
+        let state = self.0.shared.state();
+        let behind = state.damage.values().filter(|damage| damage.lost.any()).count();
+        DamageCounts {
+            damaged_entries: state.damage.values().map(Damage::entries).sum(),
+            repaired_entries: state.repaired_entries,
+            groups_behind: u64::try_from(behind).expect("a count fits 64 bits"),
+            scrubs: state.scrubs,
+        }
+    }
+
+    /// Changes whenever something is found damaged, or is whole again.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.0.shared.damaged.subscribe()
+    }
+
+    /// Whether nobody knows if a group of which there is nothing on this disk was ever here: what told of it may be
+    /// lost, with a vote. Never for groups that the disk knows.
+    pub fn may_have_forgotten(&self, group: GroupId) -> bool {
+        let state = self.0.shared.state();
+        let is_known =
+            state.visible.get(&group).is_some_and(|visible| visible.hard.state() != LogState::default());
+        !is_known && state.forgot_below.is_some_and(|below| group < below)
+    }
+
+    /// Whether groups may have been here of which nothing is known, and it is not known either up to which.
+    pub fn forgot_any(&self) -> bool {
+        self.0.shared.state().forgot_below == Some(GroupId(u64::MAX))
+    }
+
+    /// No group from `below` on was ever on this disk without being known: those were not made when it lost what it
+    /// knew. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn forgot_none_from(&self, below: GroupId) -> Result<(), StoreError> {
+        if !self.forgot_any() {
+            return Ok(());
+        }
+        self.0.facts.set_forgot(below).await?;
+        self.0.shared.state().forgot_below = Some(below);
+        Ok(())
     }
 
     /// Groups that have anything on this disk, or are about to.
@@ -147,6 +201,7 @@ impl Store {
         shared.to_commit.notify_one();
         shared.kept.notify_one();
         shared.to_keep.notify_one();
+        shared.to_scrub.notify_one();
         let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // A panic was a failure, and has been told: whoever closes the store ends for that reason.
@@ -195,6 +250,7 @@ impl fmt::Debug for Store {
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
+    facts: Facts,
     group: GroupId,
 }
 
@@ -241,7 +297,16 @@ impl Log {
     /// Not appended, and `done` is not called: the disk has failed or the store is closed, the entries do not follow,
     /// or a body is absent or another one's.
     pub fn append(&self, entries: Vec<Entry>, done: OnSync) -> Result<(), StoreError> {
-        for entry in &entries {
+        self.check(&entries)?;
+        let group = self.group;
+        self.shared.enqueue(move |state| {
+            let bytes = state.append(group, &entries)?;
+            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
+        })
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        for entry in entries {
             assert_eq!(entry.head.group, self.group, "an entry goes into its own group's log");
             let corrupt = match &entry.body {
                 Body::Absent => Some(None),
@@ -251,11 +316,7 @@ impl Log {
                 return Err(StoreError::Body { group: self.group, index: entry.head.index, corrupt });
             }
         }
-        let group = self.group;
-        self.shared.enqueue(move |state| {
-            let bytes = state.append(group, &entries)?;
-            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
-        })
+        Ok(())
     }
 
     /// Removes `from` and all entries behind it, in order with appends. Durable on return; they never come back.
@@ -342,6 +403,54 @@ impl Log {
     /// The log does not hold one of them any more; the disk failed, or holds something else than what was written.
     pub async fn bodies(&self, heads: &[Head]) -> Result<Vec<Bytes>, ReadError> {
         self.shared.bodies(self.group, heads).await
+    }
+
+    /// What is known to be lost of it.
+    pub fn damage(&self) -> Damage {
+        self.shared.state().damage.get(&self.group).cloned().unwrap_or_default()
+    }
+
+    /// Changes whenever [`Log::damage`] of any group does.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.shared.damaged.subscribe()
+    }
+
+    /// Writes entries once more that could not be read, as another replica holds them: those of the log's own index and
+    /// term are read from there from now on. The others are left out. In order with appends and truncations; durable on
+    /// return. Entries are checked as by [`Log::append`].
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed; a body is absent, or another one's.
+    pub async fn repair(&self, mut entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.check(&entries)?;
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(move |state| {
+            let held = state.visible.get(&group).map(|visible| &visible.hard);
+            entries.retain(|entry| {
+                held.is_some_and(|held| held.term_at(entry.head.index) == Some(entry.head.term))
+            });
+            let bytes = entries.iter().map(|entry| bytes_of(&entry.head)).sum();
+            Ok(Request::Repair { group, entries, bytes, reply })
+        })?;
+        answered(answer).await
+    }
+
+    /// Notes what may be missing of it, or that nothing is any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps noted, or not.
+    pub async fn set_lost(&self, lost: Lost) -> Result<(), StoreError> {
+        self.facts.set_lost(self.group, lost).await?;
+        {
+            let mut state = self.shared.state();
+            let damage = state.damage.entry(self.group).or_default();
+            damage.lost = lost;
+            if damage.is_none() {
+                state.damage.remove(&self.group);
+            }
+        }
+        self.shared.damaged.send_modify(|version| *version += 1);
+        Ok(())
     }
 
     /// Heads of the newest entries, from `from` or later to the end: those that are in memory. Never reads the disk.
