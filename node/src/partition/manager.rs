@@ -77,6 +77,7 @@ impl PartitionManager {
             shared: Arc::clone(&shared),
             around,
             metadata,
+            begin_anew: raft.begin_anew(),
             wanted: BTreeMap::new(),
             known: BTreeSet::new(),
             unjudged: store.groups().into_iter().filter(|group| *group != GroupId::METADATA).collect(),
@@ -147,6 +148,7 @@ impl Shared {
 /// What a job ended with.
 enum Ended {
     Started(GroupId),
+    Stopped(GroupId),
     Removed(GroupId),
 }
 
@@ -155,6 +157,8 @@ struct Reconciler {
     shared: Arc<Shared>,
     around: Surroundings,
     metadata: watch::Receiver<Arc<Metadata>>,
+    /// Groups that are to be stopped and started again.
+    begin_anew: watch::Receiver<BTreeSet<GroupId>>,
     /// What metadata assigns to this node.
     wanted: BTreeMap<GroupId, Place>,
     /// Groups that this node has: they run, or lie on its disk.
@@ -181,11 +185,17 @@ impl Reconciler {
                     Err(_) => return,
                 },
                 Some(ended) = self.jobs.next() => match ended {
-                    Ended::Started(group) | Ended::Removed(group) => {
+                    Ended::Started(group) | Ended::Stopped(group) | Ended::Removed(group) => {
                         self.busy.remove(&group);
                         self.settle(group, &starts);
                     }
                 },
+                Ok(()) = self.begin_anew.changed() => {
+                    let groups = self.begin_anew.borrow_and_update().clone();
+                    for group in groups {
+                        self.settle(group, &starts);
+                    }
+                }
             }
         }
     }
@@ -218,6 +228,11 @@ impl Reconciler {
                 let starts = Arc::clone(starts);
                 let job = start(Arc::clone(&self.shared), self.around.clone(), place.clone(), starts);
                 self.jobs.push(job.boxed());
+            }
+            Some(_) if self.begin_anew.borrow().contains(&group) => {
+                self.busy.insert(group);
+                let running = self.shared.running().remove(&group);
+                self.jobs.push(stop(self.around.clone(), group, running).boxed());
             }
             Some(_) => {}
             None if self.known.remove(&group) => {
@@ -278,6 +293,17 @@ async fn start(
         }
     }
     Ended::Started(group)
+}
+
+/// Stops a replica that is to be started again. What is in flight there is unknown to its clients.
+async fn stop(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {
+    if let Some(Running { replica, batcher }) = running {
+        replica.close();
+        around.raft.stop_group(group).await;
+        drop(AssertUnwindSafe(batcher.stop()).catch_unwind().await);
+    }
+    info!(%group, "replica stopped, to be started again");
+    Ended::Stopped(group)
 }
 
 async fn remove(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {

@@ -34,6 +34,9 @@ use crate::storage::{Head, Kind, ReadError, Store};
 const LATE_MAX: Duration = Duration::from_millis(200);
 const CUT_SHORT: Duration = Duration::from_millis(2);
 
+/// What is damaged on this node's disk is waited for so long before a reader is told of it: a peer has it.
+const MENDED_WITHIN: Duration = Duration::from_secs(3);
+
 /// What every replica of a node works with.
 #[derive(Clone)]
 pub(super) struct Surroundings {
@@ -355,7 +358,19 @@ impl Replica {
     async fn log_heads(&self, range: Range<LogIndex>) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
         let (log, from) = (self.shared.group.log(), range.start);
-        let heads = log.heads(range, stride).await.map_err(|error| self.unread(&error))?;
+        let env = &self.shared.around.env;
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let heads = loop {
+            changed.borrow_and_update();
+            let error = match log.heads(range.clone(), stride).await {
+                Ok(heads) => break heads,
+                Err(error) => error,
+            };
+            let left = until.since(env.now());
+            if left.is_zero() || !log.may_be_mended(&(from..from.next()), &mut changed, left).await {
+                return Err(self.unread(&error));
+            }
+        };
         match heads.last().map(|last| last.index.next()) {
             Some(next) => Ok((heads, next)),
             None => Err(self.unread(&ReadError::Missing { group: log.group(), index: from })),
@@ -367,7 +382,21 @@ impl Replica {
         if heads.is_empty() {
             return Ok(Bytes::new());
         }
-        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| self.unread(&error))?;
+        let (log, env) = (self.shared.group.log(), &self.shared.around.env);
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let all = heads.first().map_or(LogIndex(0), |first| first.index)
+            ..heads.last().map_or(LogIndex(0), |last| last.index.next());
+        let bodies = loop {
+            changed.borrow_and_update();
+            let error = match log.bodies(heads).await {
+                Ok(bodies) => break bodies,
+                Err(error) => error,
+            };
+            let left = until.since(env.now());
+            if left.is_zero() || !log.may_be_mended(&all, &mut changed, left).await {
+                return Err(self.unread(&error));
+            }
+        };
         let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());
         for (head, body) in heads.iter().zip(&bodies) {
             let start = batches.len();

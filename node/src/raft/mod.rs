@@ -5,12 +5,15 @@
 
 mod config;
 mod election;
+mod fitness;
 mod group;
 mod liveness;
 mod log_store;
 mod machine;
 mod node;
 mod peers;
+mod rejoin;
+mod repair;
 mod runtime;
 mod snapshot;
 mod timers;

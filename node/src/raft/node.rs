@@ -1,6 +1,6 @@
 //! All of a node's groups and its peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -22,15 +22,17 @@ use super::config::RaftConfig;
 use super::election;
 use super::group::{Group, Role, Running, role_of};
 use super::liveness::{Death, Leadership, Liveness};
-use super::log_store::LogStore;
+use super::log_store::{LogStore, Phase};
 use super::machine::{Apply, Machine};
 use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
+use super::rejoin::{self, Unready};
+use super::repair;
 use super::runtime::{Registry, Scope};
 use super::timers::{self, ElectionTimer};
 use super::types::{Member, first_entry, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
-use crate::storage::{Entry, Log, LogId, Store, StoreError};
+use crate::storage::{Entry, Log, LogId, Lost, Store, StoreError};
 
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
@@ -73,6 +75,15 @@ pub enum GroupError {
     /// The node is stopping.
     #[error("this node is stopping")]
     Stopping,
+    /// Something of its log is lost here, and is not known again: it is tried again, and in vain if no other replica has
+    /// it.
+    #[error("group {group} was not started: {reason}")]
+    Damaged {
+        /// Which group.
+        group: GroupId,
+        /// What is waited for.
+        reason: String,
+    },
     /// The log could not be read or written.
     #[error("group {group} was not started: {reason}")]
     Failed {
@@ -100,6 +111,8 @@ pub(super) struct Inner {
     liveness: Mutex<Liveness>,
     leaders_changed: watch::Sender<u64>,
     failed: watch::Sender<Option<String>>,
+    /// Groups that are to be stopped and started again.
+    begin_anew: watch::Sender<BTreeSet<GroupId>>,
     /// What this node leads has changed: the next beat is due at once.
     beat_now: Arc<Notify>,
     tasks: Mutex<Vec<Task>>,
@@ -200,6 +213,7 @@ impl RaftNode {
                 liveness: Mutex::default(),
                 leaders_changed: watch::Sender::new(0),
                 failed: watch::Sender::new(None),
+                begin_anew: watch::Sender::new(BTreeSet::new()),
                 beat_now: Arc::new(Notify::new()),
                 tasks: Mutex::default(),
                 config,
@@ -270,6 +284,7 @@ impl RaftNode {
             // Under one lock with the look above: the task takes itself off the list.
             groups.starting.insert(group, Starting { task: Some(task), given_up: false });
         }
+        self.0.begin_anew.send_if_modified(|groups| groups.remove(&group));
         started.await.unwrap_or(Err(GroupError::Stopping))
     }
 
@@ -340,6 +355,12 @@ impl RaftNode {
     /// panicked: this node must stop.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.0.failed.subscribe()
+    }
+
+    /// Groups whose owner is to stop them and start them again: something of their log is lost here that only a start
+    /// can do without. Each stays here until it is started.
+    pub fn begin_anew(&self) -> watch::Receiver<BTreeSet<GroupId>> {
+        self.0.begin_anew.subscribe()
     }
 
     /// Runs a task that this node cannot do without. If it panics, the node must stop as if a group had ended by
@@ -417,6 +438,22 @@ impl Inner {
         &self.config
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.groups().stopping
+    }
+
+    /// A group cannot go on with what is left of its log here.
+    pub(super) fn must_begin_anew(&self, group: GroupId) {
+        if self.begin_anew.send_if_modified(|groups| groups.insert(group)) {
+            self.env.reached(Mark::GroupRestartedForDamage);
+            tracing::warn!(%group, "group is started again, without what is damaged");
+        }
+    }
+
     pub(super) fn group(&self, group: GroupId) -> Option<Group> {
         self.groups().running.get(&group).cloned()
     }
@@ -489,8 +526,22 @@ impl Inner {
         // openraft takes all that it finds for durable, and says so to its leader: what a former run of the group has
         // left on its way to the disk is waited for, and never comes there once the disk has failed.
         log.synced().await.map_err(|error| failed(&error))?;
+        if self.store.may_have_forgotten(id) {
+            // It was perhaps here, with a vote: it is not begun by this node.
+            log.set_lost(Lost { tail: true, vote: true }).await.map_err(|error| failed(&error))?;
+        }
         let place = members.iter().position(|member| member.node == self.me);
-        let place = place.filter(|_| log.state().last.is_none());
+        let place = place.filter(|_| log.state().last.is_none() && !log.damage().lost.any());
+        let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
+        let until = match place {
+            Some(_) => None,
+            None => rejoin::pass(self, &log, &nodes).boxed().await.map_err(|unready| match unready {
+                Unready::Store(error) => failed(&error),
+                unready @ (Unready::NoOther | Unready::NotYet(_)) => {
+                    GroupError::Damaged { group: id, reason: unready.to_string() }
+                }
+            })?,
+        };
         if place.is_some() {
             // All members begin with the same entry, so each can write it alone. openraft's own `initialize` would
             // refuse on a node that has voted before it heard of any entry, and such a group would wait for ever if
@@ -500,11 +551,14 @@ impl Inner {
         let applied = Arc::new(watch::Sender::new(None));
         let registry = Registry::new();
         let scope = Scope::new(self.env.clone(), &registry);
+        let (phase, phased) = watch::channel(Phase::Starting);
+        // openraft reads the log as it starts, and waits for what is damaged.
+        scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes));
         let raft = Raft::new(
             node_to_raft(self.me),
             self.openraft.clone(),
             Network::new(self.peers.clone(), id),
-            LogStore::new(log.clone(), self.config.append_bytes_max),
+            LogStore::new(&self.env, log.clone(), self.config.append_bytes_max, phased),
             Machine::new(self.env.clone(), id, apply, applied.clone()),
         );
         let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
@@ -522,9 +576,15 @@ impl Inner {
             applied: watched,
             replacing: Mutex::default(),
             timer: ElectionTimer::default(),
+            phase,
             ending: AsyncMutex::default(),
         };
         let group = Group(Arc::new(running));
+        group.0.phase.send_replace(Phase::Running);
+        if let Some(until) = until {
+            let (env, log) = (self.env.clone(), group.log().clone());
+            group.0.scope.start(rejoin::regain(env, log, until, applied.subscribe()));
+        }
         for member in group.members() {
             if member.node != self.me {
                 self.peers.identities().admit(member.node, member.identity);

@@ -122,6 +122,12 @@ impl Damage {
         self.heads.contains(index) || self.bodies.contains(index)
     }
 
+    /// Whether any entry of a range cannot be read as a whole.
+    pub fn touches(&self, range: &Range<LogIndex>) -> bool {
+        let overlaps = |hole: &Range<LogIndex>| hole.start < range.end && range.start < hole.end;
+        self.heads.ranges().iter().chain(self.bodies.ranges()).any(overlaps)
+    }
+
     /// The log is `within` now: what lay outside concerns nobody.
     pub(super) fn clip(&mut self, within: &Range<LogIndex>) {
         self.heads.clip(within.clone());

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use futures_util::future::select;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
@@ -413,6 +414,30 @@ impl Log {
     /// Changes whenever [`Log::damage`] of any group does.
     pub fn damage_changed(&self) -> watch::Receiver<u64> {
         self.shared.damaged.subscribe()
+    }
+
+    /// For whoever could not read a range, and had marked `changed` as seen before: whether to try again, as something
+    /// was found or mended since. Waits for that, at most for `wait`, if part of the range is known to be damaged.
+    pub async fn may_be_mended(
+        &self,
+        range: &Range<LogIndex>,
+        changed: &mut watch::Receiver<u64>,
+        wait: Duration,
+    ) -> bool {
+        if changed.has_changed().unwrap_or(false) {
+            return true;
+        }
+        if !self.damage().touches(range) {
+            return false;
+        }
+        select(std::pin::pin!(changed.changed()), self.shared.env.sleep(wait)).await;
+        true
+    }
+
+    /// The term of an entry that the log holds, whether or not that can be read.
+    pub fn term_of(&self, index: LogIndex) -> Option<Term> {
+        let state = self.shared.state();
+        state.visible.get(&self.group).and_then(|visible| visible.hard.term_at(index))
     }
 
     /// Writes entries once more that could not be read, as another replica holds them: those of the log's own index and

@@ -11,7 +11,7 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipO
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use quorate_proto::ids::{GroupId, NodeId};
 
-use crate::raft::log_store::LogStore;
+use crate::raft::log_store::{LogStore, Phase};
 use crate::raft::runtime::{Registry, Scope};
 use crate::raft::types::{Config, RaftLogId};
 use crate::storage::{Store, StoreConfig};
@@ -84,7 +84,8 @@ impl StoreBuilder<Config, LogStore, Snapshots, (tempfile::TempDir, Store)> for B
         let env = super::env(folder.path(), Arc::default(), Arc::default()).await;
         let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
         let log = store.log(GroupId(7));
-        Ok(((folder, store), LogStore::new(log, 1 << 20), Snapshots::default()))
+        let (_, phase) = tokio::sync::watch::channel(Phase::Running);
+        Ok(((folder, store), LogStore::new(&env, log, 1 << 20, phase), Snapshots::default()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
+use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use rand::RngExt;
 
 use super::super::entry::Kind;

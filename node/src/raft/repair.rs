@@ -1,0 +1,297 @@
+//! Entries that a disk has damaged come from another replica, by index: what is committed is the same everywhere (log
+//! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+use quorate_proto::v1::{self, peer_reply, peer_request};
+
+use super::group::{Group, Role};
+use super::node::Inner;
+use super::peers::{Peers, Refusal};
+use super::types::{
+    Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire, node_to_raft,
+};
+use crate::env::transport::Lane;
+use crate::env::{Mark, Point};
+use crate::storage::{Damage, Entry, Log, LogId, StoreError};
+
+/// At most so many entries are asked for at once.
+const ENTRIES_MAX: u64 = 1_000;
+/// How long a peer may take to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How late an answer may be looked at, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(500);
+/// First pause after nobody had an entry; doubled up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A leader that misses something for so long hands over, and one that cannot begins anew after as long again.
+const LEADS_MAX: Duration = Duration::from_secs(1);
+
+/// What asking the peers for damaged entries has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mended {
+    /// Some were written once more.
+    Some,
+    /// Another entry than the log's own is committed here: the log's own never was.
+    OtherCommitted(LogIndex),
+    /// Nobody gave any.
+    None,
+}
+
+/// Asks `peers` for the first damaged entries of a log, one peer after the other, and writes what it gets.
+///
+/// # Errors
+/// The disk failed.
+pub(super) async fn mend(
+    plane: &Arc<Peers>,
+    log: &Log,
+    damage: &Damage,
+    peers: &[NodeId],
+    bytes_max: u64,
+) -> Result<Mended, StoreError> {
+    let first = damage.heads.ranges().first().or(damage.bodies.ranges().first());
+    let Some(hole) = first else { return Ok(Mended::None) };
+    let end = hole.end.min(LogIndex(hole.start.0.saturating_add(ENTRIES_MAX)));
+    for peer in peers {
+        let asked = ask(plane, *peer, log.group(), hole.start, end, bytes_max).await;
+        let entries = match asked {
+            Ok(entries) => entries,
+            Err(reason) => {
+                tracing::debug!(group = %log.group(), %peer, reason, "peer gave no entries");
+                continue;
+            }
+        };
+        let Some(given) = entries.first().map(|entry| entry.head.log_id()) else { continue };
+        let count = entries.len();
+        log.repair(entries).await?;
+        if !log.damage().holds(given.index) {
+            plane.env().reached(Mark::RepairedFromPeer);
+            tracing::info!(
+                group = %log.group(), from = %given.index, entries = count, %peer,
+                "damaged entries were written once more"
+            );
+            return Ok(Mended::Some);
+        }
+        let own = log.term_of(given.index);
+        if own.is_some_and(|own| own != given.term) {
+            return Ok(Mended::OtherCommitted(given.index));
+        }
+    }
+    plane.env().reached(Mark::NoCopyFound);
+    Ok(Mended::None)
+}
+
+/// Asks one peer for entries. What it gives was checked, begins with the first, and has no gaps.
+async fn ask(
+    plane: &Arc<Peers>,
+    peer: NodeId,
+    group: GroupId,
+    from: LogIndex,
+    end: LogIndex,
+    bytes_max: u64,
+) -> Result<Vec<Entry>, String> {
+    let request = v1::FetchEntriesRequest { group: group.0, from: from.0, end: end.0, bytes_max };
+    let body = peer_request::Body::FetchEntries(request);
+    let asked =
+        plane.ask(peer, Lane::Bulk, body, ANSWER_TIME_MAX).await.map_err(|error| error.to_string())?;
+    plane.env().dawdle(Point::RepairLate, LATE_MAX).await;
+    let (_, peer_reply::Body::FetchEntries(reply)) = asked else {
+        return Err("it answered something else".to_owned());
+    };
+    entries_from_wire(group, from, end, reply).map_err(|malformed| malformed.to_string())
+}
+
+fn entries_from_wire(
+    group: GroupId,
+    from: LogIndex,
+    end: LogIndex,
+    reply: v1::FetchEntriesReply,
+) -> Result<Vec<Entry>, Malformed> {
+    let mut entries = Vec::with_capacity(reply.entries.len());
+    for (at, entry) in reply.entries.into_iter().enumerate() {
+        let entry = entry_from_raft(group, entry_from_wire(group, at, entry)?);
+        let expected = from.0.saturating_add(u64::try_from(at).expect("a place fits 64 bits"));
+        if entry.head.index.0 != expected || entry.head.index >= end {
+            return Err(Malformed::Entry { index: at, reason: "it was not asked for".to_owned() });
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Gives a peer entries that it cannot read, as far as this node knows them to be committed; whether or not the group
+/// runs here.
+pub(super) async fn serve(
+    node: Arc<Inner>,
+    request: v1::FetchEntriesRequest,
+) -> Result<peer_reply::Body, Refusal> {
+    let group = GroupId(request.group);
+    let log = node.store().log(group);
+    let committed = committed_here(node.group(group).as_ref(), &log);
+    let behind = committed.map_or(LogIndex(0), |committed| committed.index.next());
+    let (from, end) = (LogIndex(request.from), LogIndex(request.end).min(behind));
+    let mut entries = Vec::new();
+    if from < end {
+        let bytes_max = request.bytes_max.min(node.config().append_bytes_max);
+        let read = log.entries(from..end, bytes_max).await;
+        entries = read.map_err(|error| Refusal::new(ErrorCode::NotAvailable, error.to_string()))?;
+        if entries.first().is_none_or(|first| first.head.index != from) {
+            // It was trimmed here.
+            entries.clear();
+        }
+    }
+    let entries = entries.into_iter().map(entry_to_wire).collect::<Result<Vec<_>, _>>();
+    let entries = entries.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
+    let committed = committed.map(|committed| log_id_to_wire(&log_id_to_raft(committed)));
+    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply { entries, committed }))
+}
+
+/// The last entry of a log that is known here to be committed.
+pub(super) fn committed_here(group: Option<&Group>, log: &Log) -> Option<LogId> {
+    let state = log.state();
+    // A hint, but a true one: it may only be old.
+    let noted = state.committed.filter(|committed| Some(*committed) <= state.last);
+    noted.max(group.and_then(Group::applied))
+}
+
+/// Mends what is found damaged in a group's log, until the group ends.
+pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
+    let Some((plane, env, bytes_max, me)) = node.upgrade().map(|node| {
+        (Arc::downgrade(&node.peers), node.env().clone(), node.config().append_bytes_max, node.me)
+    }) else {
+        return;
+    };
+    let mut changed = log.damage_changed();
+    let mut pause = PAUSE_MIN;
+    // Since when this node has led with something missing.
+    let mut led_since = None;
+    loop {
+        changed.borrow_and_update();
+        let damage = log.damage();
+        if damage.entries() == 0 {
+            led_since = None;
+            if changed.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let Some(peers) = plane.upgrade() else { return };
+        let group = node.upgrade().and_then(|node| node.group(log.group()));
+        // Whoever has become a member since holds it too.
+        let mut others = members.clone();
+        others.extend(group.iter().flat_map(Group::members).map(|member| member.node));
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != me);
+        let mended = mend(&peers, &log, &damage, &others, bytes_max).await;
+        drop(peers);
+        let leads = group.as_ref().is_some_and(|group| matches!(group.role(), Role::Leader { .. }));
+        match mended {
+            Ok(Mended::Some) => {
+                if log.damage().entries() == 0 {
+                    tracing::info!(group = %log.group(), "log is whole again");
+                }
+                pause = PAUSE_MIN;
+                continue;
+            }
+            Ok(Mended::OtherCommitted(index)) => {
+                // The leader of a later term truncates it.
+                tracing::debug!(group = %log.group(), %index, "damaged entry was never committed");
+            }
+            Ok(Mended::None) => {
+                tracing::warn!(
+                    group = %log.group(),
+                    entries = damage.entries(),
+                    "damaged entries could not be had from any peer yet"
+                );
+            }
+            // The store has failed: whoever watches it ends the process.
+            Err(_) => return,
+        }
+        if let (Some(group), true) = (&group, leads) {
+            let since = *led_since.get_or_insert(env.now());
+            let missing = env.now().since(since);
+            if missing >= LEADS_MAX {
+                hand_over(group, &others).await;
+            }
+            if missing >= LEADS_MAX * 2
+                && is_beyond(&damage, group.applied())
+                && let Some(node) = node.upgrade()
+            {
+                // Nobody has it, and nobody can be given it.
+                node.must_begin_anew(log.group());
+            }
+        } else {
+            led_since = None;
+        }
+        drop(group);
+        env.sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Whether anything is damaged that lies behind the last applied entry.
+fn is_beyond(damage: &Damage, applied: Option<LogId>) -> bool {
+    let next = applied.map_or(LogIndex(0), |applied| applied.index.next());
+    damage.touches(&(next..LogIndex(u64::MAX)))
+}
+
+/// Lets another voter lead that holds all of the log, if there is one.
+async fn hand_over(group: &Group, others: &[NodeId]) {
+    let last = group.log().state().last;
+    let voters = group.voters();
+    let is_equal =
+        |other: &&NodeId| voters.contains(other) && last.is_some() && group.matched_by(**other) == last;
+    let Some(to) = others.iter().find(is_equal) else { return };
+    group.0.env.reached(Mark::DamagedLeaderHandsOver);
+    tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
+    let transfer = group.0.raft.trigger().transfer_leader(node_to_raft(*to)).boxed().await;
+    if let Err(error) = transfer {
+        tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_proto::ids::{Term, Timestamp};
+
+    use super::*;
+    use crate::raft::types::{Payload, Proposal};
+    use crate::storage::Body;
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn entry(index: u64) -> Entry {
+        let mut entry = *Payload::new(Proposal::command(Bytes::from_static(b"command"), Timestamp(5))).0;
+        (entry.head.group, entry.head.index, entry.head.term) = (GROUP, LogIndex(index), Term(2));
+        entry
+    }
+
+    fn check(entries: Vec<Entry>) -> Result<usize, Malformed> {
+        let entries = entries.into_iter().map(|entry| entry_to_wire(entry).unwrap()).collect();
+        let reply = v1::FetchEntriesReply { entries, committed: None };
+        entries_from_wire(GROUP, LogIndex(4), LogIndex(6), reply).map(|entries| entries.len())
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_taken() {
+        assert_eq!(check(Vec::new()), Ok(0));
+        assert_eq!(check(vec![entry(4)]), Ok(1));
+        assert_eq!(check(vec![entry(4), entry(5)]), Ok(2));
+        for wrong in [vec![entry(5)], vec![entry(4), entry(4)], vec![entry(4), entry(5), entry(6)]] {
+            assert!(check(wrong).is_err());
+        }
+        let mut other = entry(4);
+        other.head.group = GroupId(8);
+        assert!(check(vec![other]).is_err(), "another group's");
+        let mut other = entry(4);
+        other.body = Body::Here(Bytes::from_static(b"another"));
+        assert!(check(vec![other]).is_err(), "another body");
+    }
+}
