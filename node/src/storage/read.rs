@@ -25,6 +25,18 @@ pub(super) struct Piece {
     places: Option<Vec<Place>>,
 }
 
+impl Piece {
+    /// Its entries, each alone.
+    fn each(&self) -> impl Iterator<Item = Self> {
+        let indexes = (self.range.start.0..self.range.end.0).map(LogIndex);
+        indexes.enumerate().map(|(at, index)| Self {
+            volume: self.volume.clone(),
+            range: index..index.next(),
+            places: self.places.as_ref().map(|places| vec![places[at]]),
+        })
+    }
+}
+
 /// What is wanted of each entry, and when it is enough.
 #[derive(Clone, Copy)]
 struct Wanted {
@@ -257,19 +269,12 @@ impl Shared {
     /// nothing of the others. None if the store has failed. Blocks.
     fn unreadable(&self, group: GroupId, piece: &Piece) -> Vec<(LogIndex, Part, ReadError)> {
         let mut found = Vec::new();
-        for (at, index) in (piece.range.start.0..piece.range.end.0).map(LogIndex).enumerate() {
-            let places = piece.places.as_ref().map(|places| vec![places[at]]);
-            let one = Piece { volume: piece.volume.clone(), range: index..index.next(), places };
-            let read = |bodies| {
-                let wanted = Wanted { bodies, count_max: 1, bytes_max: u64::MAX };
-                let (mut bytes, mut entries) = (0, Vec::new());
-                self.use_volume(group, &one.volume, |read| {
-                    read_piece(read, group, &one, wanted, &mut bytes, &mut entries)
-                })
-            };
+        for one in piece.each() {
+            let read =
+                |bodies| self.use_volume(group, &one.volume, |read| read_one(read, group, &one, bodies));
             if let Err(error) = read(true) {
                 let part = if read(false).is_ok() { Part::Body } else { Part::Head };
-                found.push((index, part, error));
+                found.push((one.range.start, part, error));
             }
             if self.failure.refusal().is_some() {
                 return Vec::new();
@@ -354,6 +359,29 @@ impl Shared {
 }
 
 impl State {
+    /// The entries of a group as the disk holds them, from `from` on, at most `count_max`: each whole, or what of it
+    /// cannot be read. Empty behind the last one. Blocks.
+    pub(super) fn look(&self, group: GroupId, from: LogIndex, count_max: usize) -> Vec<Looked> {
+        let Some(durable) = self.durable.get(&group) else { return Vec::new() };
+        let range = clip(&durable.hard.range(), &(from..LogIndex(u64::MAX)));
+        let mut looked = Vec::new();
+        for piece in self.pieces(group, range, count_max).0 {
+            for one in piece.each() {
+                let read = |bodies| one.volume.read(|read| read_one(read, group, &one, bodies));
+                looked.push(match read(true) {
+                    Ok(entry) => Looked::Whole(entry),
+                    Err(error) => {
+                        // redb refuses all reads after one has failed: the next one opens the file anew.
+                        drop(one.volume.close());
+                        let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                        Looked::Damaged { index: one.range.start, part, error }
+                    }
+                });
+            }
+        }
+        looked
+    }
+
     /// Where a range lies on the disk, and whether that is all of it: at most `count_max` entries are.
     fn pieces(&self, group: GroupId, range: Range<LogIndex>, count_max: usize) -> (Vec<Piece>, bool) {
         let count_max = u64::try_from(count_max).unwrap_or(u64::MAX).min(PLACES_MAX);
@@ -382,6 +410,22 @@ impl State {
             .collect();
         (pieces, whole)
     }
+}
+
+/// An entry on the disk.
+pub(super) enum Looked {
+    Whole(Entry),
+    Damaged { index: LogIndex, part: Part, error: ReadError },
+}
+
+/// Reads the one entry of a piece.
+fn read_one(read: &redb::ReadTransaction, group: GroupId, one: &Piece, bodies: bool) -> Result<Entry, Fault> {
+    let wanted = Wanted { bodies, count_max: 1, bytes_max: u64::MAX };
+    let (mut bytes, mut found) = (0, Vec::new());
+    read_piece(read, group, one, wanted, &mut bytes, &mut found)?;
+    found.pop().ok_or_else(|| {
+        Fault::corrupt("index", format!("group {group}, index {}", one.range.start), Corrupt::Short)
+    })
 }
 
 /// The part of a range that lies within another one; empty at its start or end if none does.
