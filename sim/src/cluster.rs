@@ -1,5 +1,6 @@
 //! Real nodes on simulated machines: started, crashed, started again.
 
+mod damage;
 mod faults;
 mod knobs;
 
@@ -28,6 +29,7 @@ use crate::marks::Marks;
 use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
+pub use damage::Harm;
 pub use faults::{Brought, Start};
 pub use knobs::{Knobs, Tempo};
 
@@ -53,6 +55,8 @@ pub struct Cluster {
     observer: Observer,
     tally: Tally,
     machines: BTreeMap<NodeId, Machine>,
+    /// The node whose disk was damaged last, until it is whole again.
+    damaged: Option<NodeId>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
 }
@@ -126,7 +130,21 @@ impl Cluster {
             machines.insert(node, machine);
         }
         network.set_marks(marks.clone());
-        Self { seed, knobs, network, history, trace, marks, observer, tally, machines, falls, tell_fall }
+        let damaged = None;
+        Self {
+            seed,
+            knobs,
+            network,
+            history,
+            trace,
+            marks,
+            observer,
+            tally,
+            machines,
+            damaged,
+            falls,
+            tell_fall,
+        }
     }
 
     /// The ids of all nodes.

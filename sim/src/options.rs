@@ -79,7 +79,8 @@ pub(crate) struct Run {
 /// What a run's world is like.
 #[derive(Debug, Args)]
 pub(crate) struct World {
-    /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client.
+    /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client,
+    /// damage.
     ///
     /// network: links cut, clogged, half open, narrow or reset, requests and replies lost, frames lost, late, doubled or
     /// flipped. clock: steps, leaps, standstills, drift, an hour back at a restart. process: pauses, waits for a

@@ -29,6 +29,7 @@ mod platters;
 mod prefix;
 mod progress;
 pub mod promises;
+mod readmitted;
 mod recovery;
 mod replicas;
 mod shadow;
@@ -78,6 +79,7 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<epochs::Epochs>::default(),
         Box::<topics::Topics>::default(),
         Box::<lookup::Lookup>::default(),
+        of_nodes::<readmitted::Readmitted>(),
         of_nodes::<recovery::Recovery>(),
         of_nodes::<after_failure::AfterFailure>(),
         of_nodes::<progress::Progress>(),

@@ -83,12 +83,20 @@ pub enum Kind {
     PauseClient,
     /// A client's wall clock is stepped, and set right after a while.
     StepClient,
+    /// Sectors of a sealed volume rot.
+    Rot,
+    /// A node comes back without one of its sealed volumes, or with another one in its place.
+    LoseVolume,
+    /// A node comes back with its small database damaged or gone.
+    LoseMeta,
+    /// A node comes back with what it wrote last damaged, gone, or older than it was.
+    LoseTail,
 }
 
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 39] = [
+pub const ALL: [(Kind, Class, u64); 43] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -128,6 +136,10 @@ pub const ALL: [(Kind, Class, u64); 39] = [
     (SlowReader, Class::Client, 1),
     (PauseClient, Class::Client, 2),
     (StepClient, Class::Client, 1),
+    (Rot, Class::Damage, 4),
+    (LoseVolume, Class::Damage, 3),
+    (LoseMeta, Class::Damage, 2),
+    (LoseTail, Class::Damage, 3),
 ];
 
 #[cfg(test)]

@@ -123,6 +123,9 @@ impl Nemesis {
                 let successes = self.dice.below(10);
                 cluster.fail_sync(node, successes, pages);
             }
+            Kind::Rot | Kind::LoseVolume | Kind::LoseMeta | Kind::LoseTail => {
+                self.damage(cluster, kind, node, until).await;
+            }
             Kind::CutClient
             | Kind::LoseClientRequest
             | Kind::LoseClientReply
