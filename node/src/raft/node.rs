@@ -113,6 +113,8 @@ pub(super) struct Inner {
     failed: watch::Sender<Option<String>>,
     /// Groups that are to be stopped and started again.
     begin_anew: watch::Sender<BTreeSet<GroupId>>,
+    /// When peers last left a starting group without an answer.
+    silent: Mutex<BTreeMap<NodeId, Moment>>,
     /// What this node leads has changed: the next beat is due at once.
     beat_now: Arc<Notify>,
     tasks: Mutex<Vec<Task>>,
@@ -214,6 +216,7 @@ impl RaftNode {
                 leaders_changed: watch::Sender::new(0),
                 failed: watch::Sender::new(None),
                 begin_anew: watch::Sender::new(BTreeSet::new()),
+                silent: Mutex::default(),
                 beat_now: Arc::new(Notify::new()),
                 tasks: Mutex::default(),
                 config,
@@ -444,6 +447,16 @@ impl Inner {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.groups().stopping
+    }
+
+    /// Whether a peer left a starting group without an answer not longer ago than that.
+    pub(super) fn was_silent(&self, peer: NodeId, since: Duration) -> bool {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.get(&peer).is_some_and(|at| self.env.now().since(*at) < since)
+    }
+
+    pub(super) fn note_silent(&self, peer: NodeId) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, self.env.now());
     }
 
     /// A group cannot go on with what is left of its log here.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::group::{Group, Role};
 use super::node::Inner;
-use super::peers::{Peers, Refusal, Who};
+use super::peers::{AskError, Peers, Refusal, Who};
 use super::repair::{self, Mended};
 use super::types::{
     log_id_from_raft, log_id_option_from_wire, log_id_to_raft, log_id_to_wire, node_to_raft, vote_from_store,
@@ -33,6 +33,8 @@ use crate::storage::{Damage, HardVote, Log, LogId, LogState, Lost, StoreError};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before the members are asked again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Whoever did not answer in time is not asked again so soon by replicas that miss nothing.
+const SILENT: Duration = Duration::from_secs(2);
 /// How long a leader may take to have its majority confirm it.
 const CONFIRM_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -161,11 +163,20 @@ async fn ask(node: &Arc<Inner>, log: &Log, damage: &Damage, peers: &[NodeId]) ->
     };
     let wait = Duration::from_millis(node.config().election_timeout_ms_min);
     let wait = if unfit { wait + CONFIRM_TIME_MAX } else { wait };
-    let asked = peers.iter().map(|peer| ask_one(&node.peers, *peer, request.clone(), wait));
+    // Many groups start, some one after the other: whoever is silent is not waited for by each.
+    let asked = peers.iter().filter(|peer| unfit || !node.was_silent(**peer, SILENT));
+    let asked = asked.map(|peer| ask_one(&node.peers, *peer, request.clone(), wait));
     let mut asked = asked.collect::<FuturesUnordered<_>>();
     let mut words = BTreeMap::new();
-    while let Some((peer, word)) = asked.next().await {
-        let Some(word) = word else { continue };
+    while let Some((peer, said)) = asked.next().await {
+        let word = match said {
+            Said::Word(word) => word,
+            Said::Nothing => continue,
+            Said::Late => {
+                node.note_silent(peer);
+                continue;
+            }
+        };
         words.insert(peer, word);
         if word.grant.is_some() && !unfit {
             break;
@@ -174,23 +185,33 @@ async fn ask(node: &Arc<Inner>, log: &Log, damage: &Damage, peers: &[NodeId]) ->
     words
 }
 
+/// What became of asking a member.
+enum Said {
+    Word(Word),
+    /// It refused, or nobody was there.
+    Nothing,
+    /// It did not answer in time.
+    Late,
+}
+
 async fn ask_one(
     plane: &Arc<Peers>,
     peer: NodeId,
     request: v1::RejoinRequest,
     wait: Duration,
-) -> (NodeId, Option<Word>) {
+) -> (NodeId, Said) {
     let asked = plane.ask(peer, Lane::Urgent, peer_request::Body::Rejoin(request), wait).await;
-    let reply = match asked {
-        Ok(_) if plane.env().perturb(Point::RejoinUnheard) => None,
-        Ok((_, peer_reply::Body::Rejoin(reply))) => Some(reply),
-        Ok(_) => None,
+    let said = match asked {
+        Ok(_) if plane.env().perturb(Point::RejoinUnheard) => Said::Nothing,
+        Ok((_, peer_reply::Body::Rejoin(reply))) => word_from_wire(reply).map_or(Said::Nothing, Said::Word),
+        Ok(_) => Said::Nothing,
+        Err(AskError::Late(_)) => Said::Late,
         Err(error) => {
             tracing::debug!(%peer, %error, "member did not say what a replica had");
-            None
+            Said::Nothing
         }
     };
-    (peer, reply.and_then(word_from_wire))
+    (peer, said)
 }
 
 /// `None` if it is none that we would have said.
