@@ -82,6 +82,7 @@ fn config() -> StoreConfig {
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
         scrub_hours: 0,
+        copies_elsewhere: true,
     }
 }
 

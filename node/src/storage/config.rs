@@ -24,6 +24,14 @@ pub struct StoreConfig {
     /// still has it; 0: never. It takes at most 5 % of the disk's time, however long it then takes. Too large: two
     /// copies may be lost before the first is missed; too small: reading competes with the work.
     pub scrub_hours: u32,
+    /// Whether other nodes may hold what this one has lost. Without them damage refuses the start: whoever runs the node
+    /// may have a copy. Set by whoever knows; in code only.
+    #[serde(skip, default = "yes")]
+    pub copies_elsewhere: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for StoreConfig {
@@ -35,6 +43,7 @@ impl Default for StoreConfig {
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
             scrub_hours: 24,
+            copies_elsewhere: true,
         }
     }
 }

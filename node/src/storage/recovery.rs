@@ -120,7 +120,9 @@ pub(super) fn recover(
         let (active, cut) = rewrite(disk, config, content.owner, &meta, &mut content, old)
             .map_err(|error| folder.read_error(error))?;
         found.active = active;
-        hurt.tail |= !cut.is_empty();
+        if !cut.is_empty() {
+            hurt.lose_tail("entries at the end of a log cannot be read");
+        }
         found.commit += u64::from(found.active.begun);
         if report.failed_before {
             folder.remove(&marker(), &mut report)?;
@@ -167,7 +169,7 @@ pub(super) fn recover(
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
         (report.meta_rebuilt, Mark::MetaRebuilt),
         (lost > 0, Mark::VolumeFoundLost),
-        (hurt.tail, Mark::TailFoundLost),
+        (hurt.tail.is_some(), Mark::TailFoundLost),
     ];
     let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
     let mut state =
@@ -211,8 +213,8 @@ struct Found {
 /// What was found damaged.
 #[derive(Default)]
 struct Hurt {
-    /// The newest commits may be missing, of all groups.
-    tail: bool,
+    /// Why the newest commits may be missing, of all groups.
+    tail: Option<CorruptEntry>,
     /// Volumes of which parts could not be read when they were copied.
     unreadable: BTreeSet<VolumeNumber>,
     /// Volumes that are not to be read, and why.
@@ -222,19 +224,17 @@ struct Hurt {
 impl Hurt {
     fn lose(&mut self, number: VolumeNumber, why: &str) {
         error!(volume = %number, why, "volume is damaged; what it held must come from other replicas");
-        let why = CorruptEntry {
-            what: "all entries",
-            file: number.file().to_string(),
-            place: why.to_owned(),
-            corrupt: Corrupt::Lost,
-        };
-        self.lost.insert(number, why);
+        self.lost.insert(number, lost("all entries", number.file().to_string(), why));
     }
 
     fn lose_tail(&mut self, why: &str) {
         error!(why, "newest commits may be missing; no group votes before it has caught up with the others");
-        self.tail = true;
+        self.tail.get_or_insert_with(|| lost("the newest commits", "the volumes".to_owned(), why));
     }
+}
+
+fn lost(what: &'static str, file: String, why: &str) -> CorruptEntry {
+    CorruptEntry { what, file, place: why.to_owned(), corrupt: Corrupt::Lost }
 }
 
 /// Why a volume is not used.
@@ -309,6 +309,9 @@ impl Folder<'_> {
         node: NodeId,
         report: &mut RecoveryReport,
     ) -> Result<Option<(Meta, MetaContent)>, OpenError> {
+        if !self.config.copies_elsewhere {
+            return Ok(None);
+        }
         let (mut owner, mut found, mut others) = (None, BTreeMap::new(), None);
         // The newest one says whose they are: an older one may have been put there.
         for number in on_disk.iter().rev() {
@@ -651,6 +654,13 @@ impl Folder<'_> {
         found: &Found,
         hurt: &Hurt,
     ) -> Result<(), OpenError> {
+        if !self.config.copies_elsewhere {
+            let spans = found.durable.values().flat_map(|durable| &durable.spans);
+            let mut lost = spans.filter_map(|span| hurt.lost.get(&span.volume));
+            if let Some(corrupt) = hurt.tail.as_ref().or_else(|| lost.next()) {
+                return Err(OpenError::Corrupt { folder: self.path.clone(), corrupt: corrupt.clone() });
+            }
+        }
         let mut changes = Vec::new();
         for number in hurt.lost.keys() {
             if let Some(seal) = content.volumes.get_mut(number)
@@ -661,13 +671,13 @@ impl Folder<'_> {
             }
         }
         let rebuilt = content.forgot == Some(ANY);
-        if hurt.tail || rebuilt {
+        if hurt.tail.is_some() || rebuilt {
             content.forgot = Some(ANY);
             changes.push(Change::Forgot(ANY));
             for group in found.durable.keys() {
                 let lost = content.lost.entry(*group).or_default();
                 // Votes stand in two places.
-                let now = lost.and(Lost { tail: true, vote: hurt.tail && rebuilt });
+                let now = lost.and(Lost { tail: true, vote: hurt.tail.is_some() && rebuilt });
                 if *lost != now {
                     *lost = now;
                     changes.push(Change::Lost(*group, now));

@@ -56,6 +56,7 @@ fn small() -> StoreConfig {
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
         scrub_hours: 0,
+        copies_elsewhere: true,
     }
 }
 
