@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 
 use super::group::{Group, Role};
@@ -16,7 +16,7 @@ use super::types::{
     Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire, node_to_raft,
 };
 use crate::env::transport::Lane;
-use crate::env::{Mark, Point};
+use crate::env::{Mark, Moment, Point};
 use crate::storage::{Damage, Entry, Log, LogId, StoreError};
 
 /// At most so many entries are asked for at once.
@@ -161,77 +161,123 @@ pub(super) fn committed_here(group: Option<&Group>, log: &Log) -> Option<LogId> 
 
 /// Mends what is found damaged in a group's log, until the group ends.
 pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
-    let Some((plane, env, bytes_max, me)) = node.upgrade().map(|node| {
-        (Arc::downgrade(&node.peers), node.env().clone(), node.config().append_bytes_max, node.me)
-    }) else {
+    let Some((plane, env, bytes_max)) = node
+        .upgrade()
+        .map(|node| (Arc::downgrade(&node.peers), node.env().clone(), node.config().append_bytes_max))
+    else {
         return;
     };
     let mut changed = log.damage_changed();
     let mut pause = PAUSE_MIN;
-    // Since when this node has led with something missing.
-    let mut led_since = None;
+    let mut leading = Leading::default();
     loop {
         changed.borrow_and_update();
         let damage = log.damage();
-        if damage.entries() == 0 {
-            led_since = None;
+        if damage.entries() == 0 && !leading.hands_over(&node, &log) {
+            leading = Leading::default();
             if changed.changed().await.is_err() {
                 return;
             }
             continue;
         }
-        let Some(peers) = plane.upgrade() else { return };
-        let group = node.upgrade().and_then(|node| node.group(log.group()));
-        // Whoever has become a member since holds it too.
-        let mut others = members.clone();
-        others.extend(group.iter().flat_map(Group::members).map(|member| member.node));
-        others.sort_unstable();
-        others.dedup();
-        others.retain(|other| *other != me);
-        let mended = mend(&peers, &log, &damage, &others, bytes_max).await;
-        drop(peers);
-        let leads = group.as_ref().is_some_and(|group| matches!(group.role(), Role::Leader { .. }));
-        match mended {
-            Ok(Mended::Some) => {
-                if log.damage().entries() == 0 {
-                    tracing::info!(group = %log.group(), "log is whole again");
+        if damage.entries() > 0 {
+            let others = others(&node, &log, &members);
+            let Some(peers) = plane.upgrade() else { return };
+            let mended = mend(&peers, &log, &damage, &others, bytes_max).await;
+            drop(peers);
+            match mended {
+                Ok(Mended::Some) => {
+                    if log.damage().entries() == 0 {
+                        tracing::info!(group = %log.group(), "log is whole again");
+                    }
+                    pause = PAUSE_MIN;
+                    continue;
                 }
-                pause = PAUSE_MIN;
-                continue;
+                Ok(Mended::OtherCommitted(index)) => {
+                    // The leader of a later term truncates it.
+                    tracing::debug!(group = %log.group(), %index, "damaged entry was never committed");
+                }
+                Ok(Mended::None) => {
+                    tracing::warn!(
+                        group = %log.group(),
+                        entries = damage.entries(),
+                        "damaged entries could not be had from any peer yet"
+                    );
+                }
+                // The store has failed: whoever watches it ends the process.
+                Err(_) => return,
             }
-            Ok(Mended::OtherCommitted(index)) => {
-                // The leader of a later term truncates it.
-                tracing::debug!(group = %log.group(), %index, "damaged entry was never committed");
-            }
-            Ok(Mended::None) => {
-                tracing::warn!(
-                    group = %log.group(),
-                    entries = damage.entries(),
-                    "damaged entries could not be had from any peer yet"
-                );
-            }
-            // The store has failed: whoever watches it ends the process.
-            Err(_) => return,
         }
-        if let (Some(group), true) = (&group, leads) {
-            let since = *led_since.get_or_insert(env.now());
-            let missing = env.now().since(since);
-            if missing >= LEADS_MAX {
-                hand_over(group, &others).await;
-            }
-            if missing >= LEADS_MAX * 2
-                && is_beyond(&damage, group.applied())
-                && let Some(node) = node.upgrade()
-            {
-                // Nobody has it, and nobody can be given it.
-                node.must_begin_anew(log.group());
-            }
-        } else {
-            led_since = None;
-        }
-        drop(group);
+        leading.look(&node, &log, &damage, env.now()).await;
         env.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The group, if it runs. Not to be held for long: it would live as long as this task, which ends with it.
+fn running(node: &Weak<Inner>, log: &Log) -> Option<Group> {
+    node.upgrade()?.group(log.group())
+}
+
+/// Whoever may have what is missing here; whoever has become a member since the start too.
+fn others(node: &Weak<Inner>, log: &Log, members: &[NodeId]) -> Vec<NodeId> {
+    let mut others = members.to_vec();
+    if let Some(group) = running(node, log) {
+        others.extend(group.members().into_iter().map(|member| member.node));
+        others.retain(|other| *other != group.0.me);
+    } else if let Some(node) = node.upgrade() {
+        others.retain(|other| *other != node.me);
+    }
+    others.sort_unstable();
+    others.dedup();
+    others
+}
+
+/// A leader that misses something of its log.
+#[derive(Default)]
+struct Leading {
+    /// In which term, and since when.
+    since: Option<(Term, Moment)>,
+    /// openraft lets it propose nothing more in this term.
+    handed_over: bool,
+}
+
+impl Leading {
+    /// Whether it still leads in the term in which it has begun to hand over.
+    fn hands_over(&self, node: &Weak<Inner>, log: &Log) -> bool {
+        self.handed_over && self.since.map(|(term, _)| term) == leads(running(node, log).as_ref())
+    }
+
+    /// Hands over, and begins the group anew if nobody can take over what this node alone has, and cannot read.
+    async fn look(&mut self, node: &Weak<Inner>, log: &Log, damage: &Damage, now: Moment) {
+        let Some(group) = running(node, log) else { return };
+        let Some(term) = leads(Some(&group)) else {
+            *self = Self::default();
+            return;
+        };
+        let since = match self.since {
+            Some((known, since)) if known == term => since,
+            Some(_) | None => now,
+        };
+        self.since = Some((term, since));
+        let missing = now.since(since);
+        if missing >= LEADS_MAX {
+            self.handed_over |= hand_over(&group).await;
+        }
+        if missing >= LEADS_MAX * 2
+            && is_beyond(damage, group.applied())
+            && let Some(node) = node.upgrade()
+        {
+            node.must_begin_anew(log.group());
+        }
+    }
+}
+
+/// In which term this node leads.
+fn leads(group: Option<&Group>) -> Option<Term> {
+    match group?.role() {
+        Role::Leader { term, .. } => Some(term),
+        Role::Follower { .. } => None,
     }
 }
 
@@ -242,24 +288,23 @@ fn is_beyond(damage: &Damage, applied: Option<LogId>) -> bool {
 }
 
 /// Lets another voter lead that holds all of the log, if there is one.
-async fn hand_over(group: &Group, others: &[NodeId]) {
+async fn hand_over(group: &Group) -> bool {
     let last = group.log().state().last;
-    let voters = group.voters();
-    let is_equal =
-        |other: &&NodeId| voters.contains(other) && last.is_some() && group.matched_by(**other) == last;
-    let Some(to) = others.iter().find(is_equal) else { return };
+    let equal = |other: &NodeId| *other != group.0.me && last.is_some() && group.matched_by(*other) == last;
+    let Some(to) = group.voters().into_iter().find(equal) else { return false };
     group.0.env.reached(Mark::DamagedLeaderHandsOver);
     tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
-    let transfer = group.0.raft.trigger().transfer_leader(node_to_raft(*to)).boxed().await;
+    let transfer = group.0.raft.trigger().transfer_leader(node_to_raft(to)).boxed().await;
     if let Err(error) = transfer {
         tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
     }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use quorate_proto::ids::{Term, Timestamp};
+    use quorate_proto::ids::Timestamp;
 
     use super::*;
     use crate::raft::types::{Payload, Proposal};

@@ -29,7 +29,7 @@ impl Piece {
     /// Its entries, each alone.
     fn each(&self) -> impl Iterator<Item = Self> {
         let indexes = (self.range.start.0..self.range.end.0).map(LogIndex);
-        indexes.enumerate().map(|(at, index)| Self {
+        indexes.enumerate().map(move |(at, index)| Self {
             volume: self.volume.clone(),
             range: index..index.next(),
             places: self.places.as_ref().map(|places| vec![places[at]]),
@@ -284,7 +284,7 @@ impl Shared {
     }
 
     /// Notes whatever cannot be read among the next entries of a group from `from` on, at most so many bytes of bodies
-    /// and [`PLACES_MAX`] entries; tells where it stopped and how many bytes it read. For the scrubber. Blocks.
+    /// and [`SCRUB_PLACES`] entries; tells where it stopped and how many bytes it read. For the scrubber. Blocks.
     pub(super) fn scrub_some(
         &self,
         group: GroupId,
