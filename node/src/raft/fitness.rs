@@ -4,7 +4,7 @@
 //! | lost | votes | stands, leads | follows |
 //! | --- | --- | --- | --- |
 //! | nothing | yes | yes | yes |
-//! | bodies | yes: its log's end is what it was | no, and hands over: it cannot replicate | yes |
+//! | bodies | yes: its log's end is what it was | no, and hands over: it cannot replicate; unless nobody has them | yes |
 //! | heads | no: what it cannot read is mended or given up first | no | once it has them again |
 //! | the end of its log | no | no | whom a majority follows, told that its log is shorter (`rejoin`) |
 //! | its vote | no | no | the same, and no leader of an earlier term: it may have voted against that one |
@@ -31,7 +31,8 @@ pub(super) struct Fitness {
 impl Fitness {
     pub(super) fn of(damage: &Damage) -> Self {
         let votes = !damage.lost.any() && damage.heads.is_empty();
-        Self { votes, stands: votes && damage.bodies.is_empty() }
+        // What nobody can read, nobody else would replicate better.
+        Self { votes, stands: votes && damage.bodies == damage.gone }
     }
 }
 
@@ -51,6 +52,11 @@ mod tests {
         };
         check(|_| {}, true, true);
         check(|damage| damage.bodies.add(LogIndex(3)..LogIndex(4)), true, false);
+        let gone = |damage: &mut Damage| {
+            damage.bodies.add(LogIndex(3)..LogIndex(4));
+            damage.gone.add(LogIndex(3)..LogIndex(4));
+        };
+        check(gone, true, true);
         check(|damage| damage.heads.add(LogIndex(3)..LogIndex(4)), false, false);
         check(|damage| damage.lost = Lost { tail: true, vote: false }, false, false);
         check(|damage| damage.lost = Lost { tail: false, vote: true }, false, false);

@@ -103,18 +103,22 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
             env.sleep(PATIENCE).await;
             return Err(Unready::NoOther);
         }
-        if !damage.heads.is_empty() {
-            let heads = Damage { heads: damage.heads.clone(), ..Damage::default() };
-            match repair::mend(&node.peers, log, &heads, &peers, node.config().append_bytes_max).await? {
-                Mended::Some => continue,
+        let mut mended = false;
+        for hole in damage.heads.ranges() {
+            match repair::mend(&node.peers, log, hole, &peers, node.config().append_bytes_max).await? {
+                Mended::Some => mended = true,
                 Mended::OtherCommitted(index) => {
                     // It and all behind it was never committed: another leader's entries stand there.
                     env.reached(Mark::DamagedTailGivenUp);
                     log.truncate_suffix(index).await?;
-                    continue;
+                    mended = true;
+                    break;
                 }
-                Mended::None => {}
+                Mended::Gone(_) | Mended::None => {}
             }
+        }
+        if mended {
+            continue;
         }
         let words = ask(node, log, &damage, &peers).await;
         let why = match judge(&damage, &log.state(), &peers, &words) {

@@ -1,6 +1,7 @@
 //! Entries that a disk has damaged come from another replica, by index: what is committed is the same everywhere (log
 //! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 
+use super::fitness::Fitness;
 use super::group::{Group, Role};
 use super::node::Inner;
 use super::peers::{Peers, Refusal};
@@ -39,28 +41,43 @@ pub(super) enum Mended {
     Some,
     /// Another entry than the log's own is committed here: the log's own never was.
     OtherCommitted(LogIndex),
+    /// No other member can read this one either.
+    Gone(LogIndex),
     /// Nobody gave any.
     None,
 }
 
-/// Asks `peers` for the first damaged entries of a log, one peer after the other, and writes what it gets.
+/// What is damaged, in the order of what is to be mended first: without a head the log ends for apply and for votes; what
+/// nobody had when it was asked for comes last.
+fn holes(damage: &Damage) -> Vec<Range<LogIndex>> {
+    let mut bodies = damage.bodies.clone();
+    damage.gone.ranges().iter().for_each(|gone| bodies.remove(gone.clone()));
+    let all = [damage.heads.ranges(), bodies.ranges(), damage.gone.ranges()];
+    all.concat()
+}
+
+/// Asks `peers` for damaged entries of a log from the start of `hole` on, one peer after the other, and writes what it
+/// gets.
 ///
 /// # Errors
 /// The disk failed.
 pub(super) async fn mend(
     plane: &Arc<Peers>,
     log: &Log,
-    damage: &Damage,
+    hole: &Range<LogIndex>,
     peers: &[NodeId],
     bytes_max: u64,
 ) -> Result<Mended, StoreError> {
-    let first = damage.heads.ranges().first().or(damage.bodies.ranges().first());
-    let Some(hole) = first else { return Ok(Mended::None) };
     let end = hole.end.min(LogIndex(hole.start.0.saturating_add(ENTRIES_MAX)));
+    let mut in_vain = 0;
     for peer in peers {
         let asked = ask(plane, *peer, log.group(), hole.start, end, bytes_max).await;
         let entries = match asked {
-            Ok(entries) => entries,
+            Ok(Given::Entries(entries)) => entries,
+            Ok(Given::Damaged) => {
+                in_vain += 1;
+                continue;
+            }
             Err(reason) => {
                 tracing::debug!(group = %log.group(), %peer, reason, "peer gave no entries");
                 continue;
@@ -83,7 +100,14 @@ pub(super) async fn mend(
         }
     }
     plane.env().reached(Mark::NoCopyFound);
-    Ok(Mended::None)
+    Ok(if in_vain == peers.len() { Mended::Gone(hole.start) } else { Mended::None })
+}
+
+/// What a peer gives.
+enum Given {
+    Entries(Vec<Entry>),
+    /// It cannot read the first one either.
+    Damaged,
 }
 
 /// Asks one peer for entries. What it gives was checked, begins with the first, and has no gaps.
@@ -94,7 +118,7 @@ async fn ask(
     from: LogIndex,
     end: LogIndex,
     bytes_max: u64,
-) -> Result<Vec<Entry>, String> {
+) -> Result<Given, String> {
     let request = v1::FetchEntriesRequest { group: group.0, from: from.0, end: end.0, bytes_max };
     let body = peer_request::Body::FetchEntries(request);
     let asked =
@@ -103,7 +127,11 @@ async fn ask(
     let (_, peer_reply::Body::FetchEntries(reply)) = asked else {
         return Err("it answered something else".to_owned());
     };
-    entries_from_wire(group, from, end, reply).map_err(|malformed| malformed.to_string())
+    if reply.damaged {
+        return Ok(Given::Damaged);
+    }
+    let entries = entries_from_wire(group, from, end, reply);
+    entries.map(Given::Entries).map_err(|malformed| malformed.to_string())
 }
 
 fn entries_from_wire(
@@ -138,8 +166,14 @@ pub(super) async fn serve(
     let mut entries = Vec::new();
     if from < end {
         let bytes_max = request.bytes_max.min(node.config().append_bytes_max);
-        let read = log.entries(from..end, bytes_max).await;
-        entries = read.map_err(|error| Refusal::new(ErrorCode::NotAvailable, error.to_string()))?;
+        entries = match log.entries(from..end, bytes_max).await {
+            Ok(entries) => entries,
+            Err(_) if log.damage().holds(from) => {
+                let reply = v1::FetchEntriesReply { damaged: true, ..v1::FetchEntriesReply::default() };
+                return Ok(peer_reply::Body::FetchEntries(reply));
+            }
+            Err(error) => return Err(Refusal::new(ErrorCode::NotAvailable, error.to_string())),
+        };
         if entries.first().is_none_or(|first| first.head.index != from) {
             // It was trimmed here.
             entries.clear();
@@ -148,7 +182,7 @@ pub(super) async fn serve(
     let entries = entries.into_iter().map(entry_to_wire).collect::<Result<Vec<_>, _>>();
     let entries = entries.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
     let committed = committed.map(|committed| log_id_to_wire(&log_id_to_raft(committed)));
-    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply { entries, committed }))
+    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply { entries, committed, damaged: false }))
 }
 
 /// The last entry of a log that is known here to be committed.
@@ -170,6 +204,8 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
     let mut changed = log.damage_changed();
     let mut pause = PAUSE_MIN;
     let mut leading = Leading::default();
+    // What could not be had is not in the way of the rest.
+    let mut in_vain = 0;
     loop {
         changed.borrow_and_update();
         let damage = log.damage();
@@ -183,19 +219,26 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
         if damage.entries() > 0 {
             let others = others(&node, &log, &members);
             let Some(peers) = plane.upgrade() else { return };
-            let mended = mend(&peers, &log, &damage, &others, bytes_max).await;
+            let holes = holes(&damage);
+            let mended = mend(&peers, &log, &holes[in_vain % holes.len()], &others, bytes_max).await;
             drop(peers);
+            in_vain += 1;
             match mended {
                 Ok(Mended::Some) => {
                     if log.damage().entries() == 0 {
                         tracing::info!(group = %log.group(), "log is whole again");
                     }
-                    pause = PAUSE_MIN;
+                    (pause, in_vain) = (PAUSE_MIN, 0);
                     continue;
                 }
                 Ok(Mended::OtherCommitted(index)) => {
                     // The leader of a later term truncates it.
                     tracing::debug!(group = %log.group(), %index, "damaged entry was never committed");
+                }
+                // Found out again by each start.
+                Ok(Mended::Gone(index)) => {
+                    log.note_gone(index);
+                    pause = PAUSE_MIN;
                 }
                 Ok(Mended::None) => {
                     tracing::warn!(
@@ -251,7 +294,8 @@ impl Leading {
     /// Hands over, and begins the group anew if nobody can take over what this node alone has, and cannot read.
     async fn look(&mut self, node: &Weak<Inner>, log: &Log, damage: &Damage, now: Moment) {
         let Some(group) = running(node, log) else { return };
-        let Some(term) = leads(Some(&group)) else {
+        let leads = leads(Some(&group)).filter(|_| self.handed_over || !Fitness::of(damage).stands);
+        let Some(term) = leads else {
             *self = Self::default();
             return;
         };
@@ -320,7 +364,7 @@ mod tests {
 
     fn check(entries: Vec<Entry>) -> Result<usize, Malformed> {
         let entries = entries.into_iter().map(|entry| entry_to_wire(entry).unwrap()).collect();
-        let reply = v1::FetchEntriesReply { entries, committed: None };
+        let reply = v1::FetchEntriesReply { entries, committed: None, damaged: false };
         entries_from_wire(GROUP, LogIndex(4), LogIndex(6), reply).map(|entries| entries.len())
     }
 

@@ -102,6 +102,8 @@ pub struct Damage {
     pub heads: Holes,
     /// Entries whose heads are whole and whose bodies cannot be read.
     pub bodies: Holes,
+    /// Those of `bodies` that no other replica can read either: who waits for them waits in vain.
+    pub gone: Holes,
     /// What may have been there besides.
     pub lost: Lost,
 }
@@ -132,6 +134,7 @@ impl Damage {
     pub(super) fn clip(&mut self, within: &Range<LogIndex>) {
         self.heads.clip(within.clone());
         self.bodies.clip(within.clone());
+        self.gone.clip(within.clone());
     }
 
     /// Notes a part of an entry that cannot be read; tells whether that is news.
@@ -141,6 +144,7 @@ impl Damage {
             Part::Head if self.heads.contains(index) => return false,
             Part::Head => {
                 self.bodies.remove(range.clone());
+                self.gone.remove(range.clone());
                 self.heads.add(range);
             }
             Part::Body if self.holds(index) => return false,
@@ -154,7 +158,17 @@ impl Damage {
         let was = self.holds(index);
         self.heads.remove(index..index.next());
         self.bodies.remove(index..index.next());
+        self.gone.remove(index..index.next());
         was
+    }
+
+    /// Nobody else can read the body of that entry; tells whether that is news.
+    pub(super) fn is_gone(&mut self, index: LogIndex) -> bool {
+        let news = self.bodies.contains(index) && !self.gone.contains(index);
+        if news {
+            self.gone.add(index..index.next());
+        }
+        news
     }
 }
 
@@ -219,8 +233,12 @@ mod tests {
         assert!(damage.note(LogIndex(3), Part::Head));
         assert!(!damage.note(LogIndex(3), Part::Body), "worse is known");
         assert_eq!((damage.entries(), damage.bodies.count()), (1, 0));
+        assert!(!damage.is_gone(LogIndex(3)), "its head is");
         assert!(damage.mended(LogIndex(3)) && !damage.mended(LogIndex(3)));
         assert!(damage.is_none());
+        damage.note(LogIndex(4), Part::Body);
+        assert!(damage.is_gone(LogIndex(4)) && !damage.is_gone(LogIndex(4)));
+        assert!(damage.mended(LogIndex(4)) && damage == Damage::default());
     }
 
     proptest! {

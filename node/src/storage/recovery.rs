@@ -312,6 +312,12 @@ impl Folder<'_> {
         if !self.config.copies_elsewhere {
             return Ok(None);
         }
+        if report.failed_before {
+            // Before redb opens any of them.
+            for number in on_disk {
+                self.disk(copy_anew(self.disk, &number.file()))?;
+            }
+        }
         let (mut owner, mut found, mut others) = (None, BTreeMap::new(), None);
         // The newest one says whose they are: an older one may have been put there.
         for number in on_disk.iter().rev() {

@@ -460,6 +460,14 @@ impl Log {
         answered(answer).await
     }
 
+    /// Notes that no other replica can read the body of an entry that is damaged here: whoever reads it is told so.
+    pub fn note_gone(&self, index: LogIndex) {
+        let mut state = self.shared.state();
+        if state.damage.get_mut(&self.group).is_some_and(|damage| damage.is_gone(index)) {
+            tracing::error!(group = %self.group, %index, "body of an entry is lost: no replica can read it");
+        }
+    }
+
     /// Notes what may be missing of it, or that nothing is any more. Durable on return.
     ///
     /// # Errors
