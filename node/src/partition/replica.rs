@@ -313,10 +313,13 @@ impl Replica {
 
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
     /// then nothing is damaged.
-    fn unread(&self, reason: &ReadError) -> FetchError {
+    /// What other replicas hold comes from there, here or at the next leader.
+    fn unread(&self, reason: &ReadError, range: &Range<LogIndex>) -> FetchError {
+        let damage = self.shared.group.log().damage();
         match reason {
             ReadError::Failed(_) => FetchError::Stopping,
             _ if self.is_closed() => FetchError::Stopping,
+            _ if damage.touches(range) && !damage.is_gone_in(range) => FetchError::NotAvailable,
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
             }
@@ -334,7 +337,11 @@ impl Replica {
         let mut bytes = 0;
         let mut from = range.start;
         while from < range.end {
-            let (heads, next) = self.log_heads(from..range.end).await?;
+            let (heads, next) = match self.log_heads(from..range.end).await {
+                Ok(read) => read,
+                Err(_) if !found.is_empty() => return Ok((found, true)),
+                Err(error) => return Err(error),
+            };
             from = next;
             let state = self.shared.state.lock();
             for head in heads {
@@ -367,34 +374,44 @@ impl Replica {
                 Err(error) => error,
             };
             let left = until.since(env.now());
-            if left.is_zero() || !log.may_be_mended(&(from..from.next()), &mut changed, left).await {
-                return Err(self.unread(&error));
+            let first = from..from.next();
+            let gone = log.damage().is_gone_in(&first);
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
             }
         };
         match heads.last().map(|last| last.index.next()) {
             Some(next) => Ok((heads, next)),
-            None => Err(self.unread(&ReadError::Missing { group: log.group(), index: from })),
+            None => {
+                let missing = ReadError::Missing { group: log.group(), index: from };
+                Err(self.unread(&missing, &(from..from.next())))
+            }
         }
     }
 
-    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch.
+    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch; those before the first one
+    /// that is damaged, and at least the first.
     pub(super) async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
         if heads.is_empty() {
             return Ok(Bytes::new());
         }
         let (log, env) = (self.shared.group.log(), &self.shared.around.env);
         let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
-        let all = heads.first().map_or(LogIndex(0), |first| first.index)
-            ..heads.last().map_or(LogIndex(0), |last| last.index.next());
-        let bodies = loop {
+        let (heads, bodies) = loop {
             changed.borrow_and_update();
+            // What is known to be damaged ends what is read before it.
+            let damage = log.damage();
+            let whole = heads.iter().position(|head| damage.holds(head.index)).unwrap_or(heads.len());
+            let heads = &heads[..whole.max(1)];
             let error = match log.bodies(heads).await {
-                Ok(bodies) => break bodies,
+                Ok(bodies) => break (heads, bodies),
                 Err(error) => error,
             };
+            let first = heads[0].index..heads[0].index.next();
+            let gone = log.damage().is_gone_in(&first);
             let left = until.since(env.now());
-            if left.is_zero() || !log.may_be_mended(&all, &mut changed, left).await {
-                return Err(self.unread(&error));
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
             }
         };
         let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());

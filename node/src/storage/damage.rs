@@ -130,6 +130,11 @@ impl Damage {
         self.heads.ranges().iter().chain(self.bodies.ranges()).any(overlaps)
     }
 
+    /// Whether any entry of a range is lost for good: no replica can read it.
+    pub fn is_gone_in(&self, range: &Range<LogIndex>) -> bool {
+        self.gone.ranges().iter().any(|hole| hole.start < range.end && range.start < hole.end)
+    }
+
     /// The log is `within` now: what lay outside concerns nobody.
     pub(super) fn clip(&mut self, within: &Range<LogIndex>) {
         self.heads.clip(within.clone());

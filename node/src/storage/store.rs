@@ -462,9 +462,13 @@ impl Log {
 
     /// Notes that no other replica can read the body of an entry that is damaged here: whoever reads it is told so.
     pub fn note_gone(&self, index: LogIndex) {
-        let mut state = self.shared.state();
-        if state.damage.get_mut(&self.group).is_some_and(|damage| damage.is_gone(index)) {
+        let news = {
+            let mut state = self.shared.state();
+            state.damage.get_mut(&self.group).is_some_and(|damage| damage.is_gone(index))
+        };
+        if news {
             tracing::error!(group = %self.group, %index, "body of an entry is lost: no replica can read it");
+            self.shared.damaged.send_modify(|version| *version += 1);
         }
     }
 

@@ -142,6 +142,12 @@ pub const ALL: &[Promise] = &[
         source: "a node is who its disk says it is; Protocol-Aware Recovery, section 3",
     },
     Promise {
+        id: "O-24",
+        what: "what no replica has any more is refused as damaged, neither invented nor passed over",
+        files: &["complaints.rs"],
+        source: "Protocol-Aware Recovery, section 3",
+    },
+    Promise {
         id: "O-25",
         what: "a recovery that is cut off comes to the same when it is done again; nodes start",
         files: &["recovery.rs", "complaints.rs"],

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_node::env::{Disk, FileName};
-use quorate_proto::ids::NodeId;
+use quorate_node::storage::{Body, Kind};
+use quorate_proto::ids::{LogIndex, NodeId};
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::Cluster;
@@ -32,6 +34,9 @@ pub enum Harm {
     /// The volume that was written last is gone, cut, rots, or is an older copy.
     Tail,
 }
+
+/// As disks count them.
+const SECTOR_BYTES: usize = 512;
 
 /// The newest volumes may be open for writing: so many of them.
 const OPEN: usize = 3;
@@ -134,6 +139,41 @@ impl Cluster {
             self.observer.disk_damaged(node);
         }
         true
+    }
+
+    /// The first batches of a topic's first partition as a node's log has them: by these bytes they can be found on a disk.
+    pub async fn bodies(&self, node: NodeId, topic: &str) -> Vec<Bytes> {
+        let Some(running) = self.running(node) else { return Vec::new() };
+        let group = {
+            let stage = running.stage();
+            let Ok(parts) = stage.borrow().clone() else { return Vec::new() };
+            let metadata = parts.controller.current();
+            let named = metadata.topics.values().find(|known| known.name.as_str() == topic);
+            named.and_then(|named| named.partitions.first().map(|first| first.group))
+        };
+        let Some(group) = group else { return Vec::new() };
+        let all = LogIndex(0)..LogIndex(u64::MAX);
+        let entries = running.store().log(group).entries(all, 1 << 20).await.unwrap_or_default();
+        let batches = entries.into_iter().filter(|entry| entry.head.kind == Kind::Batch);
+        batches
+            .filter_map(|entry| match entry.body {
+                Body::Here(body) => Some(body),
+                Body::Absent => None,
+            })
+            .collect()
+    }
+
+    /// Flips a bit of these bytes wherever they lie on a node's platters; how many times. Beyond what the atlas allows:
+    /// for those who want to see what comes of it.
+    pub fn flip_wherever(&self, node: NodeId, bytes: &[u8]) -> u64 {
+        let disk = &self.machine(node).disk;
+        let mut flipped = 0;
+        for (name, at) in disk.find(bytes) {
+            let harm = SectorHarm::Flip { bit: at % SECTOR_BYTES * 8 };
+            flipped += u64::from(disk.harm_sector(&name, at / SECTOR_BYTES, harm));
+        }
+        self.note(Event::Fault(format!("a body on the disk of node{node} is damaged {flipped} times")));
+        flipped
     }
 
     /// Gives back what rotten sectors held, as a medium does at times: what was found meanwhile is mended by others.

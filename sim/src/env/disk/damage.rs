@@ -58,6 +58,17 @@ impl SimDisk {
         used.map(|(number, _)| number).collect()
     }
 
+    /// Where these bytes lie on the platters of the volumes: in which file, and at which byte.
+    pub fn find(&self, bytes: &[u8]) -> Vec<(FileName, usize)> {
+        let mut found = Vec::new();
+        for name in self.volumes() {
+            let content = self.platter(&name).unwrap_or_default();
+            let windows = content.windows(bytes.len().max(1)).enumerate();
+            found.extend(windows.filter(|(_, window)| *window == bytes).map(|(at, _)| (name.clone(), at)));
+        }
+        found
+    }
+
     /// Harms a sector of a file; `false` if there is none, or nothing came of it.
     pub fn harm_sector(&self, name: &FileName, number: usize, harm: SectorHarm) -> bool {
         let mut state = self.state();
@@ -185,6 +196,7 @@ mod tests {
         file.sync_data().unwrap();
         disk.publish(&name, &name).unwrap();
         assert_eq!(disk.sectors_in_use(&name), [0, 1, 2, 3]);
+        assert_eq!(disk.find(&[3, 3, 4]), [(name.clone(), 1_534)]);
         let read = |number: u64| {
             let mut out = [0; 512];
             file.read(number * 512, &mut out).map(|()| out)
