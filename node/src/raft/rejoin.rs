@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, LogIndex, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use tokio::sync::watch;
 
@@ -63,10 +63,27 @@ enum Verdict {
     Reverted(LogId),
     /// From here on it cannot read its log, and nobody has committed that.
     GiveUp(LogIndex),
-    /// It starts under this vote, and is whole once it holds this entry, committed.
-    TakenIn { vote: HardVote, until: LogId },
+    /// It starts under this vote, and is whole once it holds what it must, committed.
+    TakenIn { vote: HardVote, until: Until },
     /// Not yet.
     Wait(&'static str),
+}
+
+/// With what a replica that has lost something is whole again: it holds, committed, all up to this index, or an entry of a
+/// later term than this one. What it acknowledged before is there in both cases: the leader that took it in had it, and
+/// nobody comes to lead later who has less, as this replica does not vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Until {
+    /// What the leader's log ended with.
+    pub(super) index: LogIndex,
+    /// The leader's term: its end may never be committed if another one follows.
+    pub(super) term: Term,
+}
+
+impl Until {
+    fn is_reached(self, applied: LogId) -> bool {
+        applied.index >= self.index || applied.term > self.term
+    }
 }
 
 /// Why a replica cannot start.
@@ -83,12 +100,12 @@ pub(super) enum Unready {
     Store(#[from] StoreError),
 }
 
-/// Waits until a group may start; `members` are all that it has. If something is lost: the entry with which it is whole
-/// again. May be dropped, and then begins anew.
+/// Waits until a group may start; `members` are all that it has. If something is lost: with what it is whole again. May
+/// be dropped, and then begins anew.
 ///
 /// # Errors
 /// By variant.
-pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Result<Option<LogId>, Unready> {
+pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Result<Option<Until>, Unready> {
     let env = node.env().clone();
     let peers = members.iter().copied().filter(|member| *member != node.me).collect::<Vec<_>>();
     let until = env.now() + PATIENCE;
@@ -277,8 +294,10 @@ fn judge(damage: &Damage, state: &LogState, peers: &[NodeId], words: &BTreeMap<N
             return Verdict::Wait("the members are electing a leader");
         }
     }
+    let until = Until { index: grant.last.index, term: vote.term };
+    // Its own is not taken back.
     let vote = state.vote.map_or(vote, |own| own.max(vote));
-    Verdict::TakenIn { vote, until: grant.last }
+    Verdict::TakenIn { vote, until }
 }
 
 /// Tells a replica that starts what it had, and takes it in if this node leads and it has lost something.
@@ -336,9 +355,9 @@ async fn grant(group: &Group, to: NodeId, request: &v1::RejoinRequest) -> Option
     })
 }
 
-/// Notes that a replica has caught up, once it has: it holds `until`, or what stands there now, committed.
-pub(super) async fn regain(env: Env, log: Log, until: LogId, mut applied: watch::Receiver<Option<LogId>>) {
-    let reached = |last: &Option<LogId>| last.is_some_and(|last| last.index >= until.index);
+/// Notes that a replica has caught up, once it has.
+pub(super) async fn regain(env: Env, log: Log, until: Until, mut applied: watch::Receiver<Option<LogId>>) {
+    let reached = |last: &Option<LogId>| last.is_some_and(|last| until.is_reached(last));
     if applied.wait_for(reached).await.is_err() {
         return;
     }
@@ -352,8 +371,6 @@ pub(super) async fn regain(env: Env, log: Log, until: LogId, mut applied: watch:
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::Term;
-
     use super::*;
 
     const A: NodeId = NodeId(1);
@@ -409,7 +426,10 @@ mod tests {
     fn a_lost_tail_waits_for_a_leader_and_its_newest_one_counts() {
         let damage = lost(true, false);
         assert!(matches!(check(&damage, &[(B, follows(4, 1))]), Verdict::Wait(_)));
-        let until = |vote, index| Verdict::TakenIn { vote, until: index };
+        let until = |vote, last: LogId| Verdict::TakenIn {
+            vote,
+            until: Until { index: last.index, term: last.term },
+        };
         assert_eq!(
             check(&damage, &[(A, leads(5, 1, 12, 11, Some(12)))]),
             until(vote(5, 1, true), id(5, 12)),
@@ -435,10 +455,19 @@ mod tests {
         assert!(matches!(check(&damage, &[leader, (B, stands)]), Verdict::Wait(_)));
         let stands = Word { vote: Some(vote(5, 2, false)), grant: None };
         assert!(matches!(check(&damage, &[leader, (B, stands)]), Verdict::Wait(_)));
-        let taken_in = Verdict::TakenIn { vote: vote(5, 1, true), until: id(5, 12) };
+        let until = Until { index: LogIndex(12), term: Term(5) };
+        let taken_in = Verdict::TakenIn { vote: vote(5, 1, true), until };
         assert_eq!(check(&damage, &[leader, (B, follows(5, 1))]), taken_in);
         assert_eq!(check(&damage, &[leader, (B, follows(4, 2))]), taken_in);
         assert_eq!(check(&damage, &[leader, (B, Word { vote: None, grant: None })]), taken_in);
+    }
+
+    #[test]
+    fn whoever_holds_the_leaders_end_or_a_later_leaders_entry_is_whole() {
+        let until = Until { index: LogIndex(12), term: Term(5) };
+        assert!(!until.is_reached(id(5, 11)));
+        assert!(until.is_reached(id(5, 12)));
+        assert!(until.is_reached(id(6, 9)), "the leader's end was never committed");
     }
 
     #[test]
