@@ -24,7 +24,7 @@ type Older = (PathBuf, Vec<u8>);
 const HARMS: [(&str, Harm); 15] = [
     ("meta.redb is gone", |folder, _| fs::remove_file(folder.join("meta.redb")).unwrap()),
     ("meta.redb is another file", |folder, _| {
-        fs::write(folder.join("meta.redb"), vec![0xa5; 9_000]).unwrap()
+        fs::write(folder.join("meta.redb"), vec![0xa5_u8; 9_000]).unwrap()
     }),
     ("facts in meta.redb", |folder, _| spoil_fact(folder)),
     ("peers in meta.redb", |folder, _| spoil_rows(folder, "peers")),

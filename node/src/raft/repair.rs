@@ -369,6 +369,20 @@ mod tests {
     }
 
     #[test]
+    fn heads_come_first_and_what_nobody_had_comes_last() {
+        let range = |start, end| LogIndex(start)..LogIndex(end);
+        let mut damage = Damage::default();
+        damage.bodies.add(range(3, 8));
+        damage.gone.add(range(4, 5));
+        damage.heads.add(range(20, 22));
+        assert_eq!(holes(&damage), [range(20, 22), range(3, 4), range(5, 8), range(4, 5)]);
+        assert!(is_beyond(&damage, None));
+        let applied = |index| Some(LogId { term: Term(2), index: LogIndex(index) });
+        assert!(is_beyond(&damage, applied(20)));
+        assert!(!is_beyond(&damage, applied(21)), "what is applied is not needed to lead");
+    }
+
+    #[test]
     fn only_what_was_asked_for_is_taken() {
         assert_eq!(check(Vec::new()), Ok(0));
         assert_eq!(check(vec![entry(4)]), Ok(1));

@@ -86,7 +86,7 @@ async fn a_lost_volume_leaves_holes_that_are_written_once_more() {
     type Harm = fn(&Path, &Path);
     let harms: [Harm; 4] = [
         |lost, _| std::fs::remove_file(lost).unwrap(),
-        |lost, _| std::fs::write(lost, vec![7; 8_192]).unwrap(),
+        |lost, _| std::fs::write(lost, vec![7_u8; 8_192]).unwrap(),
         |lost, _| {
             let bytes = std::fs::read(lost).unwrap();
             std::fs::write(lost, &bytes[..bytes.len() - 4_096]).unwrap();
@@ -161,7 +161,7 @@ async fn a_lost_or_older_active_volume_loses_the_tail_of_all_groups() {
         let older = before.get(&active).or(before.values().next()).unwrap().clone();
         match harm {
             0 => std::fs::remove_file(&active).unwrap(),
-            1 => std::fs::write(&active, vec![7; 8_192]).unwrap(),
+            1 => std::fs::write(&active, vec![7_u8; 8_192]).unwrap(),
             _ => std::fs::write(&active, &older).unwrap(),
         }
         for start in 0..2 {
@@ -221,7 +221,7 @@ async fn the_scrubber_finds_what_nobody_reads() {
     let folder = several_volumes().await;
     let volume = volumes(folder.path())[0].clone();
     let mut bytes = std::fs::read(&volume).unwrap();
-    let body = bytes.windows(2_000).position(|window| window == [1; 2_000]).unwrap();
+    let body = bytes.windows(2_000).position(|window| window == [1_u8; 2_000]).unwrap();
     bytes[body + 77] ^= 4;
     std::fs::write(&volume, &bytes).unwrap();
     let config = StoreConfig { scrub_hours: 1, ..small() };
