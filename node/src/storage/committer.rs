@@ -290,7 +290,7 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 for entry in entries {
                     let place = places.next().expect("each entry was given a place");
                     let durable = state.durable.get_mut(group);
-                    if durable.is_some_and(|durable| durable.relocate(entry.head.log_id(), volume)) {
+                    if durable.is_some_and(|durable| durable.write_again(entry.head.log_id(), volume)) {
                         state.active.index.insert_again(*group, entry.head.index, place);
                         moved.push(entry.head.index);
                     }

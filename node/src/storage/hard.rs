@@ -177,7 +177,7 @@ impl Durable {
 
     /// Entry `id` lies in `volume` from now on, written there once more. `false`, and nothing changes, if the log does
     /// not hold that very entry.
-    pub(super) fn relocate(&mut self, id: LogId, volume: VolumeNumber) -> bool {
+    pub(super) fn write_again(&mut self, id: LogId, volume: VolumeNumber) -> bool {
         if self.hard.term_at(id.index) != Some(id.term) {
             return false;
         }
@@ -276,18 +276,18 @@ mod tests {
         let mut durable =
             durable(&[(1, 0, 1), (1, 1, 1), (1, 2, 1), (1, 3, 1), (2, 4, 2), (2, 5, 3), (2, 6, 3)]);
         let starts = [id(1, 0), id(2, 4)];
-        assert!(durable.relocate(id(1, 1), VolumeNumber(3)));
+        assert!(durable.write_again(id(1, 1), VolumeNumber(3)));
         check(&durable, &[(1, 0, 1), (3, 1, 2), (1, 2, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
-        assert!(durable.relocate(id(1, 2), VolumeNumber(3)));
+        assert!(durable.write_again(id(1, 2), VolumeNumber(3)));
         check(&durable, &[(1, 0, 1), (3, 1, 3), (1, 3, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
-        assert!(durable.relocate(id(1, 3), VolumeNumber(3)));
-        assert!(durable.relocate(id(2, 4), VolumeNumber(3)));
+        assert!(durable.write_again(id(1, 3), VolumeNumber(3)));
+        assert!(durable.write_again(id(2, 4), VolumeNumber(3)));
         check(&durable, &[(1, 0, 1), (3, 1, 7)], &starts, Some(id(2, 6)));
-        assert!(durable.relocate(id(1, 0), VolumeNumber(3)), "the first one");
+        assert!(durable.write_again(id(1, 0), VolumeNumber(3)), "the first one");
         check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
-        assert!(durable.relocate(id(1, 0), VolumeNumber(3)), "it is there");
-        assert!(!durable.relocate(id(2, 0), VolumeNumber(4)), "another entry");
-        assert!(!durable.relocate(id(2, 7), VolumeNumber(4)), "not in the log");
+        assert!(durable.write_again(id(1, 0), VolumeNumber(3)), "it is there");
+        assert!(!durable.write_again(id(2, 0), VolumeNumber(4)), "another entry");
+        assert!(!durable.write_again(id(2, 7), VolumeNumber(4)), "not in the log");
         check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
     }
 

@@ -97,7 +97,7 @@ impl Replayed {
             }
             Item::Again { head, body: _ } => {
                 let durable = self.durable.get_mut(&head.group);
-                if durable.is_some_and(|durable| durable.relocate(head.log_id(), volume)) {
+                if durable.is_some_and(|durable| durable.write_again(head.log_id(), volume)) {
                     self.index.insert_again(head.group, head.index, place);
                 }
                 self.tail.bytes += u64::from(head.body_bytes);

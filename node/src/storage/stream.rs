@@ -14,7 +14,7 @@
 //! | 5 truncate | group, first index removed |
 //! | 6 trim | group, term and index of the last one removed |
 //! | 7 remove | group |
-//! | 8 again | as 1; an entry that the log holds, written once more as it could not be read: it lies here from now on |
+//! | 9 again | as 1; an entry that the log holds, written once more as it could not be read: it lies here from now on |
 //!
 //! Bodies of one commit lie end to end, cut into values where it suits redb's pages; a body may begin anywhere in one
 //! value and go on in the next ones.
@@ -96,7 +96,7 @@ impl Item {
             }
             Self::Again { head, body } => {
                 put_entry(out, head, *body);
-                8
+                9
             }
         };
         let length = u32::try_from(out.len() - start - 5).expect("an item is far below 4 GB");
@@ -122,7 +122,7 @@ impl Item {
             5 => Self::Truncate { group: payload.group()?, from: payload.index()? },
             6 => Self::Trim { group: payload.group()?, through: payload.id()? },
             7 => Self::Remove { group: payload.group()? },
-            8 => Self::Again { head: payload.head()?, body: payload.place()? },
+            9 => Self::Again { head: payload.head()?, body: payload.place()? },
             _ => return Err(Corrupt::Unknown("tag")),
         };
         if !payload.0.is_empty() {
