@@ -1,5 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
+mod records;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use quorate_proto::ids::{
     ClusterId, Identity, LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId, TopicName,
 };
 use quorate_proto::v1;
+
+pub use records::DeleteBefore;
 
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
@@ -204,6 +208,8 @@ fn within(mut call: Call, time: Duration) -> Call {
     if let Call::CreateTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::DeleteTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::DeleteRecords(request) = &mut call {
         request.timeout_ms = ms;
     }
     call

@@ -122,6 +122,10 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).delete_topic(request).await },
                 Reply::DeleteTopic,
             ),
+            Call::DeleteRecords(request) => self.unary(
+                async move { AdminServiceClient::new(http2).delete_records(request).await },
+                Reply::DeleteRecords,
+            ),
         }
     }
 

@@ -378,6 +378,31 @@ impl Channel for NodeChannel {
                 }
                 (Fault::None, Reply::DeleteTopic(response))
             }
+            Call::DeleteRecords(request) => {
+                let mut response = v1::DeleteRecordsResponse { log_start_offset: -1, ..Default::default() };
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                if let Fault::Refuse(code) = fault {
+                    response.set_error(code);
+                } else {
+                    match lead(&mut state, self.node, &request.topic_id, request.partition) {
+                        Err((code, leader, epoch)) => {
+                            response.set_error(code);
+                            response.leader = leader;
+                            response.leader_epoch = epoch;
+                        }
+                        Ok(partition) => {
+                            let before = u64::try_from(request.before_offset).unwrap();
+                            if before > partition.end() {
+                                response.set_error(ErrorCode::OffsetOutOfRange);
+                            } else {
+                                partition.log_start = partition.log_start.max(before);
+                                response.log_start_offset = i64::try_from(partition.log_start).unwrap();
+                            }
+                        }
+                    }
+                }
+                (fault, Reply::DeleteRecords(response))
+            }
             Call::ClusterStatus(_) => {
                 let node = |id: u32| v1::NodeStatus {
                     id,

@@ -66,6 +66,25 @@ pub struct TopicConfig {
     pub message_bytes_max: u32,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
+    /// How much is kept.
+    pub retention: Retention,
+}
+
+/// How much of a partition's log is kept; both bounds count per partition (Kafka's `retention.ms`, `retention.bytes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Batches whose newest record is older, in ms, go. `None`: however old (-1 on the wire); 0 keeps nothing.
+    pub ms: Option<u64>,
+    /// The oldest batches go as long as those behind them are at least so many bytes. `None`: without a bound (-1 on the
+    /// wire); 0 keeps nothing.
+    pub bytes: Option<u64>,
+}
+
+impl Default for Retention {
+    /// Seven days.
+    fn default() -> Self {
+        Self { ms: Some(604_800_000), bytes: None }
+    }
 }
 
 /// Whose clock stamps a record.
@@ -80,7 +99,11 @@ pub enum TimestampType {
 
 impl Default for TopicConfig {
     fn default() -> Self {
-        Self { message_bytes_max: 1_048_588, timestamp_type: TimestampType::CreateTime }
+        Self {
+            message_bytes_max: 1_048_588,
+            timestamp_type: TimestampType::CreateTime,
+            retention: Retention::default(),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub enum Call {
     ClusterStatus(v1::ClusterStatusRequest),
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
+    DeleteRecords(v1::DeleteRecordsRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -33,6 +34,7 @@ pub enum Reply {
     ClusterStatus(v1::ClusterStatusResponse),
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
+    DeleteRecords(v1::DeleteRecordsResponse),
 }
 
 /// Why no answer came.

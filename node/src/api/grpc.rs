@@ -226,4 +226,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         self.single(Call::DeleteTopic(request.into_inner()), only!(DeleteTopic)).await
     }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        self.single(Call::DeleteRecords(request.into_inner()), only!(DeleteRecords)).await
+    }
 }

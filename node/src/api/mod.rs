@@ -9,6 +9,7 @@ pub mod grpc;
 mod metadata;
 mod offsets;
 mod produce;
+mod records;
 pub mod status;
 
 use std::sync::Arc;
@@ -79,7 +80,7 @@ impl Api {
         replica.map_err(|error| status::no_replica(self.settings.node, &error))
     }
 
-    /// How long a change of topics may take, by the request's wish.
+    /// How long a change of topics or records may take, by the request's wish.
     fn admin_time(&self, asked_ms: u32) -> Duration {
         let config = &self.settings.config;
         let ms = if asked_ms == 0 { config.admin_timeout_ms } else { asked_ms };
@@ -123,6 +124,9 @@ impl Serve for Api {
             }
             Call::DeleteTopic(request) => {
                 async move { Reply::DeleteTopic(admin::delete(&api, request).await) }.boxed()
+            }
+            Call::DeleteRecords(request) => {
+                async move { Reply::DeleteRecords(records::delete(&api, &request).await) }.boxed()
             }
         }
     }

@@ -5,7 +5,7 @@ use quorate_proto::ids::NodeId;
 
 use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
-use crate::partition::{FetchError, NoReplica, ProduceError};
+use crate::partition::{DeleteError, FetchError, NoReplica, ProduceError};
 
 /// An error as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +129,26 @@ pub fn fetch(me: NodeId, error: &FetchError) -> Status {
     }
 }
 
+/// Records were not deleted on this node, `me`.
+pub fn delete_records(me: NodeId, error: &DeleteError) -> Status {
+    let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
+    match error {
+        DeleteError::NotLeader { leader } => not_leader(me, *leader),
+        DeleteError::Fenced { leader, .. } => Status::led_by(
+            ErrorCode::FencedLeaderEpoch,
+            format!("{error}; refresh the metadata and retry"),
+            *leader,
+        ),
+        DeleteError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
+        DeleteError::OffsetOutOfRange { .. } => {
+            with(ErrorCode::OffsetOutOfRange, "; name an offset in that range, or all that can be read")
+        }
+        DeleteError::NotAvailable => with(ErrorCode::NotAvailable, "; not done: retry"),
+        DeleteError::Stopping => with(ErrorCode::NotReady, "; not done: refresh the metadata and retry"),
+        DeleteError::Unknown => with(ErrorCode::UnknownOutcome, ", asking again is harmless"),
+    }
+}
+
 /// A command of the metadata group has no answer.
 pub fn controller(error: &ControllerError) -> Status {
     match error {
@@ -163,7 +183,7 @@ pub fn delete_topic(error: &DeleteTopicError) -> Status {
 #[cfg(test)]
 mod tests {
     use quorate_proto::batch::BatchError;
-    use quorate_proto::ids::{LeaderEpoch, ProducerEpoch, Term, Timestamp};
+    use quorate_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, Term, Timestamp};
 
     use super::*;
     use crate::controller::Refusal;
@@ -195,6 +215,20 @@ mod tests {
             let status = produce(NodeId(1), &error);
             assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
         }
+        let (log_start, high_watermark) = (Offset(1), Offset(2));
+        let surely_not_deleted = [
+            DeleteError::NotLeader { leader: leader() },
+            DeleteError::Fenced { asked, current, leader: None },
+            DeleteError::UnknownEpoch { asked, current },
+            DeleteError::OffsetOutOfRange { offset: Offset(9), log_start, high_watermark },
+            DeleteError::NotAvailable,
+            DeleteError::Stopping,
+        ];
+        for error in surely_not_deleted {
+            let status = delete_records(NodeId(1), &error);
+            assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
+        }
+        assert!(delete_records(NodeId(1), &DeleteError::Unknown).code.is_unknown_outcome());
         assert!(produce(NodeId(1), &ProduceError::Unknown).code.is_unknown_outcome());
         assert!(controller(&ControllerError::Unknown).code.is_unknown_outcome());
         assert!(!controller(&ControllerError::NotAvailable).code.is_unknown_outcome());

@@ -162,6 +162,7 @@ impl Command {
                     } else {
                         TimestampType::CreateTime
                     },
+                    ..TopicConfig::default()
                 },
             },
             Wire::RemoveTopic(topic) => {
@@ -217,7 +218,8 @@ mod tests {
             peer: "b:2".into(),
             http: "c:3".into(),
         };
-        let config = TopicConfig { message_bytes_max: 77, timestamp_type: TimestampType::LogAppendTime };
+        let timestamp_type = TimestampType::LogAppendTime;
+        let config = TopicConfig { message_bytes_max: 77, timestamp_type, ..TopicConfig::default() };
         for command in [
             Command::FormCluster { cluster_id: ClusterId::from_random([2; 16]) },
             Command::RegisterNode { id: NodeId::MAX, node },

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
+use super::trim;
 use super::types::{
     ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
 };
@@ -46,7 +47,7 @@ struct Shared {
     producer_ids: Mutex<Range<i64>>,
     /// One block is taken at a time.
     taking: Semaphore,
-    task: Mutex<Option<Task>>,
+    tasks: Mutex<Vec<Task>>,
 }
 
 /// What one attempt at a command came to.
@@ -81,6 +82,10 @@ impl Controller {
         let node = raft.clone();
         let task =
             env.spawn("controller standing", async move { node.vital("watch of standing", watcher).await });
+        let trimming = trim::run(env.clone(), group.clone(), config.log_entries_max);
+        let node = raft.clone();
+        let trims = env
+            .spawn("metadata trims", async move { node.vital("trimming of the metadata", trimming).await });
         let shared = Shared {
             env: env.clone(),
             raft: raft.clone(),
@@ -93,15 +98,15 @@ impl Controller {
             up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
-            task: Mutex::new(Some(task)),
+            tasks: Mutex::new(vec![task, trims]),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Ends the controller's own task; the group itself is left to [`RaftNode::stop`].
+    /// Ends the controller's own tasks; the group itself is left to [`RaftNode::stop`].
     pub async fn stop(&self) {
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             task.stop().await;
         }
     }

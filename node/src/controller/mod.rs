@@ -8,7 +8,9 @@ mod command;
 mod handle;
 mod machine;
 mod placement;
+mod saved;
 mod spec;
+mod trim;
 mod types;
 
 pub use command::{Answer, Command, NotACommand, Refusal};

@@ -19,11 +19,14 @@ pub struct ControllerConfig {
     /// Silence after which a leader or a member no longer counts as heard, in ms. At least raft's
     /// `election_timeout_ms_max`, or readiness flickers.
     pub silence_ms_max: u64,
+    /// Entries of the metadata group's log before what they came to is saved and they go. More make a node that was away
+    /// replay more; fewer write more.
+    pub log_entries_max: u64,
 }
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 1_500 }
+        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 1_500, log_entries_max: 10_000 }
     }
 }
 
@@ -37,6 +40,7 @@ impl ControllerConfig {
             ("producer_ids_block", u64::from(self.producer_ids_block)),
             ("retry_ms", self.retry_ms),
             ("silence_ms_max", self.silence_ms_max),
+            ("log_entries_max", self.log_entries_max),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("controller.{name} must be at least 1")),

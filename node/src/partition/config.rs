@@ -41,6 +41,15 @@ pub struct PartitionConfig {
     /// How far ahead of this node's clock a record's timestamp may lie, in ms. Retention by time goes by timestamps:
     /// one far ahead would keep its volume for ever.
     pub timestamp_ahead_ms_max: i64,
+    /// Gap between looks at what retention lets go, in ms. Too large, and disks hold more than topics say.
+    pub retention_check_ms: u64,
+    /// Bytes below a partition's log start that are worth trimming while it is written; once nothing more comes, the rest
+    /// goes. Too small, and what is needed to go on is saved all the time.
+    pub trim_bytes_min: u64,
+    /// Bytes below a partition's log start that its leader holds for a replica that is slow or away, at most; and no more
+    /// than a quarter of what is above it, if that is more than 8 MiB. One that needs more gets the state as of the log's
+    /// beginning, and the rest from there.
+    pub slow_replica_bytes_max: u64,
     /// Replicas that are started at the same time.
     pub starts_at_once_max: usize,
 }
@@ -60,6 +69,9 @@ impl Default for PartitionConfig {
             verify_compressed: true,
             decompressed_bytes_max: 64 << 20,
             timestamp_ahead_ms_max: 3_600_000,
+            retention_check_ms: 1_000,
+            trim_bytes_min: 1 << 20,
+            slow_replica_bytes_max: 64 << 20,
             starts_at_once_max: 32,
         }
     }
@@ -81,6 +93,7 @@ impl PartitionConfig {
             ("fetch_bytes_max", u64::from(self.fetch_bytes_max)),
             ("read_barrier_timeout_ms", self.read_barrier_timeout_ms),
             ("decompressed_bytes_max", self.decompressed_bytes_max as u64),
+            ("retention_check_ms", self.retention_check_ms),
             ("starts_at_once_max", self.starts_at_once_max as u64),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {

@@ -24,6 +24,9 @@ use crate::storage::Store;
 /// Pause before a start or a removal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Partitions that are looked at for retention at the same time.
+const KEPT_AT_ONCE: usize = 16;
+
 /// How late metadata may be followed, where a [`Point`] makes it so.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
@@ -41,7 +44,7 @@ struct Shared {
     raft: RaftNode,
     metadata: watch::Receiver<Arc<Metadata>>,
     running: Mutex<BTreeMap<GroupId, Running>>,
-    task: Mutex<Option<Task>>,
+    tasks: Mutex<Vec<Task>>,
 }
 
 struct Running {
@@ -64,8 +67,9 @@ impl PartitionManager {
             raft: raft.clone(),
             metadata: metadata.clone(),
             running: Mutex::default(),
-            task: Mutex::default(),
+            tasks: Mutex::default(),
         });
+        let gap = Duration::from_millis(config.retention_check_ms);
         let around = Surroundings {
             env: env.clone(),
             raft: raft.clone(),
@@ -84,10 +88,13 @@ impl PartitionManager {
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
         };
-        let raft = raft.clone();
-        let task =
-            env.spawn("partitions", async move { raft.vital("partition manager", reconciler.run()).await });
-        *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        let keeping = keep(Arc::clone(&shared), gap);
+        let (node, keeper) = (raft.clone(), raft.clone());
+        let tasks = [
+            env.spawn("partitions", async move { node.vital("partition manager", reconciler.run()).await }),
+            env.spawn("retention", async move { keeper.vital("retention", keeping).await }),
+        ];
+        shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         Self { shared }
     }
 
@@ -121,8 +128,8 @@ impl PartitionManager {
     /// Stops all replicas, and stops following metadata. What is in flight is given a moment; what has no answer by
     /// then is unknown to its clients. The groups themselves are left to [`RaftNode::stop`].
     pub async fn stop(&self) {
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             drop(AssertUnwindSafe(task.stop()).catch_unwind().await);
         }
         let running = std::mem::take(&mut *self.shared.running());
@@ -142,6 +149,17 @@ impl PartitionManager {
 impl Shared {
     fn running(&self) -> MutexGuard<'_, BTreeMap<GroupId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has each partition that this node leads keep what it must and no more.
+async fn keep(shared: Arc<Shared>, gap: Duration) {
+    loop {
+        shared.env.sleep(gap).await;
+        let replicas: Vec<Replica> =
+            shared.running().values().map(|running| running.replica.clone()).collect();
+        let keep = |replica: Replica| async move { replica.keep().await };
+        futures_util::stream::iter(replicas).for_each_concurrent(KEPT_AT_ONCE, keep).await;
     }
 }
 

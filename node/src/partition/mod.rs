@@ -5,15 +5,19 @@
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
 mod batcher;
+mod command;
 mod config;
 mod dedup;
 mod door;
 mod epochs;
 mod index;
+mod keeping;
 mod machine;
 mod manager;
 mod outgoing;
 mod replica;
+mod retention;
+mod saved;
 mod state;
 mod tail;
 mod types;
@@ -24,7 +28,8 @@ pub use manager::PartitionManager;
 pub use outgoing::{AnswerHold, AnswerRoom};
 pub use replica::Replica;
 pub use types::{
-    EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt, OffsetFound, ProduceError, Produced,
+    DeleteBefore, DeleteError, Deleted, EpochEnd, Fetch, FetchError, Fetched, NoReplica, OffsetAt,
+    OffsetFound, ProduceError, Produced,
 };
 
 #[cfg(test)]

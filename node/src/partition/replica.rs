@@ -20,10 +20,13 @@ use super::config::PartitionConfig;
 use super::dedup::Firsts;
 use super::door::{self, Progress, Room};
 use super::index::STRIDE;
+use super::keeping::Looked;
 use super::machine::{Machine, SharedState};
 use super::outgoing::{AnswerHold, AnswerRoom};
 use super::state::State;
-use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
+use super::types::{
+    DeleteError, EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced,
+};
 use super::watermark::Watermark;
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Leadership, TopicConfig};
@@ -50,14 +53,16 @@ pub(super) struct Surroundings {
 /// One replica of one partition. Cheap to clone; works until it is stopped by the manager.
 #[derive(Clone)]
 pub struct Replica {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    around: Surroundings,
-    topic: TopicConfig,
-    group: Group,
-    state: SharedState,
+pub(super) struct Shared {
+    pub(super) around: Surroundings,
+    pub(super) topic: TopicConfig,
+    pub(super) group: Group,
+    pub(super) state: SharedState,
+    /// What the last look at what is kept has left.
+    pub(super) looked: Mutex<Looked>,
     watermark: Watermark,
     room: Room,
     firsts: Arc<Mutex<Firsts>>,
@@ -101,7 +106,8 @@ impl Replica {
         let room = Room::new(around.config.queue_bytes_max);
         let queue = Mutex::new(Some(queue));
         let topic = place.config;
-        let shared = Shared { around, topic, group, state, watermark, room, firsts, queue };
+        let looked = Mutex::default();
+        let shared = Shared { around, topic, group, state, looked, watermark, room, firsts, queue };
         Ok((Self { shared: Arc::new(shared) }, task))
     }
 
@@ -111,7 +117,7 @@ impl Replica {
         self.shared.watermark.close();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
@@ -248,6 +254,13 @@ impl Replica {
                 let state = shared.state.lock();
                 self.still_leads(term, &state).map_err(Unled::fetch)?;
                 let (start, end) = (state.log_start, state.next_offset);
+                if request.offset < start {
+                    env.reached(if waited {
+                        Mark::TrimmedUnderAReader
+                    } else {
+                        Mark::ReaderBelowTheLogStart
+                    });
+                }
                 if request.offset < start || request.offset > end {
                     return Err(FetchError::OffsetOutOfRange {
                         offset: request.offset,
@@ -265,7 +278,8 @@ impl Replica {
                         Some(room) => Some(room.turn().await),
                         None => None,
                     };
-                    self.heads(range, request.offset, bytes_max).await?
+                    let heads = self.heads(range, request.offset, bytes_max).await;
+                    self.unless_trimmed(request.offset, heads)?
                 }
                 None => (Vec::new(), false),
             };
@@ -283,7 +297,7 @@ impl Replica {
                     }
                 }
                 env.dawdle(Point::FetchAnsweredLate, LATE_MAX).await;
-                let batches = self.read(&heads).await?;
+                let batches = self.unless_trimmed(request.offset, self.read(&heads).await)?;
                 return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
             // It may wait long, and then looks again.
@@ -300,7 +314,7 @@ impl Replica {
 
     /// Waits until a majority has confirmed that all that was committed before is applied here; one of a bounded
     /// number who do.
-    async fn confirm(&self, epoch: Option<LeaderEpoch>) -> Result<(), FetchError> {
+    pub(super) async fn confirm(&self, epoch: Option<LeaderEpoch>) -> Result<(), FetchError> {
         let shared = &*self.shared;
         let _place = shared.watermark.place().map_err(|_| FetchError::Overloaded)?;
         let longest = Duration::from_millis(shared.around.config.read_barrier_timeout_ms);
@@ -309,6 +323,20 @@ impl Replica {
             return Err(FetchError::NotAvailable);
         }
         Ok(())
+    }
+
+    /// What was read for `offset`, unless the log start has passed that meanwhile: the log is trimmed only after that is
+    /// seen here, so nothing else is missing from it.
+    fn unless_trimmed<T>(&self, offset: Offset, read: Result<T, FetchError>) -> Result<T, FetchError> {
+        let (log_start, high_watermark) = {
+            let state = self.shared.state.lock();
+            (state.log_start, state.next_offset)
+        };
+        if offset >= log_start {
+            return read;
+        }
+        self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        Err(FetchError::OffsetOutOfRange { offset, log_start, high_watermark })
     }
 
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
@@ -362,7 +390,10 @@ impl Replica {
     }
 
     /// Some of the heads in a range that is applied, at least one; and where the rest begins.
-    async fn log_heads(&self, range: Range<LogIndex>) -> Result<(Vec<Head>, LogIndex), FetchError> {
+    pub(super) async fn log_heads(
+        &self,
+        range: Range<LogIndex>,
+    ) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
         let (log, from) = (self.shared.group.log(), range.start);
         let env = &self.shared.around.env;
@@ -457,22 +488,44 @@ impl Replica {
     /// The first record whose timestamp is at or after `at`: decodes one batch, or a few whose headers claim a later
     /// time than their records have.
     async fn at_time(&self, at: Timestamp) -> Result<Option<(Offset, Timestamp)>, FetchError> {
-        let range = {
-            let state = self.shared.state.lock();
-            state.index.at_time(at).map(|from| from..state.next_index)
-        };
-        let Some(Range { start: mut from, end }) = range else { return Ok(None) };
+        loop {
+            let (log_start, range) = {
+                let state = self.shared.state.lock();
+                (state.log_start, state.index.at_time(at).map(|from| from..state.next_index))
+            };
+            let found = match range {
+                Some(range) => self.at_time_in(range, log_start, at).await,
+                None => Ok(None),
+            };
+            // Otherwise something was perhaps trimmed while it was looked for.
+            if self.log_start() == log_start {
+                return found;
+            }
+            self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        }
+    }
+
+    /// [`Replica::at_time`] in a range of the log, of what lies at the log start or behind it.
+    async fn at_time_in(
+        &self,
+        range: Range<LogIndex>,
+        log_start: Offset,
+        at: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>, FetchError> {
+        let Range { start: mut from, end } = range;
         while from < end {
             let (heads, next) = self.log_heads(from..end).await?;
             from = next;
             let late_enough = |head: &Head| {
                 head.kind == Kind::Batch
                     && head.max_timestamp >= at
+                    && ends(head) > log_start
                     && !self.shared.state.lock().is_void(head.index)
             };
             for head in heads.into_iter().filter(late_enough) {
                 let batch = self.read(&[head]).await?;
-                let found = first_at(&batch, at, self.shared.around.config.decompressed_bytes_max);
+                let decompressed_bytes_max = self.shared.around.config.decompressed_bytes_max;
+                let found = first_at(&batch, at, log_start, decompressed_bytes_max);
                 if let Some(found) = found.map_err(FetchError::Damaged)? {
                     return Ok(Some(found));
                 }
@@ -493,7 +546,7 @@ impl Replica {
         let term = self.leading(current).map_err(Unled::fetch)?;
         let state = self.shared.state.lock();
         self.still_leads(term, &state).map_err(Unled::fetch)?;
-        Ok(EpochEnd { found: state.epochs.end_of(epoch, state.next_offset), epoch: term.epoch() })
+        Ok(EpochEnd { found: state.epoch_end(epoch), epoch: term.epoch() })
     }
 
     /// Exclusive end of what may be read, as applied on this node.
@@ -553,7 +606,7 @@ impl Replica {
 
     /// The term this node leads in, if it may answer a request that names `epoch`: an entry of the term is applied,
     /// so nothing older is missing (KIP-207), and the epochs agree.
-    fn leading(&self, epoch: Option<LeaderEpoch>) -> Result<Term, Unled> {
+    pub(super) fn leading(&self, epoch: Option<LeaderEpoch>) -> Result<Term, Unled> {
         if self.is_closed() {
             return Err(Unled::Stopping);
         }
@@ -581,7 +634,7 @@ impl Replica {
 }
 
 /// Why this node does not answer as the leader.
-enum Unled {
+pub(super) enum Unled {
     NotLeader { leader: Option<Leadership> },
     Fenced { asked: LeaderEpoch, current: LeaderEpoch, leader: Option<Leadership> },
     UnknownEpoch { asked: LeaderEpoch, current: LeaderEpoch },
@@ -589,6 +642,10 @@ enum Unled {
 }
 
 impl Unled {
+    pub(super) fn delete(self) -> DeleteError {
+        DeleteError::from(self.fetch())
+    }
+
     fn produce(self) -> ProduceError {
         match self {
             Self::NotLeader { leader } => ProduceError::NotLeader { leader },
@@ -609,21 +666,22 @@ impl Unled {
 }
 
 /// The offset after a batch.
-fn ends(head: &Head) -> Offset {
+pub(super) fn ends(head: &Head) -> Offset {
     head.base_offset.plus(head.records)
 }
 
-/// The first record of a batch at or after a time.
+/// The first record of a batch at or after a time, and not before the log start.
 fn first_at(
     batch: &Bytes,
     at: Timestamp,
+    log_start: Offset,
     decompressed_bytes_max: usize,
 ) -> Result<Option<(Offset, Timestamp)>, String> {
     let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
     let records = Records::new(&header, batch, decompressed_bytes_max).map_err(|error| error.to_string())?;
     for record in records {
         let record = record.map_err(|error| error.to_string())?;
-        if record.timestamp >= at {
+        if record.timestamp >= at && record.offset >= log_start {
             return Ok(Some((record.offset, record.timestamp)));
         }
     }

@@ -83,7 +83,7 @@ impl Tail {
             {
                 self.ahead.set(claim.producer, applied.clone());
             }
-            self.ahead.record(claim, self.next_offset, max_timestamp);
+            self.ahead.record(claim, self.next_offset, max_timestamp, self.appended_at);
             *self.flying.entry(claim.producer).or_default() += 1;
         }
         self.next_offset = self.next_offset.plus(claim.records);

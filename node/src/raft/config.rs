@@ -27,6 +27,15 @@ pub struct RaftConfig {
     pub append_timeout_ms: u64,
     /// Gap between the beats of a node to each peer, in ms: these say who leads what.
     pub beat_ms: u64,
+    /// Gap between looks at whether logs may be trimmed, in ms. Too large, and disks hold what nobody needs.
+    pub trim_check_ms: u64,
+    /// Bytes a second that members which fell behind may take of this node's disk and links, of all groups together: bases,
+    /// and entries that are not in memory any more. Too small, and a replaced node takes for ever; too large, and it slows
+    /// the others.
+    pub catch_up_bytes_per_s: u64,
+    /// Entries of a group from one recent checkpoint to the next. More make a start after a crash longer, which replays
+    /// them; fewer write more.
+    pub checkpoint_entries: u64,
     /// After a proven death survivors stand for election one after the other, so many ms apart. Too small, and they
     /// split the vote.
     pub failover_rank_ms: u64,
@@ -48,6 +57,9 @@ impl Default for RaftConfig {
             append_in_flight_max: 32,
             append_timeout_ms: 5_000,
             beat_ms: 100,
+            trim_check_ms: 1_000,
+            catch_up_bytes_per_s: 64 << 20,
+            checkpoint_entries: 10_000,
             failover_rank_ms: 30,
             leader_restore: false,
         }
@@ -86,6 +98,9 @@ impl RaftConfig {
             self.append_timeout_ms < self.election_timeout_ms_max,
             "raft.append_timeout_ms must be at least raft.election_timeout_ms_max",
         )?;
+        refuse(self.trim_check_ms == 0, "raft.trim_check_ms must be at least 1")?;
+        refuse(self.catch_up_bytes_per_s == 0, "raft.catch_up_bytes_per_s must be at least 1")?;
+        refuse(self.checkpoint_entries == 0, "raft.checkpoint_entries must be at least 1")?;
         refuse(
             self.beat_ms == 0 || self.beat_ms > self.election_timeout_ms_min,
             "raft.beat_ms must be between 1 and raft.election_timeout_ms_min",

@@ -17,17 +17,23 @@ use quorate_proto::ids::{GroupId, NodeId, Term};
 use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 
+use super::base::Base;
 use super::fitness::Fitness;
+use super::floor::Floor;
 use super::log_store::Phase;
 use super::machine::Machine;
 use super::runtime::{Registry, Scope};
 use super::timers::ElectionTimer;
+use super::trim;
 use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
 };
 use crate::env::{Env, Mark, Moment, Point, Task};
 use crate::storage::{HardVote, Log, LogId};
+
+/// How long a group may take to save what it has applied before it ends.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// How long a proposal may take to be queued, where a [`Point`] makes it so.
 const LATE_MAX: Duration = Duration::from_millis(50);
@@ -115,6 +121,8 @@ pub(super) struct Running {
     pub(super) timer: ElectionTimer,
     /// Told to whoever waits in the log for something to be mended.
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) base: Arc<Base>,
+    pub(super) floor: Arc<Floor>,
     /// What ends the group, once somebody has begun to.
     pub(super) ending: AsyncMutex<Option<Task>>,
 }
@@ -250,8 +258,26 @@ impl Group {
         ending.get_or_insert_with(end).ended().await;
     }
 
+    /// Saves what is applied, if a start without it would take its time.
+    async fn part(&self) {
+        if self.0.raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        let asked = self.0.raft.with_state_machine(|machine| {
+            let checkpoint = machine.parting_checkpoint();
+            Box::pin(async move { checkpoint })
+        });
+        if let Ok(Ok(Some((at, body)))) = self.0.env.timeout(PARTING, self.0.scope.enter(asked)).await {
+            let saved = trim::save_checkpoint(&self.0.log, at, body);
+            if self.0.env.timeout(PARTING, saved).await.is_err() {
+                tracing::debug!(group = %self.0.id, "checkpoint was not saved in time: the next start takes longer");
+            }
+        }
+    }
+
     async fn end(&self) {
         self.0.phase.send_replace(Phase::Ending);
+        self.part().boxed().await;
         if let Err(error) = self.0.scope.enter(self.0.raft.shutdown()).boxed().await {
             tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");
         }

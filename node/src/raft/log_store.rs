@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use quorate_proto::ids::LogIndex;
 use tokio::sync::watch;
 
+use super::rate::Rate;
 use super::types::{
     Config, RaftEntryOf, RaftLogId, RaftVote, entry_from_raft, entry_to_raft, log_id_from_raft,
     log_id_to_raft, vote_from_store, vote_to_store,
@@ -46,16 +48,24 @@ pub(super) enum Phase {
 /// One group's log, as openraft sees it. What the disk has damaged is waited for: another replica has it.
 #[derive(Clone)]
 pub(super) struct LogStore {
-    env: quorate_proto::env::Env,
     log: Log,
     /// Bounds what one message of replication carries, in bytes of bodies.
     append_bytes_max: u64,
+    env: Env,
+    /// For entries that have left the memory.
+    rate: Arc<Rate>,
     phase: watch::Receiver<Phase>,
 }
 
 impl LogStore {
-    pub(super) fn new(env: &Env, log: Log, append_bytes_max: u64, phase: watch::Receiver<Phase>) -> Self {
-        Self { env: env.base.clone(), log, append_bytes_max, phase }
+    pub(super) fn new(
+        log: Log,
+        append_bytes_max: u64,
+        env: Env,
+        rate: Arc<Rate>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        Self { log, append_bytes_max, env, rate, phase }
     }
 
     /// Entries of the range for apply: bodies only of those that apply looks into. At most [`HEADS_MAX`].
@@ -137,7 +147,11 @@ impl LogStore {
         start.max(first)..end.min(past)
     }
 
-    fn stream(&self, range: Range<u64>) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
+    /// The entries of a range that the log holds, for apply and replay: bodies only of those that apply looks into.
+    pub(super) fn stream(
+        &self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
         let chunks = stream::try_unfold((self.clone(), range), |(store, range)| async move {
             if range.is_empty() {
                 return Ok(None);
@@ -199,6 +213,7 @@ impl RaftLogReader<Config> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntryOf>> {
         let range = LogIndex(start)..LogIndex(end);
+        let is_old = range.start < self.log.memory_start();
         let (began, mut changed) = (self.env.now(), self.log.damage_changed());
         let entries = loop {
             changed.borrow_and_update();
@@ -212,6 +227,14 @@ impl RaftLogReader<Config> for LogStore {
                 return Err(io::Error::other(error));
             }
         };
+        if entries.first().is_none_or(|first| first.head.index.0 != start) {
+            // Trimmed meanwhile: nothing may be sent in its place. Nothing at all is taken for a heartbeat.
+            return Ok(Vec::new());
+        }
+        if is_old {
+            let bytes: u64 = entries.iter().map(|entry| u64::from(entry.head.body_bytes)).sum();
+            self.rate.take(&self.env, bytes).await;
+        }
         entries.into_iter().map(|entry| entry_to_raft(entry).map_err(io::Error::other)).collect()
     }
 
@@ -292,6 +315,8 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn purge(&mut self, through: RaftLogId) -> io::Result<()> {
-        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)
+        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)?;
+        tracing::info!(group = %self.log.group(), through = through.index, "log was trimmed");
+        Ok(())
     }
 }

@@ -3,20 +3,23 @@
 //! Owns: replication, elections, who leads what, the peers' identities and what is said to them. Must not know:
 //! what a batch or a command means ([`Apply`] does), or how storage lays out its files.
 
+mod base;
 mod config;
 mod election;
 mod fitness;
+mod floor;
 mod group;
 mod liveness;
 mod log_store;
 mod machine;
 mod node;
 mod peers;
+mod rate;
 mod rejoin;
 mod repair;
 mod runtime;
-mod snapshot;
 mod timers;
+mod trim;
 mod types;
 
 #[cfg(test)]
@@ -27,6 +30,7 @@ pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use node::{GroupError, PeerHooks, RaftNode};
+pub use trim::NotTrimmed;
 pub use types::{Answer, BatchAnswer, Member, Proposal};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,23 +17,29 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
 use quorate_proto::v1::{self, Hello, HelloReply, PeerReply, Sender, peer_reply, peer_request};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch};
 
+use super::base::Base;
 use super::config::RaftConfig;
 use super::election;
+use super::floor::Floor;
 use super::group::{Group, Role, Running, role_of};
 use super::liveness::{Death, Leadership, Liveness};
 use super::log_store::{LogStore, Phase};
-use super::machine::{Apply, Machine};
-use super::peers::{AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire};
+use super::machine::{Apply, Machine, Parts};
+use super::peers::{
+    Arrivals, AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire,
+};
+use super::rate::Rate;
 use super::rejoin::{self, Unready};
 use super::repair;
 use super::runtime::{Registry, Scope};
 use super::timers::{self, ElectionTimer};
-use super::types::{Member, first_entry, node_to_raft};
+use super::trim;
+use super::types::{Member, first_entry, log_id_to_raft, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
-use crate::storage::{Entry, Log, LogId, Lost, Store, StoreError};
+use crate::storage::{CheckpointKind, Entry, Log, LogId, Lost, ReadError, Store, StoreError};
 
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
@@ -107,6 +114,10 @@ pub(super) struct Inner {
     pub(super) hooks: Arc<dyn PeerHooks>,
     pub(super) peers: Arc<Peers>,
     pub(super) sessions: Arc<Sessions>,
+    /// Bases that are on their way here.
+    pub(super) arrivals: Arrivals,
+    /// What members that fell behind may take.
+    catch_up: Arc<Rate>,
     groups: Mutex<Groups>,
     liveness: Mutex<Liveness>,
     leaders_changed: watch::Sender<u64>,
@@ -190,6 +201,7 @@ impl RaftNode {
         assert_eq!(store.facts().node(), me, "a store belongs to one node");
         config.validate().expect("the configuration was checked when it was read");
         let openraft = config.to_openraft().validate().expect("what is valid for us is valid for openraft");
+        let catch_up = Arc::new(Rate::new(config.catch_up_bytes_per_s));
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let watched = inner.clone();
             let watch = Arc::new(move |node, event| {
@@ -211,6 +223,8 @@ impl RaftNode {
                 me,
                 hooks,
                 sessions: Arc::default(),
+                arrivals: Arrivals::default(),
+                catch_up: catch_up.clone(),
                 groups: Mutex::default(),
                 liveness: Mutex::default(),
                 leaders_changed: watch::Sender::new(0),
@@ -226,7 +240,9 @@ impl RaftNode {
         let timers =
             vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
         let timers = env.spawn("timers", timers);
-        inner.tasks().extend([beats, timers]);
+        let trims = vital(Arc::downgrade(&inner), "trimming", trim::run(env.clone(), Arc::downgrade(&inner)));
+        let trims = env.spawn("trims", trims);
+        inner.tasks().extend([beats, timers, trims]);
         Self(inner)
     }
 
@@ -258,9 +274,9 @@ impl RaftNode {
     }
 
     /// Starts a group. `members` count while its log is empty, and then every member must call this with the same
-    /// ones: the first is tried first as leader. What was committed before is applied again from the start of the log
-    /// before this returns. Dropping the future gives the group up: it is stopped once it has started, and refused
-    /// until then; see [`RaftNode::stop_groups`].
+    /// ones: the first is tried first as leader. What was committed before is applied again, from the newest
+    /// checkpoint or the start of the log, before this returns. Dropping the future gives the group up: it is stopped
+    /// once it has started, and refused until then; see [`RaftNode::stop_groups`].
     ///
     /// # Errors
     /// By variant.
@@ -300,6 +316,7 @@ impl RaftNode {
     /// the group does the rest.
     pub async fn stop_group(&self, group: GroupId) {
         self.0.sessions.forget(group);
+        self.0.arrivals.forget(group);
         let stopped = {
             let mut groups = self.0.groups();
             if let Some(running) = groups.running.remove(&group) {
@@ -393,7 +410,7 @@ impl RaftNode {
         match self.0.peers.call(peer, lane, body, timeout).await {
             Ok((_, reply)) => Ok(reply),
             Err(AskError::Peer(error)) => Err(error),
-            Err(error @ (AskError::NoAddress(_) | AskError::Late(_))) => {
+            Err(error @ (AskError::NoAddress(_) | AskError::Late(_) | AskError::Trimmed(_))) => {
                 Err(PeerError::Unreachable(error.to_string()))
             }
             Err(AskError::Impostor { message, .. }) => Ok(refused(ErrorCode::WrongIdentity, message)),
@@ -524,7 +541,7 @@ impl Inner {
         self: &Arc<Self>,
         id: GroupId,
         members: Vec<Member>,
-        apply: Box<dyn Apply>,
+        mut apply: Box<dyn Apply>,
     ) -> Result<Group, GroupError> {
         let ours = self.store.facts().identity();
         for member in &members {
@@ -543,6 +560,14 @@ impl Inner {
             // It was perhaps here, with a vote: it is not begun by this node.
             log.set_lost(Lost { tail: true, vote: true }).await.map_err(|error| failed(&error))?;
         }
+        let (phase, phased) = watch::channel(Phase::Starting);
+        let (bytes_max, rate) = (self.config.append_bytes_max, self.catch_up.clone());
+        let store = LogStore::new(log.clone(), bytes_max, self.env.clone(), rate, phased);
+        let base = Arc::new(Base::new(store.clone(), log.clone(), apply.fresh()));
+        if let Some(at) = base.at().filter(|at| log.state().last.is_none_or(|last| last.index < at.index)) {
+            // A crash came before the log was trimmed to what a peer had sent.
+            log.trim_prefix(at).await.map_err(|error| failed(&error))?;
+        }
         let place = members.iter().position(|member| member.node == self.me);
         let place = place.filter(|_| log.state().last.is_none() && !log.damage().lost.any());
         let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
@@ -555,28 +580,56 @@ impl Inner {
                 }
             })?,
         };
+        let resumed = match base.resume(&mut *apply).await {
+            Ok(resumed) => resumed,
+            Err(error) if members.len() > 1 && is_damage(&error) => {
+                // The next try gives up the log, and all of it comes from a peer.
+                log.lose_base().await.map_err(|error| failed(&error))?;
+                return Err(GroupError::Damaged { group: id, reason: format!("its base is lost: {error}") });
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        if let Some((kind, at, _)) = &resumed {
+            self.env.reached(match kind {
+                CheckpointKind::Base => Mark::StartFromABase,
+                CheckpointKind::Recent => Mark::StartFromARecentCheckpoint,
+            });
+            tracing::debug!(group = %id, index = %at.index, ?kind, "group goes on from a checkpoint");
+        }
         if place.is_some() {
             // All members begin with the same entry, so each can write it alone. openraft's own `initialize` would
             // refuse on a node that has voted before it heard of any entry, and such a group would wait for ever if
             // its first leader did not come back.
             append(&log, first_entry(id, &members)).await.map_err(|error| failed(&error))?;
         }
-        let applied = Arc::new(watch::Sender::new(None));
+        let applied = Arc::new(watch::Sender::new(resumed.as_ref().map(|(_, at, _)| *at)));
+        let (checkpoints, to_save) = mpsc::channel(1);
+        let floor = Arc::<Floor>::default();
+        let machine = Machine::new(Parts {
+            env: self.env.clone(),
+            group: id,
+            owner: apply,
+            resumed: resumed.map(|(_, at, members)| (log_id_to_raft(at), members)),
+            base: base.clone(),
+            applied: applied.clone(),
+            checkpoints,
+            checkpoint_entries: self.config.checkpoint_entries,
+        });
         let registry = Registry::new();
         let scope = Scope::new(self.env.clone(), &registry);
-        let (phase, phased) = watch::channel(Phase::Starting);
         // openraft reads the log as it starts, and waits for what is damaged.
         scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes));
         let raft = Raft::new(
             node_to_raft(self.me),
             self.openraft.clone(),
-            Network::new(self.peers.clone(), id),
-            LogStore::new(&self.env, log.clone(), self.config.append_bytes_max, phased),
-            Machine::new(self.env.clone(), id, apply, applied.clone()),
+            Network::new(self.peers.clone(), id, floor.clone(), self.catch_up.clone()),
+            store,
+            machine,
         );
         let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
         let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
         let (env, watched) = (self.env.clone(), applied.subscribe());
+        let saving = trim::save_checkpoints(log.clone(), to_save);
         let running = Running {
             id,
             me: self.me,
@@ -590,6 +643,8 @@ impl Inner {
             replacing: Mutex::default(),
             timer: ElectionTimer::default(),
             phase,
+            base,
+            floor,
             ending: AsyncMutex::default(),
         };
         let group = Group(Arc::new(running));
@@ -605,6 +660,7 @@ impl Inner {
         }
         let watching = watch_role(Arc::downgrade(self), group.downgrade(), applied.subscribe());
         group.0.scope.start(watching);
+        group.0.scope.start(saving);
         group.0.scope.start(election::begin(Arc::downgrade(self), group.downgrade(), place));
         Ok(group)
     }
@@ -655,6 +711,7 @@ impl Inner {
     async fn end(&self, group: Group) {
         let id = group.id();
         self.sessions.forget(id);
+        self.arrivals.forget(id);
         group.stop().await;
         let mut groups = self.groups();
         if groups.ending.get(&id).is_some_and(|listed| Arc::ptr_eq(&listed.0, &group.0)) {
@@ -740,6 +797,12 @@ async fn vital(node: Weak<Inner>, name: &'static str, work: impl Future<Output =
         }
         resume_unwind(panic);
     }
+}
+
+/// Whether something that was read is not what was written.
+fn is_damage(error: &io::Error) -> bool {
+    let read = error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
+    read.is_some_and(ReadError::is_damage)
 }
 
 /// Appends an entry that openraft does not know of yet. Durable on return.

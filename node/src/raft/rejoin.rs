@@ -27,7 +27,7 @@ use super::types::{
 };
 use crate::env::transport::Lane;
 use crate::env::{Env, Mark, Point};
-use crate::storage::{Damage, HardVote, Log, LogId, LogState, Lost, StoreError};
+use crate::storage::{Damage, HardVote, Holes, Log, LogId, LogState, Lost, StoreError};
 
 /// How long a start waits for what it must know, before it is given up and tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -110,7 +110,11 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
     let peers = members.iter().copied().filter(|member| *member != node.me).collect::<Vec<_>>();
     let until = env.now() + PATIENCE;
     loop {
-        let damage = log.damage();
+        let mut damage = log.damage();
+        if damage.base {
+            // All of it comes from a peer.
+            damage.heads = Holes::default();
+        }
         let unfit = damage.lost.any() || !damage.heads.is_empty();
         if peers.is_empty() {
             if !unfit {
@@ -120,7 +124,7 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
             env.sleep(PATIENCE).await;
             return Err(Unready::NoOther);
         }
-        let mut mended = false;
+        let (mut mended, mut trimmed) = (false, false);
         for hole in damage.heads.ranges() {
             match repair::mend(&node.peers, log, hole, &peers, node.config().append_bytes_max).await? {
                 Mended::Some => mended = true,
@@ -131,10 +135,16 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
                     mended = true;
                     break;
                 }
+                Mended::Trimmed => trimmed = true,
                 Mended::Gone(_) | Mended::None => {}
             }
         }
         if mended {
+            continue;
+        }
+        if trimmed {
+            tracing::warn!(group = %log.group(), "log is given up: the others have trimmed what cannot be read");
+            log.lose_base().await?;
             continue;
         }
         let words = ask(node, log, &damage, &peers).await;
@@ -160,6 +170,9 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
                 continue;
             }
             Verdict::TakenIn { vote, until } => {
+                if damage.base {
+                    log.begin_anew().await?;
+                }
                 log.save_vote(vote).await?;
                 tracing::info!(group = %log.group(), until = %until.index, "replica that lost something was taken in");
                 return Ok(Some(until));

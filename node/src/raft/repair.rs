@@ -43,6 +43,8 @@ pub(super) enum Mended {
     OtherCommitted(LogIndex),
     /// No other member can read this one either.
     Gone(LogIndex),
+    /// Nobody gave any, and one of them has trimmed its log past it: what was made of it comes with a base.
+    Trimmed,
     /// Nobody gave any.
     None,
 }
@@ -69,13 +71,17 @@ pub(super) async fn mend(
     bytes_max: u64,
 ) -> Result<Mended, StoreError> {
     let end = hole.end.min(LogIndex(hole.start.0.saturating_add(ENTRIES_MAX)));
-    let mut in_vain = 0;
+    let (mut in_vain, mut trimmed) = (0, false);
     for peer in peers {
         let asked = ask(plane, *peer, log.group(), hole.start, end, bytes_max).await;
         let entries = match asked {
             Ok(Given::Entries(entries)) => entries,
             Ok(Given::Damaged) => {
                 in_vain += 1;
+                continue;
+            }
+            Ok(Given::Trimmed) => {
+                trimmed = true;
                 continue;
             }
             Err(reason) => {
@@ -100,7 +106,11 @@ pub(super) async fn mend(
         }
     }
     plane.env().reached(Mark::NoCopyFound);
-    Ok(if in_vain == peers.len() { Mended::Gone(hole.start) } else { Mended::None })
+    Ok(match (trimmed, in_vain == peers.len()) {
+        (true, _) => Mended::Trimmed,
+        (false, true) => Mended::Gone(hole.start),
+        (false, false) => Mended::None,
+    })
 }
 
 /// What a peer gives.
@@ -108,6 +118,8 @@ enum Given {
     Entries(Vec<Entry>),
     /// It cannot read the first one either.
     Damaged,
+    /// Its log begins behind the first one.
+    Trimmed,
 }
 
 /// Asks one peer for entries. What it gives was checked, begins with the first, and has no gaps.
@@ -129,6 +141,9 @@ async fn ask(
     };
     if reply.damaged {
         return Ok(Given::Damaged);
+    }
+    if reply.trimmed {
+        return Ok(Given::Trimmed);
     }
     let entries = entries_from_wire(group, from, end, reply);
     entries.map(Given::Entries).map_err(|malformed| malformed.to_string())
@@ -163,6 +178,10 @@ pub(super) async fn serve(
     let committed = committed_here(node.group(group).as_ref(), &log);
     let behind = committed.map_or(LogIndex(0), |committed| committed.index.next());
     let (from, end) = (LogIndex(request.from), LogIndex(request.end).min(behind));
+    if log.state().purged.is_some_and(|purged| purged.index >= from) {
+        let reply = v1::FetchEntriesReply { trimmed: true, ..v1::FetchEntriesReply::default() };
+        return Ok(peer_reply::Body::FetchEntries(reply));
+    }
     let mut entries = Vec::new();
     if from < end {
         let bytes_max = request.bytes_max.min(node.config().append_bytes_max);
@@ -175,14 +194,19 @@ pub(super) async fn serve(
             Err(error) => return Err(Refusal::new(ErrorCode::NotAvailable, error.to_string())),
         };
         if entries.first().is_none_or(|first| first.head.index != from) {
-            // It was trimmed here.
+            // It was trimmed here meanwhile.
             entries.clear();
         }
     }
     let entries = entries.into_iter().map(entry_to_wire).collect::<Result<Vec<_>, _>>();
     let entries = entries.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
     let committed = committed.map(|committed| log_id_to_wire(&log_id_to_raft(committed)));
-    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply { entries, committed, damaged: false }))
+    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply {
+        entries,
+        committed,
+        damaged: false,
+        trimmed: false,
+    }))
 }
 
 /// The last entry of a log that is known here to be committed.
@@ -240,7 +264,8 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
                     log.note_gone(index);
                     pause = PAUSE_MIN;
                 }
-                Ok(Mended::None) => {
+                // It goes with the next trimming here.
+                Ok(Mended::Trimmed | Mended::None) => {
                     tracing::warn!(
                         group = %log.group(),
                         entries = damage.entries(),
@@ -364,7 +389,7 @@ mod tests {
 
     fn check(entries: Vec<Entry>) -> Result<usize, Malformed> {
         let entries = entries.into_iter().map(|entry| entry_to_wire(entry).unwrap()).collect();
-        let reply = v1::FetchEntriesReply { entries, committed: None, damaged: false };
+        let reply = v1::FetchEntriesReply { entries, committed: None, damaged: false, trimmed: false };
         entries_from_wire(GROUP, LogIndex(4), LogIndex(6), reply).map(|entries| entries.len())
     }
 

@@ -166,6 +166,8 @@ pub(super) enum Malformed {
     Entry { index: usize, reason: String },
     #[error("a membership entry cannot be read: {0}")]
     Membership(String),
+    #[error("a checkpoint cannot be read: {0}")]
+    Checkpoint(String),
 }
 
 /// The largest term: clients see terms as leader epochs, which are i32.

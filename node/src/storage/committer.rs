@@ -139,10 +139,12 @@ fn changes(shared: &Shared, requests: &VecDeque<Request>) -> Vec<Change> {
     for request in requests {
         match request {
             Request::Vote { group, vote, .. } => changes.push(Change::Vote(*group, *vote)),
-            Request::Remove { group, .. } => changes.push(Change::VoteGone(*group)),
+            Request::Remove { group, keeps_vote: false, .. } => changes.push(Change::VoteGone(*group)),
             Request::Append { .. }
+            | Request::Remove { .. }
             | Request::Truncate { .. }
             | Request::Trim { .. }
+            | Request::Move { .. }
             | Request::Repair { .. } => {}
         }
     }
@@ -167,7 +169,8 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
             Request::Truncate { .. }
             | Request::Trim { .. }
             | Request::Vote { .. }
-            | Request::Remove { .. } => 64,
+            | Request::Remove { .. }
+            | Request::Move { .. } => 64,
         };
         if bytes + more > bytes_max && !requests.is_empty() {
             break;
@@ -221,6 +224,9 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
             }
             Request::Remove { group, .. } => lines.push(Line::Fact(Item::Remove { group: *group })),
             Request::Repair { entries, .. } => lines.extend(entries.iter().map(Line::Again)),
+            Request::Move { from, to, .. } => {
+                lines.extend(from.iter().map(|from| Line::Fact(Item::Moved { from: *from, to: *to })));
+            }
         }
     }
     for (group, committed) in &work.committed {
@@ -271,11 +277,11 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                     shared.env.reached(Mark::TruncationAcrossARoll);
                 }
                 durable.truncate(*from);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Trim { group, through, .. } => {
                 state.durable.entry(*group).or_default().purge(*through);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Vote { group, vote, .. } => {
                 state.durable.entry(*group).or_default().hard.vote = Some(*vote);
@@ -283,6 +289,13 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
             Request::Remove { group, .. } => {
                 state.durable.remove(group);
                 state.active.index.remove(*group);
+                state.entries_went();
+            }
+            Request::Move { from, to, .. } => {
+                for durable in state.durable.values_mut() {
+                    from.iter().for_each(|from| durable.relocate(*from, *to));
+                }
+                state.taking_over = None;
                 state.look_for_dead = true;
             }
             Request::Repair { group, entries, .. } => {
@@ -298,7 +311,7 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 if state.mended(*group, moved.into_iter()) > 0 {
                     shared.damaged.send_modify(|version| *version += 1);
                 }
-                state.look_for_dead = true;
+                state.entries_went();
             }
         }
     }

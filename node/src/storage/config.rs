@@ -28,6 +28,12 @@ pub struct StoreConfig {
     /// may have a copy. Set by whoever knows; in code only.
     #[serde(skip, default = "yes")]
     pub copies_elsewhere: bool,
+    /// A full volume of which less than so many percent are alive is rewritten, together with others, and goes. Too large,
+    /// and what stays is written again and again; too small, and disks hold what nobody needs. More than 100 is 100.
+    pub rewrite_below_percent: u32,
+    /// Bytes a second that rewriting may copy. Too small, and what is dead stays for long; too large, and it slows what
+    /// is written and read meanwhile.
+    pub rewrite_bytes_per_s: u64,
 }
 
 fn yes() -> bool {
@@ -44,6 +50,8 @@ impl Default for StoreConfig {
             commit_bytes_max: 4 << 20,
             scrub_hours: 24,
             copies_elsewhere: true,
+            rewrite_below_percent: 50,
+            rewrite_bytes_per_s: 32 << 20,
         }
     }
 }
@@ -73,6 +81,7 @@ impl StoreConfig {
             ("cache_bytes_max", u64::from(self.cache_bytes_max), (3 * commit).max(1 << 16)),
             ("volume_bytes_max", self.volume_bytes_max, 1),
             ("recent_bytes_max", self.recent_bytes_max, 1),
+            ("rewrite_bytes_per_s", self.rewrite_bytes_per_s, 1),
         ] {
             if value < at_least {
                 return Err(StoreConfigError { name, value, at_least });

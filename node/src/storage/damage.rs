@@ -106,12 +106,14 @@ pub struct Damage {
     pub gone: Holes,
     /// What may have been there besides.
     pub lost: Lost,
+    /// The log begins behind a base that is not there, or cannot be read: without one of a peer nothing can be applied.
+    pub base: bool,
 }
 
 impl Damage {
     /// Whether nothing is known to be lost.
     pub fn is_none(&self) -> bool {
-        self.heads.is_empty() && self.bodies.is_empty() && !self.lost.any()
+        self.heads.is_empty() && self.bodies.is_empty() && !self.lost.any() && !self.base
     }
 
     /// How many entries cannot be read as a whole.

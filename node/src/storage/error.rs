@@ -95,7 +95,7 @@ pub(super) fn is_medium(error: &io::Error) -> bool {
 
 impl ReadError {
     /// Whether what is read is not what was written.
-    pub(super) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Corrupt(_) => true,
             Self::Disk(error) => error.is_damage(),
@@ -165,6 +165,22 @@ pub enum StoreError {
         /// What is wrong with it; nothing if it is absent.
         corrupt: Option<Corrupt>,
     },
+    /// Not written: a checkpoint is of an entry that the log does not hold.
+    #[error("not written: the log of group {group} does not hold entry {index}, of which the checkpoint is")]
+    NotHeld {
+        /// Whose log.
+        group: GroupId,
+        /// Which entry.
+        index: LogIndex,
+    },
+    /// Not trimmed: what the group's owner made of the log up to there is not saved.
+    #[error("not trimmed: no checkpoint of group {group} reaches entry {index}")]
+    NoCheckpoint {
+        /// Whose log.
+        group: GroupId,
+        /// Through which entry it was to be trimmed.
+        index: LogIndex,
+    },
 }
 
 impl StoreError {
@@ -232,7 +248,7 @@ pub enum OpenError {
     },
     /// Written by another version of the program.
     #[error(
-        "{file} in {folder} has format version {found}, this program reads version {ours}; start the program that wrote it"
+        "{file} in {folder} has format version {found}, this program reads versions up to {ours}; start the program that wrote it"
     )]
     OtherVersion {
         /// Where.
@@ -241,7 +257,7 @@ pub enum OpenError {
         file: String,
         /// Its version.
         found: u32,
-        /// The one this program reads.
+        /// The newest one that this program reads.
         ours: u32,
     },
     /// Another node's data.
@@ -283,6 +299,19 @@ pub enum OpenError {
         /// Where exactly.
         #[source]
         corrupt: CorruptEntry,
+    },
+    /// A log is not the one of which a checkpoint was made, or has lost a part of it.
+    #[error(
+        "the checkpoint of group {group} in {folder} does not fit its log: {reason}; put meta.redb and the volumes back as they were together{}",
+        NO_COPY
+    )]
+    Checkpoint {
+        /// Where.
+        folder: String,
+        /// Whose.
+        group: GroupId,
+        /// In what they differ.
+        reason: String,
     },
     /// The disk failed.
     #[error("cannot open the data folder {folder}: {source}{}", source.advice().map(|a| format!("; {a}")).unwrap_or_default())]

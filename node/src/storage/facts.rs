@@ -7,17 +7,19 @@
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
 //! | `facts` | `forgot` | a group (u64): of those below it that lie nowhere on this disk, some may once have; the largest number while the bound is not known |
 //! | `peers` | node (u32) | identity, 16 bytes |
-//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32) |
+//! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32); or 2 being rewritten, counts for nothing |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
 //! | `lost` | group (u64) | what may be missing of it (u8): 1 its log's end, 2 its vote, 3 both; until it has caught up |
+//! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, NodeId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::checkpoints::{self, CheckpointHead, CheckpointKind};
 use super::damage::Lost;
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
@@ -25,7 +27,8 @@ use super::failure::Failure;
 use super::hard::HardVote;
 use super::stream::{Payload, put_vote};
 use super::volume::{
-    FORMAT, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk, open_database, unchecked,
+    FORMAT, FORMAT_OLDEST, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk,
+    open_database, unchecked,
 };
 use crate::env::pool::{self, Pool};
 use crate::env::{Disk, FileName};
@@ -66,20 +69,28 @@ pub(super) struct MetaContent {
     pub(super) witness: Option<Witness>,
     pub(super) peers: BTreeMap<NodeId, Identity>,
     pub(super) volumes: BTreeMap<VolumeNumber, Option<Seal>>,
+    /// Volumes that others were to be rewritten into, perhaps not there.
+    pub(super) unfinished: BTreeSet<VolumeNumber>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
     pub(super) lost: BTreeMap<GroupId, Lost>,
     /// See [`Change::Forgot`].
     pub(super) forgot: Option<GroupId>,
+    /// Without their bodies.
+    pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
 }
 
 /// A change of `meta.redb`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
+    /// What is written from now on has the shape of this version.
+    Format(u32),
     Cluster(ClusterId),
     Witness(Witness),
     Peer(NodeId, Identity),
     Volume(VolumeNumber, Option<Seal>),
     VolumeGone(VolumeNumber),
+    /// Others are to be rewritten into it: nothing of it counts before its seal is noted.
+    VolumeBegun(VolumeNumber),
     Vote(GroupId, HardVote),
     /// Neither vote nor loss of a group is of interest any more.
     VoteGone(GroupId),
@@ -142,15 +153,36 @@ impl Meta {
 
     /// Writes changes in one transaction and syncs it. Blocks.
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.transact(|write| put(write, changes))
+    }
+
+    /// Runs one transaction and syncs it. Blocks.
+    pub(super) fn transact(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), DiskError> {
         let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         guarded_disk("commit to", &meta_file(), || {
             let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
             let mut write = db.begin_write()?;
             write.set_durability(redb::Durability::Immediate)?;
-            put(&write, changes)?;
+            work(&write)?;
             write.commit()?;
             Ok(())
         })
+    }
+
+    /// Reads in one transaction. Blocks.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, ReadError> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = guarded(|| {
+            let db = db.as_ref().ok_or_else(|| Fault::Other("closed".to_owned()))?;
+            work(&db.begin_read()?)
+        });
+        read.map_err(|fault| fault.into_read_error("read", &meta_file()))
     }
 
     pub(super) fn close(&self) -> Result<(), DiskError> {
@@ -169,6 +201,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
     let mut lost = write.open_table(LOST)?;
     for change in changes {
         match change {
+            Change::Format(format) => {
+                facts.insert("format", &checked(&format.to_le_bytes())[..])?;
+            }
             Change::Cluster(id) => {
                 facts.insert("cluster", &checked(&id.to_wire())[..])?;
             }
@@ -191,6 +226,9 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             }
             Change::VolumeGone(number) => {
                 volumes.remove(number.0)?;
+            }
+            Change::VolumeBegun(number) => {
+                volumes.insert(number.0, &checked(&[2])[..])?;
             }
             Change::Vote(group, vote) => {
                 let mut value = Vec::with_capacity(17);
@@ -232,7 +270,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         optional(name, length)?.ok_or_else(|| Fault::corrupt("fact", name, Corrupt::Short))
     };
     let format = u32::from_le_bytes(array(&fact("format", 4)?));
-    if format != FORMAT {
+    if !(FORMAT_OLDEST..=FORMAT).contains(&format) {
         // The rest may have another shape: leave it alone. The caller judges the version first.
         let owner = Owner { node: NodeId(0), identity: Identity::default() };
         return Ok(MetaContent::empty(format, owner));
@@ -260,6 +298,10 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let value = unchecked(value.value()).map_err(at)?;
         let seal = match (value.first(), value.len()) {
             (Some(0), 1) => None,
+            (Some(2), 1) => {
+                content.unfinished.insert(VolumeNumber(number.value()));
+                continue;
+            }
             (Some(1), 13) => Some(Seal {
                 bytes: u64::from_le_bytes(array(&value[1..])),
                 crc: u32::from_le_bytes(array(&value[9..])),
@@ -292,6 +334,7 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         }
     }
     content.forgot = optional("forgot", 8)?.map(|bytes| GroupId(u64::from_le_bytes(array(&bytes))));
+    content.checkpoints = checkpoints::heads(&read)?;
     Ok(content)
 }
 
@@ -304,9 +347,11 @@ impl MetaContent {
             witness: None,
             peers: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
             votes: BTreeMap::new(),
             lost: BTreeMap::new(),
             forgot: None,
+            checkpoints: BTreeMap::new(),
         }
     }
 }

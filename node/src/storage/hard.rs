@@ -206,6 +206,23 @@ impl Durable {
         true
     }
 
+    /// What lay in one volume lies in another.
+    pub(super) fn relocate(&mut self, from: VolumeNumber, to: VolumeNumber) {
+        for span in self.spans.iter_mut().filter(|span| span.volume == from) {
+            span.volume = to;
+        }
+    }
+
+    /// The part of a range that is alive in a volume.
+    pub(super) fn live_in(&self, volume: VolumeNumber, range: &Range<LogIndex>) -> Range<LogIndex> {
+        let parts = self.spans.iter().filter(|span| span.volume == volume);
+        let live = parts.map(|span| span.range.start.max(range.start)..span.range.end.min(range.end));
+        live.filter(|part| part.start < part.end).fold(range.end..range.end, |live, part| {
+            let start = live.start.min(part.start);
+            start..if live.start < live.end { live.end.max(part.end) } else { part.end }
+        })
+    }
+
     fn clip(&mut self) {
         let live = self.hard.range();
         self.spans.retain_mut(|span| {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use redb::ReadTransaction;
+use redb::{ReadTransaction, ReadableTable as _};
 
 use super::entry::{Corrupt, array};
 use super::error::Fault;
@@ -155,6 +155,28 @@ pub(super) fn find(
         })
         .collect::<Vec<_>>();
     if found.is_empty() { Err(at(Corrupt::Short)) } else { Ok(found) }
+}
+
+/// Tells of each entry that a sealed volume has noted, alive or not.
+pub(super) fn each(
+    read: &ReadTransaction,
+    mut tell: impl FnMut(GroupId, LogIndex, Place) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    for row in read.open_table(INDEX)?.iter()? {
+        let (key, value) = row?;
+        let (key, value) = (key.value(), value.value());
+        let at = |corrupt| Fault::corrupt("index", format!("group {}, index {}", key.0, key.1), corrupt);
+        let places = value.len().checked_sub(4).ok_or_else(|| at(Corrupt::Short))?;
+        check_index_crc(key, &value[..places], u32::from_le_bytes(array(&value[places..]))).map_err(at)?;
+        for (bytes, index) in value[..places].chunks_exact(8).zip(key.1..) {
+            let place = Place {
+                key: u32::from_le_bytes(array(bytes)),
+                offset: u32::from_le_bytes(array(&bytes[4..])),
+            };
+            tell(GroupId(key.0), LogIndex(index), place)?;
+        }
+    }
+    Ok(())
 }
 
 fn crc_of(key: (u64, u64), places: &[u8]) -> u32 {

@@ -1,5 +1,5 @@
 //! What is done beside the commits, off their path: seals full volumes, makes the next one ahead of time, removes
-//! those that hold nothing alive.
+//! those that hold nothing alive; when there is nothing else to do, those with little that is alive are rewritten.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tracing::{info, warn};
 
+use super::compact::{Compactor, Outcome};
 use super::error::DiskError;
 use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
@@ -36,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 async fn keep(shared: &Arc<Shared>) {
+    let mut compactor = Compactor::default();
     loop {
         let step = {
             let state = shared.state();
@@ -46,7 +48,15 @@ async fn keep(shared: &Arc<Shared>) {
             next(shared)
         };
         let Some(step) = step else {
-            shared.to_keep.notified().await;
+            match compactor.step(shared).await {
+                Outcome::Did => {}
+                Outcome::NothingToDo => compactor.rest(shared).await,
+                Outcome::Failed => {
+                    shared.kept.notify_one();
+                    shared.to_commit.notify_one();
+                    return;
+                }
+            }
             continue;
         };
         let late = match &step {
@@ -76,7 +86,7 @@ fn next(shared: &Shared) -> Option<Step> {
         return Some(Step::Seal(sealing.volume.clone(), sealing.index.clone()));
     }
     if state.spare.is_none() {
-        return Some(Step::Prepare(state.active.volume.number.next()));
+        return Some(Step::Prepare(state.next_number()));
     }
     if state.look_for_dead {
         let dead = state.sealed.values().find(|volume| !state.is_alive(volume.number)).cloned();
@@ -99,7 +109,7 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             let mut state = shared.state();
             state.sealing = None;
             state.sealed.insert(volume.number, volume.clone());
-            state.look_for_dead = true;
+            state.entries_went();
             shared.env.reached(Mark::VolumeSealed);
             info!(volume = %volume.number, bytes = seal.bytes, entries = index.entries(), "volume was sealed");
         }

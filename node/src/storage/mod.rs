@@ -4,7 +4,9 @@
 //! entries of all groups, in order of arrival. One committer writes for all of them. Each volume begins with a copy
 //! of all groups' hard state, so older ones are never needed for facts; which entries are alive is part of that state.
 
+mod checkpoints;
 mod committer;
+mod compact;
 mod config;
 mod damage;
 mod entry;
@@ -26,6 +28,7 @@ mod stream;
 mod transcript;
 mod volume;
 
+pub use checkpoints::{Checkpoint, CheckpointKind};
 pub use config::{StoreConfig, StoreConfigError};
 pub use damage::{Damage, DamageCounts, Holes, Lost};
 pub use entry::{Body, Corrupt, Entry, Head, Kind, LogId};

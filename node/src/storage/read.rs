@@ -45,6 +45,13 @@ struct Wanted {
     bytes_max: u64,
 }
 
+/// Why a read gave nothing.
+enum Missed {
+    /// Its volume was rewritten meanwhile: it is to be begun anew.
+    Moved,
+    Failed(ReadError),
+}
+
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
 
@@ -62,6 +69,21 @@ impl Shared {
         range: Range<LogIndex>,
         count_max: usize,
     ) -> Result<Vec<Head>, ReadError> {
+        loop {
+            match self.try_heads(group, range.clone(), count_max).await {
+                Ok(heads) => return Ok(heads),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_heads(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        count_max: usize,
+    ) -> Result<Vec<Head>, Missed> {
         let count_max = if self.env.perturb(Point::HeadsReadOne) { count_max.min(1) } else { count_max };
         let wanted = Wanted { bodies: false, count_max, bytes_max: u64::MAX };
         let (pieces, memory) = {
@@ -93,6 +115,21 @@ impl Shared {
         range: Range<LogIndex>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        loop {
+            match self.try_entries(group, range.clone(), bytes_max).await {
+                Ok(entries) => return Ok(entries),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_entries(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, Missed> {
         let bytes_max = if self.env.perturb(Point::EntriesReadOne) { 0 } else { bytes_max };
         let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
         let (pieces, memory) = {
@@ -128,7 +165,17 @@ impl Shared {
         group: GroupId,
         heads: &[Head],
     ) -> Result<Vec<Bytes>, ReadError> {
-        let missing = |head: &Head| ReadError::Missing { group, index: head.index };
+        loop {
+            match self.try_bodies(group, heads).await {
+                Ok(bodies) => return Ok(bodies),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_bodies(self: &Arc<Self>, group: GroupId, heads: &[Head]) -> Result<Vec<Bytes>, Missed> {
+        let missing = |head: &Head| Missed::Failed(ReadError::Missing { group, index: head.index });
         let mut bodies = Vec::with_capacity(heads.len());
         let mut jobs = Vec::new();
         {
@@ -182,7 +229,7 @@ impl Shared {
                 read.map_err(|error| {
                     let pieces = here.iter().flat_map(|(_, _, pieces)| pieces);
                     pieces.for_each(|piece| shared.examine(group, piece));
-                    shared.judge(group, first, error)
+                    shared.judge(group, first, &volume, error)
                 })?;
             }
             Ok(bodies)
@@ -196,7 +243,7 @@ impl Shared {
         group: GroupId,
         pieces: Vec<Piece>,
         wanted: Wanted,
-    ) -> Result<(Vec<Entry>, bool), ReadError> {
+    ) -> Result<(Vec<Entry>, bool), Missed> {
         self.env.dawdle(Point::ReadLate, LATE_MAX).await;
         let shared = self.clone();
         pool::run(&*self.pool, move || {
@@ -215,7 +262,7 @@ impl Shared {
                         if !found.is_empty() {
                             return Ok((found, false));
                         }
-                        return Err(shared.judge(group, piece.range.start, error));
+                        return Err(shared.judge(group, piece.range.start, &piece.volume, error));
                     }
                 }
             }
@@ -226,17 +273,17 @@ impl Shared {
 
     /// A read that failed because its volume went away, as it was dead, found nothing damaged; nor did one in a store
     /// that has failed: a volume whose closing failed cannot be opened any more.
-    fn judge(&self, group: GroupId, index: LogIndex, error: ReadError) -> ReadError {
+    fn judge(&self, group: GroupId, index: LogIndex, volume: &Volume, error: ReadError) -> Missed {
         if let Some(refusal) = self.failure.refusal() {
-            return ReadError::Failed(refusal);
+            return Missed::Failed(ReadError::Failed(refusal));
         }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
         if held {
-            return error;
+            return if state.has_volume(volume.number) { Missed::Failed(error) } else { Missed::Moved };
         }
         self.env.reached(Mark::ReadOfWhatWentAway);
-        ReadError::Missing { group, index }
+        Missed::Failed(ReadError::Missing { group, index })
     }
 
     /// Finds out which entries of a piece cannot be read, and notes them. Blocks.

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use quorate_proto::ids::{GroupId, Identity, NodeId};
-use tracing::warn;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use tracing::{error, warn};
 
 use losses::{GIVEN_UP, Hurt};
 
+use super::checkpoints::{self, CheckpointKind, Checkpoints, Worth, judge};
 use super::config::StoreConfig;
-use super::damage::Damage;
+use super::damage::{Damage, Lost};
 use super::error::{DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
@@ -24,7 +25,7 @@ use super::replay::{Replayed, replay, salvage};
 use super::rewrite::{self, copy_anew, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
-use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
+use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
 
 /// What was found when a data folder was opened, and what was done about it.
@@ -82,13 +83,14 @@ pub(super) fn recover(
         folder.remove(name, &mut report)?;
     }
     let half_made = report.leftovers;
-    let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
+    let mut on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     if report.failed_before && names.contains(&meta_file()) {
         folder.disk(copy_anew(disk, &meta_file()))?;
     }
     let mut hurt = Hurt::default();
     let ours = Owner { node, identity: fresh };
     let (meta, mut content) = folder.meta(names.contains(&meta_file()), &on_disk, ours, &mut report)?;
+    folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
             if folder.disk(copy_anew(disk, &number.file()))? > 0 {
@@ -149,7 +151,14 @@ pub(super) fn recover(
             }
         }
     }
-    let damage = folder.settle_lost(&meta, &mut content, &found, &mut volumes, &mut hurt)?;
+    let mut damage = folder.settle_lost(&meta, &mut content, &found, &mut volumes, &mut hurt)?;
+    let (checkpoints, to_be_trimmed) =
+        folder.checkpoints(&meta, &mut content, &found.durable, &mut damage)?;
+    if content.format != FORMAT {
+        // Before anything is written that an older program would take for damage: it says so instead.
+        folder.disk(meta.write(&[Change::Format(FORMAT)]))?;
+        content.format = FORMAT;
+    }
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
     let lost = volumes.sealed.values().filter(|volume| volume.is_lost()).count();
     report.volumes = count(volumes.sealed.len() - lost) + u64::from(found.active.begun);
@@ -170,13 +179,14 @@ pub(super) fn recover(
         (newer_in_volume, Mark::VoteNewerInItsVolume),
         (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
+        (to_be_trimmed, Mark::RestartInTheMiddleOfACatchUp),
         (report.meta_rebuilt, Mark::MetaRebuilt),
         (lost > 0, Mark::VolumeFoundLost),
         (hurt.tail.is_some(), Mark::TailFoundLost),
     ];
     let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
-    let mut state =
-        State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
+    let spare = volumes.spares.pop();
+    let mut state = State::new(found.durable, checkpoints, found.active, volumes.sealed, spare, found.commit);
     state.damage = damage;
     state.forgot_below = content.forgot;
     Ok(Recovered { meta, content, state, report, marks })
@@ -272,7 +282,7 @@ impl Folder<'_> {
     }
 
     fn check_format(&self, file: &FileName, found: u32) -> Result<(), OpenError> {
-        if found == FORMAT {
+        if (FORMAT_OLDEST..=FORMAT).contains(&found) {
             return Ok(());
         }
         Err(OpenError::OtherVersion {
@@ -281,6 +291,23 @@ impl Folder<'_> {
             found,
             ours: FORMAT,
         })
+    }
+
+    /// Removes what others were being rewritten into when a crash came: they are still there.
+    fn give_up_unfinished(
+        &self,
+        on_disk: &mut BTreeSet<VolumeNumber>,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        for number in std::mem::take(&mut content.unfinished) {
+            if on_disk.remove(&number) {
+                self.remove(&number.file(), report)?;
+            }
+            self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+        }
+        Ok(())
     }
 
     /// Volumes that `meta.redb` does not list are a removed one whose removal came undone, or the next one made just
@@ -525,8 +552,9 @@ impl Folder<'_> {
         all.sort_by_key(|volume| volume.number);
         for volume in all.into_iter().rev() {
             match replay(volume) {
-                Ok(Some(replayed)) => return Ok(replayed),
-                Ok(None) => {}
+                Ok(Some(replayed)) if replayed.tells => return Ok(replayed),
+                // One that others were rewritten into holds entries, and tells of nothing else.
+                Ok(Some(_) | None) => {}
                 Err(error) => match self.unfit(error) {
                     Unfit::Damaged(why) => {
                         warn!(volume = %volume.number, why, "stream of a volume cannot be read");
@@ -536,6 +564,80 @@ impl Folder<'_> {
             }
         }
         Ok(Replayed::default())
+    }
+
+    /// Judges each group's checkpoints by its log, and takes away those that count for nothing. Gives those that count,
+    /// and whether a log is still to be trimmed to one of them.
+    fn checkpoints(
+        &self,
+        meta: &Meta,
+        content: &mut MetaContent,
+        durable: &BTreeMap<GroupId, Durable>,
+        damage: &mut BTreeMap<GroupId, Damage>,
+    ) -> Result<(Checkpoints, bool), OpenError> {
+        let mut behind = BTreeSet::new();
+        let mut misfit = |group: GroupId, reason: String| {
+            if !self.config.copies_elsewhere {
+                return Err(OpenError::Checkpoint { folder: self.path.clone(), group, reason });
+            }
+            error!(%group, reason, "base and log of a group do not fit; what is missing must come from other replicas");
+            behind.insert(group);
+            Ok(())
+        };
+        let (mut kept, mut worthless, mut to_be_trimmed) = (Checkpoints::new(), Vec::new(), false);
+        for ((group, kind), head) in &content.checkpoints {
+            let log = durable.get(group).map(|durable| &durable.hard);
+            match judge(log, *kind, head) {
+                worth @ (Worth::Counts | Worth::LogToBeTrimmed) => {
+                    to_be_trimmed |= worth == Worth::LogToBeTrimmed;
+                    kept.insert((*group, *kind), head.at);
+                }
+                Worth::Nothing => worthless.push((*group, *kind)),
+                Worth::DoesNotFit => {
+                    let last = log.and_then(|log| log.last).map_or(LogIndex(0), |last| last.index);
+                    let reason = format!("it is of entry {}, and the log ends at {last}", head.at.index);
+                    misfit(*group, reason)?;
+                    if last < head.at.index {
+                        // It holds more than the log, whose end is lost: the log goes on behind it.
+                        to_be_trimmed = true;
+                        kept.insert((*group, *kind), head.at);
+                    } else {
+                        worthless.push((*group, *kind));
+                    }
+                }
+            }
+        }
+        let mut baseless = BTreeSet::new();
+        for (group, durable) in durable {
+            let base = kept.get(&(*group, CheckpointKind::Base));
+            if let Some(purged) = durable.hard.purged
+                && base.is_none_or(|base| base.index < purged.index)
+            {
+                let reason =
+                    format!("the log begins behind entry {}, and there is none so far", purged.index);
+                misfit(*group, reason)?;
+                baseless.insert(*group);
+            }
+        }
+        // First: without it, nothing would tell of what is missing.
+        let mut changes = Vec::new();
+        for group in behind {
+            let lost = content.lost.entry(group).or_default();
+            *lost = lost.and(Lost { tail: true, vote: false });
+            changes.push(Change::Lost(group, *lost));
+            let damage = damage.entry(group).or_default();
+            (damage.lost, damage.base) = (*lost, baseless.contains(&group));
+        }
+        if !changes.is_empty() {
+            self.disk(meta.write(&changes))?;
+        }
+        if !worthless.is_empty() {
+            let cleared = meta.transact(|write| {
+                worthless.iter().try_for_each(|(group, kind)| checkpoints::clear(write, *group, *kind))
+            });
+            self.disk(cleared)?;
+        }
+        Ok((kept, to_be_trimmed))
     }
 
     fn note(

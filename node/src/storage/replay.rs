@@ -21,6 +21,8 @@ pub(super) struct Replayed {
     pub(super) tail: Tail,
     /// The number of the last commit.
     pub(super) commit: u64,
+    /// It tells of more than entries: it is no volume that others were rewritten into.
+    pub(super) tells: bool,
 }
 
 /// Reads a volume's stream; `None` if it has not begun.
@@ -75,6 +77,7 @@ fn read_stream(read: &ReadTransaction, number: VolumeNumber, replayed: &mut Repl
 
 impl Replayed {
     fn apply(&mut self, volume: VolumeNumber, item: Item, place: Place) -> Result<(), Corrupt> {
+        self.tells |= !matches!(item, Item::Entry { .. } | Item::Again { .. });
         match item {
             Item::Entry { head, body: _ } => {
                 let durable = self.durable.entry(head.group).or_default();
@@ -101,6 +104,9 @@ impl Replayed {
                     self.index.insert_again(head.group, head.index, place);
                 }
                 self.tail.bytes += u64::from(head.body_bytes);
+            }
+            Item::Moved { from, to } => {
+                self.durable.values_mut().for_each(|durable| durable.relocate(from, to));
             }
         }
         Ok(())

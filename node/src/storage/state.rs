@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_proto::ids::{GroupId, LogIndex};
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::checkpoints::Checkpoints;
 use super::config::StoreConfig;
 use super::damage::{Damage, Part};
 use super::entry::{Body, Entry, Head, LogId};
@@ -54,6 +55,13 @@ pub(super) enum Request {
     },
     Remove {
         group: GroupId,
+        /// Vote and what may be missing stay.
+        keeps_vote: bool,
+        reply: Reply,
+    },
+    Move {
+        from: Vec<VolumeNumber>,
+        to: VolumeNumber,
         reply: Reply,
     },
     /// Entries that the log holds, written once more.
@@ -75,6 +83,7 @@ impl Request {
             | Self::Trim { reply, .. }
             | Self::Vote { reply, .. }
             | Self::Remove { reply, .. }
+            | Self::Move { reply, .. }
             | Self::Repair { reply, .. } => drop(reply.send(result)),
         }
     }
@@ -90,6 +99,8 @@ pub(super) struct Shared {
     pub(super) meta: Arc<Meta>,
     pub(super) failure: Failure,
     state: Mutex<State>,
+    /// Held by whoever writes checkpoints, which blocks: the older of two never replaces the newer.
+    pub(super) checkpointing: Mutex<()>,
     /// There is something for the committer.
     pub(super) to_commit: Notify,
     /// There is something for the keeper.
@@ -105,6 +116,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) visible: BTreeMap<GroupId, Visible>,
     pub(super) durable: BTreeMap<GroupId, Durable>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) queue: VecDeque<Request>,
     /// Groups whose `committed` is to ride along with the next commit.
     pub(super) committed: BTreeSet<GroupId>,
@@ -118,6 +130,12 @@ pub(super) struct State {
     pub(super) spare: Option<Arc<Volume>>,
     /// Some sealed volume may have no live span any more.
     pub(super) look_for_dead: bool,
+    /// Some sealed volume may have little that is alive.
+    pub(super) look_for_sparse: bool,
+    /// The volume that others are being rewritten into.
+    pub(super) aside: Option<VolumeNumber>,
+    /// A volume that holds what others hold, and is about to take their place.
+    pub(super) taking_over: Option<VolumeNumber>,
     /// The number of the last commit that is durable.
     pub(super) commit: u64,
     /// Groups of which something is lost.
@@ -189,6 +207,7 @@ impl Shared {
             meta,
             failure,
             state: Mutex::new(state),
+            checkpointing: Mutex::new(()),
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
@@ -225,6 +244,7 @@ impl Shared {
 impl State {
     pub(super) fn new(
         durable: BTreeMap<GroupId, Durable>,
+        checkpoints: Checkpoints,
         active: Active,
         sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
         spare: Option<Arc<Volume>>,
@@ -237,6 +257,7 @@ impl State {
         Self {
             visible,
             durable,
+            checkpoints,
             queue: VecDeque::new(),
             committed: BTreeSet::new(),
             recent: Recent::default(),
@@ -247,6 +268,9 @@ impl State {
             open: VecDeque::new(),
             spare,
             look_for_dead: true,
+            look_for_sparse: true,
+            aside: None,
+            taking_over: None,
             commit,
             damage: BTreeMap::new(),
             forgot_below: None,
@@ -375,9 +399,30 @@ impl State {
         }
     }
 
-    /// Whether a volume holds anything that is alive.
+    /// Whether a volume holds anything that is alive, or is about to.
     pub(super) fn is_alive(&self, volume: VolumeNumber) -> bool {
-        self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+        self.taking_over == Some(volume)
+            || self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+    }
+
+    /// Entries went: volumes may have become dead or sparse.
+    pub(super) fn entries_went(&mut self) {
+        self.look_for_dead = true;
+        self.look_for_sparse = true;
+    }
+
+    /// Whether a volume of that number is here, whatever it is for.
+    pub(super) fn has_volume(&self, number: VolumeNumber) -> bool {
+        self.active.volume.number == number
+            || self.sealing.as_ref().is_some_and(|sealing| sealing.volume.number == number)
+            || self.sealed.contains_key(&number)
+    }
+
+    /// A number above those of all volumes.
+    pub(super) fn next_number(&self) -> VolumeNumber {
+        let spare = self.spare.as_ref().map(|spare| spare.number);
+        let newest = self.sealed.last_key_value().map(|(number, _)| *number);
+        self.active.volume.number.max(spare.max(newest).max(self.aside).unwrap_or(VolumeNumber(0))).next()
     }
 }
 

@@ -14,6 +14,7 @@ use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
+use super::checkpoints::CheckpointKind;
 use super::committer;
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageCounts, Lost};
@@ -25,7 +26,7 @@ use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
 use super::scrub;
-use super::state::{OnSync, Request, Shared, bytes_of};
+use super::state::{OnSync, Request, Shared, Visible, bytes_of};
 use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
@@ -163,9 +164,11 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.0.shared.enqueue(|state| {
             state.remove(group);
-            Ok(Request::Remove { group, reply })
+            Ok(Request::Remove { group, keeps_vote: false, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        // Only now: without its checkpoint a log that is still there could not be read.
+        self.0.shared.forget_checkpoints(group).await
     }
 
     /// Bytes of entries that were appended and are not synced yet: whoever admits more stops at
@@ -250,9 +253,9 @@ impl fmt::Debug for Store {
 /// One group's log. A cheap clone. All that is said here of durability holds against kill -9 and power cuts.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     facts: Facts,
-    group: GroupId,
+    pub(super) group: GroupId,
 }
 
 impl Log {
@@ -341,14 +344,20 @@ impl Log {
     /// Removes `through` and all entries before it; past the end, the log goes on behind it. Durable on return.
     ///
     /// # Errors
-    /// The disk failed or the store is closed.
+    /// [`StoreError::NoCheckpoint`]: the base does not reach so far. Else the disk failed or the store is closed.
     pub async fn trim_prefix(&self, through: LogId) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
         self.shared.enqueue(|state| {
+            let base = state.checkpoints.get(&(group, CheckpointKind::Base));
+            if base.is_none_or(|base| base.index < through.index) {
+                return Err(StoreError::NoCheckpoint { group, index: through.index });
+            }
             state.trim(group, through);
             Ok(Request::Trim { group, through, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        self.shared.env.reached(Mark::LogTrimmed);
+        Ok(())
     }
 
     /// Saves the vote. Durable on return.
@@ -490,12 +499,50 @@ impl Log {
         Ok(())
     }
 
+    /// Notes that its base cannot be read: what was applied here cannot be had again without one of a peer.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn lose_base(&self) -> Result<(), StoreError> {
+        // Whoever gives up its log has lost the end of it too.
+        self.set_lost(self.damage().lost.and(Lost { tail: true, vote: false })).await?;
+        self.shared.state().damage.entry(self.group).or_default().base = true;
+        Ok(())
+    }
+
+    /// Gives up all that it holds, and its checkpoints: it begins anew with what a peer has. Vote and what may be missing
+    /// stay. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps given up, or not.
+    pub async fn begin_anew(&self) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        let (vote, lost) = (self.state().vote, self.damage().lost);
+        self.shared.enqueue(|state| {
+            state.remove(group);
+            Ok(Request::Remove { group, keeps_vote: true, reply })
+        })?;
+        answered(answer).await?;
+        self.shared.forget_checkpoints(group).await?;
+        self.set_lost(lost).await?;
+        match vote {
+            Some(vote) => self.save_vote(vote).await,
+            None => Ok(()),
+        }
+    }
+
     /// Heads of the newest entries, from `from` or later to the end: those that are in memory. Never reads the disk.
     pub fn recent_heads(&self, from: LogIndex) -> Vec<Head> {
         let state = self.shared.state();
         let Some(visible) = state.visible.get(&self.group) else { return Vec::new() };
         let end = visible.hard.range().end;
         visible.heads_in_memory(from.max(visible.memory_start())..end).collect()
+    }
+
+    /// The first entry that is in memory, with all behind it; the end of the log if none is.
+    pub fn memory_start(&self) -> LogIndex {
+        let state = self.shared.state();
+        state.visible.get(&self.group).map_or(LogIndex(0), Visible::memory_start)
     }
 
     /// The first entry that the log holds of each term, ascending.

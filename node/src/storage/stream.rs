@@ -14,6 +14,7 @@
 //! | 5 truncate | group, first index removed |
 //! | 6 trim | group, term and index of the last one removed |
 //! | 7 remove | group |
+//! | 8 moved: all that was alive in one volume lies in another | from (u32), to (u32) |
 //! | 9 again | as 1; an entry that the log holds, written once more as it could not be read: it lies here from now on |
 //!
 //! Bodies of one commit lie end to end, cut into values where it suits redb's pages; a body may begin anywhere in one
@@ -53,6 +54,7 @@ pub(super) enum Item {
     Truncate { group: GroupId, from: LogIndex },
     Trim { group: GroupId, through: LogId },
     Remove { group: GroupId },
+    Moved { from: VolumeNumber, to: VolumeNumber },
     Again { head: Head, body: Place },
 }
 
@@ -94,6 +96,11 @@ impl Item {
                 out.extend(group.0.to_le_bytes());
                 7
             }
+            Self::Moved { from, to } => {
+                out.extend(from.0.to_le_bytes());
+                out.extend(to.0.to_le_bytes());
+                8
+            }
             Self::Again { head, body } => {
                 put_entry(out, head, *body);
                 9
@@ -122,6 +129,7 @@ impl Item {
             5 => Self::Truncate { group: payload.group()?, from: payload.index()? },
             6 => Self::Trim { group: payload.group()?, through: payload.id()? },
             7 => Self::Remove { group: payload.group()? },
+            8 => Self::Moved { from: payload.volume()?, to: payload.volume()? },
             9 => Self::Again { head: payload.head()?, body: payload.place()? },
             _ => return Err(Corrupt::Unknown("tag")),
         };
@@ -322,8 +330,12 @@ impl<'a> Payload<'a> {
         (0..count).map(|_| read(self)).collect()
     }
 
+    fn volume(&mut self) -> Result<VolumeNumber, Corrupt> {
+        self.u32().map(VolumeNumber)
+    }
+
     fn span(&mut self) -> Result<Span, Corrupt> {
-        let volume = VolumeNumber(self.u32()?);
+        let volume = self.volume()?;
         Ok(Span { volume, range: self.index()?..self.index()? })
     }
 
@@ -385,6 +397,7 @@ mod tests {
             Item::Truncate { group, from: LogIndex(3) },
             Item::Trim { group, through: id(1, 3) },
             Item::Remove { group },
+            Item::Moved { from: VolumeNumber(2), to: VolumeNumber(7) },
             Item::Again { head, body: Place { key: 3, offset: 0 } },
         ]
     }

@@ -166,7 +166,8 @@ impl Reader {
             | Item::Committed { .. }
             | Item::Truncate { .. }
             | Item::Trim { .. }
-            | Item::Remove { .. } => Err(at(Corrupt::Misplaced)),
+            | Item::Remove { .. }
+            | Item::Moved { .. } => Err(at(Corrupt::Misplaced)),
         }
     }
 

@@ -10,6 +10,14 @@
 //! | `index` | group, first index | where the heads lie (see `index`); written when the volume is sealed |
 //!
 //! A volume that has nothing in its stream is a spare: it counts for nothing yet.
+//!
+//! A folder's format is that of its `meta.redb`; a volume has that of the program that began it, or an older one. A
+//! folder of an older format is opened, and from then on has the newest: what was written by then stays as it is.
+//!
+//! | format | what it has that the one before has not |
+//! | --- | --- |
+//! | 1 | |
+//! | 2 | item 8 of the stream; state 2 of a volume in `meta.redb`, and its table `checkpoints`; commands in partitions' logs |
 
 use std::fmt;
 use std::io;
@@ -27,8 +35,11 @@ use super::error::{CorruptEntry, DiskError, FailedWrite, Fault, ReadError, said}
 use super::failure::marker;
 use crate::env::{Disk, FileName};
 
-/// Version of the format of all files of the data folder.
-pub(super) const FORMAT: u32 = 1;
+/// Version of the format in which files of the data folder are written.
+pub(super) const FORMAT: u32 = 2;
+
+/// The oldest version that is read, with all between.
+pub(super) const FORMAT_OLDEST: u32 = 1;
 
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 pub(super) const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");
@@ -110,9 +121,21 @@ impl Volume {
         number: VolumeNumber,
         cache_bytes: usize,
     ) -> Result<Self, DiskError> {
-        let name = number.file();
-        let temporary = FileName::new(format!("{name}.tmp"));
-        guarded_disk("create", &temporary, || {
+        let volume = Self::begin(disk, owner, number, cache_bytes)?;
+        volume.close()?;
+        volume.publish()?;
+        Ok(Self::open(disk, number, cache_bytes)?.volume)
+    }
+
+    /// Makes a volume without content under a temporary name, to be filled and published: until then a start removes it.
+    pub(super) fn begin(
+        disk: &Arc<dyn Disk>,
+        owner: Owner,
+        number: VolumeNumber,
+        cache_bytes: usize,
+    ) -> Result<Self, DiskError> {
+        let temporary = FileName::new(format!("{}.tmp", number.file()));
+        let db = guarded_disk("create", &temporary, || {
             let db = create_database(disk, &temporary, cache_bytes)?;
             let label = Label { format: FORMAT, owner, number, sealed: false };
             let write = db.begin_write()?;
@@ -126,11 +149,16 @@ impl Volume {
                 write.open_table(INDEX)?;
             }
             write.commit()?;
-            db.close()?;
-            disk.publish(&temporary, &name)?;
-            Ok(())
+            Ok(db)
         })?;
-        Ok(Self::open(disk, number, cache_bytes)?.volume)
+        let handle = RwLock::new(Handle::Writer(db));
+        Ok(Self { number, name: temporary, disk: disk.clone(), handle, cache_bytes, lost: None })
+    }
+
+    /// Gives a closed volume that was begun under a temporary name its own. It is not open then.
+    pub(super) fn publish(self) -> Result<Self, DiskError> {
+        guarded_disk("publish", &self.name, || Ok(self.disk.publish(&self.name, &self.number.file())?))?;
+        Ok(Self::sealed(&self.disk, self.number, self.cache_bytes))
     }
 
     /// Opens a volume for writing, repairing it if it was not closed cleanly.

@@ -96,6 +96,26 @@ named! {
         VoteSavedLate = "vote-saved-late",
         /// What is committed in a partition is not noted; it is a hint only.
         CommittedNotNoted = "committed-not-noted",
+        /// A checkpoint is slow to reach the disk.
+        CheckpointLate = "checkpoint-late",
+        /// The keeper comes late to go on with rewriting a volume.
+        RewriteLate = "rewrite-late",
+        /// A volume is rewritten although most of it is alive.
+        RewriteEarly = "rewrite-early",
+        /// A log is trimmed late after its base was raised.
+        TrimLate = "trim-late",
+        /// A replica makes a checkpoint before it is due.
+        CheckpointEarly = "checkpoint-early",
+        /// A leader does not hold its log for a replica that is slow.
+        SlowReplicaNotWaitedFor = "slow-replica-not-waited-for",
+        /// The sending of a checkpoint to a member ends in the middle.
+        CatchUpInterrupted = "catch-up-interrupted",
+        /// A piece of a checkpoint is sent late.
+        CatchUpLate = "catch-up-late",
+        /// A heartbeat does not say from where on the leader needs its log.
+        TrimUntold = "trim-untold",
+        /// Records are not looked at for being too old or too many.
+        RetentionSkipped = "retention-skipped",
         /// A proposal is slow to be queued.
         ProposalLate = "proposal-late",
         /// A proposal is refused after it was queued, and those behind it are not: openraft does so to a leader that is
@@ -261,6 +281,46 @@ named! {
         SealedVolumeRead = "sealed-volume-read",
         /// A read failed because its entries had been removed meanwhile.
         ReadOfWhatWentAway = "read-of-what-went-away",
+        /// The live entries of a volume were copied, and the volume went.
+        VolumeRewritten = "volume-rewritten",
+        /// A volume that was being rewritten died meanwhile.
+        RewritingGivenUp = "rewriting-given-up",
+        /// A read had to begin again because its volume had been rewritten.
+        ReadOfARewrittenVolume = "read-of-a-rewritten-volume",
+        /// The base of a group was saved.
+        BaseSaved = "base-saved",
+        /// A recent checkpoint of a group was saved.
+        RecentCheckpointSaved = "recent-checkpoint-saved",
+        /// A log was trimmed to its base.
+        LogTrimmed = "log-trimmed",
+        /// A follower trimmed what its own log start does not say yet.
+        TrimmedByTheLeadersWord = "trimmed-by-the-leaders-word",
+        /// A leader trimmed what a slow replica would have needed.
+        SlowReplicaCutOff = "slow-replica-cut-off",
+        /// A leader began to send its base to a member that lacks what lies before it.
+        CatchUpBegun = "catch-up-begun",
+        /// The sending of a base ended before it was installed.
+        CatchUpBroken = "catch-up-broken",
+        /// A base of a leader took the place of a member's own state.
+        BaseInstalled = "base-installed",
+        /// A base was installed where there were entries applied.
+        BaseInstalledOverState = "base-installed-over-state",
+        /// A store was opened whose log had not been trimmed to the base that it had from a peer.
+        RestartInTheMiddleOfACatchUp = "restart-in-the-middle-of-a-catch-up",
+        /// A group started from a base behind which its log begins.
+        StartFromABase = "start-from-a-base",
+        /// A group started from a recent checkpoint.
+        StartFromARecentCheckpoint = "start-from-a-recent-checkpoint",
+        /// The log start of a partition was raised.
+        LogStartRaised = "log-start-raised",
+        /// A reader asked for what lies before the log start.
+        ReaderBelowTheLogStart = "reader-below-the-log-start",
+        /// A reader waited, or read, while what it wanted was trimmed.
+        TrimmedUnderAReader = "trimmed-under-a-reader",
+        /// Records were deleted because somebody asked for it.
+        RecordsDeleted = "records-deleted",
+        /// A producer was forgotten because it was idle for long, or there were too many.
+        ProducerForgotten = "producer-forgotten",
         /// A write or sync failed, and the store with it.
         WriteFailed = "write-failed",
         /// A store was made in an empty folder.

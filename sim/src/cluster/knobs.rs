@@ -130,5 +130,7 @@ impl Knobs {
         config.partition.in_flight_batches_max = self.in_flight_batches_max;
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
+        // Producers' clocks show times of before 1970 now and then, and what is read back must be all that was written.
+        config.partition.retention_check_ms = 1 << 40;
     }
 }

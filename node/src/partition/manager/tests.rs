@@ -1,5 +1,6 @@
 //! What is assigned, started, removed and swept.
 
+use bytes::Bytes;
 use expect_test::expect;
 use quorate_proto::ids::{Identity, Offset};
 
@@ -65,6 +66,18 @@ impl Apply for Nothing {
     }
 
     fn applied(&mut self, _last: LogId) {}
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn restore(&mut self, _state: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn fresh(&self) -> Box<dyn Apply> {
+        Box::new(Self)
+    }
 }
 
 async fn start_group(alone: &Alone, group: GroupId) {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesOrdered, Stream};
 use quorate_proto::ids::{GroupId, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
@@ -15,6 +15,7 @@ use super::convert::{Append, Appended, Asked, append_to_wire};
 use super::{AskError, Peers};
 use crate::env::Point;
 use crate::env::transport::Lane;
+use crate::raft::floor::Floor;
 use crate::storage::Body;
 
 /// Bytes of bodies, and what became of them.
@@ -27,6 +28,7 @@ pub(super) struct Appends<S> {
     node: NodeId,
     group: GroupId,
     session: u64,
+    floor: Arc<Floor>,
     input: Option<S>,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     bytes: u64,
@@ -34,13 +36,14 @@ pub(super) struct Appends<S> {
 }
 
 impl<S: Stream<Item = Append> + Unpin> Appends<S> {
-    pub(super) fn new(peers: Arc<Peers>, node: NodeId, group: GroupId, input: S) -> Self {
+    pub(super) fn new(peers: Arc<Peers>, node: NodeId, group: GroupId, floor: Arc<Floor>, input: S) -> Self {
         let session = peers.next_session();
         Self {
             peers,
             node,
             group,
             session,
+            floor,
             input: Some(input),
             in_flight: FuturesOrdered::new(),
             bytes: 0,
@@ -59,6 +62,11 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
     fn send(&mut self, request: Append) {
         let bytes = request.entries.iter().map(body_bytes).sum();
         let node = self.node;
+        let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
+        if next < self.floor.cut().0 {
+            self.in_flight.push_back(ready((0, Err(AskError::Trimmed(node)))).boxed());
+            return;
+        }
         let asked = Asked::of(&request);
         let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
         // Sent here, and not when the answer is first asked for: that would not keep the order.

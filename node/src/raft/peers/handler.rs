@@ -8,21 +8,22 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, Term};
+use quorate_proto::ids::{GroupId, LogIndex, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
+use super::arrivals::piece_from_wire;
 use super::convert::{
     append_from_wire, appended_to_wire, transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use super::identity::{Refusal, Standing, Who};
 use crate::env::{Env, Mark, PeerHandler, Point};
+use crate::raft::base::{Saved, snapshot_of};
 use crate::raft::fitness;
 use crate::raft::group::Group;
 use crate::raft::node::Inner;
 use crate::raft::rejoin;
 use crate::raft::repair;
-use crate::raft::snapshot::NoSnapshots;
-use crate::raft::types::{Malformed, node_to_raft};
+use crate::raft::types::{Malformed, RaftLogId, RaftVote, log_id_from_raft, node_to_raft, vote_to_wire};
 
 /// Longest that a forwarded command may wait.
 const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
@@ -137,7 +138,9 @@ impl Handler {
                 .boxed()
             }
             peer_request::Body::Heartbeats(request) => {
-                let groups = request.groups.into_iter().map(|beat| {
+                // An older release says nothing of where its logs begin.
+                let begins = request.begins.into_iter().chain(std::iter::repeat(0)).map(LogIndex);
+                let groups = request.groups.into_iter().zip(begins).map(|(beat, begins)| {
                     let accepted = node.serving(beat.group).and_then(|group| {
                         let beat = append_from_wire(beat).map_err(malformed)?;
                         if !beat.entries.is_empty() {
@@ -145,6 +148,7 @@ impl Handler {
                         }
                         candidate(who, beat.vote.leader_id.voted_for)?;
                         group.heard_leader(&beat.vote);
+                        group.0.floor.tell(begins);
                         Ok((group, beat))
                     });
                     async move {
@@ -197,13 +201,57 @@ impl Handler {
                 let reply = |answer| peer_reply::Body::Command(v1::CommandReply { answer });
                 async move { done.await.map(reply).map_err(refusal) }.boxed()
             }
-            peer_request::Body::Snapshot(_) => {
-                return Err(Refusal::new(ErrorCode::NotAvailable, NoSnapshots::MESSAGE));
+            peer_request::Body::Snapshot(request) => {
+                let group = node.serving(request.group)?;
+                let piece = piece_from_wire(request).map_err(malformed)?;
+                candidate(who, piece.vote.leader_id.voted_for)?;
+                group.heard_leader(&piece.vote);
+                let (vote, at) = (piece.vote, piece.at);
+                let is_old = vote < group.vote();
+                // An old leader hears of the newer one, and nothing of it is taken.
+                let whole = if is_old {
+                    None
+                } else {
+                    node.arrivals.take(group.id(), who, piece, group.0.env.now())?
+                };
+                async move {
+                    let vote = match whole {
+                        Some(whole) => install(&group, vote, at, whole).await?,
+                        // A vote above the leader's says so; any other says nothing.
+                        None if group.vote() > vote => group.vote(),
+                        None => vote,
+                    };
+                    Ok(peer_reply::Body::Snapshot(v1::SnapshotReply { vote: Some(vote_to_wire(&vote)) }))
+                }
+                .boxed()
             }
             peer_request::Body::FetchEntries(request) => repair::serve(node, request).boxed(),
             peer_request::Body::Rejoin(request) => rejoin::answer(node, who, request).boxed(),
         })
     }
+}
+
+/// Hands a leader's base to openraft; ready once it is durable here and in the place of what was. Gives this node's
+/// vote.
+async fn install(
+    group: &Group,
+    vote: RaftVote,
+    at: RaftLogId,
+    whole: bytes::Bytes,
+) -> Result<RaftVote, Refusal> {
+    use openraft_rt::WatchReceiver;
+    let saved = Saved::decode(&whole).map_err(malformed)?;
+    // openraft ends the group if this fails later on.
+    group.0.base.check(&saved).map_err(|reason| Refusal::new(ErrorCode::InvalidRequest, reason))?;
+    let committed = group.0.raft.data_metrics().borrow_watched().local_committed;
+    if committed.is_some_and(|committed| committed < at && committed.index >= at.index) {
+        let reason = "the base contradicts what is committed here";
+        return Err(Refusal::new(ErrorCode::InvalidRequest, reason));
+    }
+    let snapshot = snapshot_of(log_id_from_raft(&at), &saved, whole);
+    let installing = group.0.raft.install_full_snapshot(vote, snapshot);
+    let response = group.0.scope.enter(installing).boxed().await.map_err(stopped)?;
+    Ok(response.vote)
 }
 
 async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::AppendReply, Refusal> {

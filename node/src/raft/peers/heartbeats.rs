@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use quorate_proto::v1::{self, HeartbeatReply, peer_reply, peer_request};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,6 +27,8 @@ const GROUPS_MAX: usize = 4096;
 
 struct Beat {
     group: v1::AppendRequest,
+    /// Where this node's log of it begins.
+    begins: LogIndex,
     answer: oneshot::Sender<Result<HeartbeatReply, AskError>>,
 }
 
@@ -51,9 +53,11 @@ impl Peers {
         &self,
         node: NodeId,
         group: GroupId,
+        begins: LogIndex,
         request: Append,
     ) -> impl Future<Output = Result<Appended, AskError>> + Send + use<> {
         let skipped = self.env.perturb(Point::HeartbeatSkipped);
+        let begins = if self.env.perturb(Point::TrimUntold) { LogIndex(0) } else { begins };
         let tx = self.lock().get(&node).filter(|_| !skipped).map(|peer| peer.heartbeats.tx.clone());
         async move {
             let malformed = |reason: &dyn ToString| AskError::Malformed { node, reason: reason.to_string() };
@@ -61,7 +65,7 @@ impl Peers {
             let beat = append_to_wire(group, 0, request).map_err(|error| malformed(&error))?;
             let (answer, answered) = oneshot::channel();
             let tx = tx.ok_or(AskError::NoAddress(node))?;
-            tx.try_send(Beat { group: beat, answer }).map_err(|_| AskError::Late(node))?;
+            tx.try_send(Beat { group: beat, begins, answer }).map_err(|_| AskError::Late(node))?;
             let reply = answered.await.map_err(|_| AskError::Late(node))??;
             let code = ErrorCode::try_from(reply.error).map_err(|_| malformed(&"an unknown error code"))?;
             if code != ErrorCode::None {
@@ -100,8 +104,9 @@ async fn gather(env: Env, peers: Weak<Peers>, node: NodeId, mut rx: mpsc::Receiv
 
 /// Sends now; the future hands out the answers.
 fn send(peers: &Arc<Peers>, node: NodeId, beats: Vec<Beat>) -> impl Future<Output = ()> + Send + use<> {
+    let begins = beats.iter().map(|beat| beat.begins.0).collect();
     let (groups, answers): (Vec<_>, Vec<_>) = beats.into_iter().map(|beat| (beat.group, beat.answer)).unzip();
-    let body = peer_request::Body::Heartbeats(v1::Heartbeats { groups });
+    let body = peer_request::Body::Heartbeats(v1::Heartbeats { groups, begins });
     // openraft gives up on a heartbeat when the next one is due.
     let timeout = Duration::from_millis(peers.config.heartbeat_ms) * 2;
     let asked = peers.ask(node, Lane::Urgent, body, timeout);

@@ -3,6 +3,8 @@
 //! Two lanes a peer: entries travel on the bulk lane, everything that keeps a leader a leader on the urgent one.
 
 mod appends;
+mod arrivals;
+mod catch_up;
 mod convert;
 mod handler;
 mod heartbeats;
@@ -21,6 +23,7 @@ use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 use thiserror::Error;
 
+pub(super) use arrivals::Arrivals;
 pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
 use identity::{Identities, Standing};
 pub(super) use identity::{Refusal, Who};
@@ -45,6 +48,9 @@ pub(super) enum AskError {
     /// None came in time.
     #[error("node {0} did not answer in time")]
     Late(NodeId),
+    /// What it needs next is not sent any more: it gets the base.
+    #[error("the log no longer holds what node {0} needs")]
+    Trimmed(NodeId),
     /// Who answered is not who was asked.
     #[error("the answer was not that of node {node}: {message}")]
     Impostor { node: NodeId, message: String },

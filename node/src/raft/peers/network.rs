@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
@@ -21,7 +22,9 @@ use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wir
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
 use crate::env::{Mark, Point};
-use crate::raft::snapshot::{NoSnapshots, SnapshotData};
+use crate::raft::base::{RaftSnapshot, SnapshotData};
+use crate::raft::floor::Floor;
+use crate::raft::rate::Rate;
 use crate::raft::types::{Config, Disk, RaftVote, node_from_raft, node_to_raft};
 
 /// Gap between attempts to reach a peer, once it was found unreachable.
@@ -32,21 +35,33 @@ const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
 /// One group's way to its peers, or to one of them.
 pub(in crate::raft) struct Network<T = ()> {
-    peers: Arc<Peers>,
-    group: GroupId,
-    to: T,
+    pub(super) peers: Arc<Peers>,
+    pub(super) group: GroupId,
+    floor: Arc<Floor>,
+    pub(super) catch_up: Arc<Rate>,
+    pub(super) to: T,
 }
 
 impl Network {
-    pub(in crate::raft) fn new(peers: Arc<Peers>, group: GroupId) -> Self {
-        Self { peers, group, to: () }
+    pub(in crate::raft) fn new(
+        peers: Arc<Peers>,
+        group: GroupId,
+        floor: Arc<Floor>,
+        catch_up: Arc<Rate>,
+    ) -> Self {
+        Self { peers, group, floor, catch_up, to: () }
+    }
+
+    fn to(&self, to: To) -> Network<To> {
+        let (floor, catch_up) = (self.floor.clone(), self.catch_up.clone());
+        Network { peers: self.peers.clone(), group: self.group, floor, catch_up, to }
     }
 }
 
 /// The other end, and for what.
 #[derive(Clone, Copy)]
 pub(in crate::raft) struct To {
-    node: NodeId,
+    pub(super) node: NodeId,
     heartbeats: bool,
 }
 
@@ -54,13 +69,11 @@ impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
     async fn new_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: false };
-        Network { peers: self.peers.clone(), group: self.group, to }
+        self.to(To { node: node_from_raft(target), heartbeats: false })
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: true };
-        Network { peers: self.peers.clone(), group: self.group, to }
+        self.to(To { node: node_from_raft(target), heartbeats: true })
     }
 }
 
@@ -69,6 +82,7 @@ impl Network<To> {
         match error {
             AskError::NoAddress(_)
             | AskError::Peer(_)
+            | AskError::Trimmed(_)
             | AskError::Impostor { .. }
             | AskError::Refused { .. } => RPCError::Unreachable(Unreachable::from_string(error)),
             AskError::Late(node) => RPCError::Timeout(Timeout {
@@ -114,7 +128,8 @@ impl RaftNetworkV2<Config> for Network<To> {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
         let input = futures_util::stream::iter([request]);
-        let mut answers = Appends::new(self.peers.clone(), self.to.node, self.group, input);
+        let floor = self.floor.clone();
+        let mut answers = Appends::new(self.peers.clone(), self.to.node, self.group, floor, input);
         let answer = answers.next().await.expect("one append has one answer");
         let appended = answer.map_err(|error| self.error(&error, &option, RPCTypes::AppendEntries))?;
         Ok(appended.into())
@@ -132,11 +147,15 @@ impl RaftNetworkV2<Config> for Network<To> {
         S: futures_util::Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
     {
         let this = &*self;
-        let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
-            Box::pin(input.then(|request| this.peers.heartbeat(this.to.node, this.group, request)))
-        } else {
-            Box::pin(Appends::new(this.peers.clone(), this.to.node, this.group, input))
-        };
+        let answers: BoxStream<'s, Result<_, AskError>> =
+            if this.to.heartbeats {
+                Box::pin(input.then(|request| {
+                    this.peers.heartbeat(this.to.node, this.group, this.floor.begins(), request)
+                }))
+            } else {
+                let floor = this.floor.clone();
+                Box::pin(Appends::new(this.peers.clone(), this.to.node, this.group, floor, input))
+            };
         let answers = answers
             .map(move |answer| answer.map_err(|error| this.error(&error, &option, RPCTypes::AppendEntries)));
         Box::pin(async move { Ok(Box::pin(answers) as BoxStream<'s, _>) })
@@ -177,12 +196,26 @@ impl RaftNetworkV2<Config> for Network<To> {
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: openraft::type_config::alias::SnapshotOf<Config, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        vote: RaftVote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string(NoSnapshots::MESSAGE)))
+        let sent = {
+            let sending = std::pin::pin!(self.send_base(&vote, snapshot));
+            match select(std::pin::pin!(cancel), sending).await {
+                Either::Left((closed, _)) => return Err(StreamingError::Closed(closed)),
+                Either::Right((sent, _)) => sent,
+            }
+        };
+        match sent {
+            Ok(theirs) => Ok(SnapshotResponse::new(theirs)),
+            Err(error) => {
+                self.peers.env.reached(Mark::CatchUpBroken);
+                tracing::info!(group = %self.group, peer = %self.to.node, %error, "catch-up was interrupted");
+                Err(self.error(&error, &option, RPCTypes::InstallSnapshot).into())
+            }
+        }
     }
 
     /// openraft's default answers that nobody can be reached.

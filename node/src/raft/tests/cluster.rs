@@ -57,6 +57,27 @@ impl Apply for Applied {
     }
 
     fn applied(&mut self, _: LogId) {}
+
+    fn save(&self) -> Bytes {
+        let applied = self.0.lock().unwrap();
+        applied
+            .iter()
+            .flat_map(|(index, crc)| [index.0, u64::from(*crc)])
+            .flat_map(u64::to_le_bytes)
+            .collect()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let pairs = state.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..])));
+        *self.0.lock().unwrap() =
+            pairs.map(|(index, crc)| (LogIndex(index), u32::try_from(crc).unwrap())).collect();
+        Ok(())
+    }
+
+    fn fresh(&self) -> Box<dyn Apply> {
+        Box::new(Self::default())
+    }
 }
 
 struct Node {
@@ -393,5 +414,75 @@ fn another_identity_as_a_member_is_refused_at_the_start() {
         let again = node.raft.start_group(GROUP, cluster.members.clone(), Box::new(Applied::default())).await;
         assert!(matches!(again, Err(crate::raft::GroupError::Running(GROUP))), "{again:?}");
         node.stop().await;
+    });
+}
+
+#[test]
+fn a_member_that_fell_behind_takes_up_the_base() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (_, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let at = |nodes: &[Node], leads: bool| {
+            let role = |node: &Node| matches!(node.group.role(), Role::Leader { .. }) == leads;
+            nodes.iter().position(role).unwrap()
+        };
+        let away = nodes.remove(at(&nodes, false));
+        let absent = cluster.members.iter().position(|m| m.identity == away.store.facts().identity());
+        let mut acked = Vec::new();
+        away.kill();
+        let led = at(&nodes, true);
+        acked.extend(propose(&nodes[led], term, 0..300).await);
+        assert_eq!(acked.len(), 300);
+        let first = nodes[led].group.applied().unwrap().index.next();
+
+        // It is waited for as long as its owner wishes.
+        let begins = nodes[led].group.trim(first, true).await.unwrap();
+        assert!(begins < first, "one of three has not got it");
+        let begins = nodes[led].group.trim(first, false).await.unwrap();
+        assert_eq!(begins, first);
+        for node in &nodes {
+            // The follower trims by the leader's word.
+            until("the log is trimmed", || {
+                node.group.log().state().purged.is_some_and(|purged| purged.index.next() == first)
+            })
+            .await;
+        }
+        acked.extend(propose(&nodes[led], term, 300..310).await);
+
+        // Twice: it takes up the base, and goes on from it after a restart.
+        for round in 0..2 {
+            let back = cluster.start(u32::try_from(absent.unwrap()).unwrap() + 1).await;
+            until("the third has all", || holds(&back, &acked)).await;
+            until("its log begins behind its base", || back.group.log().state().purged == back.group.base())
+                .await;
+            until("all are the same", || {
+                nodes.iter().all(|node| *node.applied.0.lock().unwrap() == *back.applied.0.lock().unwrap())
+            })
+            .await;
+            acked.extend(propose(&nodes[led], term, 310 + round..311 + round).await);
+            until("it goes on", || holds(&back, &acked)).await;
+            back.kill();
+        }
+        for node in nodes {
+            node.stop().await;
+        }
+
+        // All start again from their bases, and count on.
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(first, term, 400..405).await);
+        for node in &nodes {
+            until("all have all", || holds(node, &acked)).await;
+        }
+        for node in nodes {
+            node.stop().await;
+        }
     });
 }

@@ -214,6 +214,10 @@ impl Folder<'_> {
                 damage.insert(*group, lost);
             }
         }
+        // Also of groups that have nothing on this disk any more.
+        for (group, lost) in content.lost.iter().filter(|(_, lost)| lost.any()) {
+            damage.entry(*group).or_default().lost = *lost;
+        }
         Ok(damage)
     }
 }

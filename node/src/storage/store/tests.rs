@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use rand::RngExt;
 
+use super::super::checkpoints::Checkpoint;
 use super::super::entry::Kind;
+use super::super::facts::Meta;
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
 use crate::env::{Disk, FileName, Pool};
@@ -57,6 +59,8 @@ fn small() -> StoreConfig {
         commit_bytes_max: 4_000,
         scrub_hours: 0,
         copies_elsewhere: true,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
     }
 }
 
@@ -83,6 +87,12 @@ fn append(log: &Log, entries: Vec<Entry>) -> oneshot::Receiver<Result<(), StoreE
     let (tx, rx) = oneshot::channel();
     log.append(entries, Box::new(move |result| drop(tx.send(result)))).unwrap();
     rx
+}
+
+/// Trims as far as a checkpoint reaches that is saved before.
+async fn trim(log: &Log, through: LogId) {
+    log.save_checkpoint(CheckpointKind::Base, through, Bytes::from_static(b"state")).await.unwrap();
+    log.trim_prefix(through).await.unwrap();
 }
 
 async fn all(log: &Log) -> Vec<Entry> {
@@ -167,7 +177,7 @@ async fn check_against_model(steps: Vec<Step>) {
                 let gone = model.entries.len() * usize::try_from(part).unwrap() / 3;
                 if let Some(last) = model.entries.drain(..gone.min(model.entries.len())).next_back() {
                     model.purged = Some(last.head.log_id());
-                    store.log(GroupId(group)).trim_prefix(last.head.log_id()).await.unwrap();
+                    trim(&store.log(GroupId(group)), last.head.log_id()).await;
                 }
             }
             Step::Vote { group } => {
@@ -457,7 +467,7 @@ fn volumes_without_live_entries_go() {
             names.iter().filter(|name: &&FileName| name.as_str().starts_with("volume")).count()
         };
         assert!(volumes(&disk) > 3);
-        log.trim_prefix(LogId { term: Term(1), index: LogIndex(49) }).await.unwrap();
+        trim(&log, LogId { term: Term(1), index: LogIndex(49) }).await;
         let deadline = disk_deadline();
         while volumes(&disk) > 2 {
             assert!(std::time::Instant::now() < deadline, "dead volumes were not removed");
@@ -590,4 +600,138 @@ fn append_refused(log: &Log) {
     assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
 }
 
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
+}
+
+#[test]
+fn a_log_is_not_trimmed_past_its_base() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let entries = (0..4).map(|index| entry(GROUP, 1, index, b"x")).collect();
+        append(&log, entries).await.unwrap().unwrap();
+        let refused = log.trim_prefix(id(1, 0)).await;
+        assert!(matches!(refused, Err(StoreError::NoCheckpoint { index: LogIndex(0), .. })), "{refused:?}");
+        let body = Bytes::from(vec![7; 200_000]);
+        for wrong in [id(2, 1), id(1, 4)] {
+            let refused = log.save_checkpoint(CheckpointKind::Base, wrong, body.clone()).await;
+            assert!(matches!(refused, Err(StoreError::NotHeld { .. })), "{refused:?}");
+        }
+        log.save_checkpoint(CheckpointKind::Base, id(1, 1), body.clone()).await.unwrap();
+        log.save_checkpoint(CheckpointKind::Base, id(1, 0), Bytes::new()).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(1, 1)), "the newer one stays");
+        assert!(matches!(log.trim_prefix(id(1, 2)).await, Err(StoreError::NoCheckpoint { .. })));
+        log.trim_prefix(id(1, 1)).await.unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let found = log.checkpoint(CheckpointKind::Base).await.unwrap();
+        assert_eq!(found, Some(Checkpoint { at: id(1, 1), body }));
+        assert_eq!(all(&log).await.len(), 2);
+        store.remove_group(GROUP).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), None);
+        assert_eq!(log.checkpoint(CheckpointKind::Base).await.unwrap(), None);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_base_of_a_peer_takes_the_place_of_the_log() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        append(&log, vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        log.install_checkpoint(id(4, 30), Bytes::from_static(b"of a peer")).await.unwrap();
+        // As after a crash: the log has not been trimmed.
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        assert_eq!((log.state().last, log.state().purged), (Some(id(1, 0)), None));
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(4, 30)));
+        log.trim_prefix(id(4, 30)).await.unwrap();
+        append(&log, vec![entry(GROUP, 4, 31, b"b")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [entry(GROUP, 4, 31, b"b")]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_volume_with_little_that_is_alive_is_rewritten() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let disk_env = env(folder.path());
+        let disk = disk_env.disk.clone();
+        let (store, _) = Store::open(&disk_env, small(), NODE).await.unwrap();
+        drop(disk_env);
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = |disk: &Arc<dyn Disk>| {
+            disk.list().unwrap().iter().filter(|name| name.as_str().starts_with("volume")).count()
+        };
+        let before = volumes(&disk);
+        assert!(before > 6, "{before}");
+        trim(&log, id(1, 59)).await;
+        let deadline = disk_deadline();
+        while volumes(&disk) > 4 {
+            assert!(std::time::Instant::now() < deadline, "{} volumes are left", volumes(&disk));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let expected: Vec<_> = (0..60).map(|index| entry(SMALL, 1, index, &[2; 20])).collect();
+        assert_eq!(all(&other).await, expected);
+        append(&other, vec![entry(SMALL, 1, 60, b"on")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log, other, disk));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(all(&store.log(SMALL)).await[..60] == expected[..]);
+        assert!(all(&store.log(GROUP)).await.is_empty());
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_folder_of_the_first_format_is_taken_over() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let written = entry(GROUP, 1, 0, b"a");
+        append(&store.log(GROUP), vec![written.clone()]).await.unwrap().unwrap();
+        store.close().await;
+        drop(store);
+        let set_format = |format| {
+            let (meta, ..) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.write(&[Change::Format(format)]).unwrap();
+            meta.close().unwrap();
+        };
+        let format = || {
+            let (meta, content, _) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.close().unwrap();
+            content.format
+        };
+        assert_eq!(format(), 2);
+        set_format(1);
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [written]);
+        store.close().await;
+        drop(store);
+        assert_eq!(format(), 2, "an older program must not open it any more");
+        for other in [0, 3] {
+            set_format(other);
+            let refused = Store::open(&env(folder.path()), small(), NODE).await.unwrap_err();
+            assert!(matches!(refused, OpenError::OtherVersion { ours: 2, .. }), "{refused}");
+            assert_eq!(format(), other, "nothing was changed");
+        }
+    });
+}
 mod damage;

@@ -205,7 +205,7 @@ async fn another_nodes_volume_is_kept_aside() {
     let (store, report) = opened(folder.path()).await;
     assert_eq!(report.volumes_lost, 1);
     let log = store.log(GROUP);
-    log.trim_prefix(LogId { term: Term(1), index: LogIndex(29) }).await.unwrap();
+    trim(&log, id(1, 29)).await;
     let aside = folder.path().join(format!("foreign-{}", lost.file_name().unwrap().to_string_lossy()));
     let deadline = disk_deadline();
     while !aside.exists() {
