@@ -69,12 +69,12 @@ impl Admin {
                     if usize::try_from(partition.0).map_or(true, |partition| partition >= count) {
                         let message =
                             format!("topic {topic} has no partition {partition}, only 0 to {}", count - 1);
-                        return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
+                        return Err(refused(perhaps, ErrorCode::UnknownPartition, message));
                     }
                     match self.delete_once(&topic, view.id, partition, before, deadline).await {
                         Ok(log_start) => return Ok(log_start),
                         Err(Missed::Refused { code, message }) => {
-                            return Err(AdminError::Refused { code, message });
+                            return Err(refused(perhaps, code, message));
                         }
                         Err(Missed::NotNow(reason)) => Some(AdminError::TimedOut { after, last: reason }),
                         Err(Missed::Perhaps(reason)) => {
@@ -87,11 +87,11 @@ impl Admin {
                 Err(LookupError::NoServer(error)) => Some(AdminError::NoServer(error)),
                 Err(LookupError::NotNow(reason)) => Some(AdminError::TimedOut { after, last: reason }),
                 Err(LookupError::Refused { code, message }) => {
-                    return Err(AdminError::Refused { code, message });
+                    return Err(refused(perhaps, code, message));
                 }
                 Err(LookupError::UnknownTopic) => {
                     let message = format!("topic {topic} does not exist");
-                    return Err(AdminError::Refused { code: ErrorCode::UnknownTopic, message });
+                    return Err(refused(perhaps, ErrorCode::UnknownTopic, message));
                 }
             };
             let has_time = missed.is_some();
@@ -156,6 +156,11 @@ impl Admin {
         let later = code.is_retriable() || code == ErrorCode::UnknownTopicId;
         Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } })
     }
+}
+
+/// A refusal says nothing of an earlier attempt whose answer was lost.
+fn refused(perhaps: bool, code: ErrorCode, message: String) -> AdminError {
+    if perhaps { AdminError::PerhapsDone { reason: message } } else { AdminError::Refused { code, message } }
 }
 
 #[cfg(test)]

@@ -290,10 +290,13 @@ impl Replica {
     ) -> Result<Deleted, DeleteError> {
         let env = &self.shared.around.env;
         let mut term = self.leading(epoch).map_err(Unled::delete)?;
-        if let DeleteBefore::Offset(offset) = before
-            && offset > self.high_watermark()
-        {
-            // Somebody else leads by now, perhaps, and this one has not heard of it: then the offset is there.
+        let must_ask = match before {
+            DeleteBefore::Offset(offset) => offset > self.high_watermark(),
+            DeleteBefore::HighWatermark => self.log_start() == self.high_watermark(),
+        };
+        if must_ask {
+            // Somebody else leads by now, perhaps, and this one has not heard of it: then the offset is there, or there is
+            // something to delete.
             self.confirm(epoch).await.map_err(DeleteError::from)?;
             term = self.leading(epoch).map_err(Unled::delete)?;
         }
