@@ -518,6 +518,10 @@ impl Log {
     pub async fn begin_anew(&self) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
         let (vote, lost) = (self.state().vote, self.damage().lost);
+        if let Some(vote) = vote {
+            // It may lie in a volume alone, whose word of the group ends here.
+            self.save_vote(vote).await?;
+        }
         self.shared.enqueue(|state| {
             state.remove(group);
             Ok(Request::Remove { group, keeps_vote: true, reply })

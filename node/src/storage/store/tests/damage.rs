@@ -235,3 +235,68 @@ async fn the_scrubber_finds_what_nobody_reads() {
     assert_eq!(store.log(GROUP).damage().bodies.ranges(), [LogIndex(1)..LogIndex(2)]);
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_log_without_its_base_is_known_and_given_up() {
+    let folder = several_volumes().await;
+    let (store, _) = opened(folder.path()).await;
+    trim(&store.log(GROUP), id(1, 9)).await;
+    store.close().await;
+    drop(store);
+    std::fs::remove_file(folder.path().join("meta.redb")).unwrap();
+    for start in 0..2 {
+        let (store, report) = opened(folder.path()).await;
+        assert_eq!((report.meta_rebuilt, report.groups_behind), (start == 0, 2));
+        assert_eq!(store.log(GROUP).damage(), Damage { lost: TAIL, base: true, ..Damage::default() });
+        assert!(!store.log(GroupId(9)).damage().base, "its log begins at its beginning");
+        store.close().await;
+    }
+    let (store, _) = opened(folder.path()).await;
+    let vote = Some(HardVote { term: Term(2), node: 1, committed: true });
+    store.log(GROUP).begin_anew().await.unwrap();
+    let check = |store: &Store| {
+        let log = store.log(GROUP);
+        assert_eq!(log.state(), LogState { vote, ..LogState::default() });
+        assert_eq!(log.damage(), Damage { lost: TAIL, ..Damage::default() });
+    };
+    check(&store);
+    store.close().await;
+    drop(store);
+    let (store, _) = opened(folder.path()).await;
+    check(&store);
+    let log = store.log(GROUP);
+    log.install_checkpoint(id(4, 40), Bytes::from_static(b"of a peer")).await.unwrap();
+    log.trim_prefix(id(4, 40)).await.unwrap();
+    append(&log, vec![entry(GROUP, 4, 41, b"on")]).await.unwrap().unwrap();
+    assert_eq!(all(&log).await, [entry(GROUP, 4, 41, b"on")]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_base_ahead_of_a_log_that_lost_its_end_takes_its_place() {
+    let folder = several_volumes().await;
+    let (store, _) = opened(folder.path()).await;
+    let log = store.log(GROUP);
+    let before = volumes(folder.path()).into_iter().map(|file| (file.clone(), std::fs::read(file).unwrap()));
+    let before = before.collect::<BTreeMap<_, _>>();
+    for index in 30..40 {
+        append(&log, vec![entry(GROUP, 2, index, b"newer")]).await.unwrap().unwrap();
+    }
+    log.save_checkpoint(CheckpointKind::Base, id(2, 35), Bytes::from_static(b"state")).await.unwrap();
+    store.close().await;
+    drop((store, log));
+    for file in volumes(folder.path()) {
+        match before.get(&file) {
+            Some(older) => std::fs::write(file, older).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+    }
+    let (store, _) = opened(folder.path()).await;
+    let log = store.log(GROUP);
+    assert_eq!(log.damage().lost, TAIL);
+    assert!(!log.damage().base && log.state().last.unwrap().index < LogIndex(30));
+    assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(2, 35)));
+    log.trim_prefix(id(2, 35)).await.unwrap();
+    append(&log, vec![entry(GROUP, 2, 36, b"newer")]).await.unwrap().unwrap();
+    store.close().await;
+}
