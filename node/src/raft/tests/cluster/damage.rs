@@ -14,6 +14,8 @@ enum Harm {
     OlderVolumes,
     /// `meta.redb` is gone.
     NoMeta,
+    /// The same, when the log begins behind a base, which lay there.
+    NoBase,
     /// As after both: the vote is lost too.
     Vote,
 }
@@ -62,6 +64,16 @@ async fn survives(harm: Harm) {
     for node in &nodes {
         until("all have it", || holds(node, &acked)).await;
     }
+    if harm == Harm::NoBase {
+        let first = led.group.applied().unwrap().index.next();
+        led.group.trim(first, false).await.unwrap();
+        for node in &nodes {
+            let begins = || node.group.log().state().purged.map(|purged| purged.index.next());
+            until("the log is trimmed", || begins() == Some(first)).await;
+        }
+        acked.extend(propose(led, term, 200..205).await);
+        until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+    }
     nodes.remove(at).stop().await;
     let expected = match harm {
         Harm::OlderVolumes => {
@@ -70,7 +82,7 @@ async fn survives(harm: Harm) {
             }
             lost(&cluster, victim, None).await
         }
-        Harm::NoMeta => {
+        Harm::NoMeta | Harm::NoBase => {
             std::fs::remove_file(folder.join("meta.redb")).unwrap();
             lost(&cluster, victim, None).await
         }
@@ -107,6 +119,11 @@ fn who_has_an_older_log_is_taken_in_again() {
 #[test]
 fn who_has_lost_its_meta_is_taken_in_again() {
     threads().block_on(survives(Harm::NoMeta));
+}
+
+#[test]
+fn who_has_lost_its_base_begins_anew_with_the_leaders() {
+    threads().block_on(survives(Harm::NoBase));
 }
 
 #[test]
