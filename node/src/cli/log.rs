@@ -75,6 +75,7 @@ struct GroupLine {
     spans: Vec<SpanLine>,
     tail_lost: bool,
     vote_lost: bool,
+    base_lost: bool,
 }
 
 #[derive(Serialize)]
@@ -198,8 +199,11 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
             }
             true
         });
-        let lost =
-            [(group.lost.tail, "tail: its log may have gone on"), (group.lost.vote, "vote: it may be newer")];
+        let lost = [
+            (group.lost.tail, "tail: its log may have gone on"),
+            (group.lost.vote, "vote: it may be newer"),
+            (group.base_lost, "base: its log begins behind one that is missing"),
+        ];
         for (_, what) in lost.into_iter().filter(|(lost, _)| *lost) {
             verified.damaged.push(DamageLine {
                 group: Some(group.group.0),
@@ -267,6 +271,7 @@ fn group_line(group: &InspectedGroup) -> GroupLine {
             .collect(),
         tail_lost: group.lost.tail,
         vote_lost: group.lost.vote,
+        base_lost: group.base_lost,
     }
 }
 
@@ -292,6 +297,9 @@ fn group_text(line: &GroupLine) -> String {
     }
     if line.vote_lost {
         text.push_str("\n  DAMAGED vote: it may be newer");
+    }
+    if line.base_lost {
+        text.push_str("\n  DAMAGED base: its log begins behind one that is missing");
     }
     text
 }

@@ -36,6 +36,8 @@ pub struct InspectedGroup {
     pub spans: Vec<(String, Range<LogIndex>)>,
     /// What may be missing besides.
     pub lost: Lost,
+    /// The log begins behind a base that is missing.
+    pub base_lost: bool,
 }
 
 /// One entry of a log in a folder.
@@ -114,6 +116,7 @@ impl Inspected {
                 .map(|span| (span.volume.file().to_string(), span.range.clone()))
                 .collect(),
             lost: state.damage.get(group).map(|damage| damage.lost).unwrap_or_default(),
+            base_lost: state.damage.get(group).is_some_and(|damage| damage.base),
         };
         state.durable.iter().map(of).collect()
     }
