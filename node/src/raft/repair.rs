@@ -233,7 +233,17 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
     loop {
         changed.borrow_and_update();
         let damage = log.damage();
-        if damage.entries() == 0 && !leading.hands_over(&node, &log) {
+        if damage.base {
+            let Some(peers) = plane.upgrade() else { return };
+            let given_up = give_up(&node, &peers, &log, &members).await;
+            drop(peers);
+            match given_up {
+                Ok(false) => {}
+                // Whoever owns the group starts it again, or whoever watches the store ends the process.
+                Ok(true) | Err(_) => return,
+            }
+        }
+        if damage.entries() == 0 && !damage.base && !leading.hands_over(&node, &log) {
             leading = Leading::default();
             if changed.changed().await.is_err() {
                 return;
@@ -280,6 +290,41 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
         env.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Has a group begin anew whose base cannot be read, once enough others are there to go on without it, and to take it in
+/// again; tells whether it does.
+///
+/// # Errors
+/// The disk failed.
+async fn give_up(
+    node: &Weak<Inner>,
+    plane: &Arc<Peers>,
+    log: &Log,
+    members: &[NodeId],
+) -> Result<bool, StoreError> {
+    let others = others(node, log, members);
+    let mut there = 0;
+    for peer in &others {
+        // Nothing is asked for: that it answers is all.
+        let nothing = LogIndex(0);
+        there += usize::from(ask(plane, *peer, log.group(), nothing, nothing, 0).await.is_ok());
+    }
+    let all = others.len() + 1;
+    if there < all / 2 + 1 {
+        return Ok(false);
+    }
+    if let Some(group) = running(node, log)
+        && leads(Some(&group)).is_some()
+    {
+        hand_over(&group).await;
+        return Ok(false);
+    }
+    log.lose_base().await?;
+    if let Some(node) = node.upgrade() {
+        node.must_begin_anew(log.group());
+    }
+    Ok(true)
 }
 
 /// The group, if it runs. Not to be held for long: it would live as long as this task, which ends with it.

@@ -1,4 +1,4 @@
-//! Reads everything again, in time, at low priority: what a disk has damaged is found while another replica has it.
+//! Reads all entries and bases again, in time, at low priority: what a disk has damaged is found while another replica has it.
 //!
 //! A round begins anew after a restart: how far the last one came is not worth a write, as a node that restarts more
 //! often than once a round reads what it serves anyway.
@@ -53,6 +53,8 @@ async fn read_all(shared: &Arc<Shared>, round: Duration) -> Option<u64> {
     while let Some(from) = group {
         let next = shared.state().durable.range(from..).next().map(|(group, _)| *group);
         let Some(next) = next else { break };
+        let worker = shared.clone();
+        pool::run(&*shared.pool, move || worker.examine_base(next)).await;
         let mut index = LogIndex(0);
         loop {
             if shared.failure.refusal().is_some() || shared.state().closing {

@@ -104,7 +104,7 @@ impl Store {
     /// How much of the disk is damaged.
     pub fn damage_counts(&self) -> DamageCounts {
         let state = self.0.shared.state();
-        let behind = state.damage.values().filter(|damage| damage.lost.any()).count();
+        let behind = state.damage.values().filter(|damage| damage.lost.any() || damage.base).count();
         DamageCounts {
             damaged_entries: state.damage.values().map(Damage::entries).sum(),
             repaired_entries: state.repaired_entries,

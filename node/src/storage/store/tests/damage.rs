@@ -300,3 +300,32 @@ async fn a_base_ahead_of_a_log_that_lost_its_end_takes_its_place() {
     append(&log, vec![entry(GROUP, 2, 36, b"newer")]).await.unwrap().unwrap();
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_damaged_base_is_noted_until_there_is_another() {
+    let folder = several_volumes().await;
+    let (store, _) = opened(folder.path()).await;
+    let body = Bytes::from(vec![0x77; 3_000]);
+    store.log(GROUP).save_checkpoint(CheckpointKind::Base, id(1, 9), body).await.unwrap();
+    store.close().await;
+    drop(store);
+    let meta = folder.path().join("meta.redb");
+    let mut bytes = std::fs::read(&meta).unwrap();
+    let holds = |at: &usize| bytes[*at..*at + 2_000] == [0x77_u8; 2_000];
+    let places = (0..bytes.len() - 2_000).filter(holds).collect::<Vec<_>>();
+    assert!(!places.is_empty(), "the body lies in the file");
+    for at in places {
+        bytes[at] ^= 4;
+    }
+    std::fs::write(&meta, &bytes).unwrap();
+    let (store, report) = opened(folder.path()).await;
+    assert!(!report.meta_rebuilt);
+    let log = store.log(GROUP);
+    assert!(!log.damage().base, "nobody has looked");
+    let read = log.checkpoint(CheckpointKind::Base).await;
+    assert!(matches!(read, Err(ReadError::Corrupt(_))), "{read:?}");
+    assert!(log.damage().base && store.damage_counts().groups_behind == 1);
+    log.install_checkpoint(id(2, 40), Bytes::from_static(b"of a peer")).await.unwrap();
+    assert!(!log.damage().base);
+    store.close().await;
+}
