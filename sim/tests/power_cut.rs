@@ -732,6 +732,11 @@ const REWRITING: &[Step] = &[
     append(1, 3, 6, 900),
     Trim { group: 2, through: 4 },
     Wait,
+    Trim { group: 2, through: 8 },
+    Wait,
+    append(1, 3, 6, 900),
+    Flush,
+    Wait,
 ];
 
 #[test]

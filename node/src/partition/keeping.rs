@@ -110,7 +110,9 @@ impl Replica {
 
     async fn set_log_start(&self, term: Term, offset: Offset) -> Result<Pending, crate::raft::NotLeader> {
         let command = Command::SetLogStart { offset }.encode();
-        let proposal = Proposal::command(command, self.shared.around.env.wall());
+        // Never below what was appended before, whatever the clock says.
+        let appended_at = self.shared.around.env.wall().max(self.shared.state.lock().appended_at);
+        let proposal = Proposal::command(command, appended_at);
         self.shared.group.propose(term, proposal).await
     }
 
@@ -262,8 +264,9 @@ impl Replica {
             (state.log_start, run.expect("what lies at the log start is in the index"))
         };
         let Some(batches) = self.batches(run, log_start).await? else { return Ok(None) };
+        // Without one the log was trimmed under us: another node leads, and this one has not applied its log start.
         let first = batches.iter().find(|batch| batch.piece.end > log_start);
-        let Batch { index, bytes_before, .. } = *first.expect("the run ends behind the log start");
+        let Some(Batch { index, bytes_before, .. }) = first.copied() else { return Ok(None) };
         self.look(|looked| looked.first = Some((log_start, index, bytes_before)));
         Ok(Some((index, bytes_before)))
     }
