@@ -186,7 +186,9 @@ impl Node {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, StartError> {
         config.validate()?;
-        let (store, _) = Store::open(&env, config.storage.clone(), config.id).await?;
+        let has_peers = config.bootstrap.keys().any(|node| *node != config.id);
+        let storage = StoreConfig { copies_elsewhere: has_peers, ..config.storage.clone() };
+        let (store, _) = Store::open(&env, storage, config.id).await?;
         tracing::info!(node = %config.id, identity = %store.facts().identity(), "store opened");
 
         let addresses = Addresses {

@@ -22,12 +22,22 @@ pub enum Class {
     Client,
     /// Disks that are lost for good, nodes that leave and come, partitions that move.
     Membership,
+    /// Disks that do not hold what was written.
+    Damage,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Network, Self::Clock, Self::Process, Self::Crash, Self::Disk, Self::Client, Self::Membership];
+    pub const ALL: [Self; 8] = [
+        Self::Network,
+        Self::Clock,
+        Self::Process,
+        Self::Crash,
+        Self::Disk,
+        Self::Client,
+        Self::Membership,
+        Self::Damage,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Class {
             Self::Disk => "disk",
             Self::Client => "client",
             Self::Membership => "membership",
+            Self::Damage => "damage",
         }
     }
 }

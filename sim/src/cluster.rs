@@ -1,5 +1,6 @@
 //! Real nodes on simulated machines: started, crashed, started again.
 
+mod damage;
 mod faults;
 mod knobs;
 mod members;
@@ -29,6 +30,7 @@ use crate::marks::Marks;
 use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
+pub use damage::Harm;
 pub use faults::{Brought, Start};
 pub use knobs::{Keeping, Knobs, Tempo};
 pub use members::{Order, Orders};
@@ -56,6 +58,8 @@ pub struct Cluster {
     tally: Tally,
     machines: BTreeMap<NodeId, Machine>,
     orders: Orders,
+    /// The node whose disk was damaged last, until it is whole again.
+    damaged: Option<NodeId>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
 }
@@ -130,6 +134,7 @@ impl Cluster {
         }
         network.set_marks(marks.clone());
         let orders = Orders::default();
+        let damaged = None;
         Self {
             seed,
             knobs,
@@ -141,6 +146,7 @@ impl Cluster {
             tally,
             machines,
             orders,
+            damaged,
             falls,
             tell_fall,
         }

@@ -166,6 +166,7 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     let Stage { cluster, workload, .. } = &mut stage;
     cluster.healed(cluster.nodes());
     cluster.until_ready(PATIENCE).await;
+    cluster.until_whole(PATIENCE).await;
     workload.finish(PATIENCE).await;
     workload.keep_the_rest(PATIENCE).await;
     workload.scan(PATIENCE).await;

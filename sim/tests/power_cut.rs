@@ -99,6 +99,8 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        scrub_hours: 0,
+        copies_elsewhere: true,
         rewrite_below_percent: 50,
         rewrite_bytes_per_s: 1 << 30,
     }
@@ -506,8 +508,8 @@ fn cut_everywhere(name: &str, script: &[Step]) {
                     Ok((store, _)) => least = least.max(history.check(&store, least).await),
                     Err(
                         OpenError::Disk { .. }
-                        | OpenError::VolumeDamaged { .. }
-                        | OpenError::MetaDamaged { .. },
+                        | OpenError::MetaDamaged { .. }
+                        | OpenError::MetaMissing { .. },
                     ) if !disk.is_powered() => {}
                     Err(error) => panic!("cut {cut}: {error}"),
                 }
@@ -729,6 +731,11 @@ const REWRITING: &[Step] = &[
     Reopen,
     append(1, 3, 6, 900),
     Trim { group: 2, through: 4 },
+    Wait,
+    Trim { group: 2, through: 8 },
+    Wait,
+    append(1, 3, 6, 900),
+    Flush,
     Wait,
 ];
 

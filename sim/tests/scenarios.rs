@@ -1,7 +1,9 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore, members_change};
+use quorate_sim::scenario::{
+    all_copies_damaged, closing_fails, deposed_leader, hanging_leader, leader_restore, members_change,
+};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -65,4 +67,14 @@ fn nobody_is_told_that_a_volume_is_damaged_whose_closing_failed() {
         fell += report.marks.get("failed-sync-and-restart").copied().unwrap_or_default();
     }
     assert!(fell > 0, "a sync failed and the node came back");
+}
+
+/// O-24: beyond what can be mended, damage is told, and history is neither invented nor shortened.
+#[test]
+fn a_batch_that_no_replica_can_read_is_refused_and_the_others_are_served() {
+    for seed in 0..6 {
+        let report = all_copies_damaged::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert_eq!(report.faults.get("all copies damaged"), Some(&1), "seed {seed}: {:?}", report.faults);
+    }
 }

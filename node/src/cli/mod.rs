@@ -17,6 +17,7 @@ mod completion;
 mod consume;
 mod dev;
 mod lines;
+mod log;
 mod members;
 mod node;
 mod output;
@@ -91,6 +92,8 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Show the cluster, and change which nodes belong to it and hold what.
     Cluster(cluster::ClusterArgs),
+    /// Look into the data folder of a stopped node, without changing it.
+    Log(log::LogArgs),
     /// Run a whole cluster on this machine.
     Dev(dev::DevArgs),
     /// Measure the cluster, or the bare disk.
@@ -149,6 +152,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Produce(args) => on_runtime(produce::run(cli.global, args)),
         Command::Consume(args) => on_runtime(consume::run(cli.global, args)),
         Command::Cluster(args) => on_runtime(cluster::run(cli.global, args)),
+        Command::Log(args) => log::run(args),
         Command::Dev(args) => on_runtime(dev::run(args)),
         Command::Bench(args) => on_runtime(bench::run(cli.global, args)),
         Command::Completion(args) => completion::run(&args),
@@ -314,7 +318,7 @@ mod tests {
         ] {
             assert!(shown(path), "{path:?}");
         }
-        for path in [&["node"][..], &["dev"], &["completion"], &["bench", "disk"]] {
+        for path in [&["node"][..], &["dev"], &["completion"], &["bench", "disk"], &["log", "verify"]] {
             assert!(!shown(path), "{path:?}");
         }
         for line in ["quorate dev --servers 7009", "quorate --servers 7009 bench disk --servers 7001"] {

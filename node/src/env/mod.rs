@@ -5,6 +5,7 @@
 pub mod disk;
 pub mod grpc;
 pub mod os;
+pub mod overlay;
 pub mod pool;
 pub mod transport;
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::{Disk, FileName, Pool};
 
 /// The file whose lock says that a process uses the folder. Its name is none that [`Disk`] can have.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 /// A folder of the file system, locked: no second process opens it. A cheap clone; the last one, and the last file
 /// opened through it, let the lock go.

@@ -85,6 +85,7 @@ impl PartitionManager {
             metadata,
             up_to_date,
             sure: false,
+            begin_anew: raft.begin_anew(),
             wanted: BTreeMap::new(),
             existing: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -170,6 +171,7 @@ async fn keep(shared: Arc<Shared>, gap: Duration) {
 /// What a job ended with.
 enum Ended {
     Started(GroupId),
+    Stopped(GroupId),
     Removed(GroupId),
 }
 
@@ -181,6 +183,8 @@ struct Reconciler {
     up_to_date: watch::Receiver<bool>,
     /// Whether the metadata looked at last hold all that was agreed before this node started.
     sure: bool,
+    /// Groups that are to be stopped and started again.
+    begin_anew: watch::Receiver<BTreeSet<GroupId>>,
     /// What metadata assigns to this node.
     wanted: BTreeMap<GroupId, Place>,
     /// The groups of all topics.
@@ -211,11 +215,17 @@ impl Reconciler {
                 },
                 Ok(()) = self.up_to_date.changed(), if may_lack_some => self.look(&starts),
                 Some(ended) = self.jobs.next() => match ended {
-                    Ended::Started(group) | Ended::Removed(group) => {
+                    Ended::Started(group) | Ended::Stopped(group) | Ended::Removed(group) => {
                         self.busy.remove(&group);
                         self.settle(group, &starts);
                     }
                 },
+                Ok(()) = self.begin_anew.changed() => {
+                    let groups = self.begin_anew.borrow_and_update().clone();
+                    for group in groups {
+                        self.settle(group, &starts);
+                    }
+                }
             }
         }
     }
@@ -253,6 +263,11 @@ impl Reconciler {
                 let starts = Arc::clone(starts);
                 let job = start(Arc::clone(&self.shared), self.around.clone(), place.clone(), starts);
                 self.jobs.push(job.boxed());
+            }
+            Some(_) if running && self.begin_anew.borrow().contains(&group) => {
+                self.busy.insert(group);
+                let running = self.shared.running().remove(&group);
+                self.jobs.push(stop(self.around.clone(), group, running).boxed());
             }
             Some(place) => {
                 let followed =
@@ -305,6 +320,7 @@ fn assigned(metadata: &Metadata, me: NodeId, disk: Identity) -> BTreeMap<GroupId
                 group: partition.group,
                 config: topic.config,
                 members: if partition.version == 0 { first_members(partition) } else { Vec::new() },
+                others: partition.disks.keys().chain(&partition.replicas).copied().collect(),
             };
             places.insert(partition.group, place);
         }
@@ -344,6 +360,17 @@ async fn start(
         }
     }
     Ended::Started(group)
+}
+
+/// Stops a replica that is to be started again. What is in flight there is unknown to its clients.
+async fn stop(around: Surroundings, group: GroupId, running: Option<Running>) -> Ended {
+    if let Some(Running { replica, batcher }) = running {
+        replica.close();
+        around.raft.stop_group(group).await;
+        drop(AssertUnwindSafe(batcher.stop()).catch_unwind().await);
+    }
+    info!(%group, "replica stopped, to be started again");
+    Ended::Stopped(group)
 }
 
 /// `was_moved`: its topic is still there.

@@ -37,6 +37,9 @@ use crate::storage::{Head, Kind, ReadError, Store};
 const LATE_MAX: Duration = Duration::from_millis(200);
 const CUT_SHORT: Duration = Duration::from_millis(2);
 
+/// What is damaged on this node's disk is waited for so long before a reader is told of it: a peer has it.
+const MENDED_WITHIN: Duration = Duration::from_secs(3);
+
 /// What every replica of a node works with.
 #[derive(Clone)]
 pub(super) struct Surroundings {
@@ -76,6 +79,8 @@ pub(super) struct Place {
     pub(super) group: quorate_proto::ids::GroupId,
     pub(super) config: TopicConfig,
     pub(super) members: Vec<Member>,
+    /// The nodes that have its group, or may.
+    pub(super) others: Vec<NodeId>,
 }
 
 impl Replica {
@@ -84,7 +89,8 @@ impl Replica {
         let state = SharedState::default();
         let watermark = Watermark::new(around.config.fetch_waiters_max);
         let machine = Machine { env: around.env.clone(), state: state.clone(), watermark: watermark.clone() };
-        let group = around.raft.start_group(place.group, place.members, Box::new(machine)).await?;
+        let Place { group, members, others, .. } = place;
+        let group = around.raft.start_group_beside(group, members, others, Box::new(machine)).await?;
         let (queue, admitted) = mpsc::channel(around.config.queue_batches_max);
         let firsts = Arc::default();
         let batcher = Batcher {
@@ -293,7 +299,11 @@ impl Replica {
                         None => None,
                     };
                     let heads = self.heads(range, request.offset, bytes_max).await;
-                    self.unless_trimmed(request.offset, heads)?
+                    let (heads, full) = self.unless_trimmed(request.offset, heads)?;
+                    if heads.first().is_some_and(|first| first.base_offset > request.offset) {
+                        return Err(self.trimmed_as_a_follower());
+                    }
+                    (heads, full)
                 }
                 None => (Vec::new(), false),
             };
@@ -353,12 +363,26 @@ impl Replica {
         Err(FetchError::OffsetOutOfRange { offset, log_start, high_watermark })
     }
 
+    /// A leader trims only what lies before the log start that it has applied. One that led until a moment ago may trim,
+    /// or take up a base, before it has applied as much: what it was reading for somebody is not whole any more.
+    fn trimmed_as_a_follower(&self) -> FetchError {
+        self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        FetchError::NotLeader { leader: self.leadership() }
+    }
+
+    fn is_trimmed(&self, index: LogIndex) -> bool {
+        self.shared.group.log().state().purged.is_some_and(|purged| index <= purged.index)
+    }
+
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
-    /// then nothing is damaged.
-    fn unread(&self, reason: &ReadError) -> FetchError {
+    /// then nothing is damaged. What other replicas hold comes from there, here or at the next leader.
+    fn unread(&self, reason: &ReadError, range: &Range<LogIndex>) -> FetchError {
+        let damage = self.shared.group.log().damage();
         match reason {
             ReadError::Failed(_) => FetchError::Stopping,
             _ if self.is_closed() => FetchError::Stopping,
+            ReadError::Missing { index, .. } if self.is_trimmed(*index) => self.trimmed_as_a_follower(),
+            _ if damage.touches(range) && !damage.is_gone_in(range) => FetchError::NotAvailable,
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
             }
@@ -376,7 +400,11 @@ impl Replica {
         let mut bytes = 0;
         let mut from = range.start;
         while from < range.end {
-            let (heads, next) = self.log_heads(from..range.end).await?;
+            let (heads, next) = match self.log_heads(from..range.end).await {
+                Ok(read) => read,
+                Err(_) if !found.is_empty() => return Ok((found, true)),
+                Err(error) => return Err(error),
+            };
             from = next;
             let state = self.shared.state.lock();
             for head in heads {
@@ -403,19 +431,55 @@ impl Replica {
     ) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
         let (log, from) = (self.shared.group.log(), range.start);
-        let heads = log.heads(range, stride).await.map_err(|error| self.unread(&error))?;
+        let env = &self.shared.around.env;
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let heads = loop {
+            changed.borrow_and_update();
+            let error = match log.heads(range.clone(), stride).await {
+                Ok(heads) => break heads,
+                Err(error) => error,
+            };
+            let left = until.since(env.now());
+            let first = from..from.next();
+            let gone = log.damage().is_gone_in(&first);
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
+            }
+        };
         match heads.last().map(|last| last.index.next()) {
             Some(next) => Ok((heads, next)),
-            None => Err(self.unread(&ReadError::Missing { group: log.group(), index: from })),
+            None => {
+                let missing = ReadError::Missing { group: log.group(), index: from };
+                Err(self.unread(&missing, &(from..from.next())))
+            }
         }
     }
 
-    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch.
+    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch; those before the first one
+    /// that is damaged, and at least the first.
     pub(super) async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
         if heads.is_empty() {
             return Ok(Bytes::new());
         }
-        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| self.unread(&error))?;
+        let (log, env) = (self.shared.group.log(), &self.shared.around.env);
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let (heads, bodies) = loop {
+            changed.borrow_and_update();
+            // What is known to be damaged ends what is read before it.
+            let damage = log.damage();
+            let whole = heads.iter().position(|head| damage.holds(head.index)).unwrap_or(heads.len());
+            let heads = &heads[..whole.max(1)];
+            let error = match log.bodies(heads).await {
+                Ok(bodies) => break (heads, bodies),
+                Err(error) => error,
+            };
+            let first = heads[0].index..heads[0].index.next();
+            let gone = log.damage().is_gone_in(&first);
+            let left = until.since(env.now());
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
+            }
+        };
         let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());
         for (head, body) in heads.iter().zip(&bodies) {
             let start = batches.len();

@@ -50,6 +50,7 @@ impl Partition {
             group: GROUP,
             config: topic,
             members: vec![Member { node: alone.me, identity: alone.identity }],
+            others: Vec::new(),
         };
         let (replica, batcher) = Replica::start(around, place).await.unwrap();
         let role = || matches!(replica.role(), Role::Leader { ready: true, .. });

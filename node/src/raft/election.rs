@@ -170,6 +170,8 @@ async fn stand(
         if led || now >= prolonged.map_or(until, |(_, until)| until) {
             return;
         }
+        // It may have caught up, or been mended, by the next look.
+        let fit = running.fitness().stands;
         // Somebody stands, perhaps this node: its votes are on their way to disks.
         let candidate = !vote.committed && Some(vote) != before && vote.leader_id.voted_for != NOBODY;
         let since = match seen {
@@ -177,7 +179,7 @@ async fn stand(
             Some(_) | None => now,
         };
         seen = Some((vote, since));
-        if !candidate || now >= since + CANDIDATE || env.perturb(Point::CandidateImpatient) {
+        if fit && (!candidate || now >= since + CANDIDATE || env.perturb(Point::CandidateImpatient)) {
             // What the dead leader sent before it died is still on its way through queues, and renews its lease.
             if let Some(dead_vote) = dead_vote {
                 set_lease_aside(&running.0, dead_vote).await;

@@ -18,7 +18,9 @@ use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 
 use super::base::Base;
+use super::fitness::Fitness;
 use super::floor::Floor;
+use super::log_store::Phase;
 use super::machine::Machine;
 use super::runtime::{Registry, Scope};
 use super::timers::ElectionTimer;
@@ -117,6 +119,8 @@ pub(super) struct Running {
     /// The leader whose death was proven and who is being replaced, by its vote, and until when.
     pub(super) replacing: Mutex<Option<(RaftVote, Moment)>>,
     pub(super) timer: ElectionTimer,
+    /// Told to whoever waits in the log for something to be mended.
+    pub(super) phase: watch::Sender<Phase>,
     pub(super) base: Arc<Base>,
     pub(super) floor: Arc<Floor>,
     /// What ends the group, once somebody has begun to.
@@ -204,6 +208,19 @@ impl Group {
         vote_to_store(&self.vote())
     }
 
+    /// What it may do, by what is lost of its log here.
+    pub(super) fn fitness(&self) -> Fitness {
+        Fitness::of(&self.0.log.damage())
+    }
+
+    /// What it is known up to of another member's log, if this node leads.
+    pub(super) fn matched_by(&self, member: NodeId) -> Option<LogId> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&node_to_raft(member))?;
+        matched.as_ref().map(log_id_from_raft)
+    }
+
     /// The last entry that is applied here, in this life of the process.
     pub fn applied(&self) -> Option<LogId> {
         *self.0.applied.borrow()
@@ -259,6 +276,7 @@ impl Group {
     }
 
     async fn end(&self) {
+        self.0.phase.send_replace(Phase::Ending);
         self.part().boxed().await;
         if let Err(error) = self.0.scope.enter(self.0.raft.shutdown()).boxed().await {
             tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");

@@ -6,6 +6,7 @@
 mod base;
 mod config;
 mod election;
+mod fitness;
 mod floor;
 mod group;
 mod liveness;
@@ -15,6 +16,8 @@ mod membership;
 mod node;
 mod peers;
 mod rate;
+mod rejoin;
+mod repair;
 mod runtime;
 mod timers;
 mod trim;

@@ -1,8 +1,9 @@
 //! All of a node's groups and its peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,19 +25,21 @@ use super::election;
 use super::floor::Floor;
 use super::group::{Group, Role, Running, role_of};
 use super::liveness::{Death, Leadership, Liveness};
-use super::log_store::LogStore;
+use super::log_store::{LogStore, Phase};
 use super::machine::{Apply, Machine, Parts};
 use super::peers::{
     Arrivals, AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire,
 };
 use super::rate::Rate;
+use super::rejoin::{self, Unready};
+use super::repair;
 use super::runtime::{Registry, Scope};
 use super::timers::{self, ElectionTimer};
 use super::trim;
 use super::types::{Member, first_entry, log_id_to_raft, node_to_raft};
 use crate::env::transport::{Lane, LinkEvent, PeerError};
 use crate::env::{Env, Mark, Moment, PeerHandler, Point, Task};
-use crate::storage::{CheckpointKind, Entry, Log, LogId, News, Store, StoreError};
+use crate::storage::{CheckpointKind, Entry, Log, LogId, Lost, News, ReadError, Store, StoreError};
 
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
@@ -79,6 +82,15 @@ pub enum GroupError {
     /// The node is stopping.
     #[error("this node is stopping")]
     Stopping,
+    /// Something of its log is lost here, and is not known again: it is tried again, and in vain if no other replica has
+    /// it.
+    #[error("group {group} was not started: {reason}")]
+    Damaged {
+        /// Which group.
+        group: GroupId,
+        /// What is waited for.
+        reason: String,
+    },
     /// The log could not be read or written.
     #[error("group {group} was not started: {reason}")]
     Failed {
@@ -110,6 +122,10 @@ pub(super) struct Inner {
     liveness: Mutex<Liveness>,
     leaders_changed: watch::Sender<u64>,
     failed: watch::Sender<Option<String>>,
+    /// Groups that are to be stopped and started again.
+    begin_anew: watch::Sender<BTreeSet<GroupId>>,
+    /// When peers last left a starting group without an answer.
+    silent: Mutex<BTreeMap<NodeId, Moment>>,
     /// What this node leads has changed: the next beat is due at once.
     beat_now: Arc<Notify>,
     tasks: Mutex<Vec<Task>>,
@@ -213,6 +229,8 @@ impl RaftNode {
                 liveness: Mutex::default(),
                 leaders_changed: watch::Sender::new(0),
                 failed: watch::Sender::new(None),
+                begin_anew: watch::Sender::new(BTreeSet::new()),
+                silent: Mutex::default(),
                 beat_now: Arc::new(Notify::new()),
                 tasks: Mutex::default(),
                 config,
@@ -306,6 +324,21 @@ impl RaftNode {
         members: Vec<Member>,
         apply: Box<dyn Apply>,
     ) -> Result<Group, GroupError> {
+        self.start_group_beside(group, members, Vec::new(), apply).await
+    }
+
+    /// [`RaftNode::start_group`] of a group whose members may have changed since its first entry: `others` have it too,
+    /// or may, and are asked what this node had of it.
+    ///
+    /// # Errors
+    /// By variant.
+    pub async fn start_group_beside(
+        &self,
+        group: GroupId,
+        members: Vec<Member>,
+        others: Vec<NodeId>,
+        apply: Box<dyn Apply>,
+    ) -> Result<Group, GroupError> {
         let (reply, started) = oneshot::channel();
         {
             let mut groups = self.0.groups();
@@ -315,7 +348,8 @@ impl RaftNode {
             if groups.knows(group) {
                 return Err(GroupError::Running(group));
             }
-            let (node, starting) = (self.clone(), self.0.clone().start_for(group, members, apply, reply));
+            let (node, starting) =
+                (self.clone(), self.0.clone().start_for(group, (members, others), apply, reply));
             let task = self
                 .0
                 .env
@@ -323,6 +357,7 @@ impl RaftNode {
             // Under one lock with the look above: the task takes itself off the list.
             groups.starting.insert(group, Starting { task: Some(task), given_up: false });
         }
+        self.0.begin_anew.send_if_modified(|groups| groups.remove(&group));
         started.await.unwrap_or(Err(GroupError::Stopping))
     }
 
@@ -394,6 +429,12 @@ impl RaftNode {
     /// panicked: this node must stop.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.0.failed.subscribe()
+    }
+
+    /// Groups whose owner is to stop them and start them again: something of their log is lost here that only a start
+    /// can do without. Each stays here until it is started.
+    pub fn begin_anew(&self) -> watch::Receiver<BTreeSet<GroupId>> {
+        self.0.begin_anew.subscribe()
     }
 
     /// Runs a task that this node cannot do without. If it panics, the node must stop as if a group had ended by
@@ -471,6 +512,32 @@ impl Inner {
         &self.config
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.groups().stopping
+    }
+
+    /// Whether a peer left a starting group without an answer not longer ago than that.
+    pub(super) fn was_silent(&self, peer: NodeId, since: Duration) -> bool {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.get(&peer).is_some_and(|at| self.env.now().since(*at) < since)
+    }
+
+    pub(super) fn note_silent(&self, peer: NodeId) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, self.env.now());
+    }
+
+    /// A group cannot go on with what is left of its log here.
+    pub(super) fn must_begin_anew(&self, group: GroupId) {
+        if self.begin_anew.send_if_modified(|groups| groups.insert(group)) {
+            self.env.reached(Mark::GroupRestartedForDamage);
+            tracing::warn!(%group, "group is started again, without what is damaged");
+        }
+    }
+
     pub(super) fn group(&self, group: GroupId) -> Option<Group> {
         self.groups().running.get(&group).cloned()
     }
@@ -493,11 +560,11 @@ impl Inner {
     async fn start_for(
         self: Arc<Self>,
         id: GroupId,
-        members: Vec<Member>,
+        (members, others): (Vec<Member>, Vec<NodeId>),
         apply: Box<dyn Apply>,
         reply: oneshot::Sender<Result<Group, GroupError>>,
     ) {
-        let started = self.start(id, members, apply).boxed().await;
+        let started = self.start(id, members, others, apply).boxed().await;
         // Told under the lock: whoever hears of it finds it listed.
         let given_up = {
             let mut groups = self.groups();
@@ -528,6 +595,7 @@ impl Inner {
         self: &Arc<Self>,
         id: GroupId,
         members: Vec<Member>,
+        others: Vec<NodeId>,
         mut apply: Box<dyn Apply>,
     ) -> Result<Group, GroupError> {
         let ours = self.store.facts().identity();
@@ -543,14 +611,44 @@ impl Inner {
         // openraft takes all that it finds for durable, and says so to its leader: what a former run of the group has
         // left on its way to the disk is waited for, and never comes there once the disk has failed.
         log.synced().await.map_err(|error| failed(&error))?;
-        let store =
-            LogStore::new(log.clone(), self.config.append_bytes_max, self.env.clone(), self.catch_up.clone());
+        if self.store.may_have_forgotten(id) {
+            // It was perhaps here, with a vote: it is not begun by this node.
+            log.set_lost(Lost { tail: true, vote: true }).await.map_err(|error| failed(&error))?;
+        }
+        let (phase, phased) = watch::channel(Phase::Starting);
+        let (bytes_max, rate) = (self.config.append_bytes_max, self.catch_up.clone());
+        let store = LogStore::new(log.clone(), bytes_max, self.env.clone(), rate, phased);
         let base = Arc::new(Base::new(store.clone(), log.clone(), apply.fresh()));
         if let Some(at) = base.at().filter(|at| log.state().last.is_none_or(|last| last.index < at.index)) {
             // A crash came before the log was trimmed to what a peer had sent.
             log.trim_prefix(at).await.map_err(|error| failed(&error))?;
         }
-        let resumed = base.resume(&mut *apply).await.map_err(|error| failed(&error))?;
+        let place = members.iter().position(|member| member.node == self.me);
+        let place = place.filter(|_| log.state().last.is_none() && !log.damage().lost.any());
+        let mut nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node).chain(others).collect();
+        if id == GroupId::METADATA {
+            // Every node has it.
+            nodes.extend(self.store.facts().peers().into_keys());
+        }
+        let nodes: Vec<NodeId> = nodes.into_iter().filter(|node| *node != self.me).collect();
+        let until = match place {
+            Some(_) => None,
+            None => rejoin::pass(self, &log, &nodes).boxed().await.map_err(|unready| match unready {
+                Unready::Store(error) => failed(&error),
+                unready @ (Unready::NoOther | Unready::NotYet(_)) => {
+                    GroupError::Damaged { group: id, reason: unready.to_string() }
+                }
+            })?,
+        };
+        let resumed = match base.resume(&mut *apply).await {
+            Ok(resumed) => resumed,
+            Err(error) if !nodes.is_empty() && is_damage(&error) => {
+                // The next try gives up the log, and all of it comes from a peer.
+                log.lose_base().await.map_err(|error| failed(&error))?;
+                return Err(GroupError::Damaged { group: id, reason: format!("its base is lost: {error}") });
+            }
+            Err(error) => return Err(failed(&error)),
+        };
         if let Some((kind, at, _)) = &resumed {
             self.env.reached(match kind {
                 CheckpointKind::Base => Mark::StartFromABase,
@@ -558,8 +656,6 @@ impl Inner {
             });
             tracing::debug!(group = %id, index = %at.index, ?kind, "group goes on from a checkpoint");
         }
-        let place = members.iter().position(|member| member.node == self.me);
-        let place = place.filter(|_| log.state().last.is_none());
         if place.is_some() {
             // All members begin with the same entry, so each can write it alone. openraft's own `initialize` would
             // refuse on a node that has voted before it heard of any entry, and such a group would wait for ever if
@@ -581,6 +677,8 @@ impl Inner {
         });
         let registry = Registry::new();
         let scope = Scope::new(self.env.clone(), &registry);
+        // openraft reads the log as it starts, and waits for what is damaged.
+        scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes));
         let raft = Raft::new(
             node_to_raft(self.me),
             self.openraft.clone(),
@@ -604,11 +702,17 @@ impl Inner {
             applied: watched,
             replacing: Mutex::default(),
             timer: ElectionTimer::default(),
+            phase,
             base,
             floor,
             ending: AsyncMutex::default(),
         };
         let group = Group(Arc::new(running));
+        group.0.phase.send_replace(Phase::Running);
+        if let Some(until) = until {
+            let (env, log) = (self.env.clone(), group.log().clone());
+            group.0.scope.start(rejoin::regain(env, log, until, applied.subscribe()));
+        }
         for member in group.members() {
             if member.node != self.me {
                 self.peers.identities().admit(member.node, member.identity);
@@ -753,6 +857,12 @@ async fn vital(node: Weak<Inner>, name: &'static str, work: impl Future<Output =
         }
         resume_unwind(panic);
     }
+}
+
+/// Whether something that was read is not what was written.
+fn is_damage(error: &io::Error) -> bool {
+    let read = error.get_ref().and_then(|inner| inner.downcast_ref::<ReadError>());
+    read.is_some_and(ReadError::is_damage)
 }
 
 /// Appends an entry that openraft does not know of yet. Durable on return.

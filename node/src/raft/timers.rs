@@ -127,6 +127,9 @@ fn look(group: &Group, config: &RaftConfig, now: Moment, beats: bool) -> Option<
         }
         return None;
     }
+    if !group.fitness().stands {
+        return None;
+    }
     let draw = || {
         let (least, most) = (config.election_timeout_ms_min, config.election_timeout_ms_max);
         Duration::from_millis(least + group.0.env.random_below(most - least))

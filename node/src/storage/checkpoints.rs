@@ -275,7 +275,13 @@ impl Shared {
         self.meta
             .transact(|write| put(write, group, kind, head, body))
             .map_err(|error| self.failed(error))?;
-        self.state().checkpoints.insert((group, kind), head.at);
+        let mut state = self.state();
+        state.checkpoints.insert((group, kind), head.at);
+        if kind == CheckpointKind::Base
+            && let Some(damage) = state.damage.get_mut(&group)
+        {
+            damage.base = false;
+        }
         Ok(())
     }
 
@@ -295,6 +301,30 @@ impl Shared {
         cleared.map_err(|error| self.failed(error))?;
         self.state().checkpoints.retain(|(of, _), _| *of != group);
         Ok(())
+    }
+
+    /// Reads a group's base, if it has one, and notes it if it is damaged. Blocks.
+    pub(super) fn examine_base(&self, group: GroupId) {
+        let read = self.meta.read(|read| load(read, group, CheckpointKind::Base));
+        if let Err(error) = read {
+            self.judge_base(group, &error);
+        }
+    }
+
+    /// A base could not be read: notes whether it is damaged.
+    fn judge_base(&self, group: GroupId, error: &ReadError) {
+        if !error.is_damage() || self.failure.refusal().is_some() {
+            return;
+        }
+        {
+            let mut state = self.state();
+            // Whoever closes the store closes the file too.
+            if state.closing || std::mem::replace(&mut state.damage.entry(group).or_default().base, true) {
+                return;
+            }
+        }
+        tracing::error!(%group, error = error as &dyn std::error::Error, "base of a group is damaged");
+        self.damaged.send_modify(|version| *version += 1);
     }
 
     fn failed(&self, error: DiskError) -> StoreError {
@@ -334,7 +364,13 @@ impl Log {
             return Err(ReadError::Failed(refusal));
         }
         let (meta, group) = (self.shared.meta.clone(), self.group);
-        pool::run(&*self.shared.pool, move || meta.read(|read| load(read, group, kind))).await
+        let found = pool::run(&*self.shared.pool, move || meta.read(|read| load(read, group, kind))).await;
+        if let Err(error) = &found
+            && kind == CheckpointKind::Base
+        {
+            self.shared.judge_base(group, error);
+        }
+        found
     }
 
     /// Saves what the owner made of the log up to `at`, inclusive, which the log must hold. Durable on return, and never

@@ -139,11 +139,13 @@ fn changes(shared: &Shared, requests: &VecDeque<Request>) -> Vec<Change> {
     for request in requests {
         match request {
             Request::Vote { group, vote, .. } => changes.push(Change::Vote(*group, *vote)),
-            Request::Remove { group, .. } => changes.push(Change::VoteGone(*group)),
+            Request::Remove { group, keeps_vote: false, .. } => changes.push(Change::VoteGone(*group)),
             Request::Append { .. }
+            | Request::Remove { .. }
             | Request::Truncate { .. }
             | Request::Trim { .. }
-            | Request::Move { .. } => {}
+            | Request::Move { .. }
+            | Request::Repair { .. } => {}
         }
     }
     if !changes.is_empty() {
@@ -163,7 +165,7 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
     let mut bytes = 0;
     while let Some(request) = state.queue.front() {
         let more = match request {
-            Request::Append { bytes, .. } => *bytes,
+            Request::Append { bytes, .. } | Request::Repair { bytes, .. } => *bytes,
             Request::Truncate { .. }
             | Request::Trim { .. }
             | Request::Vote { .. }
@@ -221,6 +223,7 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
                 lines.push(Line::Fact(Item::Vote { group: *group, vote: *vote }));
             }
             Request::Remove { group, .. } => lines.push(Line::Fact(Item::Remove { group: *group })),
+            Request::Repair { entries, .. } => lines.extend(entries.iter().map(Line::Again)),
             Request::Move { from, to, .. } => {
                 lines.extend(from.iter().map(|from| Line::Fact(Item::Moved { from: *from, to: *to })));
             }
@@ -294,6 +297,21 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 }
                 state.taking_over = None;
                 state.look_for_dead = true;
+            }
+            Request::Repair { group, entries, .. } => {
+                let mut moved = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    let place = places.next().expect("each entry was given a place");
+                    let durable = state.durable.get_mut(group);
+                    if durable.is_some_and(|durable| durable.write_again(entry.head.log_id(), volume)) {
+                        state.active.index.insert_again(*group, entry.head.index, place);
+                        moved.push(entry.head.index);
+                    }
+                }
+                if state.mended(*group, moved.into_iter()) > 0 {
+                    shared.damaged.send_modify(|version| *version += 1);
+                }
+                state.entries_went();
             }
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use thiserror::Error;
 
 use super::entry::Corrupt;
@@ -45,15 +45,61 @@ impl DiskError {
 
     /// What the system said, if it was the system that spoke.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.io().map(io::Error::kind)
+    }
+
+    fn io(&self) -> Option<&io::Error> {
         let mut cause: &(dyn Error + 'static) = &*self.cause;
         loop {
             if let Some(error) = cause.downcast_ref::<io::Error>() {
-                return Some(error.kind());
+                return Some(error);
             }
             if let Some(redb::Error::Io(error)) = cause.downcast_ref::<redb::Error>() {
-                return Some(error.kind());
+                return Some(error);
             }
             cause = cause.source()?;
+        }
+    }
+
+    /// Whether this says that the file is not what was written: redb or we found it so, it is not there, or the medium
+    /// does not give it back. Any other word of the system (no permission, too many open files) says nothing of the
+    /// content.
+    pub(super) fn is_damage(&self) -> bool {
+        let is_content = |error: &io::Error| match error.raw_os_error() {
+            Some(_) => is_medium(error) || error.kind() == io::ErrorKind::NotFound,
+            None => {
+                let of_a_write = error.get_ref().is_some_and(|inner| inner.is::<FailedWrite>());
+                !of_a_write && error.kind() != io::ErrorKind::PermissionDenied
+            }
+        };
+        self.io().is_none_or(is_content)
+    }
+}
+
+/// A write or sync that failed: it says nothing of what was written before.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct FailedWrite(#[source] io::Error);
+
+impl FailedWrite {
+    /// Wraps what the system said of a write or sync.
+    pub(super) fn wrap(error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), Self(error))
+    }
+}
+
+/// Whether it is the medium that does not give something back: EIO, of all systems that this runs on.
+pub(super) fn is_medium(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(5)
+}
+
+impl ReadError {
+    /// Whether what is read is not what was written.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt(_) => true,
+            Self::Disk(error) => error.is_damage(),
+            Self::Missing { .. } | Self::Failed(_) => false,
         }
     }
 }
@@ -245,51 +291,6 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// A volume that must be there is not.
-    #[error("{file} is missing from {folder}; put it back{}", NO_COPY)]
-    VolumeMissing {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-    },
-    /// A volume cannot be read.
-    #[error("{file} in {folder} is damaged ({reason}); put an intact copy back{}", NO_COPY)]
-    VolumeDamaged {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A volume of another disk.
-    #[error(
-        "{file} in {folder} was written by node {node} with identity {identity}; it does not belong here: move it away"
-    )]
-    VolumeForeign {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// Whose it is.
-        node: NodeId,
-        /// Of which disk.
-        identity: Identity,
-    },
-    /// A file is an older copy of itself.
-    #[error(
-        "{file} in {folder} is an older copy: it lacks what this node has acknowledged since ({reason}); put the newest copy back{}",
-        NO_COPY
-    )]
-    OlderCopy {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// By what that was seen.
-        reason: String,
-    },
     /// A checksum of ours does not fit.
     #[error("damaged data in {folder}: {corrupt}; put an intact copy of the file back{}", NO_COPY)]
     Corrupt {
@@ -386,11 +387,11 @@ mod tests {
 
     #[test]
     fn damage_says_what_to_do() {
-        let error = OpenError::VolumeMissing { folder: "one".to_owned(), file: "volume".to_owned() };
+        let error = OpenError::MetaDamaged { folder: "one".to_owned(), reason: "cut short".to_owned() };
         assert_eq!(
             error.to_string(),
-            "volume is missing from one; put it back; without one, start it on an empty folder: it has lost what it \
-             acknowledged, and waits until `quorate cluster replace-node` admits it again"
+            "meta.redb in one is damaged (cut short); put an intact copy back; without one, start it on an empty folder: it has \
+             lost what it acknowledged, and waits until `quorate cluster replace-node` admits it again"
         );
     }
 }

@@ -7,11 +7,13 @@
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
 //! | `facts` | `admission` | number of this node's own admission (u64); absent for those who formed the cluster |
 //! | `facts` | `as_of` | entry of the metadata group's log (u64) that `peers`, `seats` and `gone` follow; absent before |
+//! | `facts` | `forgot` | a group (u64): of those below it that lie nowhere on this disk, some may once have; the largest number while the bound is not known |
 //! | `peers` | node (u32) | identity, 16 bytes |
 //! | `seats` | node (u32) | number of its admission (u64), then its address for peers in UTF-8 |
 //! | `gone` | identity, 16 bytes | node (u32) that it was; it was removed or replaced |
 //! | `volumes` | number (u32) | 0 in use; or 1 sealed, length (u64), CRC-32C of the file (u32); or 2 being rewritten, counts for nothing |
 //! | `votes` | group (u64) | term, node (u64), committed (u8); of this and the volumes' the higher counts |
+//! | `lost` | group (u64) | what may be missing of it (u8): 1 its log's end, 2 its vote, 3 both; until it has caught up |
 //! | `checkpoints` | group (u64), kind (u8), piece (u32) | see `checkpoints` |
 //!
 //! `seats`, `gone`, `admission` and `as_of` may be missing in a file that an earlier version wrote: then nobody was
@@ -25,6 +27,7 @@ use quorate_proto::ids::{ClusterId, GroupId, Identity, LogIndex, NodeId};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::checkpoints::{self, CheckpointHead, CheckpointKind};
+use super::damage::Lost;
 use super::entry::{Corrupt, array};
 use super::error::{DiskError, Fault, ReadError, StoreError};
 use super::failure::Failure;
@@ -44,6 +47,7 @@ const SEATS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("seats");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const VOLUMES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("volumes");
 const VOTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("votes");
+const LOST: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lost");
 
 /// meta.redb is small: what it needs at once fits.
 const CACHE_BYTES: usize = 1 << 20;
@@ -82,6 +86,9 @@ pub(super) struct MetaContent {
     /// Volumes that others were to be rewritten into, perhaps not there.
     pub(super) unfinished: BTreeSet<VolumeNumber>,
     pub(super) votes: BTreeMap<GroupId, HardVote>,
+    pub(super) lost: BTreeMap<GroupId, Lost>,
+    /// See [`Change::Forgot`].
+    pub(super) forgot: Option<GroupId>,
     /// Without their bodies.
     pub(super) checkpoints: BTreeMap<(GroupId, CheckpointKind), CheckpointHead>,
 }
@@ -104,7 +111,12 @@ pub(super) enum Change {
     /// Others are to be rewritten into it: nothing of it counts before its seal is noted.
     VolumeBegun(VolumeNumber),
     Vote(GroupId, HardVote),
+    /// Neither vote nor loss of a group is of interest any more.
     VoteGone(GroupId),
+    /// What may be missing of a group; nothing once it has caught up.
+    Lost(GroupId, Lost),
+    /// Of groups below this that are not known, some may have been here.
+    Forgot(GroupId),
 }
 
 /// The open file.
@@ -137,6 +149,8 @@ impl Meta {
                 .chain(content.as_of.map(Change::AsOf))
                 .chain(content.volumes.iter().map(|(number, seal)| Change::Volume(*number, *seal)))
                 .chain(content.votes.iter().map(|(group, vote)| Change::Vote(*group, *vote)))
+                .chain(content.lost.iter().map(|(group, lost)| Change::Lost(*group, *lost)))
+                .chain(content.forgot.map(Change::Forgot))
                 .collect::<Vec<_>>();
             put(&write, &changes)?;
             write.commit()?;
@@ -209,6 +223,7 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
     let mut gone = write.open_table(GONE)?;
     let mut volumes = write.open_table(VOLUMES)?;
     let mut votes = write.open_table(VOTES)?;
+    let mut lost = write.open_table(LOST)?;
     for change in changes {
         match change {
             Change::Format(format) => {
@@ -263,6 +278,17 @@ fn put(write: &WriteTransaction, changes: &[Change]) -> Result<(), Fault> {
             }
             Change::VoteGone(group) => {
                 votes.remove(group.0)?;
+                lost.remove(group.0)?;
+            }
+            Change::Lost(group, what) if what.any() => {
+                let flags = u8::from(what.tail) + 2 * u8::from(what.vote);
+                lost.insert(group.0, &checked(&[flags])[..])?;
+            }
+            Change::Lost(group, _) => {
+                lost.remove(group.0)?;
+            }
+            Change::Forgot(below) => {
+                facts.insert("forgot", &checked(&below.0.to_le_bytes())[..])?;
             }
         }
     }
@@ -334,6 +360,24 @@ fn load(db: &Database) -> Result<MetaContent, Fault> {
         let vote = vote.map_err(|corrupt| Fault::corrupt("vote", group.value(), corrupt))?;
         content.votes.insert(GroupId(group.value()), vote);
     }
+    let lost = match read.open_table(LOST) {
+        Ok(table) => Some(table),
+        // Nothing was ever lost, or an earlier version wrote the file.
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(table) = lost {
+        for row in table.iter()? {
+            let (group, value) = row?;
+            let at = |corrupt| Fault::corrupt("loss", group.value(), corrupt);
+            let lost = match unchecked(value.value()).map_err(at)? {
+                [flags @ 1..=3] => Lost { tail: flags & 1 != 0, vote: flags & 2 != 0 },
+                _ => return Err(at(Corrupt::Unknown("flags"))),
+            };
+            content.lost.insert(GroupId(group.value()), lost);
+        }
+    }
+    content.forgot = optional("forgot", 8)?.map(|bytes| GroupId(u64::from_le_bytes(array(&bytes))));
     content.checkpoints = checkpoints::heads(&read)?;
     Ok(content)
 }
@@ -386,6 +430,8 @@ impl MetaContent {
             volumes: BTreeMap::new(),
             unfinished: BTreeSet::new(),
             votes: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            forgot: None,
             checkpoints: BTreeMap::new(),
         }
     }
@@ -539,6 +585,22 @@ impl Facts {
         self.write(vec![Change::Peer(node, identity)]).await?;
         self.0.known().peers.insert(node, identity);
         Ok(())
+    }
+
+    /// Notes what is lost of a group, or that nothing is any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub(super) async fn set_lost(&self, group: GroupId, lost: Lost) -> Result<(), StoreError> {
+        self.write(vec![Change::Lost(group, lost)]).await
+    }
+
+    /// Notes that no group from `below` on was ever here without being known. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier: perhaps noted, or not.
+    pub(super) async fn set_forgot(&self, below: GroupId) -> Result<(), StoreError> {
+        self.write(vec![Change::Forgot(below)]).await
     }
 
     async fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {

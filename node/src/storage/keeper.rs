@@ -13,8 +13,8 @@ use super::error::DiskError;
 use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
 use super::state::Shared;
-use super::volume::{Volume, VolumeNumber, guarded_disk};
-use crate::env::{Mark, Point, pool};
+use super::volume::{Owner, Volume, VolumeNumber, guarded_disk};
+use crate::env::{Disk, FileName, Mark, Point, pool};
 
 /// How long a step may be held back, where a [`Point`] does.
 const LATE_MAX: Duration = Duration::from_millis(500);
@@ -89,7 +89,11 @@ fn next(shared: &Shared) -> Option<Step> {
         return Some(Step::Prepare(state.next_number()));
     }
     if state.look_for_dead {
-        let dead = state.sealed.values().find(|volume| !state.is_alive(volume.number)).cloned();
+        // The newest one, if others were rewritten into it, stays until there is a newer: should its file come back after
+        // a power cut, it is known by its number for one that was removed.
+        let newest = state.newest_number();
+        let is_dead = |volume: &&Arc<Volume>| volume.number < newest && !state.is_alive(volume.number);
+        let dead = state.sealed.values().find(is_dead).cloned();
         state.look_for_dead = dead.is_some();
         return dead.map(Step::Remove);
     }
@@ -116,7 +120,9 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
         Step::Prepare(number) => {
             let volume = Volume::create(&shared.disk, shared.owner, *number, shared.config.active_cache())?;
             shared.meta.write(&[Change::Volume(*number, None)])?;
-            shared.state().spare = Some(Arc::new(volume));
+            let mut state = shared.state();
+            state.spare = Some(Arc::new(volume));
+            state.look_for_dead = true;
         }
         Step::Remove(volume) => {
             shared.meta.write(&[Change::VolumeGone(volume.number)])?;
@@ -150,10 +156,33 @@ pub(super) fn seal(volume: &Volume, index: &MemoryIndex) -> Result<Seal, DiskErr
 
 /// Takes away the file of a volume that is not listed any more. If that fails, the next start does it.
 fn remove(shared: &Shared, volume: &Volume) {
-    let removed = volume
-        .close()
-        .and_then(|()| guarded_disk("remove", volume.file(), || Ok(shared.disk.remove(volume.file())?)));
+    let removed = volume.close().and_then(|()| discard(&shared.disk, shared.owner, volume, volume.is_lost()));
     if let Err(error) = removed {
         warn!(volume = %volume.number, error = &error as &dyn std::error::Error, "volume could not be removed");
     }
+}
+
+/// Takes away the file of a volume. If it is not sure to be ours, one of another node is kept under another name: it may
+/// be all that its owner has. Blocks.
+pub(super) fn discard(
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    volume: &Volume,
+    perhaps_foreign: bool,
+) -> Result<(), DiskError> {
+    if perhaps_foreign {
+        let in_its_place = Volume::sealed(disk, volume.number, 0);
+        let label = in_its_place.label();
+        // It was read only: what its closing says does not matter.
+        drop(in_its_place.close());
+        if label.is_ok_and(|label| label.owner != owner) {
+            let aside = FileName::new(format!("foreign-{}", volume.file()));
+            warn!(file = %volume.file(), kept_as = %aside, "file of another node is in the data folder");
+            return guarded_disk("rename", volume.file(), || Ok(disk.publish(volume.file(), &aside)?));
+        }
+    }
+    guarded_disk("remove", volume.file(), || match disk.remove(volume.file()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => Ok(removed?),
+    })
 }

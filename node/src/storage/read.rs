@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::ids::{GroupId, LogIndex};
 
+use super::damage::Part;
 use super::entry::{Body, Corrupt, Entry, Head};
 use super::error::{Fault, ReadError};
 use super::index;
@@ -17,11 +18,23 @@ use super::volume::Volume;
 use crate::env::{Mark, Point, pool};
 
 /// Where a run of entries lies on the disk.
-struct Piece {
+pub(super) struct Piece {
     volume: Arc<Volume>,
     range: Range<LogIndex>,
     /// Their places, if the volume's index is in memory.
     places: Option<Vec<Place>>,
+}
+
+impl Piece {
+    /// Its entries, each alone.
+    fn each(&self) -> impl Iterator<Item = Self> {
+        let indexes = (self.range.start.0..self.range.end.0).map(LogIndex);
+        indexes.enumerate().map(move |(at, index)| Self {
+            volume: self.volume.clone(),
+            range: index..index.next(),
+            places: self.places.as_ref().map(|places| vec![places[at]]),
+        })
+    }
 }
 
 /// What is wanted of each entry, and when it is enough.
@@ -41,6 +54,9 @@ enum Missed {
 
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
+
+/// At most so many entries are looked at for one step of the scrubber.
+const SCRUB_PLACES: usize = 1_000;
 
 /// What a read from disk may take at most, where a [`Point`] makes it slow.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -210,7 +226,11 @@ impl Shared {
                     }
                     Ok(())
                 });
-                read.map_err(|error| shared.judge(group, first, &volume, error))?;
+                read.map_err(|error| {
+                    let pieces = here.iter().flat_map(|(_, _, pieces)| pieces);
+                    pieces.for_each(|piece| shared.examine(group, piece));
+                    shared.judge(group, first, &volume, error)
+                })?;
             }
             Ok(bodies)
         })
@@ -237,6 +257,11 @@ impl Shared {
                     Ok(true) => {}
                     Ok(false) => return Ok((found, false)),
                     Err(error) => {
+                        shared.examine(group, piece);
+                        // What lies before the damage is whole.
+                        if !found.is_empty() {
+                            return Ok((found, false));
+                        }
                         return Err(shared.judge(group, piece.range.start, &piece.volume, error));
                     }
                 }
@@ -259,6 +284,84 @@ impl Shared {
         }
         self.env.reached(Mark::ReadOfWhatWentAway);
         Missed::Failed(ReadError::Missing { group, index })
+    }
+
+    /// Finds out which entries of a piece cannot be read, and notes them. Blocks.
+    fn examine(&self, group: GroupId, piece: &Piece) {
+        let (mut news, mut first) = (0_u64, None);
+        for (index, part, error) in self.unreadable(group, piece) {
+            if !error.is_damage() || !self.state().note_damage(group, index, part, piece.volume.number) {
+                continue;
+            }
+            self.env.reached(match part {
+                Part::Head => Mark::HeadFoundDamaged,
+                Part::Body => Mark::BodyFoundDamaged,
+            });
+            news += 1;
+            first.get_or_insert((index, error));
+        }
+        if let Some((index, error)) = first {
+            tracing::error!(
+                %group,
+                %index,
+                entries = news,
+                error = &error as &dyn std::error::Error,
+                "damaged entries were found"
+            );
+            self.damaged.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// The entries of a piece that cannot be read, and why: each is looked at alone, as one that makes redb panic says
+    /// nothing of the others. None if the store has failed. Blocks.
+    fn unreadable(&self, group: GroupId, piece: &Piece) -> Vec<(LogIndex, Part, ReadError)> {
+        let mut found = Vec::new();
+        for one in piece.each() {
+            let read =
+                |bodies| self.use_volume(group, &one.volume, |read| read_one(read, group, &one, bodies));
+            if let Err(error) = read(true) {
+                let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                found.push((one.range.start, part, error));
+            }
+            if self.failure.refusal().is_some() {
+                return Vec::new();
+            }
+        }
+        found
+    }
+
+    /// Notes whatever cannot be read among the next entries of a group from `from` on, at most so many bytes of bodies
+    /// and [`SCRUB_PLACES`] entries; tells where it stopped and how many bytes it read. For the scrubber. Blocks.
+    pub(super) fn scrub_some(
+        &self,
+        group: GroupId,
+        from: LogIndex,
+        bytes_max: u64,
+    ) -> Option<(LogIndex, u64)> {
+        let piece = {
+            let state = self.state();
+            let durable = state.durable.get(&group)?;
+            let visible = state.visible.get(&group)?;
+            // What is in memory comes from the disk later, and is read then.
+            let synced = clip(&durable.hard.range(), &(from..visible.memory_start()));
+            let range = clip(&visible.hard.range(), &synced);
+            if range.start >= range.end {
+                return None;
+            }
+            state.pieces(group, range, SCRUB_PLACES).0.into_iter().next()?
+        };
+        let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
+        let (mut bytes, mut found) = (0, Vec::new());
+        let read = self.use_volume(group, &piece.volume, |read| {
+            read_piece(read, group, &piece, wanted, &mut bytes, &mut found)
+        });
+        let bytes = found.iter().map(|entry| bytes_of(&entry.head)).sum::<u64>();
+        if read.is_ok() {
+            let last = found.last().map_or(piece.range.end, |entry| entry.head.index.next());
+            return Some((last, bytes));
+        }
+        self.examine(group, &piece);
+        Some((piece.range.end, bytes))
     }
 
     /// Reads in a volume, and keeps the number of open ones within its bound.
@@ -303,6 +406,29 @@ impl Shared {
 }
 
 impl State {
+    /// The entries of a group as the disk holds them, from `from` on, at most `count_max`: each whole, or what of it
+    /// cannot be read. Empty behind the last one. Blocks.
+    pub(super) fn look(&self, group: GroupId, from: LogIndex, count_max: usize) -> Vec<Looked> {
+        let Some(durable) = self.durable.get(&group) else { return Vec::new() };
+        let range = clip(&durable.hard.range(), &(from..LogIndex(u64::MAX)));
+        let mut looked = Vec::new();
+        for piece in self.pieces(group, range, count_max).0 {
+            for one in piece.each() {
+                let read = |bodies| one.volume.read(|read| read_one(read, group, &one, bodies));
+                looked.push(match read(true) {
+                    Ok(entry) => Looked::Whole(entry),
+                    Err(error) => {
+                        // redb refuses all reads after one has failed: the next one opens the file anew.
+                        drop(one.volume.close());
+                        let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                        Looked::Damaged { index: one.range.start, part, error }
+                    }
+                });
+            }
+        }
+        looked
+    }
+
     /// Where a range lies on the disk, and whether that is all of it: at most `count_max` entries are.
     fn pieces(&self, group: GroupId, range: Range<LogIndex>, count_max: usize) -> (Vec<Piece>, bool) {
         let count_max = u64::try_from(count_max).unwrap_or(u64::MAX).min(PLACES_MAX);
@@ -326,11 +452,27 @@ impl State {
                 } else {
                     (self.sealed.get(&span.volume).expect("a volume with a live span is kept"), None)
                 };
-                Piece { volume: volume.clone(), range, places: places.map(<[Place]>::to_vec) }
+                Piece { volume: volume.clone(), range, places }
             })
             .collect();
         (pieces, whole)
     }
+}
+
+/// An entry on the disk.
+pub(super) enum Looked {
+    Whole(Entry),
+    Damaged { index: LogIndex, part: Part, error: ReadError },
+}
+
+/// Reads the one entry of a piece.
+fn read_one(read: &redb::ReadTransaction, group: GroupId, one: &Piece, bodies: bool) -> Result<Entry, Fault> {
+    let wanted = Wanted { bodies, count_max: 1, bytes_max: u64::MAX };
+    let (mut bytes, mut found) = (0, Vec::new());
+    read_piece(read, group, one, wanted, &mut bytes, &mut found)?;
+    found.pop().ok_or_else(|| {
+        Fault::corrupt("index", format!("group {group}, index {}", one.range.start), Corrupt::Short)
+    })
 }
 
 /// The part of a range that lies within another one; empty at its start or end if none does.

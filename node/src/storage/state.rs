@@ -8,10 +8,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::checkpoints::Checkpoints;
 use super::config::StoreConfig;
+use super::damage::{Damage, Part};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
 use super::facts::Meta;
@@ -30,12 +31,46 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// What the committer is asked to write, in order.
 pub(super) enum Request {
-    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, done: OnSync },
-    Truncate { group: GroupId, from: LogIndex, reply: Reply },
-    Trim { group: GroupId, through: LogId, reply: Reply },
-    Vote { group: GroupId, vote: HardVote, reply: Reply },
-    Remove { group: GroupId, reply: Reply },
-    Move { from: Vec<VolumeNumber>, to: VolumeNumber, reply: Reply },
+    Append {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        arrivals: u64,
+        done: OnSync,
+    },
+    Truncate {
+        group: GroupId,
+        from: LogIndex,
+        reply: Reply,
+    },
+    Trim {
+        group: GroupId,
+        through: LogId,
+        reply: Reply,
+    },
+    Vote {
+        group: GroupId,
+        vote: HardVote,
+        reply: Reply,
+    },
+    Remove {
+        group: GroupId,
+        /// Vote and what may be missing stay.
+        keeps_vote: bool,
+        reply: Reply,
+    },
+    Move {
+        from: Vec<VolumeNumber>,
+        to: VolumeNumber,
+        reply: Reply,
+    },
+    /// Entries that the log holds, written once more.
+    Repair {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        reply: Reply,
+    },
 }
 
 impl Request {
@@ -48,7 +83,8 @@ impl Request {
             | Self::Trim { reply, .. }
             | Self::Vote { reply, .. }
             | Self::Remove { reply, .. }
-            | Self::Move { reply, .. } => drop(reply.send(result)),
+            | Self::Move { reply, .. }
+            | Self::Repair { reply, .. } => drop(reply.send(result)),
         }
     }
 }
@@ -71,6 +107,10 @@ pub(super) struct Shared {
     pub(super) to_keep: Notify,
     /// The keeper has done something.
     pub(super) kept: Notify,
+    /// The scrubber is to look whether it must end.
+    pub(super) to_scrub: Notify,
+    /// Changes whenever something is found damaged, or is whole again.
+    pub(super) damaged: watch::Sender<u64>,
 }
 
 pub(super) struct State {
@@ -92,12 +132,19 @@ pub(super) struct State {
     pub(super) look_for_dead: bool,
     /// Some sealed volume may have little that is alive.
     pub(super) look_for_sparse: bool,
-    /// The volume that others are being rewritten into.
+    /// The volume that others are being rewritten into, or were last: its number is not given out again, as somebody may
+    /// still be about to read it.
     pub(super) aside: Option<VolumeNumber>,
     /// A volume that holds what others hold, and is about to take their place.
     pub(super) taking_over: Option<VolumeNumber>,
     /// The number of the last commit that is durable.
     pub(super) commit: u64,
+    /// Groups of which something is lost.
+    pub(super) damage: BTreeMap<GroupId, Damage>,
+    /// Of groups below this that are not known here, nobody knows whether they ever were.
+    pub(super) forgot_below: Option<GroupId>,
+    pub(super) repaired_entries: u64,
+    pub(super) scrubs: u64,
     pub(super) failed: bool,
     pub(super) closing: bool,
 }
@@ -165,6 +212,8 @@ impl Shared {
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
+            to_scrub: Notify::new(),
+            damaged: watch::Sender::new(0),
         }
     }
 
@@ -224,9 +273,55 @@ impl State {
             aside: None,
             taking_over: None,
             commit,
+            damage: BTreeMap::new(),
+            forgot_below: None,
+            repaired_entries: 0,
+            scrubs: 0,
             failed: false,
             closing: false,
         }
+    }
+
+    /// Notes that a part of an entry cannot be read, which is said to lie in `volume`; `false` if that is known, or if
+    /// it is none of the log any more, or in memory, or lies elsewhere by now.
+    pub(super) fn note_damage(
+        &mut self,
+        group: GroupId,
+        index: LogIndex,
+        part: Part,
+        volume: VolumeNumber,
+    ) -> bool {
+        let (Some(visible), Some(durable)) = (self.visible.get(&group), self.durable.get(&group)) else {
+            return false;
+        };
+        let at = durable.spans.partition_point(|span| span.range.end <= index);
+        let lies_there =
+            durable.spans.get(at).is_some_and(|span| span.volume == volume && span.range.start <= index);
+        let held = visible.hard.range().contains(&index) && index < visible.memory_start();
+        held && lies_there && self.damage.entry(group).or_default().note(index, part)
+    }
+
+    /// A log has changed its range: what was lost of the rest concerns nobody.
+    fn clip_damage(&mut self, group: GroupId) {
+        let range = self.visible.get(&group).map(|visible| visible.hard.range());
+        if let (Some(damage), Some(range)) = (self.damage.get_mut(&group), range) {
+            damage.clip(&range);
+            if damage.is_none() {
+                self.damage.remove(&group);
+            }
+        }
+    }
+
+    /// Entries are whole again; how many of them were not.
+    pub(super) fn mended(&mut self, group: GroupId, indexes: impl Iterator<Item = LogIndex>) -> u64 {
+        let Some(damage) = self.damage.get_mut(&group) else { return 0 };
+        let mended = indexes.filter(|index| damage.mended(*index)).count();
+        if damage.is_none() {
+            self.damage.remove(&group);
+        }
+        let mended = u64::try_from(mended).expect("a count fits 64 bits");
+        self.repaired_entries += mended;
+        mended
     }
 
     /// Makes entries readable; all of them or none.
@@ -261,6 +356,7 @@ impl State {
             let removed = visible.recent.pop_back();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn trim(&mut self, group: GroupId, through: LogId) {
@@ -270,10 +366,12 @@ impl State {
             let removed = visible.recent.pop_front();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn remove(&mut self, group: GroupId) {
         self.committed.remove(&group);
+        self.damage.remove(&group);
         if let Some(visible) = self.visible.remove(&group) {
             self.recent.bytes -= visible.recent.iter().map(|(_, entry)| memory_of(entry)).sum::<u64>();
         }
@@ -321,11 +419,18 @@ impl State {
             || self.sealed.contains_key(&number)
     }
 
+    /// The number of the newest volume that is listed.
+    pub(super) fn newest_number(&self) -> VolumeNumber {
+        let active = self.active.volume.number;
+        let spare = self.spare.as_ref().map_or(active, |spare| spare.number);
+        let sealed = self.sealed.last_key_value().map_or(active, |(number, _)| *number);
+        active.max(spare).max(sealed)
+    }
+
     /// A number above those of all volumes.
     pub(super) fn next_number(&self) -> VolumeNumber {
-        let spare = self.spare.as_ref().map(|spare| spare.number);
-        let newest = self.sealed.last_key_value().map(|(number, _)| *number);
-        self.active.volume.number.max(spare.max(newest).max(self.aside).unwrap_or(VolumeNumber(0))).next()
+        let newest = self.newest_number();
+        self.aside.map_or(newest, |aside| aside.max(newest)).next()
     }
 }
 

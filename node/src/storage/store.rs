@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use futures_util::future::select;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
 use super::checkpoints::CheckpointKind;
 use super::committer;
 use super::config::StoreConfig;
+use super::damage::{Damage, DamageCounts, Lost};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::{DiskError, OpenError, ReadError, StoreError};
 use super::facts::{Change, Facts, Witness};
@@ -23,7 +25,8 @@ use super::failure::Failure;
 use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
-use super::state::{OnSync, Request, Shared, Visible};
+use super::scrub;
+use super::state::{OnSync, Request, Shared, Visible, bytes_of};
 use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
@@ -66,6 +69,10 @@ impl Store {
             sealed = report.sealed,
             leftovers = report.leftovers,
             failed_before = report.failed_before,
+            meta_rebuilt = report.meta_rebuilt,
+            volumes_lost = report.volumes_lost,
+            damaged_entries = report.damaged_entries,
+            groups_behind = report.groups_behind,
             elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
             "store was opened"
         );
@@ -74,10 +81,13 @@ impl Store {
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
         let shared =
             Arc::new(Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state));
-        let tasks = vec![
+        let mut tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),
             env.spawn("storage-keeper", keeper::run(shared.clone())),
         ];
+        if shared.config.scrub_hours > 0 {
+            tasks.push(env.spawn("storage-scrubber", scrub::run(shared.clone())));
+        }
         Ok((Self(Arc::new(Inner { shared, facts, tasks: Mutex::new(tasks) })), report))
     }
 
@@ -88,7 +98,52 @@ impl Store {
 
     /// A group's log; empty if the disk has nothing of it.
     pub fn log(&self, group: GroupId) -> Log {
-        Log { shared: self.0.shared.clone(), group }
+        Log { shared: self.0.shared.clone(), facts: self.0.facts.clone(), group }
+    }
+
+    /// How much of the disk is damaged.
+    pub fn damage_counts(&self) -> DamageCounts {
+        let state = self.0.shared.state();
+        let behind = state.damage.values().filter(|damage| damage.lost.any() || damage.base).count();
+        DamageCounts {
+            damaged_entries: state.damage.values().map(Damage::entries).sum(),
+            repaired_entries: state.repaired_entries,
+            groups_behind: u64::try_from(behind).expect("a count fits 64 bits"),
+            scrubs: state.scrubs,
+        }
+    }
+
+    /// Changes whenever something is found damaged, or is whole again.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.0.shared.damaged.subscribe()
+    }
+
+    /// Whether nobody knows if a group of which there is nothing on this disk was ever here: what told of it may be
+    /// lost, with a vote. Never for groups that the disk knows.
+    pub fn may_have_forgotten(&self, group: GroupId) -> bool {
+        let state = self.0.shared.state();
+        let is_known =
+            state.visible.get(&group).is_some_and(|visible| visible.hard.state() != LogState::default());
+        !is_known && state.forgot_below.is_some_and(|below| group < below)
+    }
+
+    /// Whether groups may have been here of which nothing is known, and it is not known either up to which.
+    pub fn forgot_any(&self) -> bool {
+        self.0.shared.state().forgot_below == Some(GroupId(u64::MAX))
+    }
+
+    /// No group from `below` on was ever on this disk without being known: those were not made when it lost what it
+    /// knew. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn forgot_none_from(&self, below: GroupId) -> Result<(), StoreError> {
+        if !self.forgot_any() {
+            return Ok(());
+        }
+        self.0.facts.set_forgot(below).await?;
+        self.0.shared.state().forgot_below = Some(below);
+        Ok(())
     }
 
     /// Groups that have anything on this disk, or are about to.
@@ -109,7 +164,7 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.0.shared.enqueue(|state| {
             state.remove(group);
-            Ok(Request::Remove { group, reply })
+            Ok(Request::Remove { group, keeps_vote: false, reply })
         })?;
         answered(answer).await?;
         // Only now: without its checkpoint a log that is still there could not be read.
@@ -122,12 +177,12 @@ impl Store {
         self.0.shared.state().unsynced_bytes
     }
 
-    /// How many volumes hold something alive, or are there to be written: any other is about to be removed.
+    /// How many volumes hold something alive, are there to be written, or are the newest: any other is about to be removed.
     pub fn volumes_alive(&self) -> usize {
         let state = self.0.shared.state();
         let spans = state.durable.values().flat_map(|durable| &durable.spans);
         let mut volumes = spans.map(|span| span.volume).collect::<BTreeSet<_>>();
-        volumes.insert(state.active.volume.number);
+        volumes.extend([state.active.volume.number, state.newest_number()]);
         volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.number));
         volumes.extend(state.spare.as_ref().map(|spare| spare.number));
         volumes.len()
@@ -150,6 +205,7 @@ impl Store {
         shared.to_commit.notify_one();
         shared.kept.notify_one();
         shared.to_keep.notify_one();
+        shared.to_scrub.notify_one();
         let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // A panic was a failure, and has been told: whoever closes the store ends for that reason.
@@ -198,6 +254,7 @@ impl fmt::Debug for Store {
 #[derive(Clone)]
 pub struct Log {
     pub(super) shared: Arc<Shared>,
+    facts: Facts,
     pub(super) group: GroupId,
 }
 
@@ -244,7 +301,16 @@ impl Log {
     /// Not appended, and `done` is not called: the disk has failed or the store is closed, the entries do not follow,
     /// or a body is absent or another one's.
     pub fn append(&self, entries: Vec<Entry>, done: OnSync) -> Result<(), StoreError> {
-        for entry in &entries {
+        self.check(&entries)?;
+        let group = self.group;
+        self.shared.enqueue(move |state| {
+            let bytes = state.append(group, &entries)?;
+            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
+        })
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        for entry in entries {
             assert_eq!(entry.head.group, self.group, "an entry goes into its own group's log");
             let corrupt = match &entry.body {
                 Body::Absent => Some(None),
@@ -254,11 +320,7 @@ impl Log {
                 return Err(StoreError::Body { group: self.group, index: entry.head.index, corrupt });
             }
         }
-        let group = self.group;
-        self.shared.enqueue(move |state| {
-            let bytes = state.append(group, &entries)?;
-            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
-        })
+        Ok(())
     }
 
     /// Removes `from` and all entries behind it, in order with appends. Durable on return; they never come back.
@@ -351,6 +413,126 @@ impl Log {
     /// The log does not hold one of them any more; the disk failed, or holds something else than what was written.
     pub async fn bodies(&self, heads: &[Head]) -> Result<Vec<Bytes>, ReadError> {
         self.shared.bodies(self.group, heads).await
+    }
+
+    /// What is known to be lost of it.
+    pub fn damage(&self) -> Damage {
+        self.shared.state().damage.get(&self.group).cloned().unwrap_or_default()
+    }
+
+    /// Changes whenever [`Log::damage`] of any group does.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.shared.damaged.subscribe()
+    }
+
+    /// For whoever could not read a range, and had marked `changed` as seen before: whether to try again, as something
+    /// was found or mended since. Waits for that, at most for `wait`, if part of the range is known to be damaged.
+    pub async fn may_be_mended(
+        &self,
+        range: &Range<LogIndex>,
+        changed: &mut watch::Receiver<u64>,
+        wait: Duration,
+    ) -> bool {
+        if changed.has_changed().unwrap_or(false) {
+            return true;
+        }
+        if !self.damage().touches(range) {
+            return false;
+        }
+        select(std::pin::pin!(changed.changed()), self.shared.env.sleep(wait)).await;
+        true
+    }
+
+    /// The term of an entry that the log holds, whether or not that can be read.
+    pub fn term_of(&self, index: LogIndex) -> Option<Term> {
+        let state = self.shared.state();
+        state.visible.get(&self.group).and_then(|visible| visible.hard.term_at(index))
+    }
+
+    /// Writes entries once more that could not be read, as another replica holds them: those of the log's own index and
+    /// term are read from there from now on. The others are left out. In order with appends and truncations; durable on
+    /// return. Entries are checked as by [`Log::append`].
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed; a body is absent, or another one's.
+    pub async fn repair(&self, mut entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.check(&entries)?;
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(move |state| {
+            let held = state.visible.get(&group).map(|visible| &visible.hard);
+            entries.retain(|entry| {
+                held.is_some_and(|held| held.term_at(entry.head.index) == Some(entry.head.term))
+            });
+            let bytes = entries.iter().map(|entry| bytes_of(&entry.head)).sum();
+            Ok(Request::Repair { group, entries, bytes, reply })
+        })?;
+        answered(answer).await
+    }
+
+    /// Notes that no other replica can read the body of an entry that is damaged here: whoever reads it is told so.
+    pub fn note_gone(&self, index: LogIndex) {
+        let news = {
+            let mut state = self.shared.state();
+            state.damage.get_mut(&self.group).is_some_and(|damage| damage.is_gone(index))
+        };
+        if news {
+            tracing::error!(group = %self.group, %index, "body of an entry is lost: no replica can read it");
+            self.shared.damaged.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Notes what may be missing of it, or that nothing is any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps noted, or not.
+    pub async fn set_lost(&self, lost: Lost) -> Result<(), StoreError> {
+        self.facts.set_lost(self.group, lost).await?;
+        {
+            let mut state = self.shared.state();
+            let damage = state.damage.entry(self.group).or_default();
+            damage.lost = lost;
+            if damage.is_none() {
+                state.damage.remove(&self.group);
+            }
+        }
+        self.shared.damaged.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Notes that its base cannot be read: what was applied here cannot be had again without one of a peer.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn lose_base(&self) -> Result<(), StoreError> {
+        // Whoever gives up its log has lost the end of it too.
+        self.set_lost(self.damage().lost.and(Lost { tail: true, vote: false })).await?;
+        self.shared.state().damage.entry(self.group).or_default().base = true;
+        Ok(())
+    }
+
+    /// Gives up all that it holds, and its checkpoints: it begins anew with what a peer has. Vote and what may be missing
+    /// stay. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps given up, or not.
+    pub async fn begin_anew(&self) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        let (vote, lost) = (self.state().vote, self.damage().lost);
+        if let Some(vote) = vote {
+            // It may lie in a volume alone, whose word of the group ends here.
+            self.save_vote(vote).await?;
+        }
+        self.shared.enqueue(|state| {
+            state.remove(group);
+            Ok(Request::Remove { group, keeps_vote: true, reply })
+        })?;
+        answered(answer).await?;
+        self.shared.forget_checkpoints(group).await?;
+        self.set_lost(lost).await?;
+        match vote {
+            Some(vote) => self.save_vote(vote).await,
+            None => Ok(()),
+        }
     }
 
     /// Heads of the newest entries, from `from` or later to the end: those that are in memory. Never reads the disk.

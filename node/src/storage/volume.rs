@@ -31,7 +31,7 @@ use redb::{
 };
 
 use super::entry::{Corrupt, array, check_crc};
-use super::error::{DiskError, Fault, ReadError, said};
+use super::error::{CorruptEntry, DiskError, FailedWrite, Fault, ReadError, said};
 use super::failure::marker;
 use crate::env::{Disk, FileName};
 
@@ -96,6 +96,8 @@ pub(super) struct Volume {
     /// Held for reading by whoever uses the file, for writing by whoever opens or closes it.
     handle: RwLock<Handle>,
     cache_bytes: usize,
+    /// Why it is not to be read, if it is not what was written, or is not there.
+    lost: Option<CorruptEntry>,
 }
 
 enum Handle {
@@ -150,7 +152,7 @@ impl Volume {
             Ok(db)
         })?;
         let handle = RwLock::new(Handle::Writer(db));
-        Ok(Self { number, name: temporary, disk: disk.clone(), handle, cache_bytes })
+        Ok(Self { number, name: temporary, disk: disk.clone(), handle, cache_bytes, lost: None })
     }
 
     /// Gives a closed volume that was begun under a temporary name its own. It is not open then.
@@ -167,15 +169,25 @@ impl Volume {
     ) -> Result<Opened, DiskError> {
         let name = number.file();
         let (db, repaired) = guarded_disk("open", &name, || open_database(disk, &name, cache_bytes))?;
-        let volume =
-            Self { number, name, disk: disk.clone(), handle: RwLock::new(Handle::Writer(db)), cache_bytes };
+        let handle = RwLock::new(Handle::Writer(db));
+        let volume = Self { number, name, disk: disk.clone(), handle, cache_bytes, lost: None };
         Ok(Opened { volume, repaired })
     }
 
     /// A sealed volume, not opened yet.
     pub(super) fn sealed(disk: &Arc<dyn Disk>, number: VolumeNumber, cache_bytes: usize) -> Self {
         let handle = RwLock::new(Handle::Closed);
-        Self { number, name: number.file(), disk: disk.clone(), handle, cache_bytes }
+        Self { number, name: number.file(), disk: disk.clone(), handle, cache_bytes, lost: None }
+    }
+
+    /// A volume that entries were written to, and that cannot be read any more: each read says why.
+    pub(super) fn lost(disk: &Arc<dyn Disk>, number: VolumeNumber, why: CorruptEntry) -> Self {
+        Self { lost: Some(why), ..Self::sealed(disk, number, 0) }
+    }
+
+    /// Whether it is [`Volume::lost`].
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     pub(super) fn file(&self) -> &FileName {
@@ -187,6 +199,9 @@ impl Volume {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, ReadError> {
+        if let Some(why) = &self.lost {
+            return Err(ReadError::Corrupt(why.clone()));
+        }
         let handle = self.opened()?;
         guarded(|| {
             let read = match &*handle {
@@ -400,9 +415,10 @@ impl Backend {
     }
 
     fn marked(&self, result: io::Result<()>) -> io::Result<()> {
-        result.inspect_err(|error| {
+        result.map_err(|error| {
             // Best effort: see `failure`.
             drop(self.disk.mark(&marker(), error.to_string().as_bytes()));
+            FailedWrite::wrap(error)
         })
     }
 }

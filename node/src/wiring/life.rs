@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use quorate_proto::ids::NodeId;
+use quorate_proto::ids::{GroupId, NodeId};
 use tokio::sync::watch;
 
 use super::{NodeConfig, Readiness};
@@ -117,11 +117,40 @@ impl Life {
         let registering = std::pin::pin!(self.register(parts));
         let following = std::pin::pin!(self.follow_addresses(parts));
         let judging = std::pin::pin!(self.judge_readiness(parts));
+        let recalling = std::pin::pin!(self.recall(parts));
         let moving = self.move_partitions(parts).boxed();
-        let working = std::pin::pin!(futures_util::future::join4(registering, following, judging, moving));
-        match select(refused, working).await {
-            Either::Left((reason, _)) => reason,
-            Either::Right((((), (), (), ()), _)) => "the metadata group has ended".to_owned(),
+        let working = futures_util::future::join5(registering, following, judging, recalling, moving);
+        let working = std::pin::pin!(working);
+        let anew = std::pin::pin!(self.begins_anew());
+        match select(select(refused, anew), working).await {
+            Either::Left((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => reason,
+            Either::Right((((), (), (), (), ()), _)) => "the metadata group has ended".to_owned(),
+        }
+    }
+
+    /// Ready when the metadata group is to be stopped and started again, with the reason.
+    async fn begins_anew(&self) -> String {
+        let mut groups = self.raft.begin_anew();
+        if groups.wait_for(|groups| groups.contains(&GroupId::METADATA)).await.is_err() {
+            return std::future::pending().await;
+        }
+        "the metadata group is started again, as its log is damaged on this node".to_owned()
+    }
+
+    /// Once this node knows again which groups there are, it knows too which were never here: those that were made
+    /// since its disk lost what it knew.
+    async fn recall(&self, parts: &Parts) {
+        let (store, controller) = (&self.store, &parts.controller);
+        while store.forgot_any() {
+            let is_whole = !store.log(GroupId::METADATA).damage().lost.any();
+            if is_whole && controller.is_up_to_date() {
+                let below = GroupId(controller.current().next_group);
+                if let Err(error) = store.forgot_none_from(below).await {
+                    tracing::warn!(node = %self.config.id, %error, "what the disk had lost was not noted");
+                    return;
+                }
+            }
+            self.env.sleep(RETRY).await;
         }
     }
 

@@ -82,6 +82,12 @@ named! {
         HeadsReadOne = "heads-read-one",
         /// A read of entries gives one, as it may.
         EntriesReadOne = "entries-read-one",
+        /// The scrubber does not rest.
+        ScrubHasty = "scrub-hasty",
+        /// Entries asked of a peer, to mend what is damaged here, come late.
+        RepairLate = "repair-late",
+        /// A peer's word on what a replica may have lost is not heard: it is asked again.
+        RejoinUnheard = "rejoin-unheard",
         /// A read from the disk takes long.
         ReadLate = "read-late",
         /// A truncation is slow to reach the disk.
@@ -343,6 +349,34 @@ named! {
         VoteNewerInMeta = "vote-newer-in-meta",
         /// After a crash a vote was newer in the volume than in the small database.
         VoteNewerInItsVolume = "vote-newer-in-its-volume",
+        /// The small database was damaged or gone, and was made anew of what the volumes say.
+        MetaRebuilt = "meta-rebuilt",
+        /// A volume could not be read any more, or was gone, and held entries.
+        VolumeFoundLost = "volume-found-lost",
+        /// The newest commits may have been missing when a store was opened.
+        TailFoundLost = "tail-found-lost",
+        /// An entry was found of which nothing could be read.
+        HeadFoundDamaged = "head-found-damaged",
+        /// An entry was found whose body could not be read.
+        BodyFoundDamaged = "body-found-damaged",
+        /// The scrubber has read everything.
+        AllScrubbed = "all-scrubbed",
+        /// Entries that were damaged here were written once more, as a peer held them.
+        RepairedFromPeer = "repaired-from-peer",
+        /// An entry that was damaged here came from nobody who was asked.
+        NoCopyFound = "no-copy-found",
+        /// A replica that had lost the end of its log has caught up, and may vote again.
+        TailLostRejoined = "tail-lost-rejoined",
+        /// A vote was refused because this node's replica may have lost one, or the end of its log.
+        VoteLostRefused = "vote-lost-refused",
+        /// A leader knew that a replica had held more than it showed.
+        RevertSeenByItsLeader = "revert-seen-by-its-leader",
+        /// A leader that could not read all of its log handed over.
+        DamagedLeaderHandsOver = "damaged-leader-hands-over",
+        /// The end of a log that nobody had committed was given up, as it could not be read.
+        DamagedTailGivenUp = "damaged-tail-given-up",
+        /// A group was started again in a running process, because of what was found damaged.
+        GroupRestartedForDamage = "group-restarted-for-damage",
         /// An entry was out of place when it was applied.
         EntryVoid = "entry-void",
         /// A batch that had been applied came again, and got the first answer.

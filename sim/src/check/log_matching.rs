@@ -79,7 +79,7 @@ impl Judge for LogMatching {
                 }
                 return;
             }
-            Sight::DiskLost { node } => {
+            Sight::DiskLost { node } | Sight::Damaged { node } => {
                 self.cuts.retain(|(of, _), _| of != node);
                 return self.logs.see(sight);
             }

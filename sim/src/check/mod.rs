@@ -31,6 +31,7 @@ mod platters;
 mod prefix;
 mod progress;
 pub mod promises;
+mod readmitted;
 mod recovery;
 mod replicas;
 mod settings;
@@ -84,6 +85,7 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<topics::Topics>::default(),
         Box::<settings::Settings>::default(),
         Box::<lookup::Lookup>::default(),
+        of_nodes::<readmitted::Readmitted>(),
         of_nodes::<recovery::Recovery>(),
         of_nodes::<after_failure::AfterFailure>(),
         of_nodes::<progress::Progress>(),

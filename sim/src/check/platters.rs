@@ -57,7 +57,7 @@ impl Judge for Platters {
                 self.matched.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));
             }
-            Sight::DiskLost { node } => {
+            Sight::DiskLost { node } | Sight::Damaged { node } => {
                 self.matched.retain(|(of, _), _| of != node);
                 self.cut.retain(|(of, _), _| of != node);
                 self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));

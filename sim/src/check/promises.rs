@@ -124,16 +124,28 @@ pub const ALL: &[Promise] = &[
         source: "KIP-101, KIP-320",
     },
     Promise {
+        id: "O-21",
+        what: "what a disk has damaged comes back from the other replicas",
+        files: &["complaints.rs"],
+        source: "Alagappan et al., Protocol-Aware Recovery for Consensus-Based Storage, 2018",
+    },
+    Promise {
         id: "O-22",
-        what: "wrong bytes are never served",
-        files: &["uncommitted.rs"],
-        source: "batches carry a checksum",
+        what: "wrong bytes are never served, nor sent to another replica",
+        files: &["uncommitted.rs", "complaints.rs"],
+        source: "batches and entries carry checksums",
     },
     Promise {
         id: "O-23",
-        what: "a node with a disk that is not its own does not take part",
+        what: "a node with a disk that is not its own, or has lost its newest, does not take part in elections",
+        files: &["complaints.rs", "readmitted.rs"],
+        source: "a node is who its disk says it is; Protocol-Aware Recovery, section 3",
+    },
+    Promise {
+        id: "O-24",
+        what: "what no replica has any more is refused as damaged, neither invented nor passed over",
         files: &["complaints.rs"],
-        source: "a node is who its disk says it is",
+        source: "Protocol-Aware Recovery, section 3",
     },
     Promise {
         id: "O-25",

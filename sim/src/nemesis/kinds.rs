@@ -89,12 +89,20 @@ pub enum Kind {
     Leave,
     /// A partition moves to other nodes.
     Reassign,
+    /// Sectors of a sealed volume rot.
+    Rot,
+    /// A node comes back without one of its sealed volumes, or with another one in its place.
+    LoseVolume,
+    /// A node comes back with its small database damaged or gone.
+    LoseMeta,
+    /// A node comes back with what it wrote last damaged, gone, or older than it was.
+    LoseTail,
 }
 
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 42] = [
+pub const ALL: [(Kind, Class, u64); 46] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -137,6 +145,10 @@ pub const ALL: [(Kind, Class, u64); 42] = [
     (LoseDisk, Class::Membership, 2),
     (Leave, Class::Membership, 2),
     (Reassign, Class::Membership, 3),
+    (Rot, Class::Damage, 4),
+    (LoseVolume, Class::Damage, 3),
+    (LoseMeta, Class::Damage, 2),
+    (LoseTail, Class::Damage, 3),
 ];
 
 #[cfg(test)]

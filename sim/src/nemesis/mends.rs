@@ -31,6 +31,8 @@ pub(super) enum Mend {
     Strobe(NodeId, i64, u32),
     /// A clock goes on.
     Thaw(NodeId),
+    /// What has rotted on a node's disk can be read again.
+    Heal(NodeId),
     /// A client goes on.
     ResumeClient(Host),
     /// A client's wall clock is set right by so much.
@@ -74,6 +76,7 @@ impl Nemesis {
                 cluster.note(Event::Fault(format!("the clock of node{node} goes on")));
                 cluster.clock(node).freeze(false);
             }
+            Mend::Heal(node) => cluster.heal_disk(node),
             Mend::ResumeClient(client) => {
                 let paused = cluster.network().client(client).filter(Life::is_paused);
                 if let Some(life) = paused {
@@ -115,6 +118,7 @@ impl Nemesis {
             cluster.resume(*node);
             cluster.slow_down(*node, Duration::ZERO);
             cluster.spare_disk(*node);
+            cluster.heal_disk(*node);
             cluster.set_pace(*node, None, &mut self.dice);
             let clock = cluster.clock(*node);
             clock.freeze(false);
@@ -132,7 +136,8 @@ impl Nemesis {
             | Mend::Disk(node)
             | Mend::StepBack(node, _)
             | Mend::Strobe(node, ..)
-            | Mend::Thaw(node) => nodes.contains(node),
+            | Mend::Thaw(node)
+            | Mend::Heal(node) => nodes.contains(node),
             Mend::Link(..) | Mend::ResumeClient(_) | Mend::StepClientBack(..) => false,
         };
         self.mends.retain(|(_, mend)| !is_theirs(mend));

@@ -116,6 +116,7 @@ impl Nemesis {
     /// Mends a core of the nodes, breaks the others for good, and sees to it that the core works.
     async fn freeze(&mut self, cluster: &mut Cluster) {
         let nodes = cluster.nodes();
+        self.until_whole(cluster).await;
         let mut shuffled = nodes.clone();
         for place in (1..shuffled.len()).rev() {
             shuffled.swap(place, self.dice.place(place + 1));

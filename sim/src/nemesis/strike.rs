@@ -123,6 +123,9 @@ impl Nemesis {
                 let successes = self.dice.below(10);
                 cluster.fail_sync(node, successes, pages);
             }
+            Kind::Rot | Kind::LoseVolume | Kind::LoseMeta | Kind::LoseTail => {
+                self.damage(cluster, kind, node, until).await;
+            }
             Kind::CutClient
             | Kind::LoseClientRequest
             | Kind::LoseClientReply
@@ -146,7 +149,9 @@ impl Nemesis {
     async fn change_members(&mut self, cluster: &mut Cluster, kind: Kind, node: NodeId) {
         cluster.welcome_back().await;
         let nodes = cluster.nodes();
-        let is_free = cluster.orders().are_done() && !nodes.iter().any(|node| cluster.is_stranger(*node));
+        let is_whole = cluster.damaged().is_none();
+        let is_free =
+            is_whole && cluster.orders().are_done() && !nodes.iter().any(|node| cluster.is_stranger(*node));
         match kind {
             Kind::LoseDisk if is_free && nodes.len() >= 3 => {
                 self.loops.remove(&node);

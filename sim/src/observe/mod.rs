@@ -215,6 +215,11 @@ impl Observer {
         self.show(&Sight::DiskLost { node });
     }
 
+    /// The newest that a node's disk held is damaged: what it told that it holds is not there any more.
+    pub fn disk_damaged(&self, node: NodeId) {
+        self.show(&Sight::Damaged { node });
+    }
+
     /// Something happened on a node's disk.
     pub fn disk(&self, node: NodeId, event: &DiskEvent) {
         match event {
@@ -469,6 +474,10 @@ impl Observer {
     }
 
     fn said(&self, node: NodeId, said: Said) {
+        for spoilt in said.spoilt {
+            let what = format!("wrong bytes are never sent to another replica: node {node} sent {spoilt}");
+            self.0.history.complain("O-22", what);
+        }
         let mut votes = false;
         let mut matches = 0;
         for sight in &said.sights {

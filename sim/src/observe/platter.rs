@@ -49,7 +49,13 @@ impl Aside {
         state_of(&self.0.log(group)).purged
     }
 
-    /// Heads of a group's whole log. Their bodies were read too, and are theirs.
+    /// Whether the disk says itself that it may have lost the newest of a group.
+    pub fn has_lost(&self, group: GroupId) -> bool {
+        self.0.log(group).damage().lost.tail || self.0.may_have_forgotten(group)
+    }
+
+    /// Heads of a group's whole log, or of its beginning if the rest is known to be damaged. Their bodies were read too,
+    /// and are theirs.
     ///
     /// # Errors
     /// What cannot be read.
@@ -60,10 +66,21 @@ impl Aside {
         let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
         let mut all = Vec::new();
         while next <= last.index {
-            let heads = at_once(log.heads(next..last.index.next(), 1_000))
-                .map_err(|error| format!("heads of group {group} from {next} cannot be read: {error}"))?;
-            at_once(log.bodies(&heads))
-                .map_err(|error| format!("bodies of group {group} from {next} cannot be read: {error}"))?;
+            let heads = match at_once(log.heads(next..last.index.next(), 1_000)) {
+                Ok(heads) => heads,
+                // What is damaged, and known to be, is nobody's word: others hold it.
+                Err(_) if log.damage().entries() > 0 => return Ok(all),
+                Err(error) => {
+                    return Err(format!("heads of group {group} from {next} cannot be read: {error}"));
+                }
+            };
+            match at_once(log.bodies(&heads)) {
+                Ok(_) => {}
+                Err(_) if log.damage().entries() > 0 => return Ok(all),
+                Err(error) => {
+                    return Err(format!("bodies of group {group} from {next} cannot be read: {error}"));
+                }
+            }
             let newest = heads
                 .last()
                 .ok_or_else(|| format!("group {group} has no entry {next}, and ends at {}", last.index))?;

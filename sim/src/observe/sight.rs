@@ -32,6 +32,12 @@ pub enum Sight {
         /// Which node's.
         node: NodeId,
     },
+    /// The newest entries or votes on a node's disk were damaged while it was down. Unlike a lost disk, it may come back
+    /// under its old identity.
+    Damaged {
+        /// Which node's.
+        node: NodeId,
+    },
     /// A replica's log was cut or has grown.
     Log {
         /// Whose.

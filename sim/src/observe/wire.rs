@@ -22,6 +22,8 @@ pub(super) struct Said {
     pub(super) groups: Vec<GroupId>,
     /// Whether a producer is told that a batch is written.
     pub(super) acked: bool,
+    /// Entries that are not what was written, in words.
+    pub(super) spoilt: Vec<String>,
 }
 
 /// Frames in flight: an answer does not repeat what was asked.
@@ -55,6 +57,9 @@ impl Wires {
             }
             Frame::Answer(frame) => {
                 for reply in &frame.replies {
+                    if let Some(peer_reply::Body::FetchEntries(reply)) = &reply.body {
+                        said.spoilt.extend(spoilt(&reply.entries));
+                    }
                     let asked = self.asked.remove(&(wire.connection, reply.correlation));
                     if let (Some(asked), Some(body)) = (asked, &reply.body) {
                         self.answer(wire, &asked, body, &mut said);
@@ -140,6 +145,7 @@ impl Wires {
         let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
         self.leads(node, group, term, said);
         if !request.entries.is_empty() {
+            said.spoilt.extend(spoilt(&request.entries));
             let heads = request.entries.iter().filter_map(|entry| {
                 let head = Head::decode(&entry.head).ok()?;
                 Some(Line { index: head.index, term: head.term, digest: Some(digest(&entry.head)) })
@@ -180,6 +186,17 @@ impl Wires {
             said.sights.push(Sight::Matched { node, group, term, through });
         }
     }
+}
+
+/// Entries whose checksums do not fit, as one that was read from a damaged disk and sent all the same.
+fn spoilt(entries: &[v1::Entry]) -> impl Iterator<Item = String> {
+    entries.iter().filter_map(|entry| match Head::decode(&entry.head) {
+        Ok(head) => {
+            let wrong = head.verify_body(&entry.body).err()?;
+            Some(format!("the body of entry {} of group {}: {wrong}", head.index, head.group))
+        }
+        Err(wrong) => Some(format!("a head: {wrong}")),
+    })
 }
 
 fn term_of(vote: Option<&v1::RaftVote>) -> Term {

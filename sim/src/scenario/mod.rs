@@ -1,5 +1,6 @@
 //! Written-out runs, one file each, for orders of events that chance brings too rarely.
 
+pub mod all_copies_damaged;
 pub mod closing_fails;
 pub mod deposed_leader;
 pub mod hanging_leader;
@@ -13,7 +14,12 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios: by name, how they are played, and what happens in them.
-pub const ALL: [(&str, Play, &str); 6] = [
+pub const ALL: [(&str, Play, &str); 7] = [
+    (
+        "all-copies-damaged",
+        all_copies_damaged::play,
+        "all three copies of a batch are damaged: nobody serves it, and everything else goes on",
+    ),
     (
         "closing-fails",
         closing_fails::play,

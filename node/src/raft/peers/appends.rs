@@ -98,9 +98,9 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
                 | peer_reply::Body::Beat(_)
                 | peer_reply::Body::Command(_)
                 | peer_reply::Body::Snapshot(_)
-                | peer_reply::Body::TransferLeader(_) => {
-                    Err(malformed("not the answer to an append".to_owned()))
-                }
+                | peer_reply::Body::TransferLeader(_)
+                | peer_reply::Body::FetchEntries(_)
+                | peer_reply::Body::Rejoin(_) => Err(malformed("not the answer to an append".to_owned())),
             }
         };
         self.bytes += bytes;

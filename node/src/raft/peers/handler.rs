@@ -18,8 +18,11 @@ use super::convert::{
 use super::identity::{Refusal, Standing, Who};
 use crate::env::{Env, Mark, PeerHandler, Point};
 use crate::raft::base::{Saved, snapshot_of};
+use crate::raft::fitness;
 use crate::raft::group::Group;
 use crate::raft::node::Inner;
+use crate::raft::rejoin;
+use crate::raft::repair;
 use crate::raft::types::{Malformed, RaftLogId, RaftVote, log_id_from_raft, node_to_raft, vote_to_wire};
 
 /// Longest that a forwarded command may wait.
@@ -96,7 +99,7 @@ impl Handler {
         Ok(match body {
             peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
             peer_request::Body::Vote(request) => {
-                let group = node.serving(request.group)?;
+                let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
                 async move {
@@ -111,7 +114,7 @@ impl Handler {
                 .boxed()
             }
             peer_request::Body::PreVote(request) => {
-                let group = node.serving(request.group)?;
+                let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
                 async move {
@@ -179,6 +182,9 @@ impl Handler {
                 let group = node.serving(request.group)?;
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
+                if *request.to_node_id() == node_to_raft(node.me) && !group.fitness().stands {
+                    return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+                }
                 async move {
                     let transfer = group.0.raft.handle_transfer_leader(request);
                     match group.0.scope.enter(transfer).await.map_err(stopped)? {
@@ -223,6 +229,8 @@ impl Handler {
                 }
                 .boxed()
             }
+            peer_request::Body::FetchEntries(request) => repair::serve(node, request).boxed(),
+            peer_request::Body::Rejoin(request) => rejoin::answer(node, who, request).boxed(),
         })
     }
 }
@@ -333,5 +341,15 @@ impl Inner {
         self.group(group).ok_or_else(|| {
             Refusal::new(ErrorCode::NotAvailable, format!("group {group} does not run on node {}", self.me))
         })
+    }
+
+    /// The group, if it runs here and may vote.
+    fn voting(&self, group: u64) -> Result<Group, Refusal> {
+        let group = self.serving(group)?;
+        if !group.fitness().votes {
+            self.env().reached(Mark::VoteLostRefused);
+            return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+        }
+        Ok(group)
     }
 }

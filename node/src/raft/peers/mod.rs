@@ -25,8 +25,8 @@ use thiserror::Error;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
-pub(super) use identity::Who;
 use identity::{Identities, Standing};
+pub(super) use identity::{Refusal, Who};
 pub(super) use network::Network;
 pub(super) use sessions::Sessions;
 
@@ -109,6 +109,10 @@ impl Peers {
             sessions: AtomicU64::new(1),
             heard,
         })
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.env
     }
 
     pub(super) fn identities(&self) -> &Identities {
@@ -211,7 +215,9 @@ impl Peers {
             | peer_request::Body::TransferLeader(_)
             | peer_request::Body::Beat(_)
             | peer_request::Body::Command(_)
-            | peer_request::Body::Snapshot(_) => Standing::Known,
+            | peer_request::Body::Snapshot(_)
+            | peer_request::Body::FetchEntries(_)
+            | peer_request::Body::Rejoin(_) => Standing::Known,
         };
         let link = self.lock().get(&node).map(|peer| match lane {
             Lane::Urgent => peer.urgent.clone(),

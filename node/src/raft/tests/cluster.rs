@@ -1,5 +1,7 @@
 //! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

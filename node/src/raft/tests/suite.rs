@@ -15,7 +15,7 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipO
 use openraft::{EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder};
 use quorate_proto::ids::{GroupId, NodeId};
 
-use crate::raft::log_store::LogStore;
+use crate::raft::log_store::{LogStore, Phase};
 use crate::raft::rate::Rate;
 use crate::raft::runtime::{Registry, Scope};
 use crate::raft::types::{Config, RaftEntryOf, RaftLogId, RaftVote, log_id_from_raft};
@@ -164,7 +164,8 @@ impl StoreBuilder<Config, Based, Snapshots, (tempfile::TempDir, Store)> for Buil
         let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
         let log = store.log(GroupId(7));
         let rate = Arc::new(Rate::new(u64::MAX));
-        let based = Based { store: LogStore::new(log.clone(), 1 << 20, env, rate), log };
+        let (_, phase) = tokio::sync::watch::channel(Phase::Running);
+        let based = Based { store: LogStore::new(log.clone(), 1 << 20, env, rate, phase), log };
         Ok(((folder, store), based, Snapshots::default()))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
+use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use rand::RngExt;
 
 use super::super::checkpoints::Checkpoint;
@@ -58,6 +58,8 @@ fn small() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
+        scrub_hours: 0,
+        copies_elsewhere: true,
         rewrite_below_percent: 50,
         rewrite_bytes_per_s: 1 << 30,
     }
@@ -373,34 +375,16 @@ fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
         assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"));
 
         std::fs::remove_file(&meta).unwrap();
-        assert!(refusal(NODE).await.contains("but no meta.redb"));
-        std::fs::write(&meta, vec![7; 5_000]).unwrap();
-        assert!(refusal(NODE).await.contains("meta.redb"));
+        assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"), "its volumes say so");
+        std::fs::write(&volume, vec![7; 5_000]).unwrap();
+        assert!(refusal(NODE).await.contains("but no meta.redb"), "and nothing says whose they are");
         std::fs::write(&meta, b"").unwrap();
         assert!(refusal(NODE).await.contains("is damaged (could not open meta.redb: the file is empty)"));
         std::fs::write(&meta, &good_meta).unwrap();
-
-        std::fs::remove_file(&volume).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb is missing"));
-        std::fs::write(&volume, &good_volume[..good_volume.len() / 2]).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb"));
-        std::fs::write(&volume, &good_volume).unwrap();
-
-        let other = tempfile::tempdir().unwrap();
-        let (stranger, _) = Store::open(&env(other.path()), small(), NODE).await.unwrap();
-        stranger.close().await;
-        drop(stranger);
-        std::fs::copy(other.path().join("volume-00000001.redb"), &volume).unwrap();
-        assert!(refusal(NODE).await.contains("does not belong here"));
         std::fs::write(&volume, &good_volume).unwrap();
         let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
         assert_eq!(all(&store.log(GROUP)).await.len(), 2);
-        append(&store.log(GROUP), vec![entry(GROUP, 2, 2, b"newer")]).await.unwrap().unwrap();
         store.close().await;
-        drop(store);
-        std::fs::write(&volume, &good_volume).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb in"));
-        assert!(refusal(NODE).await.contains("is an older copy"));
     });
 }
 
@@ -421,24 +405,34 @@ fn every_flipped_bit_of_an_entry_is_seen() {
             for byte in (0..length).step_by(5) {
                 let mut bad = good.clone();
                 bad[at + byte] ^= 1 << (byte % 8);
-                std::fs::write(&volume, &bad).unwrap();
-                match Store::open(&env(folder.path()), small(), NODE).await {
-                    Err(error) => {
-                        assert!(at_open, "{error}");
-                        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
-                    }
-                    Ok((store, _)) => {
-                        assert!(!at_open, "byte {byte} of the head");
-                        let heads = store.log(GROUP).heads(LogIndex(0)..LogIndex(1), 1).await.unwrap();
-                        assert_eq!(heads.len(), 1);
-                        let read = store.log(GROUP).bodies(&heads).await;
-                        assert!(matches!(read, Err(ReadError::Corrupt(_))), "byte {byte} of the body");
-                        store.close().await;
-                    }
+                let copy = copy_of(folder.path());
+                std::fs::write(copy.path().join("volume-00000001.redb"), &bad).unwrap();
+                let (store, _) = Store::open(&env(copy.path()), small(), NODE).await.unwrap();
+                let log = store.log(GROUP);
+                if at_open {
+                    // Nothing else tells of the group.
+                    assert!(store.may_have_forgotten(GROUP), "byte {byte} of the head");
+                } else {
+                    let heads = log.heads(LogIndex(0)..LogIndex(1), 1).await.unwrap();
+                    assert_eq!(heads.len(), 1);
+                    let read = log.bodies(&heads).await;
+                    assert!(matches!(read, Err(ReadError::Corrupt(_))), "byte {byte} of the body");
+                    assert!(log.damage().bodies.contains(LogIndex(0)), "byte {byte} of the body");
                 }
+                store.close().await;
             }
         }
     });
+}
+
+/// A copy of a folder's files.
+fn copy_of(folder: &std::path::Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
 }
 
 #[test]
@@ -463,24 +457,26 @@ fn damage_anywhere_is_seen_or_does_no_harm() {
             let used = used.collect::<Vec<_>>();
             for _ in 0..25 {
                 let at = used[rng.random_range(0..used.len())];
-                let copy = tempfile::tempdir().unwrap();
-                for file in std::fs::read_dir(folder.path()).unwrap() {
-                    let file = file.unwrap();
-                    std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-                }
+                let copy = copy_of(folder.path());
                 let mut bad = intact.clone();
                 bad[at] ^= 1 << rng.random_range(0..8);
                 std::fs::write(copy.path().join(name), &bad).unwrap();
-                let Ok((store, _)) = Store::open(&env(copy.path()), small(), NODE).await else { continue };
+                let (store, report) = Store::open(&env(copy.path()), small(), NODE).await.unwrap();
                 assert_eq!(store.facts().identity(), identity);
-                assert_eq!(store.facts().peer(NodeId(2)), Some(peer));
+                let known = (!report.meta_rebuilt).then_some(peer);
+                assert_eq!(store.facts().peer(NodeId(2)), known, "byte {at} of {name}");
                 let log = store.log(GROUP);
-                assert_eq!(log.state().last.map(|last| last.index), Some(LogIndex(13)));
+                let behind = log.damage().lost.tail || store.may_have_forgotten(GROUP);
+                let last = log.state().last.map(|last| last.index);
+                assert!(last == Some(LogIndex(13)) || behind, "byte {at} of {name}: {last:?}");
                 for expected in &good {
                     let index = expected.head.index;
                     match log.entries(index..index.next(), u64::MAX).await {
+                        Ok(found) if found.is_empty() => assert!(behind, "byte {at} of {name}: {index}"),
                         Ok(found) => assert_eq!(found, std::slice::from_ref(expected), "byte {at} of {name}"),
-                        Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {}
+                        Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {
+                            assert!(log.damage().holds(index), "byte {at} of {name}: {index} is not noted");
+                        }
                         Err(error @ (ReadError::Missing { .. } | ReadError::Failed(_))) => {
                             panic!("byte {at} of {name}: {error}")
                         }
@@ -776,3 +772,54 @@ fn a_folder_of_the_first_format_is_taken_over() {
         }
     });
 }
+
+#[test]
+fn a_rewritten_volume_whose_removal_came_undone_is_removed_again() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = || {
+            let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+            let is_volume = |path: &std::path::PathBuf| {
+                path.file_name().unwrap().to_str().unwrap().starts_with("volume")
+                    && path.extension().is_some_and(|extension| extension == "redb")
+            };
+            files.filter(is_volume).collect::<std::collections::BTreeSet<_>>()
+        };
+        let until = async |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = disk_deadline();
+            while !done() {
+                assert!(std::time::Instant::now() < deadline, "waited in vain: {what}");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        trim(&log, id(1, 59)).await;
+        until("they are rewritten", &|| volumes().len() <= 4).await;
+        let rewritten = volumes().last().unwrap().clone();
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(&rewritten, kept.path()).unwrap();
+
+        // It is the newest: it stays until there is a newer.
+        trim(&other, id(1, 59)).await;
+        for index in 60..100 {
+            assert!(rewritten.exists() || volumes().last().unwrap() > &rewritten);
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+        }
+        until("it is removed", &|| !rewritten.exists()).await;
+        store.close().await;
+        drop((store, log, other));
+        std::fs::copy(kept.path(), &rewritten).unwrap();
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(report.leftovers > 0 && !rewritten.exists(), "{report:?}");
+        assert_eq!(all(&store.log(GROUP)).await.len(), 40);
+        store.close().await;
+    });
+}
+
+mod damage;

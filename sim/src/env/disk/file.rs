@@ -33,6 +33,15 @@ impl File {
         self.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
     }
 
+    /// Changes a sector on the platter and as it is seen, as nobody wrote it.
+    pub(super) fn put(&mut self, number: usize, sector: &[u8; SECTOR]) {
+        for image in [&mut self.seen, &mut self.platter] {
+            if (number + 1) * SECTOR <= image.len() {
+                image.write(number * SECTOR, sector);
+            }
+        }
+    }
+
     pub(super) fn set_length(&mut self, length: usize) {
         self.seen.resize(length);
         self.unsynced.push(Change::Length(length));

@@ -6,6 +6,7 @@
 //! are as volatile: a file that was created, renamed or removed since the folder was last synced may come out under
 //! its old name, under its new one, or not at all.
 
+mod damage;
 mod file;
 mod image;
 #[cfg(test)]
@@ -21,6 +22,8 @@ use std::time::Duration;
 use quorate_node::env::{Disk, FileName};
 
 use crate::dice::Dice;
+use damage::Harmed;
+pub use damage::{FileImage, SectorHarm};
 use file::{Fate, File};
 
 /// What survives a crash or not as a whole, in bytes.
@@ -156,6 +159,8 @@ struct State {
     stall: Duration,
     elapsed: Duration,
     written_crc: u32,
+    /// Sectors that are not what was written, by file and number.
+    harmed: BTreeMap<(FileId, usize), Harmed>,
     watch: Option<Watch>,
     on_cut: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -188,6 +193,7 @@ impl SimDisk {
             stall: Duration::ZERO,
             elapsed: Duration::ZERO,
             written_crc: 0,
+            harmed: BTreeMap::new(),
             watch: None,
             on_cut: None,
         })))
@@ -323,6 +329,7 @@ impl SimDisk {
         state.names.clear();
         state.synced_names.clear();
         state.unsynced_names.clear();
+        state.harmed.clear();
         state.revive();
     }
 
@@ -526,6 +533,7 @@ impl redb::StorageBackend for OpenFile {
         state.spend(Operation::Read);
         // A stall of a read is told with the next operation that changes the disk.
         let start = usize::try_from(offset).map_err(io::Error::other)?;
+        state.given_back(self.file, &(start..start.saturating_add(out.len())))?;
         let read = state.file(self.file).seen.read(start, out);
         read.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
@@ -534,6 +542,7 @@ impl redb::StorageBackend for OpenFile {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
             state.spend(Operation::Write);
+            state.written_over(self.file, len..usize::MAX - SECTOR);
             state.file_mut(self.file).set_length(len);
             Ok(None)
         })
@@ -547,6 +556,7 @@ impl redb::StorageBackend for OpenFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
             state.spend(Operation::Write);
+            state.written_over(self.file, offset..offset + data.len());
             state.written_crc = crc32c::crc32c_append(state.written_crc, data);
             state.file_mut(self.file).write(offset, data);
             Ok(None)

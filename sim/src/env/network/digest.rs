@@ -150,6 +150,8 @@ fn request_name(frame: &PeerFrame) -> &'static str {
         Some(Body::Beat(_)) => "beat",
         Some(Body::Command(_)) => "command",
         Some(Body::Snapshot(_)) => "snapshot",
+        Some(Body::FetchEntries(_)) => "fetch entries",
+        Some(Body::Rejoin(_)) => "rejoin",
         None => "nothing",
     }
 }
@@ -164,6 +166,8 @@ fn reply_name(reply: Option<&PeerReply>) -> &'static str {
         Some(Body::Beat(_)) => "beat reply",
         Some(Body::Command(_)) => "command reply",
         Some(Body::Snapshot(_)) => "snapshot reply",
+        Some(Body::FetchEntries(_)) => "fetch entries reply",
+        Some(Body::Rejoin(_)) => "rejoin reply",
         Some(Body::TransferLeader(_)) => "transfer leader reply",
         None => "refusal",
     }
