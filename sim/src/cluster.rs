@@ -510,6 +510,7 @@ impl RunningNode {
             _ = self.stop.wait_for(|asked| *asked) => true,
         };
         if asked {
+            node.hand_over().await;
             drop((stopped, listener));
             drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Whoever looks at the node at this very moment lets go of it without waiting.

@@ -156,6 +156,11 @@ impl Batcher {
                 None => std::future::pending().await,
             }
         };
+        // What came while leadership is being handed over would be refused; then the new leader's name can be told.
+        let admitted = async {
+            self.group.settled().await;
+            queue.recv().await
+        };
         tokio::select! {
             biased;
             changed = roles.changed(), if open => match changed {
@@ -164,7 +169,7 @@ impl Batcher {
                 Err(_) => Event::Closed,
             },
             outcome = landed => Event::Landed(outcome),
-            admitted = queue.recv(), if open && room => match admitted {
+            admitted = admitted, if open && room => match admitted {
                 Some(admitted) => Event::Batch(Box::new(admitted)),
                 None => Event::Closed,
             },

@@ -11,9 +11,12 @@ mod log_store;
 mod machine;
 mod node;
 mod peers;
+mod quiesce;
+mod quiet;
 mod runtime;
 mod snapshot;
 mod timers;
+mod transfer;
 mod types;
 
 #[cfg(test)]
@@ -24,6 +27,7 @@ pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use node::{GroupError, PeerHooks, RaftNode};
+pub use transfer::{TransferError, Transferred};
 pub use types::{Answer, BatchAnswer, Member, Proposal};
 
 #[cfg(test)]

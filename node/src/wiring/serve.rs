@@ -144,6 +144,9 @@ pub async fn serve(
         () = asked => Ended::Asked,
     };
     tracing::info!(node = %id, "node stops");
+    if ended == Ended::Asked {
+        node.hand_over().await;
+    }
     stopping.send_replace(true);
     for task in [serving, answering_http].into_iter().flatten() {
         // Whoever is still connected after that is cut off.

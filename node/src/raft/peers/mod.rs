@@ -21,7 +21,7 @@ use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 use thiserror::Error;
 
-pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
+pub(super) use handler::{Handler, leads_from_wire, leads_to_wire, quiet_to_wire};
 pub(super) use identity::Who;
 use identity::{Identities, Standing};
 pub(super) use network::Network;

@@ -191,6 +191,9 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: TransferLeaderRequest<Config>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        if self.peers.env.perturb(Point::TransferUntold) {
+            return Err(self.error(&AskError::Late(self.to.node), &option, RPCTypes::TransferLeader));
+        }
         let body = peer_request::Body::TransferLeader(transfer_to_wire(self.group, &request));
         let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
         match asked.await {

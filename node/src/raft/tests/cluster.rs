@@ -1,5 +1,8 @@
 //! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
 
+mod quiet;
+mod transfer;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,6 +90,7 @@ struct Cluster {
     folders: Vec<TempDir>,
     members: Vec<Member>,
     starts: u64,
+    config: RaftConfig,
 }
 
 fn address(node: NodeId) -> String {
@@ -105,7 +109,7 @@ impl Cluster {
             members.push(Member { node: NodeId(node), identity: store.facts().identity() });
             store.close().await;
         }
-        Self { switch: Arc::default(), folders, members, starts: 0 }
+        Self { switch: Arc::default(), folders, members, starts: 0, config: RaftConfig::default() }
     }
 
     async fn start(&mut self, node: u32) -> Node {
@@ -119,7 +123,7 @@ impl Cluster {
         let raft = RaftNode::new(
             env.clone(),
             store.clone(),
-            RaftConfig::default(),
+            self.config.clone(),
             id,
             incarnation,
             Arc::new(NoHooks),
