@@ -43,6 +43,14 @@ pub struct PartitionConfig {
     pub timestamp_ahead_ms_max: i64,
     /// Replicas that are started at the same time.
     pub starts_at_once_max: usize,
+    /// How often a node looks whether it leads what others should, in ms; 0: never. Too often costs a look at each
+    /// partition; too seldom leaves the work unevenly spread.
+    pub balance_ms: u64,
+    /// How long the process of a preferred leader must have been there before leadership goes back to it, in ms. Too
+    /// short, and one that crashes again and again takes its partitions with it each time.
+    pub balance_delay_ms: u64,
+    /// Partitions given back at the same time. Each stands still for some tens of milliseconds.
+    pub balance_at_once_max: usize,
 }
 
 impl Default for PartitionConfig {
@@ -61,6 +69,9 @@ impl Default for PartitionConfig {
             decompressed_bytes_max: 64 << 20,
             timestamp_ahead_ms_max: 3_600_000,
             starts_at_once_max: 32,
+            balance_ms: 10_000,
+            balance_delay_ms: 20_000,
+            balance_at_once_max: 8,
         }
     }
 }
@@ -82,6 +93,7 @@ impl PartitionConfig {
             ("read_barrier_timeout_ms", self.read_barrier_timeout_ms),
             ("decompressed_bytes_max", self.decompressed_bytes_max as u64),
             ("starts_at_once_max", self.starts_at_once_max as u64),
+            ("balance_at_once_max", self.balance_at_once_max as u64),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("partition.{name} must be at least 1")),

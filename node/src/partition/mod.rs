@@ -4,6 +4,7 @@
 //! Owns: the checks at the door, duplicate detection, the offset and time index, fetches that wait. Must not know:
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
+mod balance;
 mod batcher;
 mod config;
 mod dedup;
