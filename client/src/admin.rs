@@ -1,5 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use quorate_proto::v1;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
+pub use moves::LeaderChange;
 
 /// A topic to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

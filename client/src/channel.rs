@@ -122,6 +122,10 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).delete_topic(request).await },
                 Reply::DeleteTopic,
             ),
+            Call::MoveLeader(request) => self.unary(
+                async move { AdminServiceClient::new(http2).move_leader(request).await },
+                Reply::MoveLeader,
+            ),
         }
     }
 

@@ -18,6 +18,7 @@ pub enum Call {
     ClusterStatus(v1::ClusterStatusRequest),
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
+    MoveLeader(v1::MoveLeaderRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -33,6 +34,7 @@ pub enum Reply {
     ClusterStatus(v1::ClusterStatusResponse),
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
+    MoveLeader(v1::MoveLeaderResponse),
 }
 
 /// Why no answer came.

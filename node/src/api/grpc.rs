@@ -226,4 +226,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         self.single(Call::DeleteTopic(request.into_inner()), only!(DeleteTopic)).await
     }
+
+    async fn move_leader(
+        &self,
+        request: Request<v1::MoveLeaderRequest>,
+    ) -> Result<Response<v1::MoveLeaderResponse>, Status> {
+        self.single(Call::MoveLeader(request.into_inner()), only!(MoveLeader)).await
+    }
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod fetch;
 pub mod grpc;
+mod leaders;
 mod metadata;
 mod offsets;
 mod produce;
@@ -123,6 +124,9 @@ impl Serve for Api {
             }
             Call::DeleteTopic(request) => {
                 async move { Reply::DeleteTopic(admin::delete(&api, request).await) }.boxed()
+            }
+            Call::MoveLeader(request) => {
+                async move { Reply::MoveLeader(leaders::move_leader(&api, request).await) }.boxed()
             }
         }
     }

@@ -6,6 +6,7 @@ use quorate_proto::ids::NodeId;
 use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
 use crate::partition::{FetchError, NoReplica, ProduceError};
+use crate::raft::TransferError;
 
 /// An error as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +130,28 @@ pub fn fetch(me: NodeId, error: &FetchError) -> Status {
     }
 }
 
+/// This node, `me`, has not handed leadership over; `leader` is who leads as far as it has heard.
+pub fn transfer(me: NodeId, error: &TransferError, leader: Option<Leadership>) -> Status {
+    match error {
+        TransferError::NotLeader { .. } => not_leader(me, leader),
+        TransferError::NotAVoter { .. } => Status::new(ErrorCode::InvalidRequest, error.to_string()),
+        TransferError::NotAlive { .. }
+        | TransferError::Absent { .. }
+        | TransferError::Unfit { .. }
+        | TransferError::Behind { .. }
+        | TransferError::UnderWay { .. } => Status::new(ErrorCode::NotAvailable, error.to_string()),
+        TransferError::NotTaken { .. } => Status::new(ErrorCode::UnknownOutcome, error.to_string()),
+    }
+}
+
+/// A hand-over took longer than was asked for.
+pub fn transfer_unknown() -> Status {
+    Status::new(
+        ErrorCode::UnknownOutcome,
+        "leadership was not handed over in time, and may yet be: look who leads",
+    )
+}
+
 /// A command of the metadata group has no answer.
 pub fn controller(error: &ControllerError) -> Status {
     match error {
@@ -222,6 +245,34 @@ mod tests {
         for status in said(NodeId(1), None) {
             assert_eq!(status.leader_on_wire(), (0, -1));
         }
+    }
+
+    #[test]
+    fn a_hand_over_is_refused_with_what_to_do() {
+        let to = NodeId(2);
+        let check = |error: TransferError, code: ErrorCode, said: &str| {
+            let status = transfer(NodeId(1), &error, None);
+            assert_eq!((status.code, status.message.as_str()), (code, said));
+        };
+        check(
+            TransferError::NotAVoter { to, voters: vec![NodeId(1), NodeId(3)] },
+            ErrorCode::InvalidRequest,
+            "node 2 holds no replica of the partition that may vote; choose one of: 1, 3",
+        );
+        check(
+            TransferError::NotAlive { to },
+            ErrorCode::NotAvailable,
+            "node 2 is not alive: see `quorate cluster status`",
+        );
+        check(
+            TransferError::Behind { to, entries: 12 },
+            ErrorCode::NotAvailable,
+            "node 2 is 12 entries behind: wait until it has caught up, and retry",
+        );
+        let unknown = [transfer(NodeId(1), &TransferError::NotTaken { to }, None), transfer_unknown()];
+        assert!(unknown.iter().all(|status| status.code.is_unknown_outcome()));
+        let elsewhere = transfer(NodeId(1), &TransferError::NotLeader { leader: None }, leader());
+        assert_eq!((elsewhere.code, elsewhere.leader_on_wire()), (ErrorCode::NotLeader, (2, 5)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
-use quorate_client::{Client, ClusterStatus};
+use quorate_client::{Client, ClusterStatus, LeaderChange, NodeId, PartitionId, TopicName};
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
@@ -21,6 +21,23 @@ pub(crate) struct ClusterArgs {
 enum ClusterCommand {
     /// Show the nodes, and whether every partition is led and whole.
     Status(StatusArgs),
+    /// Hand the lead of a partition to another node that holds a replica of it.
+    ///
+    /// The first replica is the preferred leader. Once its node has started anew it is given the lead back.
+    TransferLeader(TransferLeaderArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate cluster transfer-leader lines --partition 0 --to 2")]
+struct TransferLeaderArgs {
+    /// The topic.
+    topic: TopicName,
+    /// The partition, from 0.
+    #[arg(long)]
+    partition: i32,
+    /// The id of the node that is to lead.
+    #[arg(long, value_name = "NODE")]
+    to: u32,
 }
 
 #[derive(Debug, Args)]
@@ -59,9 +76,25 @@ struct StatusNode {
 
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure> {
-    let ClusterCommand::Status(args) = args.command;
     let client = Client::grpc(global.servers.addresses());
-    let status = patiently(&client, "10 s", client.admin().cluster_status()).await?;
+    match args.command {
+        ClusterCommand::Status(args) => status(&client, &args).await,
+        ClusterCommand::TransferLeader(args) => transfer_leader(&client, &args).await,
+    }
+}
+
+async fn transfer_leader(client: &Client, args: &TransferLeaderArgs) -> Result<(), Failure> {
+    let admin = client.admin();
+    let (topic, partition, to) = (args.topic.to_string(), PartitionId(args.partition), NodeId(args.to));
+    let change = patiently(client, "10 s", admin.transfer_leader(&topic, partition, to)).await?;
+    Output::new().line(match change {
+        LeaderChange::Moved => format!("node {to} leads partition {partition} of {topic}"),
+        LeaderChange::LedAlready => format!("node {to} led partition {partition} of {topic} already"),
+    })
+}
+
+async fn status(client: &Client, args: &StatusArgs) -> Result<(), Failure> {
+    let status = patiently(client, "10 s", client.admin().cluster_status()).await?;
     let no_majority = no_majority(&status).map(|text| format!("\n{text}")).unwrap_or_default();
     let status = shown(status);
     let mut out = Output::new();

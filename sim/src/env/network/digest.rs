@@ -70,6 +70,7 @@ impl Digest for Request {
                 Call::ClusterStatus(request) => digest_of("cluster status", request),
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
+                Call::MoveLeader(request) => digest_of("move leader", request),
             },
         }
     }
@@ -115,6 +116,7 @@ impl Digest for Response {
                 Reply::ClusterStatus(response) => digest_of("cluster status reply", response),
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
+                Reply::MoveLeader(response) => digest_of("move leader reply", response),
             },
         }
     }
