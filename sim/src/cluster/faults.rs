@@ -86,6 +86,30 @@ impl Cluster {
         true
     }
 
+    /// Has a node hand what it leads to another one: all of it, or the group at this place among them. The node does so in
+    /// its own time, if it can.
+    pub fn transfer(&self, node: NodeId, to: NodeId, place: Option<usize>) {
+        let (Some(running), Some(life)) = (self.running(node), self.life(node)) else { return };
+        let led = self.leads(node).into_iter().collect::<Vec<_>>();
+        if led.is_empty() {
+            return;
+        }
+        let chosen = match place {
+            Some(place) => vec![led[place % led.len()]],
+            None => led,
+        };
+        self.note(Event::Fault(format!("has node{node} hand {} groups to node{to}", chosen.len())));
+        self.tally.count("leader transfer");
+        let raft = running.raft().clone();
+        let work = async move {
+            for group in chosen {
+                // It is refused where it cannot be done.
+                drop(raft.transfer(group, to).await);
+            }
+        };
+        drop(life.start("leader transfer", Box::pin(work)));
+    }
+
     /// Clears away whoever ran in a node's place with a disk that is not the node's, and gives it its own back.
     pub async fn give_back(&mut self, node: NodeId) {
         if self.machine(node).own_disk.is_none() {

@@ -71,6 +71,10 @@ pub struct Knobs {
     pub fetch_bytes_max: u32,
     /// Replicas started at a time.
     pub starts_at_once_max: usize,
+    /// A group falls quiet after so long, in ms; 0: never.
+    pub quiet_after_ms: u64,
+    /// How often leaders are balanced, and how long a preferred leader must have been there, in ms.
+    pub balance_ms: (u64, u64),
     /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
     pub leader_restore: bool,
     /// Where nodes and clients meet an unkind world.
@@ -111,7 +115,23 @@ impl Knobs {
             leader_restore: false,
             observed: true,
             points: Points::draw(&mut Dice::new(dice.bits())),
+            quiet_after_ms: 0,
+            balance_ms: (0, 0),
         }
+    }
+
+    /// Draws when groups fall quiet and leaders are balanced: sooner and more often than usual. Until then neither happens.
+    pub fn draw_rest(&mut self, dice: &mut Dice) {
+        self.quiet_after_ms = if dice.chance(150) { 0 } else { 100 << dice.below(5) };
+        let balances = !dice.chance(150);
+        let (every, delay): (u64, u64) = (300 << dice.below(5), 200 << dice.below(5));
+        self.balance_ms = (if balances { every } else { 0 }, delay);
+    }
+
+    /// No group falls quiet, and no leader goes back: for stories in which each step is written out.
+    pub fn without_rest(&mut self) {
+        self.quiet_after_ms = 0;
+        self.balance_ms = (0, 0);
     }
 
     /// Sets a node's configuration.
@@ -130,5 +150,9 @@ impl Knobs {
         config.partition.in_flight_batches_max = self.in_flight_batches_max;
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
+        config.raft.quiet_after_ms = self.quiet_after_ms;
+        // A stop is over before the last clients have ended.
+        config.raft.hand_over_ms_max = 2_000;
+        (config.partition.balance_ms, config.partition.balance_delay_ms) = self.balance_ms;
     }
 }

@@ -83,12 +83,16 @@ pub enum Kind {
     PauseClient,
     /// A client's wall clock is stepped, and set right after a while.
     StepClient,
+    /// What a node leads is handed to another one, in whatever state that is.
+    Transfer,
+    /// All nodes are asked to stop, one after the other.
+    Rolling,
 }
 
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 39] = [
+pub const ALL: [(Kind, Class, u64); 41] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -128,6 +132,8 @@ pub const ALL: [(Kind, Class, u64); 39] = [
     (SlowReader, Class::Client, 1),
     (PauseClient, Class::Client, 2),
     (StepClient, Class::Client, 1),
+    (Transfer, Class::Process, 4),
+    (Rolling, Class::Process, 1),
 ];
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(super) enum Mend {
     ResumeClient(Host),
     /// A client's wall clock is set right by so much.
     StepClientBack(Host, i64),
+    /// The next node of a rolling restart is asked to stop.
+    Stop(NodeId),
 }
 
 impl Nemesis {
@@ -80,6 +82,9 @@ impl Nemesis {
                     cluster.note(Event::Fault(format!("resumes {client}")));
                     life.resume();
                 }
+            }
+            Mend::Stop(node) => {
+                cluster.stop(node);
             }
             Mend::StepClientBack(client, by) => {
                 if let Some(clock) = cluster.network().client_clock(client) {
@@ -132,6 +137,7 @@ impl Nemesis {
             | Mend::Disk(node)
             | Mend::StepBack(node, _)
             | Mend::Strobe(node, ..)
+            | Mend::Stop(node)
             | Mend::Thaw(node) => nodes.contains(node),
             Mend::Link(..) | Mend::ResumeClient(_) | Mend::StepClientBack(..) => false,
         };

@@ -102,6 +102,21 @@ impl Nemesis {
             Kind::Stop => {
                 cluster.stop(node);
             }
+            Kind::Transfer => {
+                if let Some(to) = self.other(&nodes, node) {
+                    let all = self.dice.chance(300);
+                    let at = self.dice.place(1_000);
+                    cluster.transfer(node, to, (!all).then_some(at));
+                }
+            }
+            Kind::Rolling => {
+                cluster.tally().count("rolling restart");
+                let mut at = clock::now();
+                for node in nodes {
+                    self.mend_at(at, Mend::Stop(node));
+                    at += self.dice.time(100 * MS, 6_000 * MS);
+                }
+            }
             Kind::Stranger => self.bring_stranger(cluster, &nodes, node, until).await,
             Kind::SlowDisk => {
                 let read_max = self.dice.time(MS / 100, 20 * MS);

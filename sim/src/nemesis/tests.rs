@@ -40,6 +40,8 @@ fn each_kind_takes_hold_and_ends() {
         (Kind::FailSync, "failed sync"),
         (Kind::CutClient, "cut client"),
         (Kind::PauseClient, "pause of a client"),
+        (Kind::Transfer, "leader transfer"),
+        (Kind::Rolling, "rolling restart"),
     ];
     for (seed, (kind, fault)) in (0..).zip(expected) {
         let faults = faults_of(kind, seed);
