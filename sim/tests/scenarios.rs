@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore};
+use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore, quiet_group};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -37,6 +37,18 @@ fn a_node_registers_although_the_leader_that_it_remembers_hangs() {
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.acked >= 6, "seed {seed}: {} records", report.acked);
         assert_eq!(report.faults.get("pause"), Some(&1), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_quiet_group_keeps_its_leader_and_is_led_by_another_once_that_is_lost() {
+    for seed in 0..9 {
+        let report = quiet_group::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 12, "seed {seed}: {} records", report.acked);
+        for mark in ["quiet-confirmed", "woken-by-proposal"] {
+            assert!(report.marks.contains_key(mark), "seed {seed}: {:?}", report.marks);
+        }
     }
 }
 

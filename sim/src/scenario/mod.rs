@@ -4,6 +4,7 @@ pub mod closing_fails;
 pub mod deposed_leader;
 pub mod hanging_leader;
 pub mod leader_restore;
+pub mod quiet_group;
 
 use crate::report::Report;
 use crate::run::{self, Options};
@@ -12,7 +13,7 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios: by name, how they are played, and what happens in them.
-pub const ALL: [(&str, Play, &str); 5] = [
+pub const ALL: [(&str, Play, &str); 6] = [
     (
         "closing-fails",
         closing_fails::play,
@@ -33,6 +34,11 @@ pub const ALL: [(&str, Play, &str); 5] = [
         "leader-restore-default",
         |seed, options| leader_restore::play(seed, true, options),
         "the same with openraft's default, which loses what was acked: breaks promises on purpose",
+    ),
+    (
+        "quiet-group",
+        quiet_group::play,
+        "a group falls quiet, wakes under its leader, and loses it; the seed says how: killed, without power, cut off",
     ),
 ];
 
