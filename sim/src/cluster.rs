@@ -509,8 +509,13 @@ impl RunningNode {
             _ = stopped.wait_for(Option::is_some) => false,
             _ = self.stop.wait_for(|asked| *asked) => true,
         };
-        if asked {
-            node.hand_over().await;
+        let in_peace = asked
+            && tokio::select! {
+                biased;
+                Ok(_) = stopped.wait_for(Option::is_some) => false,
+                () = node.hand_over() => true,
+            };
+        if in_peace {
             drop((stopped, listener));
             drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Whoever looks at the node at this very moment lets go of it without waiting.

@@ -30,7 +30,7 @@ pub(super) struct Balance {
     pub(super) config: Arc<PartitionConfig>,
     pub(super) me: NodeId,
     pub(super) metadata: watch::Receiver<Arc<Metadata>>,
-    /// Who has not taken over, and until when nothing is given back to it.
+    /// Who has not taken over, and when that was seen last.
     pub(super) failed: Mutex<BTreeMap<NodeId, Moment>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Balance {
 struct Led {
     /// In this life.
     since: Moment,
-    /// By the hand of the leader before, and not by an election that nobody asked for.
+    /// By somebody's choice: the leader before handed it over and did not stop.
     handed: bool,
     /// Who led before.
     before: Option<NodeId>,
@@ -69,15 +69,20 @@ impl Balance {
             let Some(preferred) = partition.replicas.first().copied().filter(|node| *node != self.me) else {
                 continue;
             };
-            if self.failed().get(&preferred).is_some_and(|until| now < *until) {
-                continue;
-            }
             let Some(led) = self.led(partition.group) else { continue };
-            if is_due(led, (preferred, self.raft.fit_since(preferred)), now, delay) {
+            if is_due(led, (preferred, self.raft.fit_since(preferred)), now, delay) && !self.ails(preferred) {
                 due.push((partition.group, preferred));
             }
         }
         due
+    }
+
+    /// Whether a node has lately not taken over. A new process has another chance.
+    fn ails(&self, node: NodeId) -> bool {
+        let failed = self.failed().get(&node).copied();
+        failed.is_some_and(|at| {
+            self.env.now() < at + CONVALESCENCE && self.raft.fit_since(node).is_none_or(|since| since <= at)
+        })
     }
 
     fn failed(&self) -> MutexGuard<'_, BTreeMap<NodeId, Moment>> {
@@ -91,6 +96,10 @@ impl Balance {
     }
 
     async fn give_back(&self, group: GroupId, to: NodeId) {
+        // Another partition may have waited for it in vain since the look.
+        if self.ails(to) {
+            return;
+        }
         match self.raft.transfer(group, to).await {
             Ok(Transferred::Done) => {
                 self.env.reached(Mark::GivenBack);
@@ -99,7 +108,7 @@ impl Balance {
             Ok(Transferred::LedAlready) => {}
             Err(error @ TransferError::NotTaken { .. }) => {
                 warn!(%group, %to, %error, "leadership was not given back");
-                self.failed().insert(to, self.env.now() + CONVALESCENCE);
+                self.failed().insert(to, self.env.now());
             }
             // The next look finds it again, if it must be.
             Err(error) => debug!(%group, %to, %error, "leadership was not given back"),
@@ -138,20 +147,22 @@ mod tests {
             let due_now = is_due(led, (preferred, fit_since.map(at)), at(now), delay);
             assert_eq!(due_now, due, "{led:?} {fit_since:?} {now}");
         };
-        // Handed over when the preferred leader stopped, and it came back at 30.
-        let stopped = (true, 10, Some(preferred));
+        // The preferred leader stopped or died, and came back at 30.
+        let stopped = (false, 10, Some(preferred));
         check(stopped, Some(30), 49, false);
         check(stopped, Some(30), 50, true);
         check(stopped, None, 50, false);
-        // It died, and came back.
-        check((false, 10, Some(preferred)), Some(30), 50, true);
         // It was not the first to be there when the group was new, or another one was replaced.
         for before in [None, Some(other)] {
             check((false, 10, before), Some(0), 19, false);
             check((false, 10, before), Some(0), 20, true);
         }
-        // Handed over by hand while it was there.
+        // Handed over by hand while it was there; and by hand before it started anew.
         check((true, 40, Some(preferred)), Some(30), 900, false);
+        check((true, 10, Some(preferred)), Some(30), 50, true);
+        // It came back, and then whoever led meanwhile stopped as well, and handed over.
+        check((false, 35, Some(other)), Some(30), 49, false);
+        check((false, 35, Some(other)), Some(30), 50, true);
         // It was missed although it lived.
         check((false, 40, Some(preferred)), Some(0), 339, false);
         check((false, 40, Some(preferred)), Some(0), 340, true);

@@ -118,7 +118,7 @@ pub(super) struct Running {
     pub(super) waking: AsyncMutex<()>,
     /// Whom this node hands leadership to, while it does.
     pub(super) transfer: watch::Sender<Option<NodeId>>,
-    /// The term whose leader last asked this node to take over.
+    /// The newest term whose leader asked this node to take over, and does not stop.
     pub(super) handed: Mutex<Option<Term>>,
     pub(super) tenure: Mutex<Tenure>,
     /// Elections of this node that wait for no timer.
@@ -265,14 +265,20 @@ pub(super) struct Tenure {
     pub(super) led: Option<(Term, Moment)>,
     /// The last leader that was not this node.
     pub(super) before: Option<NodeId>,
-    /// In this term it has handed its leadership over: openraft takes nothing in any more, nor does it beat, whatever
-    /// comes of it.
+    /// The newest term in which it has handed its leadership over: openraft takes nothing in any more, nor does it beat,
+    /// whatever comes of it.
     pub(super) given_up: Option<Term>,
 }
 
 impl Running {
     pub(super) fn tenure(&self) -> MutexGuard<'_, Tenure> {
         self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node hands over what it leads in `term`, if it does.
+    pub(super) fn give_up(&self, term: Term) {
+        let mut tenure = self.tenure();
+        tenure.given_up = tenure.given_up.max(Some(term));
     }
 
     pub(super) fn replacing(&self) -> MutexGuard<'_, Option<(RaftVote, Moment)>> {

@@ -90,7 +90,8 @@ impl Inner {
             .collect();
         let times = (
             Duration::from_millis(config.quiet_after_ms),
-            Duration::from_millis(config.election_timeout_ms_min),
+            // Nobody who has not agreed misses the heartbeats before that.
+            Duration::from_millis(config.election_timeout_ms_max),
         );
         let step = self.ledger.lock().step(rest, now, &live, times, || is_settled(group, last, &live));
         match step {

@@ -155,7 +155,8 @@ impl Group {
         self.0.tenure().before
     }
 
-    /// Whether the leader of the term before handed its leadership in `term` to this node.
+    /// Whether the leader of the term before handed its leadership in `term` to this node because somebody chose it, and
+    /// not because that one stops.
     pub fn was_handed(&self, term: Term) -> bool {
         let handed = *self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
         handed.is_some_and(|from| from.0 + 1 == term.0)
@@ -166,9 +167,10 @@ impl Group {
         self.0.transfer.borrow().is_some() || self.0.tenure().given_up == Some(term)
     }
 
-    /// The leader of `from` hands its leadership to this node.
+    /// The leader of `from`, which goes on, hands its leadership to this node. A request of long ago may come again.
     pub(super) fn asked_to_take_over(&self, from: Term) {
-        *self.0.handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
+        let mut handed = self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        *handed = (*handed).max(Some(from));
     }
 
     /// The last index here, and up to which the other members hold this log, as far as this node knows who leads it.
@@ -331,13 +333,21 @@ impl Inner {
             }
             env.sleep(LOOK).await;
         }
+        if !matches!(group.role(), Role::Leader { term: now, .. } if now == term) {
+            return Err(TransferError::NotLeader { leader: None });
+        }
         // From here on openraft takes nothing in.
-        group.0.tenure().given_up = Some(term);
+        group.0.give_up(term);
         let asked =
             group.0.scope.enter(group.0.raft.trigger().transfer_leader(node_to_raft(to))).boxed().await;
         if asked.is_err() {
             // It has stopped, and nobody leads here.
             return Err(TransferError::NotLeader { leader: None });
+        }
+        // If it was deposed and elected again before openraft came to that, it has given up a later term.
+        let then = group.0.raft.with_raft_state(|state| state.vote_ref().leader_id.term);
+        if let Ok(then) = group.0.scope.enter(then).boxed().await {
+            group.0.give_up(Term(then));
         }
         // The heir waits for what it lacks so long, and then needs two round trips and two syncs.
         let until = env.now() + Duration::from_millis(self.config().election_timeout_ms_min) * 2;
@@ -357,10 +367,13 @@ impl Inner {
             tracing::warn!(group = %group.id(), %term, %to, elapsed_ms, "leadership was not taken over");
             return Err(TransferError::NotTaken { to });
         }
-        if let Role::Follower { leader: Some(leader), .. } = group.role()
-            && leader != to
-        {
-            return Err(TransferError::NotLeader { leader: Some(leader) });
+        match group.role() {
+            Role::Follower { leader: Some(leader), .. } if leader != to => {
+                return Err(TransferError::NotLeader { leader: Some(leader) });
+            }
+            // The heir stood and lost, and the others chose this node once more.
+            Role::Leader { .. } => return Err(TransferError::NotTaken { to }),
+            Role::Follower { .. } => {}
         }
         env.reached(Mark::Transferred);
         tracing::info!(group = %group.id(), %term, %to, elapsed_ms, "leadership handed over");

@@ -135,7 +135,7 @@ pub async fn serve(
     });
 
     let mut stopped_itself = node.stopped_itself();
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         biased;
         reason = stopped_itself.wait_for(Option::is_some) => match reason {
             Ok(reason) => Ended::Itself(reason.clone().unwrap_or_default()),
@@ -145,7 +145,13 @@ pub async fn serve(
     };
     tracing::info!(node = %id, "node stops");
     if ended == Ended::Asked {
-        node.hand_over().await;
+        tokio::select! {
+            biased;
+            Ok(reason) = stopped_itself.wait_for(Option::is_some) => {
+                ended = Ended::Itself(reason.clone().unwrap_or_default());
+            }
+            () = node.hand_over() => {}
+        }
     }
     stopping.send_replace(true);
     for task in [serving, answering_http].into_iter().flatten() {

@@ -151,8 +151,8 @@ impl Knobs {
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
         config.raft.quiet_after_ms = self.quiet_after_ms;
-        // A stop is over before the last clients have ended.
-        config.raft.hand_over_ms_max = 2_000;
+        // A stop that began before everything is mended is over within the second that is given to it then.
+        config.raft.hand_over_ms_max = 700;
         (config.partition.balance_ms, config.partition.balance_delay_ms) = self.balance_ms;
     }
 }

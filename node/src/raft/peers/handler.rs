@@ -181,7 +181,10 @@ impl Handler {
                     if node.is_unfit() {
                         return Err(Refusal::new(ErrorCode::NotReady, "this node is about to stop"));
                     }
-                    group.asked_to_take_over(Term(request.from_leader().leader_id.term));
+                    // One that stops has no choice.
+                    if !node.liveness().is_unfit(who.node) {
+                        group.asked_to_take_over(Term(request.from_leader().leader_id.term));
+                    }
                 }
                 node.ledger.lock().stirred(group.id());
                 async move {

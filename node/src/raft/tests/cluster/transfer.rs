@@ -108,7 +108,7 @@ fn a_leader_whose_heir_did_not_take_over_is_replaced_and_does_not_rest() {
         let to = id(&nodes[heir]);
         // As a transfer does in the end, when the heir is as good as gone.
         let giving = nodes.iter().find(|node| id(node) == leading).unwrap().group.clone();
-        giving.0.tenure().given_up = Some(term);
+        giving.0.give_up(term);
         giving.0.scope.enter(giving.0.raft.trigger().transfer_leader(to.0.into())).boxed().await.unwrap();
         nodes.remove(heir).kill();
         drop(giving);
