@@ -33,8 +33,9 @@ impl Ledger {
 }
 
 impl Group {
-    /// Wakes the group if this node leads it quietly: nothing may be proposed to a leader whose lease has run out, and
-    /// without heartbeats it has. Ready when a majority has said that it still leads, or does not say so in time.
+    /// Wakes the group if this node leads it quietly, or did a moment ago: nothing may be proposed to a leader whose
+    /// lease has run out, and without heartbeats it has. Ready when a majority has said that it still leads, or does
+    /// not say so in time.
     pub(super) async fn wake(&self, why: Mark) {
         if !self.0.ledger.lock().leads(self.0.id) {
             return;
@@ -173,8 +174,11 @@ impl Inner {
     /// still leads, and beats again; then openraft judges.
     pub(super) fn guards(&self, group: &Group) -> bool {
         if self.ledger.lock().leads(group.id()) {
-            let waking = group.clone();
-            group.0.scope.start(async move { waking.wake(Mark::WokenByAVoteRequest).await });
+            // Candidates ask again and again.
+            if group.0.waking.try_lock().is_ok() {
+                let waking = group.clone();
+                group.0.scope.start(async move { waking.wake(Mark::WokenByAVoteRequest).await });
+            }
             return true;
         }
         let lease = Duration::from_millis(self.config().election_timeout_ms_max);

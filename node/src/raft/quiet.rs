@@ -64,6 +64,15 @@ struct Led {
     /// Since when nothing has happened.
     since: Moment,
     asked: Option<Asked>,
+    /// It went without heartbeats, and no majority was asked since whether it still leads: that its lease lives is not
+    /// known, though it may beat again.
+    unsure: bool,
+}
+
+impl Led {
+    fn new(rest: Rest, since: Moment) -> Self {
+        Self { rest, since, asked: None, unsure: false }
+    }
 }
 
 #[derive(Debug)]
@@ -112,9 +121,10 @@ impl Quiet {
         (idle, patience): (Duration, Duration),
         settled: impl FnOnce() -> bool,
     ) -> Step {
-        let led = self.led.entry(rest.group).or_insert(Led { rest, since: now, asked: None });
+        let led = self.led.entry(rest.group).or_insert(Led::new(rest, now));
         if led.rest != rest {
-            *led = Led { rest, since: now, asked: None };
+            // Nobody makes entries without a lease.
+            *led = Led::new(rest, now);
             return Step::Beat;
         }
         if let Some(asked) = &mut led.asked {
@@ -135,19 +145,20 @@ impl Quiet {
             return Step::Beat;
         }
         let peers = live.iter().map(|peer| (*peer, false)).collect();
-        led.asked = Some(Asked { at: now, peers, fewer: false });
+        (led.asked, led.unsure) = (Some(Asked { at: now, peers, fewer: false }), true);
         Step::Ask
     }
 
-    /// Whether this node leads the group without heartbeats.
+    /// Whether this node leads the group and has gone without heartbeats since a majority was last asked.
     pub(super) fn leads(&self, group: GroupId) -> bool {
-        self.led.get(&group).is_some_and(|led| led.asked.is_some())
+        self.led.get(&group).is_some_and(|led| led.unsure)
     }
 
-    /// Something happens in a group that this node leads: it beats again. Whether it was quiet.
+    /// A majority was asked, because something happens in a group that this node leads: it beats again. Whether it was
+    /// quiet.
     pub(super) fn wake(&mut self, group: GroupId, now: Moment) -> bool {
         let Some(led) = self.led.get_mut(&group) else { return false };
-        led.since = now;
+        (led.since, led.unsure) = (now, false);
         led.asked.take().is_some()
     }
 
@@ -404,6 +415,11 @@ mod tests {
         exchange(&mut leader, (A, &mut a), &[], 500);
         assert_eq!(a.kept(G, L, Term(3)), Some(at(500)));
         assert_eq!(step(&mut leader, G, 9, 600, &[A, B]), Step::Wake);
+        // The heartbeat is on its way, and so nobody has said yet that it still leads.
+        assert!(leader.leads(G));
+        leader.wake(G, at(610));
+        assert!(!leader.leads(G));
+        assert_eq!(step(&mut leader, G, 9, 700, &[A, B]), Step::Beat);
     }
 
     #[test]
