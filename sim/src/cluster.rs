@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_node::env::Env;
+use quorate_node::env::{Env, Metrics};
 use quorate_node::wiring::{Node, NodeConfig, Readiness};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use tokio::sync::{mpsc, watch};
@@ -253,6 +253,7 @@ impl Cluster {
                 self.knobs.pool_wait_max,
                 purpose("pool"),
             )),
+            metrics: Metrics::default(),
         };
         self.network.set_dark(Host::Node(node), false);
         self.network.begin_life(Host::Node(node));

@@ -43,6 +43,9 @@ pub struct PartitionConfig {
     pub timestamp_ahead_ms_max: i64,
     /// Replicas that are started at the same time.
     pub starts_at_once_max: usize,
+    /// Topics that have metrics of their own; those of all others are counted together, under an empty name. Too many,
+    /// and whoever gathers metrics keeps a dozen series for each.
+    pub metered_topics_max: usize,
 }
 
 impl Default for PartitionConfig {
@@ -61,6 +64,7 @@ impl Default for PartitionConfig {
             decompressed_bytes_max: 64 << 20,
             timestamp_ahead_ms_max: 3_600_000,
             starts_at_once_max: 32,
+            metered_topics_max: 200,
         }
     }
 }

@@ -6,6 +6,7 @@ use quorate_proto::ids::{Offset, PartitionId, Timestamp};
 
 use super::*;
 use crate::controller::NewTopic;
+use crate::env::Metrics;
 use crate::env::gate::{Gate, GatedDisk};
 use crate::env::grpc::GrpcTransport;
 use crate::env::os::{OsDisk, OsPool};
@@ -24,6 +25,7 @@ async fn a_node_that_is_stopped_gives_what_is_in_flight_a_moment() {
         disk: Arc::new(GatedDisk { disk: OsDisk::open(folder.path()).unwrap(), gate: gate.clone() }),
         transport: Arc::new(GrpcTransport::new(base)),
         pool: Arc::new(OsPool),
+        metrics: Metrics::default(),
     };
     let node = Node::start(env.clone(), NodeConfig::new(NodeId(1), "127.0.0.1:0")).await.unwrap();
     drop(node.readiness().wait_for(|known| *known == Readiness::Ready).await.unwrap());
