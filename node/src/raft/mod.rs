@@ -5,7 +5,9 @@
 
 mod config;
 mod election;
+mod full;
 mod group;
+mod health;
 mod liveness;
 mod log_store;
 mod machine;
@@ -21,6 +23,7 @@ mod tests;
 
 pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
+pub use health::NodeHealth;
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use node::{GroupError, PeerHooks, RaftNode};

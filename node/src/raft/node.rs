@@ -20,6 +20,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot, watch};
 
 use super::config::RaftConfig;
 use super::election;
+use super::full;
 use super::group::{Group, Role, Running, role_of};
 use super::liveness::{Death, Leadership, Liveness};
 use super::log_store::LogStore;
@@ -85,11 +86,11 @@ pub enum GroupError {
 
 /// All of a node's groups and its peers. Cheap to clone.
 #[derive(Clone)]
-pub struct RaftNode(Arc<Inner>);
+pub struct RaftNode(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     env: Env,
-    store: Store,
+    pub(super) store: Store,
     config: RaftConfig,
     openraft: Arc<openraft::Config>,
     pub(super) me: NodeId,
@@ -209,7 +210,9 @@ impl RaftNode {
         let timers =
             vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
         let timers = env.spawn("timers", timers);
-        inner.tasks().extend([beats, timers]);
+        let full = full::hand_over(env.clone(), Arc::downgrade(&inner), inner.store.rooms());
+        let full = env.spawn("hand-over of a full disk", full);
+        inner.tasks().extend([beats, timers, full]);
         Self(inner)
     }
 
@@ -695,16 +698,22 @@ async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch:
         match (std::mem::replace(&mut was, state), state) {
             (ServerState::Candidate | ServerState::Follower, ServerState::Leader) => {
                 env.reached(Mark::ElectionWon);
+                env.metrics.elections_won.add(1);
             }
             (ServerState::Candidate, ServerState::Follower) => env.reached(Mark::ElectionLost),
             (ServerState::Leader, ServerState::Follower | ServerState::Candidate) => {
                 env.reached(Mark::LeaderDeposed);
+                env.metrics.leaderships_lost.add(1);
             }
             _ => {}
         }
-        let changed = running.roles.send_if_modified(|known| std::mem::replace(known, role) != role);
+        let mut before = role;
+        let changed = running.roles.send_if_modified(|known| {
+            before = std::mem::replace(known, role);
+            before != role
+        });
         if changed {
-            tracing::info!(group = %running.id, ?role, "role changed");
+            running.tell(before, role);
             node.role_changed(running.id, role);
         }
         let id = running.id;
@@ -770,14 +779,14 @@ fn beat(
     peer: NodeId,
     leads: Vec<v1::Leadership>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let body = peer_request::Body::Beat(v1::NodeBeat { leads });
+    let body = peer_request::Body::Beat(v1::NodeBeat { leads, health: Some(node.health().to_wire()) });
     let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
     let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
     let node = Arc::downgrade(node);
     async move {
-        let leads = match asked.await {
-            Ok((_, peer_reply::Body::Beat(reply))) => leads_from_wire(&reply.leads).ok(),
-            Ok(_) => None,
+        let (leads, health) = match asked.await {
+            Ok((_, peer_reply::Body::Beat(reply))) => (leads_from_wire(&reply.leads).ok(), reply.health),
+            Ok(_) => (None, None),
             Err(error) => {
                 tracing::debug!(%peer, %error, "beat was not answered");
                 return;
@@ -785,6 +794,7 @@ fn beat(
         };
         if let (Some(node), Some(leads)) = (node.upgrade(), leads) {
             node.beat(peer, &leads);
+            node.told(peer, health.as_ref());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, Term};
+use quorate_proto::ids::{GroupId, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
 use super::convert::{
@@ -83,8 +83,16 @@ impl Handler {
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
             judged(&node, sender, Standing::Stranger)?;
+            let asker = sender.map(|sender| NodeId(sender.node));
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
-            return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
+            return Ok(said
+                .map(move |said| {
+                    if let (Some(asker), Err((_, reason))) = (asker, &said) {
+                        node.peers.healths().refused(asker, reason, node.env().now());
+                    }
+                    said.map(peer_reply::Body::Hello).map_err(refusal)
+                })
+                .boxed());
         }
         let who = judged(&node, sender, Standing::Known)?;
         node.heard(who);
@@ -123,6 +131,8 @@ impl Handler {
                 let append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 group.heard_leader(&append.vote);
+                // Heard all the same: it leads, and what it says of votes and of what is committed comes with heartbeats.
+                node.admits(group.id(), &append.entries)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
                 let env = node.env().clone();
                 async move {
@@ -171,6 +181,9 @@ impl Handler {
                 let group = node.serving(request.group)?;
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
+                if *request.to_node_id() == node_to_raft(node.me) {
+                    node.may_lead(group.id())?;
+                }
                 async move {
                     let transfer = group.0.raft.handle_transfer_leader(request);
                     match group.0.scope.enter(transfer).await.map_err(stopped)? {
@@ -182,8 +195,9 @@ impl Handler {
             }
             peer_request::Body::Beat(beat) => {
                 node.beat(who.node, &leads_from_wire(&beat.leads)?);
-                let leads = leads_to_wire(&node.leads());
-                async move { Ok(peer_reply::Body::Beat(v1::NodeBeatReply { leads })) }.boxed()
+                node.told(who.node, beat.health.as_ref());
+                let (leads, health) = (leads_to_wire(&node.leads()), Some(node.health().to_wire()));
+                async move { Ok(peer_reply::Body::Beat(v1::NodeBeatReply { leads, health })) }.boxed()
             }
             peer_request::Body::Command(command) => {
                 let timeout = Duration::from_millis(u64::from(command.timeout_ms)).min(COMMAND_TIMEOUT_MAX);
