@@ -84,7 +84,7 @@ pub(crate) struct World {
     /// network: links cut, clogged, half open, narrow or reset, requests and replies lost, frames lost, late, doubled or
     /// flipped. clock: steps, leaps, standstills, drift, an hour back at a restart. process: pauses, waits for a
     /// processor, stops, a node with an empty disk or another node's. crash: kills and power cuts, at a disk operation,
-    /// in a recovery, in a loop, of all nodes. disk: slow disks, stalls, failed syncs. client: what is done to clients
+    /// in a recovery, in a loop, of all nodes. disk: slow disks, stalls, failed syncs, full disks. client: what is done to clients
     /// and their connections.
     ///
     /// Whatever the classes, unless the run is a calm one, which has hardly any fault: for the last nine seconds before
