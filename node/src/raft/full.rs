@@ -1,5 +1,6 @@
 //! What follows for groups from disks that are nearly full: a leader hands over to a member with room, a follower
-//! refuses entries before they reach its storage, and no batch is proposed that no majority would take.
+//! refuses entries before they reach its storage, and no batch is proposed that no majority would take. The follower
+//! does so later than the leader: what was admitted in time can still be committed.
 //!
 //! Only batches are refused. What keeps a group alive (votes, heartbeats, blank entries, memberships, commands) is small
 //! and lives on the reserve; and so does all of the metadata group, which must be able to delete topics.
@@ -110,10 +111,10 @@ impl Inner {
             return Ok(());
         }
         let room = self.store.room();
-        if !room.is_full && !self.env().perturb(Point::AppendRefusedFull) {
+        if !room.refuses_entries() && !self.env().perturb(Point::AppendRefusedFull) {
             return Ok(());
         }
-        if room.is_full {
+        if room.refuses_entries() {
             self.env().reached(Mark::FollowerFull);
             self.env().metrics.appends_refused_full.add(1);
         }

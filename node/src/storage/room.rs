@@ -36,11 +36,18 @@ pub struct DiskRoom {
     pub free_bytes: u64,
     /// Bytes that are kept in reserve.
     pub reserve_bytes: u64,
-    /// Whether entries are to be refused. Stays so until there is somewhat more than the reserve.
+    /// Whether new entries are to be refused at the door. Stays so until there is somewhat more than the reserve.
     pub is_full: bool,
 }
 
 impl DiskRoom {
+    /// Whether also those entries are to be refused that others were admitted with: half of the reserve is used up. Until
+    /// then a follower takes what leaders had admitted when the disks became full. If it did not, and all disks filled up
+    /// together, these entries would wait for room, and behind them the very command that makes it.
+    pub fn refuses_entries(&self) -> bool {
+        self.is_full && self.free_bytes < self.reserve_bytes / 2
+    }
+
     /// What a person is told whose entries are refused.
     pub fn refusal(&self, node: NodeId) -> String {
         format!(
@@ -189,6 +196,8 @@ mod tests {
         assert!(full.is_full && full.after(800).is_full && full.after(899).is_full);
         assert!(!full.after(900).is_full);
         assert!(!full.after(900).after(800).is_full && full.after(900).after(799).is_full);
+        assert!(!full.refuses_entries() && !full.after(400).refuses_entries());
+        assert!(full.after(399).refuses_entries() && !full.after(900).refuses_entries());
         assert!(!Room::new(Some(0), Some(DiskSpace { free_bytes: 0, total_bytes: 1 })).now().is_full);
     }
 

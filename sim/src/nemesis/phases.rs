@@ -161,7 +161,7 @@ impl Nemesis {
             }
             7 => {
                 // Its disk stays nearly full: the core has room.
-                let left = cluster.disk_reserve() / 2;
+                let left = cluster.disk_reserve() / 4;
                 cluster.fill_disk(node, left);
             }
             _ => {

@@ -65,7 +65,8 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
         let malformed = move |reason: String| AskError::Malformed { node, reason };
         // Nothing is sent that would be refused: it may be much, and is tried again and again.
-        let full = takes_room(self.group, &request.entries).then(|| self.peers.full(node)).flatten();
+        let takes_room = takes_room(self.group, &request.entries);
+        let full = takes_room.then(|| self.peers.refuses_entries(node)).flatten();
         let call = match full {
             Some(room) => {
                 Err(AskError::Refused { node, code: ErrorCode::DiskFull, message: room.refusal(node) })

@@ -115,9 +115,9 @@ impl Peers {
         self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room on a peer's disk, if that is too little for entries.
-    fn full(&self, node: NodeId) -> Option<DiskRoom> {
-        self.healths().full(node, self.env.now())
+    /// The room on a peer's disk, if it takes no entries for that.
+    fn refuses_entries(&self, node: NodeId) -> Option<DiskRoom> {
+        self.healths().full(node, self.env.now()).filter(DiskRoom::refuses_entries)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

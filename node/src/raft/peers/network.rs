@@ -208,7 +208,7 @@ impl RaftNetworkV2<Config> for Network<To> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        let retry = if self.peers.full(self.to.node).is_some() { FULL_RETRY } else { RETRY };
+        let retry = if self.peers.refuses_entries(self.to.node).is_some() { FULL_RETRY } else { RETRY };
         Some(Backoff::new(std::iter::repeat(retry)))
     }
 }
