@@ -1,7 +1,7 @@
 //! Written-out scenarios.
 
 use quorate_sim::run::Options;
-use quorate_sim::scenario::{closing_fails, deposed_leader, hanging_leader, leader_restore};
+use quorate_sim::scenario::{closing_fails, deposed_leader, full_disks, hanging_leader, leader_restore};
 
 #[test]
 fn a_leader_that_lost_its_tail_does_not_resume_its_term() {
@@ -37,6 +37,20 @@ fn a_node_registers_although_the_leader_that_it_remembers_hangs() {
         assert_eq!(report.violations, [], "seed {seed}");
         assert!(report.acked >= 6, "seed {seed}: {} records", report.acked);
         assert_eq!(report.faults.get("pause"), Some(&1), "seed {seed}");
+    }
+}
+
+#[test]
+fn full_disks_refuse_hand_over_and_recover() {
+    for seed in 0_u64..8 {
+        let report = full_disks::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 9, "seed {seed}: {} records", report.acked);
+        let mark = if seed.is_multiple_of(2) { "refused-full" } else { "handed-over-full" };
+        for mark in [mark, "recovered-full"] {
+            assert!(report.marks.contains_key(mark), "seed {seed}: {mark} in {:?}", report.marks);
+        }
+        assert!(!report.marks.contains_key("enospc"), "seed {seed}: the reserve was used up");
     }
 }
 
