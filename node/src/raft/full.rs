@@ -168,8 +168,8 @@ pub(super) async fn hand_over(env: Env, node: Weak<Inner>, mut rooms: watch::Rec
 }
 
 async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
+    let (Role::Leader { ready: true, .. }, Some(node)) = (group.role(), node.upgrade()) else { return };
     let heir = {
-        let (Role::Leader { ready: true, .. }, Some(node)) = (group.role(), node.upgrade()) else { return };
         let last = group.log().state().last.map(|last| last.index);
         let now = env.now();
         let lives = now - Duration::from_millis(node.config().election_timeout_ms_max);
@@ -180,9 +180,10 @@ async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
         heir(&fit.collect(), &group.matched(), last)
     };
     let Some(heir) = heir else { return };
-    let handed = env.timeout(HAND_OVER_TIME_MAX, group.transfer_leader(heir)).await;
+    let raft = RaftNode(node);
+    let handed = env.timeout(HAND_OVER_TIME_MAX, raft.transfer(group.id(), heir)).await;
     match handed {
-        Ok(Ok(())) => {
+        Ok(Ok(_)) => {
             env.reached(Mark::HandedOverFull);
             env.metrics.handed_over_full.add(1);
             tracing::info!(group = %group.id(), peer = %heir, "leadership was handed over: the disk is nearly full");
