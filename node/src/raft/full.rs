@@ -50,7 +50,7 @@ impl RaftNode {
     }
 
     /// Why no batch is to be proposed in a group that this node leads: its own disk is nearly full, or those of so many
-    /// voters that no majority has room. Names one such node, and its room.
+    /// voters that, without them and those that are silent, no majority is left. Names one such node, and its room.
     pub fn full_disk(&self, group: &Group) -> Option<(NodeId, DiskRoom)> {
         let own = self.0.store.room();
         if own.is_full {
@@ -61,15 +61,20 @@ impl RaftNode {
         if full.is_empty() {
             return None;
         }
-        without_majority(&group.voters(), &full)
+        let lives = now - Duration::from_millis(self.0.config().election_timeout_ms_max);
+        let is_near = |node: NodeId| node == self.0.me || self.0.heard_since(node, lives);
+        without_majority(&group.voters(), &full, is_near)
     }
 }
 
-/// One of the voters in `full`, if so many of them are that the others are no majority.
-fn without_majority(voters: &[NodeId], full: &BTreeMap<NodeId, DiskRoom>) -> Option<(NodeId, DiskRoom)> {
-    let mut among = voters.iter().filter_map(|node| Some((*node, *full.get(node)?)));
-    let first = among.next()?;
-    let roomy = voters.len() - 1 - among.count();
+/// One of the voters in `full`, if so many are in there, or not near, that the others are no majority.
+fn without_majority(
+    voters: &[NodeId],
+    full: &BTreeMap<NodeId, DiskRoom>,
+    is_near: impl Fn(NodeId) -> bool,
+) -> Option<(NodeId, DiskRoom)> {
+    let first = voters.iter().find_map(|node| Some((*node, *full.get(node)?)))?;
+    let roomy = voters.iter().filter(|node| !full.contains_key(*node) && is_near(**node)).count();
     (roomy <= voters.len() / 2).then_some(first)
 }
 
@@ -221,15 +226,16 @@ mod tests {
 
     #[test]
     fn a_majority_with_room_is_enough() {
-        let check = |voters: u32, full: &[u32], named: Option<u32>| {
+        let check_among = |voters: u32, near: u32, full: &[u32], named: Option<u32>| {
             let voters: Vec<_> = (1..=voters).map(NodeId).collect();
             let full = full.iter().map(|node| (NodeId(*node), ROOM)).collect();
             assert_eq!(
-                without_majority(&voters, &full).map(|(node, _)| node.0),
+                without_majority(&voters, &full, |node| node.0 <= near).map(|(node, _)| node.0),
                 named,
                 "{voters:?} {full:?}"
             );
         };
+        let check = |voters: u32, full: &[u32], named| check_among(voters, voters, full, named);
         check(3, &[], None);
         check(3, &[2], None);
         check(3, &[2, 3], Some(2));
@@ -239,6 +245,10 @@ mod tests {
         check(4, &[3, 4], Some(3));
         check(5, &[1, 5], None);
         check(5, &[1, 3, 5], Some(1));
+        // Who is silent takes nothing either; but that alone is no matter of disks.
+        check_among(3, 2, &[2], Some(2));
+        check_among(3, 2, &[3], None);
+        check_among(3, 1, &[], None);
     }
 
     #[test]
