@@ -239,13 +239,6 @@ impl Batcher {
                 return true;
             }
         };
-        // The disk may have filled up since it was admitted.
-        if let Some((node, room)) = self.raft.full_disk(&self.group) {
-            self.env.reached(Mark::ProduceRefusedFull);
-            self.firsts().refused(admitted.claim);
-            drop(admitted.reply.send(Err(ProduceError::DiskFull { node, room })));
-            return true;
-        }
         let verdict = tail.judge(&self.state.lock(), &self.firsts(), admitted.claim);
         let base_offset = match verdict {
             Verdict::Propose { base_offset } => base_offset,
@@ -271,6 +264,14 @@ impl Batcher {
                 return true;
             }
         };
+        // Here and not before it was queued: one that was written before gets its answer, and what was queued while there
+        // was room does not fill the disk.
+        if let Some((node, room)) = self.raft.full_disk(&self.group) {
+            self.env.reached(Mark::ProduceRefusedFull);
+            self.firsts().refused(admitted.claim);
+            drop(admitted.reply.send(Err(ProduceError::DiskFull { node, room })));
+            return true;
+        }
         let appended_at = tail.stamp(self.env.wall());
         let Admitted { header, claim, batch, at, reply, room, .. } = admitted;
         let (bytes, proposed_at) = (batch.len(), self.env.now());

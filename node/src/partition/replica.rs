@@ -171,15 +171,10 @@ impl Replica {
         self.asked_to_lead(epoch, Mark::ProduceBeforeTheFirstOwnEntry).map_err(Unled::produce)?;
         let header = door::check(&shared.around.config, shared.topic, shared.around.env.wall(), &batch)?;
         let claim = door::claim_of(&header);
-        let refuse = |error: ProduceError| {
+        let overloaded = |what| {
             shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
-            error
+            ProduceError::Overloaded(what)
         };
-        if let Some((node, room)) = shared.around.raft.full_disk(&shared.group) {
-            shared.around.env.reached(Mark::ProduceRefusedFull);
-            return Err(refuse(ProduceError::DiskFull { node, room }));
-        }
-        let overloaded = |what| refuse(ProduceError::Overloaded(what));
         let slow = shared.around.store.unsynced_bytes() > shared.around.config.unsynced_bytes_max;
         if slow {
             shared.around.env.reached(Mark::DiskDoesNotKeepUp);

@@ -36,7 +36,7 @@ pub struct DiskRoom {
     pub free_bytes: u64,
     /// Bytes that are kept in reserve.
     pub reserve_bytes: u64,
-    /// Whether new entries are to be refused at the door. Stays so until there is somewhat more than the reserve.
+    /// Whether no new entries are to be proposed. Stays so until there is somewhat more than the reserve.
     pub is_full: bool,
 }
 
