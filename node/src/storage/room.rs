@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::select;
@@ -92,6 +92,8 @@ pub(super) struct Room {
     seen: watch::Sender<DiskRoom>,
     /// Bytes of entries written since the last look.
     written: AtomicU64,
+    /// The last look found nothing out, and that was said.
+    unknown: AtomicBool,
     /// Somebody wants to know now.
     pub(super) to_look: Notify,
 }
@@ -103,7 +105,12 @@ impl Room {
         let reserve_bytes = reserve_bytes.unwrap_or_else(|| share.min(RESERVE_BYTES));
         let room = DiskRoom { free_bytes: u64::MAX, reserve_bytes, is_full: false };
         let room = space.map_or(room, |space| room.after(space.free_bytes));
-        Self { seen: watch::Sender::new(room), written: AtomicU64::new(0), to_look: Notify::new() }
+        Self {
+            seen: watch::Sender::new(room),
+            written: AtomicU64::new(0),
+            unknown: AtomicBool::new(false),
+            to_look: Notify::new(),
+        }
     }
 
     pub(super) fn now(&self) -> DiskRoom {
@@ -152,10 +159,13 @@ fn look(shared: &Shared) -> Option<u64> {
     let space = match shared.disk.space() {
         Ok(space) => space,
         Err(error) => {
-            warn!(%error, "free space of the data folder is not known");
+            if !shared.room.unknown.swap(true, Ordering::Relaxed) {
+                warn!(%error, "free space of the data folder is not known");
+            }
             return None;
         }
     };
+    shared.room.unknown.store(false, Ordering::Relaxed);
     // redb makes a file longer ahead of what it writes, which takes no space before it is written. No volume grows
     // much beyond its bound.
     let most = shared.config.volume_bytes_max.saturating_add(shared.config.volume_bytes_max / 8);
