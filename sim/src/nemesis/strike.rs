@@ -134,7 +134,7 @@ impl Nemesis {
             }
             Kind::Enospc => {
                 // Counted when a write finds no room.
-                let left = self.dice.below(65_536);
+                let left = self.dice.below(20_000);
                 if cluster.fill_disk(node, left) {
                     self.mend_at(until, Mend::Room(node));
                 }
