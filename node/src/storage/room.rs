@@ -179,7 +179,7 @@ fn look(shared: &Shared) -> Option<u64> {
 fn note(shared: &Shared, free_bytes: u64) {
     let before = shared.room.now();
     let after = before.after(free_bytes);
-    shared.room.seen.send_replace(after);
+    shared.room.seen.send_if_modified(|known| std::mem::replace(known, after) != after);
     let DiskRoom { free_bytes, reserve_bytes, .. } = after;
     match (before.is_full, after.is_full) {
         (false, true) => {
