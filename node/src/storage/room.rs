@@ -132,6 +132,11 @@ impl Room {
 
 /// Looks until the store is closed or has failed.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let DiskRoom { free_bytes, reserve_bytes, is_full } = shared.room.now();
+    if is_full {
+        shared.metrics.disk_filled.add(1);
+        warn!(free_bytes, reserve_bytes, "disk is nearly full: entries are refused");
+    }
     loop {
         select(shared.env.sleep(LOOK), std::pin::pin!(shared.room.to_look.notified())).await;
         let over = {
