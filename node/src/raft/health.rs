@@ -64,15 +64,18 @@ impl Healths {
         health: Option<&v1::NodeHealth>,
         now: Moment,
     ) -> Option<DiskRoom> {
-        self.refused.remove(&node);
         let health = NodeHealth::from_wire(health?);
         let before = self.told.insert(node, (now, health));
         let was_full = before.is_some_and(|(_, before)| before.room.is_full);
         (was_full != health.room.is_full).then_some(health.room)
     }
 
-    /// `node` asked to take part and was refused, for this reason.
-    pub(super) fn refused(&mut self, node: NodeId, reason: &str, now: Moment) {
+    /// Who says to be `node` asked to take part; `Err`: it was refused, for this reason.
+    pub(super) fn asked(&mut self, node: NodeId, answer: Result<(), &str>, now: Moment) {
+        let Err(reason) = answer else {
+            self.refused.remove(&node);
+            return;
+        };
         if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&node) {
             self.refused.insert(node, (now, reason.to_owned()));
         }
@@ -142,19 +145,22 @@ mod tests {
     }
 
     #[test]
-    fn who_was_refused_is_remembered_until_it_is_heard_and_not_without_bound() {
+    fn who_was_refused_is_remembered_until_it_is_taken_and_not_without_bound() {
         let mut healths = Healths::default();
         for node in 1..=200 {
-            healths.refused(NodeId(node), "why", at(u64::from(node)));
+            healths.asked(NodeId(node), Err("why"), at(u64::from(node)));
         }
         assert_eq!(healths.refused_since(at(0)).len(), 100);
         assert_eq!(healths.refused_since(at(91)).len(), 10);
-        healths.refused(NodeId(100), "another reason", at(500));
+        healths.asked(NodeId(100), Err("another reason"), at(500));
         assert_eq!(
             healths.refused_since(at(500)),
             BTreeMap::from([(NodeId(100), "another reason".to_owned())])
         );
-        assert_eq!(healths.told(NodeId(100), None, at(501)), None);
+        // Beats may come from the one whose id it is.
+        assert!(healths.told(NodeId(100), Some(&word(true)), at(501)).is_some());
+        assert_eq!(healths.refused_since(at(500)).len(), 1);
+        healths.asked(NodeId(100), Ok(()), at(502));
         assert!(healths.refused_since(at(500)).is_empty());
     }
 }

@@ -87,8 +87,9 @@ impl Handler {
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said
                 .map(move |said| {
-                    if let (Some(asker), Err((_, reason))) = (asker, &said) {
-                        node.peers.healths().refused(asker, reason, node.env().now());
+                    if let Some(asker) = asker {
+                        let answer = said.as_ref().map(|_| ()).map_err(|(_, reason)| reason.as_str());
+                        node.peers.healths().asked(asker, answer, node.env().now());
                     }
                     said.map(peer_reply::Body::Hello).map_err(refusal)
                 })
