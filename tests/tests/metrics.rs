@@ -152,7 +152,7 @@ fn the_log_is_json_and_has_levels_by_module() {
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let gained = lines.iter().find(|line| line["message"] == "leadership gained");
     let gained = gained.unwrap_or_else(|| panic!("{log}"));
-    assert_eq!(gained["target"], "quorate_node::raft::group");
+    assert_eq!(gained["target"], "quorate_node::raft::tell");
     for field in ["group", "term", "why", "timestamp", "level"] {
         assert!(!gained[field].is_null(), "{field}: {gained}");
     }

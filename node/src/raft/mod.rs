@@ -15,6 +15,7 @@ mod node;
 mod peers;
 mod runtime;
 mod snapshot;
+mod tell;
 mod timers;
 mod types;
 

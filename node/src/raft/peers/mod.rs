@@ -22,8 +22,9 @@ use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request
 use thiserror::Error;
 
 pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
+pub(super) use identity::Refusal;
+pub(super) use identity::Who;
 use identity::{Identities, Standing};
-pub(super) use identity::{Refusal, Who};
 pub(super) use network::Network;
 pub(super) use sessions::Sessions;
 
