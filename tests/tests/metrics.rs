@@ -1,5 +1,6 @@
 //! What an operator sees of a running cluster: each metric by name and kind, and that it moves; the log; what the
 //! status says needs attention.
+#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
 
 use std::collections::BTreeMap;
 

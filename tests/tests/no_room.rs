@@ -1,5 +1,6 @@
 //! A node whose disk is nearly full, by a reserve that no disk has: what its cluster does, and what is said of it.
 //! `make full-disk` fills a real one.
+#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
 
 use std::fs;
 use std::path::PathBuf;
