@@ -1,222 +1,219 @@
 //! What a node counts and measures of itself, for whoever watches it: the text behind `/metrics`.
 //!
-//! A handle that is passed in, never global: many nodes live in one process of the simulator. Counting costs one
-//! atomic addition, is done per request, batch or commit and never per record, and takes its times from the node's own
-//! clock. Nothing that the node does may depend on it.
+//! A handle that is passed in, never global: many nodes live in one process of the simulator, each with a registry of
+//! its own. Counting costs one atomic addition and measuring one lock that is held for a moment, both per request, batch
+//! or commit and never per record; times are taken from the node's own clock. Nothing that the node does may depend on
+//! what stands here, nor on the order of its lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{counter, gauge};
+use prometheus_client::registry::{Metric, Registry, Unit};
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, TopicName};
 
 /// A number that only grows while the process lives.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct Counter(counter::Counter);
 
 impl Counter {
     /// Adds `more`.
     pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
+        self.0.inc_by(more);
     }
 
-    /// Adds what was counted in memory; never wraps.
+    /// Adds what was counted in memory.
     pub fn add_count(&self, more: usize) {
         self.add(u64::try_from(more).unwrap_or(u64::MAX));
     }
 
     /// So many so far.
     pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.get()
     }
 }
 
 /// A number that rises and falls.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
+pub struct Gauge(gauge::Gauge<u64, AtomicU64>);
 
 impl Gauge {
     /// It is this much now.
     pub fn set(&self, now: u64) {
-        self.0.store(now, Ordering::Relaxed);
+        self.0.set(now);
     }
 
     /// It is this many now.
     pub fn set_count(&self, now: usize) {
         self.set(u64::try_from(now).unwrap_or(u64::MAX));
     }
-
-    /// What it was set to last.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// How many values lie up to each bound, and their sum.
-#[derive(Debug)]
-struct Buckets {
-    /// Inclusive, ascending; one bucket more takes what is larger than all of them.
-    bounds: &'static [u64],
-    counts: Vec<AtomicU64>,
-    sum: AtomicU64,
-}
-
-impl Buckets {
-    fn new(bounds: &'static [u64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, sum: AtomicU64::new(0) }
-    }
-
-    fn observe(&self, value: u64) {
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[at].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(value, Ordering::Relaxed);
-    }
-
-    fn count(&self) -> u64 {
-        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-
-    /// `per_unit`: how many of the values' units are one of the page's.
-    fn write(&self, page: &mut Page, name: &str, labels: &str, per_unit: f64) {
-        let mut below = 0;
-        for (at, count) in self.counts.iter().enumerate() {
-            below += count.load(Ordering::Relaxed);
-            let bound = match self.bounds.get(at) {
-                Some(bound) => (*bound as f64 / per_unit).to_string(),
-                None => "+Inf".to_owned(),
-            };
-            let labels = join(labels, &format!("le=\"{bound}\""));
-            page.sample(&format!("{name}_bucket"), &labels, below);
-        }
-        let sum = self.sum.load(Ordering::Relaxed) as f64 / per_unit;
-        page.sample(&format!("{name}_sum"), labels, sum);
-        page.sample(&format!("{name}_count"), labels, below);
-    }
 }
 
 /// Times, from 50 microseconds to 10 seconds: syncs, acknowledgements and elections all lie within.
 #[derive(Debug)]
-pub struct Times(Buckets);
+pub struct Times(Histogram);
 
-const NANOS: f64 = 1e9;
-
-const TIMES: &[u64] = &[
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    10_000_000_000,
+/// Inclusive, in seconds.
+const TIMES: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
 ];
+
+fn times() -> Histogram {
+    Histogram::new(TIMES)
+}
 
 impl Default for Times {
     fn default() -> Self {
-        Self(Buckets::new(TIMES))
+        Self(times())
     }
 }
 
 impl Times {
     /// Something took so long.
     pub fn observe(&self, time: Duration) {
-        self.0.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    /// How many were observed.
-    pub fn count(&self) -> u64 {
-        self.0.count()
+        self.0.observe(time.as_secs_f64());
     }
 }
 
 /// Sizes in bytes, from 1 KiB to 64 MiB.
 #[derive(Debug)]
-pub struct Sizes(Buckets);
+pub struct Sizes(Histogram);
 
-const SIZES: &[u64] = &[1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26];
+/// Inclusive, in bytes.
+const SIZES: [f64; 9] =
+    [1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self(Buckets::new(SIZES))
+        Self(Histogram::new(SIZES))
     }
 }
 
 impl Sizes {
     /// Something was so large, in bytes.
     pub fn observe(&self, bytes: u64) {
-        self.0.observe(bytes);
-    }
-
-    /// How many were observed.
-    pub fn count(&self) -> u64 {
-        self.0.count()
+        self.0.observe(bytes as f64);
     }
 }
 
-/// What is measured of one topic, of all its partitions on this node together.
-#[derive(Debug, Default)]
-pub struct TopicMeters {
-    /// Batches that were acknowledged.
-    pub produce_batches: Counter,
-    /// Records in them.
-    pub produce_records: Counter,
-    /// Bytes of them, as they were sent.
-    pub produce_bytes: Counter,
-    /// Fetches that were answered.
-    pub fetches: Counter,
-    /// Records in the answers.
-    pub fetch_records: Counter,
-    /// Bytes of the answers.
-    pub fetch_bytes: Counter,
+/// Registers a metric under the name that its samples have. The library is given less of it: it appends the unit, the
+/// `_total` of a counter, and the full stop of the help.
+fn register(registry: &mut Registry, name: &str, help: &str, metric: impl Metric) {
+    let help = help.trim().trim_end_matches('.');
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    for unit in [Unit::Bytes, Unit::Seconds] {
+        if let Some(name) = name.strip_suffix(unit.as_str()).and_then(|name| name.strip_suffix('_')) {
+            registry.register_with_unit(name, help, unit, metric);
+            return;
+        }
+    }
+    registry.register(name, help, metric);
 }
 
-/// One of the counters of a topic: its name, what it is, where it stands.
-type TopicCounter = (&'static str, &'static str, fn(&TopicMeters) -> &Counter);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Topic {
+    topic: String,
+}
 
-const TOPIC_COUNTERS: [TopicCounter; 6] = [
-    (
-        "quorate_produce_requests_total",
-        "Batches acknowledged by this node, which led their partitions.",
-        |topic| &topic.produce_batches,
-    ),
-    ("quorate_produce_records_total", "Records in the batches that this node has acknowledged.", |topic| {
-        &topic.produce_records
-    }),
-    ("quorate_produce_bytes_total", "Bytes of the batches that this node has acknowledged.", |topic| {
-        &topic.produce_bytes
-    }),
-    (
-        "quorate_fetch_requests_total",
-        "Fetches that this node has answered, those without records too.",
-        |topic| &topic.fetches,
-    ),
-    ("quorate_fetch_records_total", "Records in the batches that this node has sent to readers.", |topic| {
-        &topic.fetch_records
-    }),
-    ("quorate_fetch_bytes_total", "Bytes of the batches that this node has sent to readers.", |topic| {
-        &topic.fetch_bytes
-    }),
-];
+macro_rules! topic_meters {
+    ($($(#[doc = $help:literal])+ $field:ident = $name:literal,)+) => {
+        /// What is measured of one topic, of all its partitions on this node together. Each field's words are the help
+        /// of its metric.
+        #[derive(Debug)]
+        pub struct TopicMeters {
+            $($(#[doc = $help])+ pub $field: Counter,)+
+        }
 
-/// Topics that are there, by name. Who measures one holds it; when the last one lets go it is gone from here too.
-#[derive(Debug, Default)]
+        #[derive(Debug, Default)]
+        struct TopicFamilies {
+            $($field: Family<Topic, counter::Counter>,)+
+        }
+
+        impl TopicFamilies {
+            fn register(&self, registry: &mut Registry) {
+                $(register(registry, $name, concat!($($help),+), self.$field.clone());)+
+            }
+
+            fn open(&self, topic: &Topic) -> TopicMeters {
+                TopicMeters { $($field: Counter(self.$field.get_or_create_owned(topic)),)+ }
+            }
+
+            fn close(&self, topic: &Topic) {
+                $(self.$field.remove(topic);)+
+            }
+        }
+    };
+}
+
+topic_meters! {
+    /// Batches acknowledged by this node, which led their partitions.
+    produce_batches = "quorate_produce_requests_total",
+    /// Records in the batches that this node has acknowledged.
+    produce_records = "quorate_produce_records_total",
+    /// Bytes of the batches that this node has acknowledged.
+    produce_bytes = "quorate_produce_bytes_total",
+    /// Fetches that this node has answered, those without records too.
+    fetches = "quorate_fetch_requests_total",
+    /// Records in the batches that this node has sent to readers.
+    fetch_records = "quorate_fetch_records_total",
+    /// Bytes of the batches that this node has sent to readers.
+    fetch_bytes = "quorate_fetch_bytes_total",
+}
+
+/// Topics that are there, by name. Who measures one holds it; when the last one lets go, its series go too.
+#[derive(Debug)]
 struct Topics {
     named: BTreeMap<TopicName, Weak<TopicMeters>>,
     /// Of all topics beyond the bound.
     others: Arc<TopicMeters>,
+    families: TopicFamilies,
+}
+
+impl Topics {
+    fn new(registry: &mut Registry) -> Self {
+        let families = TopicFamilies::default();
+        families.register(registry);
+        let others = Arc::new(families.open(&Topic { topic: String::new() }));
+        Self { named: BTreeMap::new(), others, families }
+    }
+
+    fn forget_unmeasured(&mut self) {
+        let families = &self.families;
+        self.named.retain(|name, meters| {
+            let is_measured = meters.strong_count() > 0;
+            if !is_measured {
+                families.close(&Topic { topic: name.to_string() });
+            }
+            is_measured
+        });
+    }
+}
+
+/// A request of a client, and why it was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    request: &'static str,
+    reason: Reason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Reason(ErrorCode);
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let name = self.0.as_str_name();
+        encoder.write_str(&name.trim_start_matches("ERROR_CODE_").to_ascii_lowercase())
+    }
 }
 
 /// How far a peer's replicas are behind this node, of the partitions that it leads.
@@ -230,19 +227,60 @@ pub struct Lag {
     pub time: Duration,
 }
 
-type LagGauge = (&'static str, &'static str, fn(&Lag) -> f64);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Peer {
+    peer: u32,
+}
 
-const LAG_GAUGES: [LagGauge; 3] = [
-    ("quorate_replicas_behind", "Replicas on that peer that lack records, of partitions led here.", |lag| {
-        lag.replicas as f64
-    }),
-    ("quorate_replica_lag_records", "Records that these replicas lack, together.", |lag| lag.records as f64),
-    (
-        "quorate_replica_lag_seconds",
-        "For how long the oldest record that one of them lacks has waited.",
-        |lag| lag.time.as_secs_f64(),
-    ),
-];
+/// The lags of the peers that are behind.
+#[derive(Debug, Default)]
+struct Lags {
+    replicas: Family<Peer, gauge::Gauge<u64, AtomicU64>>,
+    records: Family<Peer, gauge::Gauge<u64, AtomicU64>>,
+    time: Family<Peer, gauge::Gauge<f64, AtomicU64>>,
+    /// Who has series.
+    peers: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Lags {
+    fn new(registry: &mut Registry) -> Self {
+        let lags = Self::default();
+        let help = "Replicas on that peer that lack records, of partitions led here.";
+        register(registry, "quorate_replicas_behind", help, lags.replicas.clone());
+        let help = "Records that these replicas lack, together.";
+        register(registry, "quorate_replica_lag_records", help, lags.records.clone());
+        let help = "For how long the oldest record that one of them lacks has waited.";
+        register(registry, "quorate_replica_lag_seconds", help, lags.time.clone());
+        lags
+    }
+
+    fn set(&self, lags: &BTreeMap<NodeId, Lag>) {
+        let mut peers = lock(&self.peers);
+        for peer in peers.iter().filter(|peer| !lags.contains_key(*peer)) {
+            let peer = Peer { peer: peer.0 };
+            self.replicas.remove(&peer);
+            self.records.remove(&peer);
+            self.time.remove(&peer);
+        }
+        for (peer, lag) in lags {
+            let peer = Peer { peer: peer.0 };
+            self.replicas.get_or_create(&peer).set(lag.replicas);
+            self.records.get_or_create(&peer).set(lag.records);
+            self.time.get_or_create(&peer).set(lag.time.as_secs_f64());
+        }
+        *peers = lags.keys().copied().collect();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+const STAGES: &str = "quorate_produce_stage_seconds";
+const STAGES_HELP: &str = "Time that a batch spends in each stage: queue (from its admission until it is proposed), \
+    replicate (from then until a majority has it and it is applied here); of all groups, as leader or not: sync (from \
+    an append until it lies on this node's disk), apply (of a run of committed entries).";
 
 const REFUSED: &str = "quorate_refused_requests_total";
 const REFUSED_HELP: &str = "Requests of clients that were refused or whose outcome is not known, by reason.";
@@ -250,17 +288,46 @@ const REFUSED_HELP: &str = "Requests of clients that were refused or whose outco
 macro_rules! meters {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal,)+) => {
         /// All that one node counts and measures. Each field's words are the help of its metric.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         pub struct Meters {
             $($(#[doc = $help])+ pub $field: $kind,)+
+            /// From a batch's admission until it is proposed.
+            pub stage_queue: Times,
+            /// From then until a majority has it and it is applied here.
+            pub stage_replicate: Times,
+            /// Of a run of committed entries.
+            pub stage_apply: Times,
+            /// From an append until it lies on this node's disk.
+            pub stage_sync: Times,
             topics: Mutex<Topics>,
-            refused: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-            lags: Mutex<BTreeMap<NodeId, Lag>>,
+            refused: Family<Refused, counter::Counter>,
+            lags: Lags,
+            registry: Registry,
         }
 
-        impl Meters {
-            fn write_fields(&self, page: &mut Page) {
-                $(self.$field.write(page, $name, concat!($($help),+));)+
+        impl Default for Meters {
+            fn default() -> Self {
+                let mut registry = Registry::default();
+                $(
+                    let $field = $kind::default();
+                    register(&mut registry, $name, concat!($($help),+), $field.0.clone());
+                )+
+                let stages = Family::<Stage, Histogram>::new_with_constructor(times);
+                register(&mut registry, STAGES, STAGES_HELP, stages.clone());
+                let stage = |stage| Times(stages.get_or_create_owned(&Stage { stage }));
+                let refused = Family::<Refused, counter::Counter>::default();
+                register(&mut registry, REFUSED, REFUSED_HELP, refused.clone());
+                Self {
+                    $($field,)+
+                    stage_queue: stage("queue"),
+                    stage_replicate: stage("replicate"),
+                    stage_apply: stage("apply"),
+                    stage_sync: stage("sync"),
+                    topics: Mutex::new(Topics::new(&mut registry)),
+                    refused,
+                    lags: Lags::new(&mut registry),
+                    registry,
+                }
             }
         }
     };
@@ -283,16 +350,6 @@ meters! {
     handed_over_full: Counter = "quorate_leaderships_handed_over_full_total",
     /// Time from a batch's admission to the answer to its producer.
     produce_time: Times = "quorate_produce_seconds",
-    /// Time that a batch spends in each stage: queue (from its admission until it is proposed), replicate (from then until
-    /// a majority has it and it is applied here); of all groups, as leader or not: sync (from an append until it lies on
-    /// this node's disk), apply (of a run of committed entries).
-    stage_queue: Times = "quorate_produce_stage_seconds{stage=\"queue\"}",
-    /// See the first one of this name.
-    stage_replicate: Times = "quorate_produce_stage_seconds{stage=\"replicate\"}",
-    /// See the first one of this name.
-    stage_apply: Times = "quorate_produce_stage_seconds{stage=\"apply\"}",
-    /// See the first one of this name.
-    stage_sync: Times = "quorate_produce_stage_seconds{stage=\"sync\"}",
     /// Time of one commit of the store: the writing and the sync, for all groups together.
     commit_time: Times = "quorate_storage_commit_seconds",
     /// Bytes of entries in one commit of the store.
@@ -344,59 +401,31 @@ impl Meters {
         if let Some(known) = topics.named.get(name).and_then(Weak::upgrade) {
             return known;
         }
-        topics.named.retain(|_, meters| meters.strong_count() > 0);
+        topics.forget_unmeasured();
         if topics.named.len() >= topics_max {
             return Arc::clone(&topics.others);
         }
-        let meters = Arc::new(TopicMeters::default());
+        let meters = Arc::new(topics.families.open(&Topic { topic: name.to_string() }));
         topics.named.insert(name.clone(), Arc::downgrade(&meters));
         meters
     }
 
     /// A client's request, of a kind such as `produce`, was answered with this code.
     pub fn refused(&self, request: &'static str, code: ErrorCode) {
-        *lock(&self.refused).entry((request, code.as_str_name())).or_default() += 1;
-    }
-
-    /// How often requests of a kind were answered with this code.
-    pub fn refusals(&self, request: &'static str, code: ErrorCode) -> u64 {
-        lock(&self.refused).get(&(request, code.as_str_name())).copied().unwrap_or(0)
+        self.refused.get_or_create(&Refused { request, reason: Reason(code) }).inc();
     }
 
     /// How far the peers are behind now; those that are not named are not followed from here any more.
-    pub fn set_lags(&self, lags: BTreeMap<NodeId, Lag>) {
-        *lock(&self.lags) = lags;
+    pub fn set_lags(&self, lags: &BTreeMap<NodeId, Lag>) {
+        self.lags.set(lags);
     }
 
-    /// All of it, in Prometheus' text form (version 0.0.4).
+    /// All of it, in the text form of OpenMetrics (version 1.0.0). A family without series is left out.
     pub fn render(&self) -> String {
-        let mut page = Page::default();
-        self.write_fields(&mut page);
-        let topics: Vec<(String, Arc<TopicMeters>)> = {
-            let topics = lock(&self.topics);
-            let named = topics.named.iter();
-            let named = named.filter_map(|(name, meters)| Some((name.to_string(), meters.upgrade()?)));
-            named.chain([(String::new(), Arc::clone(&topics.others))]).collect()
-        };
-        for (name, help, counter) in TOPIC_COUNTERS {
-            page.family(name, "counter", help);
-            for (topic, meters) in &topics {
-                page.sample(name, &format!("topic=\"{topic}\""), counter(meters).get());
-            }
-        }
-        page.family(REFUSED, "counter", REFUSED_HELP);
-        for ((request, code), count) in &*lock(&self.refused) {
-            let reason = code.trim_start_matches("ERROR_CODE_").to_ascii_lowercase();
-            page.sample(REFUSED, &format!("request=\"{request}\",reason=\"{reason}\""), *count);
-        }
-        let lags = lock(&self.lags).clone();
-        for (name, help, value) in LAG_GAUGES {
-            page.family(name, "gauge", help);
-            for (peer, lag) in &lags {
-                page.sample(name, &format!("peer=\"{peer}\""), value(lag));
-            }
-        }
-        page.text
+        lock(&self.topics).forget_unmeasured();
+        let mut page = String::new();
+        encode(&mut page, &self.registry).expect("a string grows as needed");
+        page
     }
 }
 
@@ -404,82 +433,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn join(one: &str, other: &str) -> String {
-    if one.is_empty() { other.to_owned() } else { format!("{one},{other}") }
-}
-
-/// What is being written: the families one after the other, each with its help and its kind first.
-#[derive(Default)]
-struct Page {
-    text: String,
-    family: &'static str,
-}
-
-impl Page {
-    /// Begins a family, unless it is the one that was begun last.
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
-        if self.family != name {
-            self.family = name;
-            let help = help.trim();
-            self.line(format_args!("# HELP {name} {help}"));
-            self.line(format_args!("# TYPE {name} {kind}"));
-        }
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: impl fmt::Display) {
-        if labels.is_empty() {
-            self.line(format_args!("{name} {value}"));
-        } else {
-            self.line(format_args!("{name}{{{labels}}} {value}"));
-        }
-    }
-
-    fn line(&mut self, line: fmt::Arguments<'_>) {
-        writeln!(self.text, "{line}").expect("a string grows as needed");
-    }
-}
-
-/// A name as it is declared, cut into name and labels.
-fn cut(name: &'static str) -> (&'static str, &'static str) {
-    name.strip_suffix('}').and_then(|name| name.split_once('{')).unwrap_or((name, ""))
-}
-
-impl Counter {
-    fn write(&self, page: &mut Page, name: &'static str, help: &str) {
-        let (name, labels) = cut(name);
-        page.family(name, "counter", help);
-        page.sample(name, labels, self.get());
-    }
-}
-
-impl Gauge {
-    fn write(&self, page: &mut Page, name: &'static str, help: &str) {
-        let (name, labels) = cut(name);
-        page.family(name, "gauge", help);
-        page.sample(name, labels, self.get());
-    }
-}
-
-impl Times {
-    fn write(&self, page: &mut Page, name: &'static str, help: &str) {
-        let (name, labels) = cut(name);
-        page.family(name, "histogram", help);
-        self.0.write(page, name, labels, NANOS);
-    }
-}
-
-impl Sizes {
-    fn write(&self, page: &mut Page, name: &'static str, help: &str) {
-        let (name, labels) = cut(name);
-        page.family(name, "histogram", help);
-        self.0.write(page, name, labels, 1.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn lines<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
@@ -491,11 +446,11 @@ mod tests {
         let metrics = Metrics::default();
         let topic = metrics.topic(&"t".parse().unwrap(), 10);
         topic.produce_records.add(3);
+        topic.produce_bytes.add(30);
         metrics.refused("produce", ErrorCode::NotLeader);
-        metrics.set_lags(BTreeMap::from([(
-            NodeId(2),
-            Lag { replicas: 1, records: 5, time: Duration::from_millis(1_500) },
-        )]));
+        let lag = Lag { replicas: 1, records: 5, time: Duration::from_millis(1_500) };
+        metrics.set_lags(&BTreeMap::from([(NodeId(2), lag), (NodeId(3), lag)]));
+        metrics.set_lags(&BTreeMap::from([(NodeId(2), lag)]));
         let text = metrics.render();
         let types = lines(&text, "# TYPE ");
         let families: BTreeSet<_> = types.iter().map(|line| line.split(' ').nth(2).unwrap()).collect();
@@ -508,13 +463,19 @@ mod tests {
         for line in [
             "quorate_produce_records_total{topic=\"t\"} 3",
             "quorate_produce_records_total{topic=\"\"} 0",
+            "quorate_produce_bytes_total{topic=\"t\"} 30",
             "quorate_refused_requests_total{request=\"produce\",reason=\"not_leader\"} 1",
             "quorate_replica_lag_records{peer=\"2\"} 5",
             "quorate_replica_lag_seconds{peer=\"2\"} 1.5",
+            "quorate_disk_free_bytes 0",
             "# HELP quorate_ready Whether this node can commit: 1 or 0.",
+            "# TYPE quorate_elections_won counter",
+            "# UNIT quorate_produce_bytes bytes",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("peer=\"3\""), "it is not behind any more: {text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
     }
 
     #[test]
@@ -525,15 +486,14 @@ mod tests {
         metrics.commit_time.observe(Duration::from_secs(20));
         metrics.stage_sync.observe(Duration::from_millis(1));
         let text = metrics.render();
-        let all = lines(&text, "quorate_storage_commit_seconds");
-        assert_eq!(all[0], "quorate_storage_commit_seconds_bucket{le=\"0.00005\"} 1");
-        assert_eq!(all[1], "quorate_storage_commit_seconds_bucket{le=\"0.0001\"} 2");
-        assert!(all.contains(&"quorate_storage_commit_seconds_bucket{le=\"10\"} 2"), "{all:?}");
+        let all = lines(&text, "quorate_storage_commit_seconds_");
+        assert!(all.contains(&"quorate_storage_commit_seconds_bucket{le=\"0.00005\"} 1"), "{all:?}");
+        assert!(all.contains(&"quorate_storage_commit_seconds_bucket{le=\"0.0001\"} 2"), "{all:?}");
+        assert!(all.contains(&"quorate_storage_commit_seconds_bucket{le=\"10.0\"} 2"), "{all:?}");
         assert!(all.contains(&"quorate_storage_commit_seconds_bucket{le=\"+Inf\"} 3"), "{all:?}");
         assert!(all.contains(&"quorate_storage_commit_seconds_count 3"), "{all:?}");
         let stage = "quorate_produce_stage_seconds_count{stage=\"sync\"} 1";
         assert_eq!(lines(&text, "quorate_produce_stage_seconds_count{stage=\"sync\"}"), [stage]);
-        assert_eq!(metrics.commit_time.count(), 3);
     }
 
     #[test]
@@ -543,16 +503,31 @@ mod tests {
         let one = metrics.topic(&name("one"), 1);
         let other = metrics.topic(&name("two"), 1);
         other.fetches.add(7);
+        one.fetches.add(2);
         assert!(Arc::ptr_eq(&one, &metrics.topic(&name("one"), 1)));
         let text = metrics.render();
-        assert_eq!(
-            lines(&text, "quorate_fetch_requests_total"),
-            ["quorate_fetch_requests_total{topic=\"one\"} 0", "quorate_fetch_requests_total{topic=\"\"} 7"]
-        );
+        let shown: BTreeSet<_> = lines(&text, "quorate_fetch_requests_total").into_iter().collect();
+        let expected =
+            ["quorate_fetch_requests_total{topic=\"\"} 7", "quorate_fetch_requests_total{topic=\"one\"} 2"];
+        assert_eq!(shown, BTreeSet::from(expected));
         drop(one);
         assert!(!metrics.render().contains("topic=\"one\""));
+        let one = metrics.topic(&name("one"), 1);
+        assert_eq!(one.fetches.get(), 0, "it begins anew");
+        drop(one);
         let two = metrics.topic(&name("two"), 1);
         two.fetches.add(1);
-        assert!(metrics.render().contains("quorate_fetch_requests_total{topic=\"two\"} 1"));
+        let text = metrics.render();
+        assert!(text.contains("quorate_fetch_requests_total{topic=\"two\"} 1"), "{text}");
+        assert!(!text.contains("topic=\"one\""), "{text}");
+    }
+
+    #[test]
+    fn nodes_in_one_process_count_for_themselves() {
+        let (one, other) = (Metrics::default(), Metrics::default());
+        one.elections_won.add(1);
+        one.clone().elections_won.add(1);
+        assert!(one.render().contains("\nquorate_elections_won_total 2\n"));
+        assert!(other.render().contains("\nquorate_elections_won_total 0\n"));
     }
 }

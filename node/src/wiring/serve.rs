@@ -187,7 +187,7 @@ impl Seen {
         let Ok(parts) = self.stage.borrow().clone() else {
             metrics.replicas.set(0);
             metrics.partitions_led.set(0);
-            metrics.set_lags(BTreeMap::new());
+            metrics.set_lags(&BTreeMap::new());
             return;
         };
         let groups = parts.partitions.groups();
@@ -197,7 +197,7 @@ impl Seen {
         };
         metrics.replicas.set_count(groups.len());
         metrics.partitions_led.set_count(groups.iter().filter(leads).count());
-        metrics.set_lags(parts.partitions.lags());
+        metrics.set_lags(&parts.partitions.lags());
     }
 }
 
