@@ -178,10 +178,11 @@ async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
         let last = group.log().state().last.map(|last| last.index);
         let now = env.now();
         let lives = now - Duration::from_millis(node.config().election_timeout_ms_max);
-        let healths = node.peers.healths();
-        let fit = group.voters().into_iter().filter(|voter| {
-            *voter != node.me && healths.has_room(*voter, now) && node.heard_since(*voter, lives)
-        });
+        let has_room = |voter: NodeId| node.peers.healths().has_room(voter, now);
+        let fit = group
+            .voters()
+            .into_iter()
+            .filter(|voter| *voter != node.me && has_room(*voter) && node.heard_since(*voter, lives));
         heir(&fit.collect(), &group.matched(), last)
     };
     let Some(heir) = heir else { return };

@@ -12,7 +12,7 @@ use crate::storage::DiskRoom;
 
 /// What a node said of its disk counts for so long when it is silent.
 const WORD_TIME_MAX: Duration = Duration::from_secs(2);
-/// Refused nodes that are remembered; more of them are strangers at random.
+/// Refused nodes that are remembered: the last ones. Whoever is refused asks again and again.
 const REFUSED_MAX: usize = 100;
 
 /// What a node says of its own disk.
@@ -76,8 +76,10 @@ impl Healths {
             self.refused.remove(&node);
             return;
         };
-        if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&node) {
-            self.refused.insert(node, (now, reason.to_owned()));
+        self.refused.insert(node, (now, reason.to_owned()));
+        if self.refused.len() > REFUSED_MAX {
+            let oldest = self.refused.iter().min_by_key(|(_, (at, _))| *at).map(|(node, _)| *node);
+            self.refused.remove(&oldest.expect("there are many"));
         }
     }
 
@@ -151,7 +153,7 @@ mod tests {
             healths.asked(NodeId(node), Err("why"), at(u64::from(node)));
         }
         assert_eq!(healths.refused_since(at(0)).len(), 100);
-        assert_eq!(healths.refused_since(at(91)).len(), 10);
+        assert_eq!(healths.refused_since(at(191)).len(), 10, "the last ones are remembered");
         healths.asked(NodeId(100), Err("another reason"), at(500));
         assert_eq!(
             healths.refused_since(at(500)),

@@ -211,6 +211,7 @@ impl RaftNode {
             vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
         let timers = env.spawn("timers", timers);
         let full = full::hand_over(env.clone(), Arc::downgrade(&inner), inner.store.rooms());
+        let full = vital(Arc::downgrade(&inner), "hand-over of a full disk", full);
         let full = env.spawn("hand-over of a full disk", full);
         inner.tasks().extend([beats, timers, full]);
         Self(inner)

@@ -32,7 +32,7 @@ const RESERVE_SHARE: u64 = 20;
 /// What is left on a node's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskRoom {
-    /// Bytes left, less those that the files at hand have begun to take.
+    /// Bytes left, less those that the files at hand have begun to take; `u64::MAX` while the system has not said.
     pub free_bytes: u64,
     /// Bytes that are kept in reserve.
     pub reserve_bytes: u64,
@@ -124,7 +124,9 @@ impl Room {
     /// So many bytes of entries were written.
     pub(super) fn wrote(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if written >= (self.now().reserve_bytes / LOOKS_PER_RESERVE).max(1) {
+        let reserve_bytes = self.now().reserve_bytes;
+        // Without a reserve nothing hangs on it.
+        if reserve_bytes > 0 && written >= (reserve_bytes / LOOKS_PER_RESERVE).max(1) {
             self.to_look.notify_one();
         }
     }

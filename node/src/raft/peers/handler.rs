@@ -8,8 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::NodeId;
-use quorate_proto::ids::{GroupId, Term};
+use quorate_proto::ids::{GroupId, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
 use super::convert::{
