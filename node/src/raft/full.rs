@@ -98,6 +98,11 @@ impl Inner {
         }
     }
 
+    /// Who says to be `peer` asked to take part; `Err`: it was refused, for this reason.
+    pub(super) fn asked(&self, peer: NodeId, answer: Result<(), &str>) {
+        self.peers.healths().asked(peer, answer, self.env().now());
+    }
+
     pub(super) fn health(&self) -> NodeHealth {
         let metrics = &self.env().metrics;
         NodeHealth {

@@ -82,15 +82,17 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
-            judged(&node, sender, Standing::Stranger)?;
-            let asker = sender.map(|sender| NodeId(sender.node));
+            let asker = sender.map(|sender| NodeId(sender.node)).unwrap_or_default();
+            if let Err(refusal) = judged(&node, sender, Standing::Stranger) {
+                if refusal.code == ErrorCode::WrongIdentity {
+                    node.asked(asker, Err(refusal.message.as_str()));
+                }
+                return Err(refusal);
+            }
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
             return Ok(said
                 .map(move |said| {
-                    if let Some(asker) = asker {
-                        let answer = said.as_ref().map(|_| ()).map_err(|(_, reason)| reason.as_str());
-                        node.peers.healths().asked(asker, answer, node.env().now());
-                    }
+                    node.asked(asker, said.as_ref().map(|_| ()).map_err(|(_, reason)| reason.as_str()));
                     said.map(peer_reply::Body::Hello).map_err(refusal)
                 })
                 .boxed());

@@ -424,6 +424,8 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let answer = second.raft.call(NodeId(3), Lane::Urgent, hello, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32);
         assert!(answer.message.contains(&wiped.to_string()), "{}", answer.message);
+        let refused = third.raft.refused_since(third.env.now() - DEADLINE);
+        assert_eq!(refused.get(&NodeId(2)), Some(&answer.message), "an operator is told of it");
         let vote = peer_request::Body::Vote(v1::VoteRequest::default());
         let answer = third.raft.call(NodeId(2), Lane::Urgent, vote, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32, "its answers do not count");
