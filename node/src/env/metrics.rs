@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -180,9 +180,8 @@ struct Topics {
 }
 
 impl Topics {
-    fn new(registry: &mut Registry) -> Self {
+    fn new() -> Self {
         let families = TopicFamilies::default();
-        families.register(registry);
         let others = Arc::new(families.open(&Topic { topic: String::new() }));
         Self { named: BTreeMap::new(), others, families }
     }
@@ -243,15 +242,13 @@ struct Lags {
 }
 
 impl Lags {
-    fn new(registry: &mut Registry) -> Self {
-        let lags = Self::default();
+    fn register(&self, registry: &mut Registry) {
         let help = "Replicas on that peer that lack records, of partitions led here.";
-        register(registry, "quorate_replicas_behind", help, lags.replicas.clone());
+        register(registry, "quorate_replicas_behind", help, self.replicas.clone());
         let help = "Records that these replicas lack, together.";
-        register(registry, "quorate_replica_lag_records", help, lags.records.clone());
+        register(registry, "quorate_replica_lag_records", help, self.records.clone());
         let help = "For how long the oldest record that one of them lacks has waited.";
-        register(registry, "quorate_replica_lag_seconds", help, lags.time.clone());
-        lags
+        register(registry, "quorate_replica_lag_seconds", help, self.time.clone());
     }
 
     fn set(&self, lags: &BTreeMap<NodeId, Lag>) {
@@ -299,35 +296,42 @@ macro_rules! meters {
             pub stage_apply: Times,
             /// From an append until it lies on this node's disk.
             pub stage_sync: Times,
+            stages: Family<Stage, Histogram>,
             topics: Mutex<Topics>,
             refused: Family<Refused, counter::Counter>,
             lags: Lags,
-            registry: Registry,
+            /// Made when somebody first asks for the page: most nodes of a simulator are never asked.
+            registry: OnceLock<Registry>,
         }
 
         impl Default for Meters {
             fn default() -> Self {
-                let mut registry = Registry::default();
-                $(
-                    let $field = $kind::default();
-                    register(&mut registry, $name, concat!($($help),+), $field.0.clone());
-                )+
                 let stages = Family::<Stage, Histogram>::new_with_constructor(times);
-                register(&mut registry, STAGES, STAGES_HELP, stages.clone());
                 let stage = |stage| Times(stages.get_or_create_owned(&Stage { stage }));
-                let refused = Family::<Refused, counter::Counter>::default();
-                register(&mut registry, REFUSED, REFUSED_HELP, refused.clone());
                 Self {
-                    $($field,)+
+                    $($field: $kind::default(),)+
                     stage_queue: stage("queue"),
                     stage_replicate: stage("replicate"),
                     stage_apply: stage("apply"),
                     stage_sync: stage("sync"),
-                    topics: Mutex::new(Topics::new(&mut registry)),
-                    refused,
-                    lags: Lags::new(&mut registry),
-                    registry,
+                    stages,
+                    topics: Mutex::new(Topics::new()),
+                    refused: Family::default(),
+                    lags: Lags::default(),
+                    registry: OnceLock::new(),
                 }
+            }
+        }
+
+        impl Meters {
+            fn registered(&self) -> Registry {
+                let mut registry = Registry::default();
+                $(register(&mut registry, $name, concat!($($help),+), self.$field.0.clone());)+
+                register(&mut registry, STAGES, STAGES_HELP, self.stages.clone());
+                lock(&self.topics).families.register(&mut registry);
+                register(&mut registry, REFUSED, REFUSED_HELP, self.refused.clone());
+                self.lags.register(&mut registry);
+                registry
             }
         }
     };
@@ -424,7 +428,8 @@ impl Meters {
     pub fn render(&self) -> String {
         lock(&self.topics).forget_unmeasured();
         let mut page = String::new();
-        encode(&mut page, &self.registry).expect("a string grows as needed");
+        let registry = self.registry.get_or_init(|| self.registered());
+        encode(&mut page, registry).expect("a string grows as needed");
         page
     }
 }
