@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft_rt::WatchReceiver;
 use quorate_proto::ErrorCode;
@@ -192,7 +192,7 @@ async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
     };
     let Some(heir) = heir else { return };
     let raft = RaftNode(node);
-    let handed = env.timeout(HAND_OVER_TIME_MAX, raft.transfer(group.id(), heir)).await;
+    let handed = env.timeout(HAND_OVER_TIME_MAX, raft.transfer(group.id(), heir).boxed()).await;
     match handed {
         Ok(Ok(_)) => {
             env.reached(Mark::HandedOverFull);
