@@ -188,7 +188,7 @@ async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
             .voters()
             .into_iter()
             .filter(|voter| *voter != node.me && has_room(*voter) && node.heard_since(*voter, lives));
-        heir(&fit.collect(), &group.matched(), last)
+        heir(group.id(), &fit.collect(), &group.matched(), last)
     };
     let Some(heir) = heir else { return };
     let raft = RaftNode(node);
@@ -208,9 +208,11 @@ async fn hand_over_one(env: Env, node: Weak<Inner>, group: Group) {
     }
 }
 
-/// Who is to lead in place of a full leader: of those who are `fit` one that has all of the log up to `last`. While
-/// nobody has, a later look finds somebody: nothing is proposed meanwhile.
+/// Who is to lead in place of a full leader: of those who are `fit` one that has all of the log up to `last`, each in its
+/// turn, so that what one node led does not all go to another. While nobody has, a later look finds somebody: nothing is
+/// proposed meanwhile.
 fn heir(
+    group: GroupId,
     fit: &BTreeSet<NodeId>,
     matched: &BTreeMap<NodeId, Option<LogId>>,
     last: Option<LogIndex>,
@@ -219,7 +221,9 @@ fn heir(
         let matched = matched.get(node).copied().flatten().map(|matched| matched.index);
         matched.is_some() && matched >= last
     };
-    fit.iter().copied().find(has_all)
+    let able: Vec<NodeId> = fit.iter().copied().filter(has_all).collect();
+    let turn = usize::try_from(group.0).unwrap_or_default().checked_rem(able.len())?;
+    Some(able[turn])
 }
 
 #[cfg(test)]
@@ -262,13 +266,14 @@ mod tests {
         let id = |index| Some(LogId { term: Term(1), index: LogIndex(index) });
         let matched =
             BTreeMap::from([(NodeId(1), id(9)), (NodeId(2), id(10)), (NodeId(3), id(11)), (NodeId(4), None)]);
-        let check = |fit: &[u32], last, expected: Option<u32>| {
+        let check = |group, fit: &[u32], last, expected: Option<u32>| {
             let fit = fit.iter().copied().map(NodeId).collect();
-            assert_eq!(heir(&fit, &matched, last).map(|node| node.0), expected);
+            assert_eq!(heir(GroupId(group), &fit, &matched, last).map(|node| node.0), expected);
         };
-        check(&[1, 2, 3], Some(LogIndex(10)), Some(2));
-        check(&[1, 3], Some(LogIndex(10)), Some(3));
-        check(&[1, 4, 5], Some(LogIndex(10)), None);
-        check(&[], Some(LogIndex(0)), None);
+        check(6, &[1, 2, 3], Some(LogIndex(10)), Some(2));
+        check(7, &[1, 2, 3], Some(LogIndex(10)), Some(3));
+        check(7, &[1, 3], Some(LogIndex(10)), Some(3));
+        check(7, &[1, 4, 5], Some(LogIndex(10)), None);
+        check(7, &[], Some(LogIndex(0)), None);
     }
 }
