@@ -13,7 +13,7 @@ SIM := $(TARGET)/seeded/sim/quorate-sim
 SEEDS ?= 300
 TWICE ?= 200
 
-.PHONY: help run test tour rounds rolling quiet simulator sim seeds soak verify fix release
+.PHONY: help run test tour rounds rolling quiet full-disk simulator sim seeds soak verify fix release
 
 help:
 	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
@@ -22,6 +22,7 @@ help:
 	@echo 'make rounds              ten rounds of kills on real processes, and all three nodes at once'
 	@echo 'make rolling             three real nodes restart one after the other under load: the longest silences'
 	@echo 'make quiet               what a thousand quiet partitions cost three real nodes'
+	@echo 'make full-disk           a disk of 256 MB fills up and has room again; needs root, for a loop device'
 	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for many,'
 	@echo '                         or ARGS=marks, exhaust, "run --help" (scenarios, classes of faults), oracles'
 	@echo 'make seeds               300 simulated runs, none of which may break a promise'
@@ -56,6 +57,10 @@ rolling: release
 quiet: release
 	@$(CARGO) build --release --quiet -p quorate-tests --bin quiet
 	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/quiet
+
+full-disk: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin full_disk
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/full_disk
 
 simulator:
 	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim

@@ -137,6 +137,8 @@ pub struct ClusterStatus {
     pub under_replicated: u32,
     /// Partitions without a leader.
     pub leaderless: u32,
+    /// What somebody should look at, in words, what matters most first; empty if all is well.
+    pub attention: Vec<String>,
 }
 
 impl ClusterStatus {
@@ -168,6 +170,23 @@ pub struct NodeStatus {
     pub leads: u32,
     /// Partitions of which it has a replica.
     pub replicas: u32,
+    /// What it says of its own disk; `None` if the node that answered has not heard it.
+    pub disk: Option<DiskStatus>,
+}
+
+/// What a node says of its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Bytes left.
+    pub free_bytes: u64,
+    /// Bytes that are kept: below them, batches are refused.
+    pub reserve_bytes: u64,
+    /// Whether batches are refused because too little is left.
+    pub full: bool,
+    /// Entries that were found damaged since the node's process started.
+    pub damaged_entries: u64,
+    /// How many of them are whole again.
+    pub repaired_entries: u64,
 }
 
 /// Which offset is meant.
@@ -600,6 +619,13 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         alive: node.alive,
         leads: node.leads,
         replicas: node.replicas,
+        disk: node.disk.map(|disk| DiskStatus {
+            free_bytes: disk.free_bytes,
+            reserve_bytes: disk.reserve_bytes,
+            full: disk.full,
+            damaged_entries: disk.damaged_entries,
+            repaired_entries: disk.repaired_entries,
+        }),
     };
     let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -608,6 +634,7 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         nodes,
         under_replicated: reply.under_replicated,
         leaderless: reply.leaderless,
+        attention: reply.attention,
     })
 }
 

@@ -59,8 +59,8 @@ mod testing;
 
 pub use accumulator::Ack;
 pub use admin::{
-    Admin, ClusterStatus, CreatedTopic, LeaderChange, NewTopic, NodeStatus, OffsetAt, OffsetFound,
-    PartitionDescription, PartitionListing, TopicDescription, TopicListing,
+    Admin, ClusterStatus, CreatedTopic, DiskStatus, LeaderChange, NewTopic, NodeStatus, OffsetAt,
+    OffsetFound, PartitionDescription, PartitionListing, TopicDescription, TopicListing,
 };
 pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerConfig, Partitions, Reset, Start};

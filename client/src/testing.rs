@@ -445,6 +445,7 @@ fn by_chance(chance: &Chance) -> Fault {
         5 => Fault::Refuse(ErrorCode::NotLeader),
         6 => Fault::DoneUnknown,
         7 => Fault::Refuse(ErrorCode::NotAvailable),
+        8 => Fault::Refuse(ErrorCode::DiskFull),
         _ => Fault::None,
     }
 }

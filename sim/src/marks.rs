@@ -13,6 +13,7 @@ const SIMULATOR: &[&str] = &[
     "crash-during-recovery-twice",
     "crash-during-roll",
     "crash-with-a-torn-write",
+    "enospc",
     "failed-sync-and-restart",
     "late-commit-of-an-unknown-produce",
     "leader-isolated-with-writes-pending",

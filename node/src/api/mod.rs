@@ -4,6 +4,7 @@
 //! errors to wire codes ([`status`]). Must not know: storage, Raft's inside, sockets.
 
 mod admin;
+mod attention;
 mod fetch;
 pub mod grpc;
 mod leaders;

@@ -90,6 +90,9 @@ pub fn produce(me: NodeId, error: &ProduceError) -> Status {
         ),
         ProduceError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
         ProduceError::Overloaded(_) => with(ErrorCode::Overloaded, "; not written: wait and retry"),
+        ProduceError::DiskFull { .. } => {
+            with(ErrorCode::DiskFull, "; not written: retried, it may find room")
+        }
         ProduceError::NotAvailable(_) => with(ErrorCode::NotAvailable, "; retry"),
         ProduceError::Stopping => with(ErrorCode::NotReady, "; not written: refresh the metadata and retry"),
         ProduceError::Batch(error) => Status::new(error.code(), error.to_string()),
@@ -190,6 +193,7 @@ mod tests {
 
     use super::*;
     use crate::controller::Refusal;
+    use crate::storage::DiskRoom;
 
     fn leader() -> Option<Leadership> {
         Some(Leadership { term: Term(5), leader: NodeId(2) })
@@ -199,11 +203,13 @@ mod tests {
     #[test]
     fn refused_and_unknown_are_never_mixed_up() {
         let (asked, current) = (LeaderEpoch(1), LeaderEpoch(2));
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
         let surely_not = [
             ProduceError::NotLeader { leader: leader() },
             ProduceError::Fenced { asked, current, leader: None },
             ProduceError::UnknownEpoch { asked, current },
             ProduceError::Overloaded("x"),
+            ProduceError::DiskFull { node: NodeId(2), room },
             ProduceError::NotAvailable("x"),
             ProduceError::Stopping,
             ProduceError::Batch(BatchError::TooLarge { found: 2, limit: 1 }),
@@ -221,6 +227,16 @@ mod tests {
         assert!(produce(NodeId(1), &ProduceError::Unknown).code.is_unknown_outcome());
         assert!(controller(&ControllerError::Unknown).code.is_unknown_outcome());
         assert!(!controller(&ControllerError::NotAvailable).code.is_unknown_outcome());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_what_to_do() {
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
+        let status = produce(NodeId(1), &ProduceError::DiskFull { node: NodeId(2), room });
+        assert_eq!(status.code, ErrorCode::DiskFull);
+        assert!(status.code.is_retriable());
+        let said = "disk nearly full on node 2: 1.2 GB free, 2 GB kept in reserve; free space there";
+        assert!(status.message.starts_with(said), "{status:?}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
+use indicatif::HumanBytes;
 use quorate_client::{Client, ClusterStatus, LeaderChange, NodeId, PartitionId, TopicName};
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
-use super::reach::{no_majority, patiently};
+use super::reach::patiently;
 use super::{Failure, Global};
 
 /// What `quorate cluster` takes.
@@ -19,7 +20,7 @@ pub(crate) struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Show the nodes, and whether every partition is led and whole.
+    /// Show what needs attention, the nodes, and whether every partition is led and whole.
     Status(StatusArgs),
     /// Hand the lead of a partition to another node that holds a replica of it.
     ///
@@ -57,6 +58,8 @@ struct Status {
     under_replicated: u32,
     /// Partitions without a leader.
     leaderless: u32,
+    /// What somebody should look at, in words, what matters most first.
+    attention: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -72,6 +75,12 @@ struct StatusNode {
     leads: u32,
     /// Partitions of which it has a replica.
     replicas: u32,
+    /// Bytes left on its disk; null, as the next two, if the node that answers has not heard it.
+    disk_free_bytes: Option<u64>,
+    /// Entries that were found damaged there since its process started.
+    damaged_entries: Option<u64>,
+    /// How many of these are whole again.
+    repaired_entries: Option<u64>,
 }
 
 /// Runs the command.
@@ -95,13 +104,13 @@ async fn transfer_leader(client: &Client, args: &TransferLeaderArgs) -> Result<(
 
 async fn status(client: &Client, args: &StatusArgs) -> Result<(), Failure> {
     let status = patiently(client, "10 s", client.admin().cluster_status()).await?;
-    let no_majority = no_majority(&status).map(|text| format!("\n{text}")).unwrap_or_default();
     let status = shown(status);
     let mut out = Output::new();
     if args.json {
         return out.json(&status);
     }
-    let mut table = plain_table(["node", "state", "grpc", "http", "leads", "replicas", "identity"]);
+    let mut table =
+        plain_table(["node", "state", "grpc", "http", "leads", "replicas", "disk free", "identity"]);
     for node in &status.nodes {
         table.add_row([
             node.id.to_string(),
@@ -110,18 +119,30 @@ async fn status(client: &Client, args: &StatusArgs) -> Result<(), Failure> {
             node.http.clone(),
             node.leads.to_string(),
             node.replicas.to_string(),
+            node.disk_free_bytes.map_or_else(|| "unknown".to_owned(), |bytes| HumanBytes(bytes).to_string()),
             node.identity.clone().unwrap_or_else(|| "none".to_owned()),
         ]);
     }
-    for column in [0, 4, 5] {
+    for column in [0, 4, 5, 6] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     out.line(format!(
-        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated{no_majority}",
-        status.cluster_id, status.leaderless, status.under_replicated
+        "cluster {}\n{}\n{table}\npartitions: {} without a leader, {} under-replicated",
+        status.cluster_id,
+        attention(&status.attention),
+        status.leaderless,
+        status.under_replicated
     ))
+}
+
+/// What needs attention, a line each.
+fn attention(said: &[String]) -> String {
+    if said.is_empty() {
+        return "nothing needs attention".to_owned();
+    }
+    said.iter().fold("needs attention:".to_owned(), |text, line| format!("{text}\n  - {line}"))
 }
 
 fn shown(status: ClusterStatus) -> Status {
@@ -136,6 +157,9 @@ fn shown(status: ClusterStatus) -> Status {
             alive: node.alive,
             leads: node.leads,
             replicas: node.replicas,
+            disk_free_bytes: node.disk.map(|disk| disk.free_bytes),
+            damaged_entries: node.disk.map(|disk| disk.damaged_entries),
+            repaired_entries: node.disk.map(|disk| disk.repaired_entries),
         })
         .collect();
     Status {
@@ -143,5 +167,18 @@ fn shown(status: ClusterStatus) -> Status {
         nodes,
         under_replicated: status.under_replicated,
         leaderless: status.leaderless,
+        attention: status.attention,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_attention_stands_in_lines_of_its_own() {
+        assert_eq!(attention(&[]), "nothing needs attention");
+        let said = ["one".to_owned(), "two".to_owned()];
+        assert_eq!(attention(&said), "needs attention:\n  - one\n  - two");
     }
 }

@@ -66,10 +66,12 @@ mod tests {
                 alive: *alive,
                 leads: 0,
                 replicas: 0,
+                disk: None,
             };
             let nodes = (1..).zip(alive).map(node).collect();
             let cluster_id = ClusterId::from_wire(&[5; 16]).unwrap();
-            no_majority(&ClusterStatus { cluster_id, nodes, under_replicated: 0, leaderless: 0 })
+            let attention = Vec::new();
+            no_majority(&ClusterStatus { cluster_id, nodes, under_replicated: 0, leaderless: 0, attention })
         };
         for fine in [&[true][..], &[true, true, false], &[true, true, true, false]] {
             assert_eq!(status(fine), None);

@@ -70,18 +70,19 @@ impl Balance {
                 continue;
             };
             let Some(led) = self.led(partition.group) else { continue };
-            if is_due(led, (preferred, self.raft.fit_since(preferred)), now, delay) && !self.ails(preferred) {
+            let fit_since = self.raft.fit_since(preferred, partition.group);
+            if is_due(led, (preferred, fit_since), now, delay) && !self.ails(preferred, fit_since) {
                 due.push((partition.group, preferred));
             }
         }
         due
     }
 
-    /// Whether a node has lately not taken over. A new process has another chance.
-    fn ails(&self, node: NodeId) -> bool {
+    /// Whether a node, which may lead since then, if it may, has lately not taken over. A new process has another chance.
+    fn ails(&self, node: NodeId, fit_since: Option<Moment>) -> bool {
         let failed = self.failed().get(&node).copied();
         failed.is_some_and(|at| {
-            self.env.now() < at + CONVALESCENCE && self.raft.fit_since(node).is_none_or(|since| since <= at)
+            self.env.now() < at + CONVALESCENCE && fit_since.is_none_or(|since| since <= at)
         })
     }
 
@@ -97,7 +98,7 @@ impl Balance {
 
     async fn give_back(&self, group: GroupId, to: NodeId) {
         // Another partition may have waited for it in vain since the look.
-        if self.ails(to) {
+        if self.ails(to, self.raft.fit_since(to, group)) {
             return;
         }
         match self.raft.transfer(group, to).await {

@@ -33,6 +33,9 @@ pub struct PartitionConfig {
     pub fetch_bytes_max: u32,
     /// Longest time that a lookup of the latest offset, or a fetch ahead of it, waits for a majority, in ms.
     pub read_barrier_timeout_ms: u64,
+    /// Topics that have metrics of their own; those of all others are counted together, under an empty name. Too many,
+    /// and whoever gathers metrics keeps a dozen series for each.
+    pub metered_topics_max: usize,
     /// Decompresses each compressed batch at the door and walks its records. Off, a client can store batches that
     /// no reader can read.
     pub verify_compressed: bool,
@@ -65,6 +68,7 @@ impl Default for PartitionConfig {
             fetch_wait_ms_max: 30_000,
             fetch_bytes_max: 8 << 20,
             read_barrier_timeout_ms: 5_000,
+            metered_topics_max: 200,
             verify_compressed: true,
             decompressed_bytes_max: 64 << 20,
             timestamp_ahead_ms_max: 3_600_000,

@@ -11,6 +11,7 @@ mod dedup;
 mod door;
 mod epochs;
 mod index;
+mod lag;
 mod machine;
 mod manager;
 mod outgoing;

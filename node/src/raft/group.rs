@@ -118,8 +118,8 @@ pub(super) struct Running {
     pub(super) waking: AsyncMutex<()>,
     /// Whom this node hands leadership to, while it does.
     pub(super) transfer: watch::Sender<Option<NodeId>>,
-    /// The newest term whose leader asked this node to take over, and does not stop.
-    pub(super) handed: Mutex<Option<Term>>,
+    /// The newest term whose leader asked this node to take over, and whether somebody chose that.
+    pub(super) handed: Mutex<Option<(Term, bool)>>,
     pub(super) tenure: Mutex<Tenure>,
     /// Elections of this node that wait for no timer.
     pub(super) elections: Arc<Semaphore>,

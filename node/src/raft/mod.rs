@@ -5,7 +5,9 @@
 
 mod config;
 mod election;
+mod full;
 mod group;
+mod health;
 mod liveness;
 mod log_store;
 mod machine;
@@ -15,6 +17,7 @@ mod quiesce;
 mod quiet;
 mod runtime;
 mod snapshot;
+mod tell;
 mod timers;
 mod transfer;
 mod types;
@@ -24,6 +27,7 @@ mod tests;
 
 pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
+pub use health::NodeHealth;
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use node::{GroupError, PeerHooks, RaftNode};

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, oneshot, watch};
 
 use super::config::RaftConfig;
 use super::election;
+use super::full;
 use super::group::{Group, Role, Running, role_of};
 use super::liveness::{Death, Leadership, Liveness, digest_of_leads};
 use super::log_store::LogStore;
@@ -90,11 +91,11 @@ pub enum GroupError {
 
 /// All of a node's groups and its peers. Cheap to clone.
 #[derive(Clone)]
-pub struct RaftNode(Arc<Inner>);
+pub struct RaftNode(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     env: Env,
-    store: Store,
+    pub(super) store: Store,
     config: RaftConfig,
     openraft: Arc<openraft::Config>,
     pub(super) me: NodeId,
@@ -223,7 +224,10 @@ impl RaftNode {
         let timers =
             vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
         let timers = env.spawn("timers", timers);
-        inner.tasks().extend([beats, timers]);
+        let full = full::hand_over(env.clone(), Arc::downgrade(&inner), inner.store.rooms());
+        let full = vital(Arc::downgrade(&inner), "hand-over of a full disk", full);
+        let full = env.spawn("hand-over of a full disk", full);
+        inner.tasks().extend([beats, timers, full]);
         Self(inner)
     }
 
@@ -762,17 +766,23 @@ async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch:
         match (std::mem::replace(&mut was, state), state) {
             (ServerState::Candidate | ServerState::Follower, ServerState::Leader) => {
                 env.reached(Mark::ElectionWon);
+                env.metrics.elections_won.add(1);
             }
             (ServerState::Candidate, ServerState::Follower) => env.reached(Mark::ElectionLost),
             (ServerState::Leader, ServerState::Follower | ServerState::Candidate) => {
                 env.reached(Mark::LeaderDeposed);
+                env.metrics.leaderships_lost.add(1);
             }
             _ => {}
         }
-        let changed = running.roles.send_if_modified(|known| std::mem::replace(known, role) != role);
+        let mut before = role;
+        let changed = running.roles.send_if_modified(|known| {
+            before = std::mem::replace(known, role);
+            before != role
+        });
         if changed {
             running.note_role(role);
-            tracing::info!(group = %running.id, ?role, "role changed");
+            running.tell(before, role);
             node.role_changed(running.id, role);
         }
         let id = running.id;
@@ -841,8 +851,8 @@ fn beat(
     said: Said,
 ) -> impl Future<Output = ()> + Send + use<> {
     let (leads, leads_known, knows) = node.told_of_leads(leads, peer, None);
-    let (quiet, unfit) = (Some(quiet_to_wire(&said)), node.is_unfit());
-    let body = peer_request::Body::Beat(v1::NodeBeat { leads, quiet, unfit, leads_known, knows });
+    let (quiet, unfit, health) = (Some(quiet_to_wire(&said)), node.is_unfit(), Some(node.health().to_wire()));
+    let body = peer_request::Body::Beat(v1::NodeBeat { leads, quiet, unfit, leads_known, knows, health });
     let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
     let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
     let node = Arc::downgrade(node);
@@ -862,6 +872,7 @@ fn beat(
         {
             let leads = (!reply.leads_known).then_some(&leads);
             node.beat(peer, leads, (reply.unfit, reply.knows));
+            node.told(peer, reply.health.as_ref());
         }
     }
 }

@@ -12,7 +12,7 @@ use quorate_proto::ids::{GroupId, NodeId, Term};
 use quorate_proto::v1;
 
 use super::group::{Group, Role};
-use super::node::Inner;
+use super::node::{Inner, RaftNode};
 use super::quiet::{Quiet, Rest, Said, Step};
 use super::types::{RaftVote, log_id_from_raft, log_id_to_raft, node_from_raft, node_to_raft};
 use crate::env::{Mark, Moment, Point};
@@ -29,6 +29,14 @@ impl Ledger {
     /// Never held while a lock of the node's own is taken: groups, liveness.
     pub(super) fn lock(&self) -> MutexGuard<'_, Quiet> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RaftNode {
+    /// How many groups on this node are quiet: nothing happens in them, and no heartbeats are sent.
+    pub fn quiet_groups(&self) -> usize {
+        let (led, followed) = self.inner().ledger.lock().count();
+        led + followed
     }
 }
 

@@ -276,7 +276,6 @@ impl Quiet {
     }
 
     /// How many groups are quiet: of those that this node leads, and of those that it follows.
-    #[cfg(test)]
     pub(super) fn count(&self) -> (usize, usize) {
         let quiet =
             |led: &&Led| led.asked.as_ref().is_some_and(|asked| asked.peers.values().all(|agreed| *agreed));

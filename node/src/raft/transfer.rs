@@ -16,7 +16,7 @@ use openraft_rt::WatchReceiver;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use thiserror::Error;
 
-use super::group::{Group, Role};
+use super::group::{Group, Role, Running};
 use super::liveness::rank;
 use super::node::{Inner, RaftNode};
 use super::types::{node_from_raft, node_to_raft};
@@ -62,8 +62,8 @@ pub enum TransferError {
         /// Who was to lead.
         to: NodeId,
     },
-    /// It is about to stop.
-    #[error("node {to} takes no leadership: it is about to stop")]
+    /// It is about to stop, or has hardly any room on its disk.
+    #[error("node {to} takes no leadership: it is about to stop, or its disk is nearly full")]
     Unfit {
         /// Who was to lead.
         to: NodeId,
@@ -156,10 +156,9 @@ impl Group {
     }
 
     /// Whether the leader of the term before handed its leadership in `term` to this node because somebody chose it, and
-    /// not because that one stops.
+    /// not because that one stops, or is full.
     pub fn was_handed(&self, term: Term) -> bool {
-        let handed = *self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        handed.is_some_and(|from| from.0 + 1 == term.0)
+        self.0.handed_in(term) == Some(true)
     }
 
     /// Whether this node leads in `term`, and is handing that over, or has tried to.
@@ -167,10 +166,11 @@ impl Group {
         self.0.transfer.borrow().is_some() || self.0.tenure().given_up == Some(term)
     }
 
-    /// The leader of `from`, which goes on, hands its leadership to this node. A request of long ago may come again.
-    pub(super) fn asked_to_take_over(&self, from: Term) {
+    /// The leader of `from` hands its leadership to this node, because somebody chose it or because it must. A request
+    /// of long ago may come again.
+    pub(super) fn asked_to_take_over(&self, from: Term, chosen: bool) {
         let mut handed = self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        *handed = (*handed).max(Some(from));
+        *handed = (*handed).max(Some((from, chosen)));
     }
 
     /// The last index here, and up to which the other members hold this log, as far as this node knows who leads it.
@@ -218,6 +218,14 @@ impl Group {
     }
 }
 
+impl Running {
+    /// Whether leadership in `term` was handed to this node by choice; `None` if it was not handed to it at all.
+    pub(super) fn handed_in(&self, term: Term) -> Option<bool> {
+        let handed = *self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        handed.filter(|(from, _)| from.0 + 1 == term.0).map(|(_, chosen)| chosen)
+    }
+}
+
 impl RaftNode {
     /// Hands leadership of a group that this node leads to another one. On return that node leads, and this one knows
     /// it; what was in flight has an outcome on its own. Takes a few round trips; bounded by a few election time-outs.
@@ -232,10 +240,10 @@ impl RaftNode {
         self.inner().transfer(&group, to).await
     }
 
-    /// Since when the process that `peer` is now is known of, if it is heard and takes leadership.
-    pub fn fit_since(&self, peer: NodeId) -> Option<Moment> {
+    /// Since when the process that `peer` is now is known of, if it is heard and takes leadership of `group`.
+    pub fn fit_since(&self, peer: NodeId, group: GroupId) -> Option<Moment> {
         let node = self.inner();
-        node.fit(peer).ok()?;
+        node.fit(peer, group).ok()?;
         node.liveness().alive_since(peer)
     }
 
@@ -279,17 +287,23 @@ impl RaftNode {
 }
 
 impl Inner {
-    /// Whether `node` may be handed leadership.
-    fn fit(&self, node: NodeId) -> Result<(), TransferError> {
+    /// Whether `node` may be handed leadership of `group`.
+    fn fit(&self, node: NodeId, group: GroupId) -> Result<(), TransferError> {
         let since = self.env().now() - Duration::from_millis(self.config().election_timeout_ms_max);
-        let liveness = self.liveness();
-        if !liveness.near(since).contains(&node) {
+        if !self.liveness().near(since).contains(&node) {
             return Err(TransferError::NotAlive { to: node });
         }
-        if liveness.is_unfit(node) {
+        if self.is_retiring(node, group) {
             return Err(TransferError::Unfit { to: node });
         }
         Ok(())
+    }
+
+    /// Whether `node` leads `group` no longer if others can: as it says itself, it is about to stop, or its disk is nearly
+    /// full. The metadata group lives on the reserve.
+    pub(super) fn is_retiring(&self, node: NodeId, group: GroupId) -> bool {
+        let full = group != GroupId::METADATA && self.peers.healths().full(node, self.env().now()).is_some();
+        full || self.liveness().is_unfit(node)
     }
 
     async fn transfer(&self, group: &Group, to: NodeId) -> Result<Transferred, TransferError> {
@@ -302,7 +316,7 @@ impl Inner {
         if !voters.contains(&to) {
             return Err(TransferError::NotAVoter { to, voters });
         }
-        self.fit(to)?;
+        self.fit(to, group.id())?;
         let entries = group.behind(to);
         if entries > self.config().transfer_behind_max {
             return Err(TransferError::Behind { to, entries });
@@ -356,7 +370,7 @@ impl Inner {
                 break true;
             }
             // One that dies, or stops as well, will not.
-            if env.now() >= until || self.fit(to).is_err() {
+            if env.now() >= until || self.fit(to, group.id()).is_err() {
                 break false;
             }
         };
@@ -385,7 +399,8 @@ impl Inner {
         let mut tried = BTreeSet::new();
         while let Some(group) = self.group(id) {
             let Role::Leader { term, .. } = group.role() else { return };
-            let fit = |node: &NodeId| !tried.contains(node) && *node != self.me && self.fit(*node).is_ok();
+            let fit =
+                |node: &NodeId| !tried.contains(node) && *node != self.me && self.fit(*node, id).is_ok();
             let (_, held) = group.progress();
             let candidates = group.voters().into_iter().filter(fit).collect();
             let Some(heir) = heir(candidates, &held, id, term) else { return };

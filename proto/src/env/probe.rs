@@ -143,6 +143,8 @@ named! {
         NotLeading = "not-leading",
         /// A batch is refused as by a disk that does not keep up.
         ProduceOverloaded = "produce-overloaded",
+        /// A follower refuses entries as one whose disk is nearly full.
+        AppendRefusedFull = "append-refused-full",
         /// A batch is refused as by a leader that has just been deposed.
         ProduceNotLeader = "produce-not-leader",
         /// A produce is answered almost at once, whatever became of it.
@@ -319,6 +321,14 @@ named! {
         SequenceGap = "sequence-gap",
         /// A batch was refused because the disk did not keep up.
         DiskDoesNotKeepUp = "disk-does-not-keep-up",
+        /// A batch was refused because a disk was nearly full.
+        ProduceRefusedFull = "refused-full",
+        /// A node whose disk was nearly full handed a partition over to one with room.
+        HandedOverFull = "handed-over-full",
+        /// A follower whose disk was nearly full refused entries.
+        FollowerFull = "follower-full",
+        /// A disk that was nearly full had room again.
+        DiskHasRoomAgain = "recovered-full",
         /// A batch was not proposed before its deadline.
         ProduceNotProposedInTime = "produce-not-proposed-in-time",
         /// A batch that was proposed had no answer at its deadline.

@@ -222,6 +222,26 @@ impl Cluster {
         self.machine(node).disk.set_pace(pace.unwrap_or(self.knobs.pace), Dice::new(dice.bits()));
     }
 
+    /// There is room for `left` bytes more on the node's disk, and no more than that; `false` if it is down.
+    pub fn fill_disk(&mut self, node: NodeId, left: u64) -> bool {
+        if !self.is_up(node) {
+            return false;
+        }
+        self.note(Event::Fault(format!("leaves room for {left} bytes on the disk of node{node}")));
+        let disk = &self.machine(node).disk;
+        disk.set_capacity(Some(disk.used() + left));
+        true
+    }
+
+    /// There is room on the node's disk again, and on its own if another one is in its place.
+    pub fn make_room(&self, node: NodeId) {
+        let machine = self.machine(node);
+        self.note(Event::Fault(format!("makes room on the disk of node{node}")));
+        for disk in [Some(&machine.disk), machine.own_disk.as_ref()].into_iter().flatten() {
+            disk.set_capacity(None);
+        }
+    }
+
     /// Takes back what threatens a node's disk.
     pub fn spare_disk(&self, node: NodeId) {
         self.machine(node).disk.spare();

@@ -11,6 +11,9 @@ use crate::env::probe::Points;
 /// Of a thousand runs, how many have nodes that beat less often than they would by default.
 const CALM_BEATS_PER_MILLE: u64 = 700;
 
+/// What a node keeps free on its disk, in bytes: room for some volumes of the largest kind that is drawn.
+const DISK_RESERVE: u64 = 4 << 20;
+
 /// How often leaders say that they live, and how long they are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tempo {
@@ -61,6 +64,8 @@ pub struct Knobs {
     pub volumes_open_max: u32,
     /// Bytes of entries in one commit.
     pub commit_bytes_max: u32,
+    /// Bytes that a node keeps free on its disk.
+    pub disk_reserve_bytes: u64,
     /// Bytes of bodies in one message of replication.
     pub append_bytes_max: u64,
     /// Messages of replication in flight.
@@ -107,6 +112,7 @@ impl Knobs {
             recent_bytes_max: 8_192 << dice.below(8),
             volumes_open_max,
             commit_bytes_max,
+            disk_reserve_bytes: DISK_RESERVE,
             append_bytes_max,
             append_in_flight_max,
             in_flight_batches_max,
@@ -144,6 +150,7 @@ impl Knobs {
         config.storage.recent_bytes_max = self.recent_bytes_max;
         config.storage.volumes_open_max = self.volumes_open_max;
         config.storage.commit_bytes_max = self.commit_bytes_max;
+        config.storage.disk_reserve_bytes = Some(self.disk_reserve_bytes);
         // Hundreds of nodes' caches are allocated in a sweep, and no volume here is large.
         config.storage.cache_bytes_max = config.storage.cache_bytes_max.max(3 * self.commit_bytes_max);
         config.partition.unsynced_bytes_max = self.recent_bytes_max;

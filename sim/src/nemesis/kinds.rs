@@ -69,6 +69,10 @@ pub enum Kind {
     Stall,
     /// A sync fails.
     FailSync,
+    /// A disk is nearly full for a while: entries must be refused before it is.
+    DiskFull,
+    /// A disk has no room any more for a write, and has it again after a while.
+    Enospc,
     /// A client is cut off from nodes, though these hear each other.
     CutClient,
     /// A client's request is lost with its connection.
@@ -92,7 +96,7 @@ pub enum Kind {
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 41] = [
+pub const ALL: [(Kind, Class, u64); 43] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -125,6 +129,8 @@ pub const ALL: [(Kind, Class, u64); 41] = [
     (SlowDisk, Class::Disk, 2),
     (Stall, Class::Disk, 4),
     (FailSync, Class::Disk, 3),
+    (DiskFull, Class::Disk, 3),
+    (Enospc, Class::Disk, 2),
     (CutClient, Class::Client, 4),
     (LoseClientRequest, Class::Client, 3),
     (LoseClientReply, Class::Client, 5),

@@ -25,6 +25,8 @@ pub(super) enum Mend {
     Quick(NodeId),
     /// A node's disk is as quick as before.
     Disk(NodeId),
+    /// There is room on a node's disk again.
+    Room(NodeId),
     /// A wall clock is set right by so much.
     StepBack(NodeId, i64),
     /// A wall clock is stepped by so much, and back, so many times more.
@@ -61,6 +63,7 @@ impl Nemesis {
                 cluster.slow_down(node, Duration::ZERO);
             }
             Mend::Disk(node) => cluster.set_pace(node, None, &mut self.dice),
+            Mend::Room(node) => cluster.make_room(node),
             Mend::StepBack(node, by) => {
                 cluster.note(Event::Fault(format!("sets the wall clock of node{node} right by {by} ms")));
                 cluster.clock(node).step_wall(by);
@@ -120,6 +123,7 @@ impl Nemesis {
             cluster.resume(*node);
             cluster.slow_down(*node, Duration::ZERO);
             cluster.spare_disk(*node);
+            cluster.make_room(*node);
             cluster.set_pace(*node, None, &mut self.dice);
             let clock = cluster.clock(*node);
             clock.freeze(false);
@@ -135,6 +139,7 @@ impl Nemesis {
             | Mend::Resume(node)
             | Mend::Quick(node)
             | Mend::Disk(node)
+            | Mend::Room(node)
             | Mend::StepBack(node, _)
             | Mend::Strobe(node, ..)
             | Mend::Stop(node)

@@ -138,6 +138,22 @@ impl Nemesis {
                 let successes = self.dice.below(10);
                 cluster.fail_sync(node, successes, pages);
             }
+            Kind::DiskFull => {
+                // The reserve is touched and not used up.
+                let reserve = cluster.disk_reserve();
+                let left = self.dice.between(reserve / 4, reserve - 1);
+                if cluster.fill_disk(node, left) {
+                    cluster.tally().count("full disk");
+                    self.mend_at(until, Mend::Room(node));
+                }
+            }
+            Kind::Enospc => {
+                // Counted when a write finds no room.
+                let left = self.dice.below(20_000);
+                if cluster.fill_disk(node, left) {
+                    self.mend_at(until, Mend::Room(node));
+                }
+            }
             Kind::CutClient
             | Kind::LoseClientRequest
             | Kind::LoseClientReply

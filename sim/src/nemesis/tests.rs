@@ -38,6 +38,8 @@ fn each_kind_takes_hold_and_ends() {
         (Kind::SlowDisk, "slow disk"),
         (Kind::Stall, "stalled disk"),
         (Kind::FailSync, "failed sync"),
+        (Kind::DiskFull, "full disk"),
+        (Kind::Enospc, "no space"),
         (Kind::CutClient, "cut client"),
         (Kind::PauseClient, "pause of a client"),
         (Kind::Transfer, "leader transfer"),

@@ -2,6 +2,7 @@
 
 pub mod closing_fails;
 pub mod deposed_leader;
+pub mod full_disks;
 pub mod hanging_leader;
 pub mod leader_restore;
 pub mod quiet_group;
@@ -13,13 +14,18 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios: by name, how they are played, and what happens in them.
-pub const ALL: [(&str, Play, &str); 6] = [
+pub const ALL: [(&str, Play, &str); 7] = [
     (
         "closing-fails",
         closing_fails::play,
         "the sync fails with which a full volume is closed; the seed says which one, counted from there",
     ),
     ("deposed-leader", deposed_leader::play, "a leader that others have replaced is asked for what is newer"),
+    (
+        "full-disks",
+        full_disks::play,
+        "disks become nearly full, all or the leader's alone (odd seeds), and there is room again",
+    ),
     (
         "hanging-leader",
         hanging_leader::play,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, LogIndex, Term};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
 use super::convert::{
@@ -83,9 +83,20 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
-            judged(&node, sender, Standing::Stranger)?;
+            let asker = sender.map(|sender| NodeId(sender.node)).unwrap_or_default();
+            if let Err(refusal) = judged(&node, sender, Standing::Stranger) {
+                if refusal.code == ErrorCode::WrongIdentity {
+                    node.asked(asker, Err(refusal.message.as_str()));
+                }
+                return Err(refusal);
+            }
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
-            return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
+            return Ok(said
+                .map(move |said| {
+                    node.asked(asker, said.as_ref().map(|_| ()).map_err(|(_, reason)| reason.as_str()));
+                    said.map(peer_reply::Body::Hello).map_err(refusal)
+                })
+                .boxed());
         }
         let who = judged(&node, sender, Standing::Known)?;
         node.heard(who);
@@ -130,6 +141,8 @@ impl Handler {
                 let append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 group.heard_leader(&append.vote);
+                // Heard all the same: it leads, and what it says of votes and of what is committed comes with heartbeats.
+                node.admits(group.id(), &append.entries)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
                 async move {
                     let appended = appended.await?;
@@ -178,13 +191,13 @@ impl Handler {
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
                 if *request.to_node_id() == node_to_raft(node.me) {
+                    node.may_lead(group.id())?;
                     if node.is_unfit() {
                         return Err(Refusal::new(ErrorCode::NotReady, "this node is about to stop"));
                     }
-                    // One that stops has no choice.
-                    if !node.liveness().is_unfit(who.node) {
-                        group.asked_to_take_over(Term(request.from_leader().leader_id.term));
-                    }
+                    // One that stops, or is full, has no choice.
+                    let chosen = !node.is_retiring(who.node, group.id());
+                    group.asked_to_take_over(Term(request.from_leader().leader_id.term), chosen);
                 }
                 node.ledger.lock().stirred(group.id());
                 async move {
@@ -200,14 +213,15 @@ impl Handler {
                 let leads = leads_from_wire(&beat.leads)?;
                 let leads = (!beat.leads_known).then_some(&leads);
                 node.beat(who.node, leads, (beat.unfit, beat.knows));
+                node.told(who.node, beat.health.as_ref());
                 let quiet = match beat.quiet {
                     Some(said) => Some(node.quiet_told(who.node, &quiet_from_wire(&said)?)),
                     None => None,
                 };
                 let (leads, leads_known, knows) =
                     node.told_of_leads(&node.leads(), who.node, Some(beat.knows));
-                let unfit = node.is_unfit();
-                let reply = v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows };
+                let (unfit, health) = (node.is_unfit(), Some(node.health().to_wire()));
+                let reply = v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows, health };
                 std::future::ready(Ok(peer_reply::Body::Beat(reply))).boxed()
             }
             peer_request::Body::Command(command) => {

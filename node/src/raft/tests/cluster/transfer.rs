@@ -23,7 +23,7 @@ fn leadership_goes_where_it_was_sent_and_nothing_is_lost() {
         let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         let mut acked = propose(first, term, 0..200).await;
         let heir = nodes.iter().find(|node| id(node) != id(first)).unwrap();
-        until("they hear each other", || first.raft.fit_since(id(heir)).is_some()).await;
+        until("they hear each other", || first.raft.fit_since(id(heir), GROUP).is_some()).await;
 
         // One at a time; whoever proposes waits for its end.
         first.group.0.transfer.send_replace(Some(NodeId(9)));
@@ -141,7 +141,7 @@ fn a_node_that_stops_hands_over_first_and_takes_nothing_any_more() {
         let acked = propose(first, term, 0..100).await;
         let others: Vec<_> = nodes.iter().filter(|node| id(node) != id(first)).collect();
         for other in &others {
-            until("they hear each other", || first.raft.fit_since(id(other)).is_some()).await;
+            until("they hear each other", || first.raft.fit_since(id(other), GROUP).is_some()).await;
         }
         let began = first.env.now();
         first.raft.hand_over().await;
@@ -153,7 +153,7 @@ fn a_node_that_stops_hands_over_first_and_takes_nothing_any_more() {
 
         // The others know that it takes nothing, also not from those who ask for it.
         let to = id(first);
-        until("it is known to stop", || second.raft.fit_since(to).is_none()).await;
+        until("it is known to stop", || second.raft.fit_since(to, GROUP).is_none()).await;
         assert_eq!(second.raft.transfer(GROUP, to).await, Err(TransferError::Unfit { to }));
         assert_eq!(second.group.role(), Role::Leader { term: next, ready: true });
         for node in nodes {
