@@ -59,10 +59,15 @@ impl Group {
         drop(turn);
     }
 
-    /// Something has happened in the group, if this node leads it: from now on it beats again, until nothing has
-    /// happened for a while.
+    /// A majority was asked whether this node still leads the group: it beats again, until nothing has happened for a
+    /// while.
     pub(super) fn stirred_here(&self) {
         self.0.ledger.lock().wake(self.0.id, self.0.env.now());
+    }
+
+    /// If this node leads the group, it beats again, for what rides on its heartbeats.
+    pub(super) fn beats_again(&self) {
+        self.0.ledger.lock().beats_again(self.0.id, self.0.env.now());
     }
 }
 
@@ -83,7 +88,7 @@ impl Inner {
         }
         // It may lead no more, though nobody else does yet: beats that kept it quiet would keep it so for ever.
         if group.is_handing_over(term) {
-            group.stirred_here();
+            group.beats_again();
             return false;
         }
         let Some(last) = tail(group) else { return false };

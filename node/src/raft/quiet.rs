@@ -63,6 +63,8 @@ struct Led {
     rest: Rest,
     /// Since when nothing has happened.
     since: Moment,
+    /// A heartbeat has gone out since then: the followers have heard all that rides on heartbeats.
+    beaten: bool,
     asked: Option<Asked>,
     /// It went without heartbeats, and no majority was asked since whether it still leads: that its lease lives is not
     /// known, though it may beat again.
@@ -71,7 +73,7 @@ struct Led {
 
 impl Led {
     fn new(rest: Rest, since: Moment) -> Self {
-        Self { rest, since, asked: None, unsure: false }
+        Self { rest, since, beaten: false, asked: None, unsure: false }
     }
 }
 
@@ -125,7 +127,6 @@ impl Quiet {
         if led.rest != rest {
             // Nobody makes entries without a lease.
             *led = Led::new(rest, now);
-            return Step::Beat;
         }
         if let Some(asked) = &mut led.asked {
             let late = asked.peers.values().any(|agreed| !agreed) && now >= asked.at + patience;
@@ -138,10 +139,10 @@ impl Quiet {
                 asked.fewer = false;
                 return Step::Quiet;
             }
-            (led.asked, led.since) = (None, now);
+            (led.asked, led.since, led.beaten) = (None, now, true);
             return Step::Wake;
         }
-        if now < led.since + idle || !settled() {
+        if !std::mem::replace(&mut led.beaten, true) || now < led.since + idle || !settled() {
             return Step::Beat;
         }
         let peers = live.iter().map(|peer| (*peer, false)).collect();
@@ -154,12 +155,19 @@ impl Quiet {
         self.led.get(&group).is_some_and(|led| led.unsure)
     }
 
-    /// A majority was asked, because something happens in a group that this node leads: it beats again. Whether it was
-    /// quiet.
-    pub(super) fn wake(&mut self, group: GroupId, now: Moment) -> bool {
+    /// A group that this node leads beats again, until nothing has happened for a while. Whether it was quiet.
+    pub(super) fn beats_again(&mut self, group: GroupId, now: Moment) -> bool {
         let Some(led) = self.led.get_mut(&group) else { return false };
-        (led.since, led.unsure) = (now, false);
+        (led.since, led.beaten) = (now, false);
         led.asked.take().is_some()
+    }
+
+    /// The same, once a majority was asked because something happens in it.
+    pub(super) fn wake(&mut self, group: GroupId, now: Moment) -> bool {
+        if let Some(led) = self.led.get_mut(&group) {
+            led.unsure = false;
+        }
+        self.beats_again(group, now)
     }
 
     /// The group has stopped on this node.
@@ -204,7 +212,7 @@ impl Quiet {
             let Some(asked) = &mut led.asked else { continue };
             let Some(known) = asked.peers.get_mut(&peer) else { continue };
             if !agreed.contains(&rest.group) {
-                (led.asked, led.since) = (None, now);
+                (led.asked, led.since, led.beaten) = (None, now, false);
                 settled.woken.push(rest.group);
             } else if !std::mem::replace(known, true) && asked.peers.values().all(|agreed| *agreed) {
                 settled.quiet.push(rest.group);
@@ -372,6 +380,17 @@ mod tests {
         assert!(!leader.leads(G));
         assert_eq!(step(&mut leader, G, 10, 600, &[A, B]), Step::Beat);
         assert_eq!(step(&mut leader, G, 10, 700, &[A, B]), Step::Ask);
+    }
+
+    #[test]
+    fn a_heartbeat_goes_out_before_it_rests_however_seldom_they_are() {
+        let (mut leader, ..) = quiet();
+        assert!(leader.beats_again(G, at(400)));
+        assert!(leader.leads(G), "nobody was asked");
+        assert_eq!(step(&mut leader, G, 9, 900, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 9, 1_400, &[A, B]), Step::Ask);
+        assert_eq!(step(&mut leader, G, 10, 1_900, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 10, 2_400, &[A, B]), Step::Ask);
     }
 
     #[test]
