@@ -41,6 +41,10 @@ use crate::storage::{Entry, Log, LogId, Store, StoreError};
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
 
+/// News of what a node leads waits so long for further news: where many groups find their leaders at once, each beat
+/// tells of all of them.
+const SOON: Duration = Duration::from_millis(5);
+
 /// What peers ask that is not Raft's business.
 pub trait PeerHooks: Send + Sync + 'static {
     /// `from` asks to take part. Its identity is not an impostor's; it may be a stranger's.
@@ -831,13 +835,15 @@ async fn beats(env: Env, node: Weak<Inner>) {
             }
             (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())
         };
-        let mut pause = env.sleep(gap);
+        let (mut pause, mut soon) = (env.sleep(gap), false);
         loop {
             tokio::select! {
                 biased;
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 () = &mut pause => break,
-                () = changed.notified() => break,
+                () = changed.notified(), if !soon => {
+                    (pause, soon) = (env.sleep(gap.min(SOON)), true);
+                }
             }
         }
     }
