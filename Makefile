@@ -13,13 +13,16 @@ SIM := $(TARGET)/seeded/sim/quorate-sim
 SEEDS ?= 300
 TWICE ?= 200
 
-.PHONY: help run test tour rounds simulator sim seeds soak verify fix release
+.PHONY: help run test tour rounds rolling quiet full-disk simulator sim seeds soak verify fix release
 
 help:
 	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
 	@echo 'make test                all tests, those of the simulator optimised'
 	@echo 'make tour INPUT=file     the whole story on a real file: leaders are killed, every line is read back'
 	@echo 'make rounds              ten rounds of kills on real processes, and all three nodes at once'
+	@echo 'make rolling             three real nodes restart one after the other under load: the longest silences'
+	@echo 'make quiet               what a thousand quiet partitions cost three real nodes'
+	@echo 'make full-disk           a disk of 256 MB fills up and has room again; needs root, for a loop device'
 	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for many,'
 	@echo '                         or ARGS=marks, exhaust, "run --help" (scenarios, classes of faults), oracles'
 	@echo 'make seeds               300 simulated runs, none of which may break a promise'
@@ -46,6 +49,18 @@ tour: release
 rounds: release
 	@$(CARGO) build --release --quiet -p quorate-tests --bin rounds
 	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/rounds
+
+rolling: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin rolling
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/rolling
+
+quiet: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin quiet
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/quiet
+
+full-disk: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin full_disk
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/full_disk
 
 simulator:
 	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim

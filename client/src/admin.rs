@@ -1,5 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use quorate_proto::v1;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
+pub use moves::LeaderChange;
 
 mod members;
 
@@ -144,6 +147,8 @@ pub struct ClusterStatus {
     pub waiting: Vec<WaitingNode>,
     /// The last entry of the metadata group's log that the node which answered has applied.
     pub as_of: u64,
+    /// What somebody should look at, in words, what matters most first; empty if all is well.
+    pub attention: Vec<String>,
 }
 
 impl ClusterStatus {
@@ -187,6 +192,23 @@ pub struct NodeStatus {
     pub draining: bool,
     /// What it shares its power and its switch with; empty if that was not said.
     pub rack: String,
+    /// What it says of its own disk; `None` if the node that answered has not heard it.
+    pub disk: Option<DiskStatus>,
+}
+
+/// What a node says of its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Bytes left.
+    pub free_bytes: u64,
+    /// Bytes that are kept: below them, batches are refused.
+    pub reserve_bytes: u64,
+    /// Whether batches are refused because too little is left.
+    pub full: bool,
+    /// Entries that were found damaged since the node's process started.
+    pub damaged_entries: u64,
+    /// How many of them are whole again.
+    pub repaired_entries: u64,
 }
 
 /// Which offset is meant.
@@ -624,6 +646,13 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         voter: node.voter,
         draining: node.draining,
         rack: node.rack,
+        disk: node.disk.map(|disk| DiskStatus {
+            free_bytes: disk.free_bytes,
+            reserve_bytes: disk.reserve_bytes,
+            full: disk.full,
+            damaged_entries: disk.damaged_entries,
+            repaired_entries: disk.repaired_entries,
+        }),
     };
     let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -635,6 +664,7 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         moves: reply.moves.into_iter().map(PartitionMove::from_wire).collect(),
         waiting: reply.waiting.into_iter().map(WaitingNode::from_wire).collect(),
         as_of: reply.as_of,
+        attention: reply.attention,
     })
 }
 

@@ -126,6 +126,10 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).change_members(request).await },
                 Reply::ChangeMembers,
             ),
+            Call::MoveLeader(request) => self.unary(
+                async move { AdminServiceClient::new(http2).move_leader(request).await },
+                Reply::MoveLeader,
+            ),
         }
     }
 

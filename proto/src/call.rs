@@ -19,6 +19,7 @@ pub enum Call {
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
     ChangeMembers(v1::ChangeMembersRequest),
+    MoveLeader(v1::MoveLeaderRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -35,6 +36,7 @@ pub enum Reply {
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
     ChangeMembers(v1::ChangeMembersResponse),
+    MoveLeader(v1::MoveLeaderResponse),
 }
 
 /// Why no answer came.

@@ -283,7 +283,7 @@ pub fn ask(call: &Call) -> Ask {
         }
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) | Call::ChangeMembers(_) => None,
+        Call::ClusterStatus(_) | Call::ChangeMembers(_) | Call::MoveLeader(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -308,7 +308,7 @@ pub fn told(
         Reply::CreateTopic(reply) => (reply.error(), -1, -1),
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -351,7 +351,7 @@ pub fn told(
         },
         Reply::DeleteTopic(_) => Told::Deleted,
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => Told::Other,
     }
 }
 

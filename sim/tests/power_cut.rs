@@ -81,6 +81,7 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        disk_reserve_bytes: Some(0),
     }
 }
 

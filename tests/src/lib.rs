@@ -10,6 +10,7 @@ pub mod http;
 pub mod judge;
 pub mod numbered;
 pub mod ports;
+pub mod small_disk;
 pub mod wait;
 pub mod wire;
 

@@ -233,4 +233,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::ChangeMembersResponse>, Status> {
         self.single(Call::ChangeMembers(request.into_inner()), only!(ChangeMembers)).await
     }
+
+    async fn move_leader(
+        &self,
+        request: Request<v1::MoveLeaderRequest>,
+    ) -> Result<Response<v1::MoveLeaderResponse>, Status> {
+        self.single(Call::MoveLeader(request.into_inner()), only!(MoveLeader)).await
+    }
 }

@@ -4,8 +4,10 @@
 //! errors to wire codes ([`status`]). Must not know: storage, Raft's inside, sockets.
 
 mod admin;
+mod attention;
 mod fetch;
 pub mod grpc;
+mod leaders;
 mod members;
 mod metadata;
 mod offsets;
@@ -129,6 +131,9 @@ impl Serve for Api {
             }
             Call::ChangeMembers(request) => {
                 async move { Reply::ChangeMembers(members::change(&api, request).await) }.boxed()
+            }
+            Call::MoveLeader(request) => {
+                async move { Reply::MoveLeader(leaders::move_leader(&api, request).await) }.boxed()
             }
         }
     }

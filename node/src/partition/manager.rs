@@ -12,6 +12,7 @@ use quorate_proto::ids::{GroupId, Identity, NodeId, PartitionId, TopicId};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::balance::Balance;
 use super::batcher::told;
 use super::config::PartitionConfig;
 use super::replica::{Place, Replica, Surroundings};
@@ -42,6 +43,7 @@ struct Shared {
     metadata: watch::Receiver<Arc<Metadata>>,
     running: Mutex<BTreeMap<GroupId, Running>>,
     task: Mutex<Option<Task>>,
+    balancing: Mutex<Option<Task>>,
 }
 
 struct Running {
@@ -67,6 +69,7 @@ impl PartitionManager {
             metadata: metadata.clone(),
             running: Mutex::default(),
             task: Mutex::default(),
+            balancing: Mutex::default(),
         });
         let around = Surroundings {
             env: env.clone(),
@@ -74,6 +77,14 @@ impl PartitionManager {
             store: store.clone(),
             config: Arc::new(config),
             me,
+        };
+        let balance = Balance {
+            env: env.clone(),
+            raft: raft.clone(),
+            config: Arc::clone(&around.config),
+            me,
+            metadata: metadata.clone(),
+            failed: Mutex::default(),
         };
         let reconciler = Reconciler {
             shared: Arc::clone(&shared),
@@ -88,6 +99,10 @@ impl PartitionManager {
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
         };
+        let node = raft.clone();
+        let balancing =
+            env.spawn("balance", async move { node.vital("balance of leaders", balance.run()).await });
+        *shared.balancing.lock().unwrap_or_else(PoisonError::into_inner) = Some(balancing);
         let raft = raft.clone();
         let task =
             env.spawn("partitions", async move { raft.vital("partition manager", reconciler.run()).await });
@@ -128,6 +143,10 @@ impl PartitionManager {
         let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             drop(AssertUnwindSafe(task.stop()).catch_unwind().await);
+        }
+        let balancing = self.shared.balancing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(balancing) = balancing {
+            drop(AssertUnwindSafe(balancing.stop()).catch_unwind().await);
         }
         let running = std::mem::take(&mut *self.shared.running());
         for running in running.values() {

@@ -4,12 +4,14 @@
 //! Owns: the checks at the door, duplicate detection, the offset and time index, fetches that wait. Must not know:
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
+mod balance;
 mod batcher;
 mod config;
 mod dedup;
 mod door;
 mod epochs;
 mod index;
+mod lag;
 mod machine;
 mod manager;
 mod mover;

@@ -85,6 +85,7 @@ impl RaftStateMachine<Config> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
     {
+        let began = self.env.now();
         self.env.dawdle(Point::ApplyLate, LATE_MAX).await;
         let mut answers = Vec::new();
         let mut unpublished = None;
@@ -112,6 +113,7 @@ impl RaftStateMachine<Config> for Machine {
         if let Some(last) = unpublished {
             self.publish(last, &mut answers);
         }
+        self.env.metrics.stage_apply.observe(self.env.now().since(began));
         Ok(())
     }
 

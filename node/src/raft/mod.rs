@@ -5,16 +5,22 @@
 
 mod config;
 mod election;
+mod full;
 mod group;
+mod health;
 mod liveness;
 mod log_store;
 mod machine;
 mod membership;
 mod node;
 mod peers;
+mod quiesce;
+mod quiet;
 mod runtime;
 mod snapshot;
+mod tell;
 mod timers;
+mod transfer;
 mod types;
 
 #[cfg(test)]
@@ -22,10 +28,12 @@ mod tests;
 
 pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
+pub use health::NodeHealth;
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use membership::{GroupConfig, NotChanged, SeenConfig, Step, Wanted, next_step};
 pub use node::{GroupError, PeerHooks, RaftNode};
+pub use transfer::{TransferError, Transferred};
 pub use types::{Answer, BatchAnswer, Member, Proposal};
 
 #[cfg(test)]

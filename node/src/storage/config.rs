@@ -20,6 +20,11 @@ pub struct StoreConfig {
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
+    /// Bytes of the file system that are kept free: below them entries are refused until there is room again. If absent,
+    /// 2 GB or a twentieth of the file system, whichever is less; 0 keeps none. Too small, and what is under way when
+    /// the disk fills up meets its end, which stops the node: at least `partition.unsynced_bytes_max` and the size of a
+    /// volume together are safe. Too large: that much of the disk is never used.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 impl Default for StoreConfig {
@@ -30,6 +35,7 @@ impl Default for StoreConfig {
             volumes_open_max: 16,
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
+            disk_reserve_bytes: None,
         }
     }
 }

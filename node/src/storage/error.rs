@@ -61,8 +61,14 @@ impl DiskError {
 impl DiskError {
     /// What whoever runs the node can do about it, if that is known.
     fn advice(&self) -> Option<&'static str> {
-        matches!(self.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            .then_some("free space where its data are, then start it again")
+        let kind = self.io_kind()?;
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Some("free space where its data are, then start it again");
+        }
+        (kind == io::ErrorKind::ReadOnlyFilesystem).then_some(
+            "the file system with its data is read-only, as one becomes in which the system has found an error: see the \
+             system's log, make it writable, then start it again",
+        )
     }
 }
 
@@ -349,6 +355,8 @@ mod tests {
             failed(io::ErrorKind::StorageFull).advice().is_some_and(|advice| advice.contains("free space"))
         );
         assert_eq!(failed(io::ErrorKind::Other).advice(), None);
+        let read_only = failed(io::ErrorKind::ReadOnlyFilesystem).advice();
+        assert!(read_only.is_some_and(|advice| advice.contains("make it writable")), "{read_only:?}");
         let StoreError::Unknown(source) = failed(io::ErrorKind::StorageFull) else { unreachable!("made so") };
         let opened = OpenError::Disk { folder: "one".to_owned(), source }.to_string();
         assert!(opened.contains("folder one") && opened.contains("free space"), "{opened}");

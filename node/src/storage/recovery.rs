@@ -185,7 +185,7 @@ impl Folder<'_> {
             return Ok((meta, content));
         }
         let (meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
+            ReadError::Disk(error) if is_no_damage(&error) => self.disk_error(error),
             ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
                 OpenError::MetaDamaged { folder: self.path.clone(), reason: error.to_string() }
             }
@@ -409,7 +409,7 @@ impl Folder<'_> {
     }
 
     fn disk_error(&self, source: DiskError) -> OpenError {
-        if is_permission(&source) {
+        if source.io_kind() == Some(io::ErrorKind::PermissionDenied) {
             OpenError::NotWritable { folder: self.path.clone(), source }
         } else {
             OpenError::Disk { folder: self.path.clone(), source }
@@ -426,10 +426,10 @@ impl Folder<'_> {
         }
     }
 
-    /// A volume that does not open is damaged, unless it is a matter of permissions.
+    /// A volume that does not open is damaged, unless the system says that it may not be written now.
     fn volume_error(&self, number: VolumeNumber, error: ReadError) -> OpenError {
         match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
+            ReadError::Disk(error) if is_no_damage(&error) => self.disk_error(error),
             ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
                 OpenError::VolumeDamaged {
                     folder: self.path.clone(),
@@ -441,6 +441,15 @@ impl Folder<'_> {
     }
 }
 
-fn is_permission(error: &DiskError) -> bool {
-    matches!(error.io_kind(), Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
+/// Whether the system said why a file was not opened, and it is no matter of what the file holds: opening writes, too.
+fn is_no_damage(error: &DiskError) -> bool {
+    matches!(
+        error.io_kind(),
+        Some(
+            io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+        )
+    )
 }

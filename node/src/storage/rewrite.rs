@@ -55,7 +55,10 @@ pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<(), Dis
             let bytes = (length - offset).min(CHUNK_BYTES);
             chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
             old.read(offset, &mut chunk)?;
-            new.write(offset, &chunk)?;
+            // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
+            if chunk.iter().any(|byte| *byte != 0) {
+                new.write(offset, &chunk)?;
+            }
             offset += bytes;
         }
         new.sync_data()?;

@@ -17,10 +17,11 @@ use super::facts::Meta;
 use super::failure::Failure;
 use super::hard::{Durable, Hard, HardVote};
 use super::index::MemoryIndex;
+use super::room::Room;
 use super::transcript::Tail;
 use super::volume::{Owner, Volume, VolumeNumber};
 use crate::env::pool::Pool;
-use crate::env::{Disk, Env};
+use crate::env::{Disk, DiskSpace, Env, Metrics, Moment};
 
 /// Called once what was appended is synced, or once it is unknown whether it ever will be.
 pub type OnSync = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -29,7 +30,7 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// What the committer is asked to write, in order.
 pub(super) enum Request {
-    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, done: OnSync },
+    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, at: Moment, done: OnSync },
     Truncate { group: GroupId, from: LogIndex, reply: Reply },
     Trim { group: GroupId, through: LogId, reply: Reply },
     Vote { group: GroupId, vote: HardVote, reply: Reply },
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) owner: Owner,
     pub(super) meta: Arc<Meta>,
     pub(super) failure: Failure,
+    pub(super) metrics: Metrics,
+    pub(super) room: Room,
     state: Mutex<State>,
     /// There is something for the committer.
     pub(super) to_commit: Notify,
@@ -139,8 +142,11 @@ impl Shared {
         meta: Arc<Meta>,
         failure: Failure,
         state: State,
+        space: Option<DiskSpace>,
     ) -> Self {
         Self {
+            metrics: env.metrics.clone(),
+            room: Room::new(config.disk_reserve_bytes, space),
             env: env.base.clone(),
             disk: env.disk.clone(),
             pool: env.pool.clone(),

@@ -42,6 +42,7 @@ pub const ALL: [Script; 7] = [
 fn calm(knobs: &mut Knobs) {
     knobs.nodes = 3;
     knobs.tempo = Tempo::Usual;
+    knobs.without_rest();
     knobs.volume_bytes_max = 1 << 20;
     knobs.recent_bytes_max = 1 << 20;
     // A commit of one entry makes many operations of few; the cuts are to strike what happens, not what is drawn.

@@ -45,6 +45,7 @@ fn env(path: &std::path::Path) -> Env {
         disk: Arc::new(OsDisk::open(path).unwrap()),
         transport: Arc::new(NoTransport),
         pool: Arc::new(OsPool),
+        metrics: crate::env::Metrics::default(),
     }
 }
 
@@ -56,6 +57,7 @@ fn small() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
+        disk_reserve_bytes: Some(0),
     }
 }
 

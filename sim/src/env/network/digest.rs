@@ -71,6 +71,7 @@ impl Digest for Request {
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
                 Call::ChangeMembers(request) => digest_of("change members", request),
+                Call::MoveLeader(request) => digest_of("move leader", request),
             },
         }
     }
@@ -117,6 +118,7 @@ impl Digest for Response {
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
                 Reply::ChangeMembers(response) => digest_of("change members reply", response),
+                Reply::MoveLeader(response) => digest_of("move leader reply", response),
             },
         }
     }
