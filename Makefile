@@ -17,7 +17,7 @@ SIM := $(TARGET)/seeded/sim/quorate-sim
 SEEDS ?= 300
 TWICE ?= 200
 
-.PHONY: help run test tour rounds retention restart replace sample simulator sim seeds soak verify fix release
+.PHONY: help run test tour rounds retention restart replace sample rolling quiet full-disk simulator sim seeds soak verify fix release
 
 help:
 	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
@@ -29,6 +29,9 @@ help:
 	@echo 'make replace             a node whose disk is gone is replaced under load, with 5 GB to fetch'
 	@echo '                         OPTIONS="--bytes N" shortens these three; retention takes --seconds and --away too'
 	@echo 'make sample NAME=..      keeps what is on the disk today, for the test that opens it from now on'
+	@echo 'make rolling             three real nodes restart one after the other under load: the longest silences'
+	@echo 'make quiet               what a thousand quiet partitions cost three real nodes'
+	@echo 'make full-disk           a disk of 256 MB fills up and has room again; needs root, for a loop device'
 	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for many,'
 	@echo '                         or ARGS=marks, exhaust, "run --help" (scenarios, classes of faults), oracles'
 	@echo 'make seeds               300 simulated runs, none of which may break a promise'
@@ -63,6 +66,18 @@ retention restart replace: release
 # Run by cargo: it says where the samples lie.
 sample: release
 	@QUORATE_BIN=$(abspath $(QUORATE)) $(CARGO) run --release --quiet -p quorate-tests --bin sample -- $(NAME)
+
+rolling: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin rolling
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/rolling
+
+quiet: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin quiet
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/quiet
+
+full-disk: release
+	@$(CARGO) build --release --quiet -p quorate-tests --bin full_disk
+	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/full_disk
 
 simulator:
 	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim

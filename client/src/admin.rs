@@ -1,6 +1,7 @@
 //! Topics and the cluster, for those who look after them.
 
 mod alter;
+mod moves;
 mod records;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use self::records::DeleteBefore;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
+pub use moves::LeaderChange;
 
 mod members;
 
@@ -149,6 +151,8 @@ pub struct ClusterStatus {
     pub waiting: Vec<WaitingNode>,
     /// The last entry of the metadata group's log that the node which answered has applied.
     pub as_of: u64,
+    /// What somebody should look at, in words, what matters most first; empty if all is well.
+    pub attention: Vec<String>,
 }
 
 impl ClusterStatus {
@@ -192,6 +196,23 @@ pub struct NodeStatus {
     pub draining: bool,
     /// What it shares its power and its switch with; empty if that was not said.
     pub rack: String,
+    /// What it says of its own disk; `None` if the node that answered has not heard it.
+    pub disk: Option<DiskStatus>,
+}
+
+/// What a node says of its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Bytes left.
+    pub free_bytes: u64,
+    /// Bytes that are kept: below them, batches are refused.
+    pub reserve_bytes: u64,
+    /// Whether batches are refused because too little is left.
+    pub full: bool,
+    /// Entries that were found damaged since the node's process started.
+    pub damaged_entries: u64,
+    /// How many of them are whole again.
+    pub repaired_entries: u64,
 }
 
 /// Which offset is meant.
@@ -636,6 +657,13 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         voter: node.voter,
         draining: node.draining,
         rack: node.rack,
+        disk: node.disk.map(|disk| DiskStatus {
+            free_bytes: disk.free_bytes,
+            reserve_bytes: disk.reserve_bytes,
+            full: disk.full,
+            damaged_entries: disk.damaged_entries,
+            repaired_entries: disk.repaired_entries,
+        }),
     };
     let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -647,6 +675,7 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         moves: reply.moves.into_iter().map(PartitionMove::from_wire).collect(),
         waiting: reply.waiting.into_iter().map(WaitingNode::from_wire).collect(),
         as_of: reply.as_of,
+        attention: reply.attention,
     })
 }
 

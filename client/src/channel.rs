@@ -138,6 +138,10 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).delete_records(request).await },
                 Reply::DeleteRecords,
             ),
+            Call::MoveLeader(request) => self.unary(
+                async move { AdminServiceClient::new(http2).move_leader(request).await },
+                Reply::MoveLeader,
+            ),
         }
     }
 

@@ -483,6 +483,17 @@ impl Channel for NodeChannel {
                 }
                 (fault, Reply::DeleteRecords(response))
             }
+            Call::MoveLeader(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::MoveLeaderResponse::default();
+                if let Fault::Refuse(code) = fault {
+                    response.set_error(code);
+                    response.message = "no".to_owned();
+                } else if matches!(fault, Fault::None | Fault::LoseReply) {
+                    response = move_leader(&mut state, self.node, &request);
+                }
+                (fault, Reply::MoveLeader(response))
+            }
             Call::ClusterStatus(_) => {
                 let node = |id: u32| v1::NodeStatus {
                     id,
@@ -550,6 +561,7 @@ fn by_chance(chance: &Chance) -> Fault {
         5 => Fault::Refuse(ErrorCode::NotLeader),
         6 => Fault::DoneUnknown,
         7 => Fault::Refuse(ErrorCode::NotAvailable),
+        8 => Fault::Refuse(ErrorCode::DiskFull),
         _ => Fault::None,
     }
 }
@@ -597,6 +609,23 @@ fn lead<'a>(
         return Err((ErrorCode::NotLeader, partition.leader, partition.epoch));
     }
     Ok(partition)
+}
+
+fn move_leader(state: &mut State, node: u32, request: &v1::MoveLeaderRequest) -> v1::MoveLeaderResponse {
+    let mut response = v1::MoveLeaderResponse::default();
+    match lead(state, node, &request.topic_id, request.partition) {
+        Ok(partition) if partition.leader == request.to => response.led_already = true,
+        Ok(partition) => {
+            partition.leader = request.to;
+            partition.epoch += 1;
+        }
+        Err((code, leader, epoch)) => {
+            response.set_error(code);
+            response.leader = leader;
+            response.leader_epoch = epoch;
+        }
+    }
+    response
 }
 
 fn produce(state: &mut State, node: u32, request: &v1::ProduceRequest) -> v1::ProduceResponse {

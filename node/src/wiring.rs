@@ -278,8 +278,15 @@ impl Node {
         self.stopped_itself.clone()
     }
 
+    /// Hands over what this node leads, before it stops: while clients can still be told who leads. Takes a few seconds
+    /// at most; a second call does nothing.
+    pub async fn hand_over(&self) {
+        self.raft.hand_over().await;
+    }
+
     /// Stops everything, from the top down, and closes the store.
     pub async fn stop(self) {
+        self.hand_over().await;
         // Looked at first: with the main task its parts leave the stage, and what is in flight there is due a moment.
         let stage = self.stage.borrow().clone();
         self.life.stop().await;

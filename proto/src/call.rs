@@ -22,6 +22,7 @@ pub enum Call {
     ConfigureTopic(v1::ConfigureTopicRequest),
     AddPartitions(v1::AddPartitionsRequest),
     DeleteRecords(v1::DeleteRecordsRequest),
+    MoveLeader(v1::MoveLeaderRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -41,6 +42,7 @@ pub enum Reply {
     ConfigureTopic(v1::ConfigureTopicResponse),
     AddPartitions(v1::AddPartitionsResponse),
     DeleteRecords(v1::DeleteRecordsResponse),
+    MoveLeader(v1::MoveLeaderResponse),
 }
 
 /// Why no answer came.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_node::env::Env;
+use quorate_node::env::{Env, Metrics};
 use quorate_node::wiring::{Node, NodeConfig, Readiness};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use tokio::sync::{mpsc, watch};
@@ -71,7 +71,7 @@ struct Machine {
     lives: u64,
     life: Option<Life>,
     running: Arc<Mutex<Option<Arc<Node>>>>,
-    /// Whether a sync was made to fail in this life.
+    /// Whether a sync was made to fail in this life, or a write for which there was no room.
     sync_failed: Arc<AtomicBool>,
     /// Asks the node to stop.
     stop: watch::Sender<bool>,
@@ -175,6 +175,11 @@ impl Cluster {
         &self.machine(node).disk
     }
 
+    /// Bytes that each node keeps free on its disk.
+    pub fn disk_reserve(&self) -> u64 {
+        self.knobs.disk_reserve_bytes
+    }
+
     /// From now on `core` must make progress: all that was broken among them is mended.
     pub fn healed(&self, core: Vec<NodeId>) {
         // All nodes have the same.
@@ -276,6 +281,7 @@ impl Cluster {
                 self.knobs.pool_wait_max,
                 purpose("pool"),
             )),
+            metrics: Metrics::default(),
         };
         self.network.set_dark(Host::Node(node), false);
         self.network.begin_life(Host::Node(node));
@@ -539,7 +545,13 @@ impl RunningNode {
             _ = stopped.wait_for(Option::is_some) => false,
             _ = self.stop.wait_for(|asked| *asked) => true,
         };
-        if asked {
+        let in_peace = asked
+            && tokio::select! {
+                biased;
+                Ok(_) = stopped.wait_for(Option::is_some) => false,
+                () = node.hand_over() => true,
+            };
+        if in_peace {
             drop((stopped, listener));
             drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Whoever looks at the node at this very moment lets go of it without waiting.
@@ -565,13 +577,15 @@ impl RunningNode {
         std::future::pending().await
     }
 
-    /// The process ends by itself. Only a failed sync is a reason for that.
+    /// The process ends by itself. Only a failed sync, or a write without room, is a reason for that.
     fn fell(&self, what: &str) {
         self.note(what);
         // A node that sees that its disk is another's ends at once.
         if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger {
-            self.history
-                .complain("O-25", format!("node {} {what}, though no sync of its disk failed", self.node));
+            self.history.complain(
+                "O-25",
+                format!("node {} {what}, though no sync of its disk failed, and no write", self.node),
+            );
         }
         self.end();
     }
@@ -608,7 +622,7 @@ impl Eyes {
     fn watch(self, node: NodeId, disk: &SimDisk, sync_failed: &Arc<AtomicBool>) {
         let failed = sync_failed.clone();
         disk.watch(move |event| {
-            if matches!(event, DiskEvent::SyncFailed { .. }) {
+            if matches!(event, DiskEvent::SyncFailed { .. } | DiskEvent::NoSpace { .. }) {
                 failed.store(true, Ordering::Relaxed);
             }
             self.observer.disk(node, &event);
@@ -622,6 +636,10 @@ impl Eyes {
 fn count(event: &DiskEvent, tally: &Tally, marks: &Marks) {
     match event {
         DiskEvent::SyncFailed { .. } => tally.count("failed sync"),
+        DiskEvent::NoSpace { .. } => {
+            tally.count("no space");
+            marks.reached("enospc");
+        }
         DiskEvent::Stalled { .. } => tally.count("stalled disk"),
         DiskEvent::Survived(losses) => {
             if losses.sectors_lost + losses.names_lost > 0 {

@@ -14,6 +14,7 @@ const SIMULATOR: &[&str] = &[
     "crash-during-roll",
     "crash-with-a-torn-write",
     "disk-lost-for-good",
+    "enospc",
     "failed-sync-and-restart",
     "late-commit-of-an-unknown-produce",
     "leader-isolated-with-writes-pending",

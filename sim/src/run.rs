@@ -131,6 +131,7 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     let mut knobs = Knobs::draw(&mut dice);
     knobs.tempo = Tempo::draw(&mut Dice::named(seed, "tempo"));
     knobs.keeping = Keeping::draw(&mut Dice::named(seed, "keeping"));
+    knobs.draw_rest(&mut Dice::named(seed, "rest"));
     knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
     if options.scenario.is_none() && plan(seed, options).calm {
         knobs.points = Points::none();

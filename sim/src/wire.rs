@@ -336,7 +336,7 @@ pub fn ask(call: &Call) -> Ask {
         }),
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) | Call::ChangeMembers(_) => None,
+        Call::ClusterStatus(_) | Call::ChangeMembers(_) | Call::MoveLeader(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -364,7 +364,7 @@ pub fn told(
         Reply::AddPartitions(reply) => (reply.error(), -1, -1),
         Reply::DeleteRecords(reply) => (reply.error(), reply.high_watermark, reply.log_start_offset),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -410,7 +410,7 @@ pub fn told(
         Reply::AddPartitions(_) => Told::PartitionsAdded,
         Reply::DeleteRecords(reply) => Told::RecordsDeleted { log_start: reply.log_start_offset },
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => Told::Other,
     }
 }
 

@@ -103,6 +103,7 @@ fn config() -> StoreConfig {
         copies_elsewhere: true,
         rewrite_below_percent: 50,
         rewrite_bytes_per_s: 1 << 30,
+        disk_reserve_bytes: Some(0),
     }
 }
 

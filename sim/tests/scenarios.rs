@@ -2,7 +2,8 @@
 
 use quorate_sim::run::Options;
 use quorate_sim::scenario::{
-    all_copies_damaged, closing_fails, deposed_leader, hanging_leader, leader_restore, members_change,
+    all_copies_damaged, closing_fails, deposed_leader, full_disks, hanging_leader, leader_restore,
+    members_change, quiet_group,
 };
 
 #[test]
@@ -55,6 +56,32 @@ fn a_change_of_members_is_ended_by_whoever_leads_next() {
         ended += report.marks.get("change-of-another-ended").copied().unwrap_or_default();
     }
     assert!(ended > 0, "each change was ended by whoever began it");
+}
+
+#[test]
+fn a_quiet_group_keeps_its_leader_and_is_led_by_another_once_that_is_lost() {
+    for seed in 0..9 {
+        let report = quiet_group::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 12, "seed {seed}: {} records", report.acked);
+        for mark in ["quiet-confirmed", "woken-by-proposal"] {
+            assert!(report.marks.contains_key(mark), "seed {seed}: {:?}", report.marks);
+        }
+    }
+}
+
+#[test]
+fn full_disks_refuse_hand_over_and_recover() {
+    for seed in 0_u64..8 {
+        let report = full_disks::play(seed, Options::default());
+        assert_eq!(report.violations, [], "seed {seed}");
+        assert!(report.acked >= 9, "seed {seed}: {} records", report.acked);
+        let mark = if seed.is_multiple_of(2) { "refused-full" } else { "handed-over-full" };
+        for mark in [mark, "recovered-full"] {
+            assert!(report.marks.contains_key(mark), "seed {seed}: {mark} in {:?}", report.marks);
+        }
+        assert!(!report.marks.contains_key("enospc"), "seed {seed}: the reserve was used up");
+    }
 }
 
 /// It once was: in the moment between the failed sync and the store's knowing of it, when pages were kept.

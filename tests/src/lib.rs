@@ -14,6 +14,7 @@ pub mod load;
 pub mod numbered;
 pub mod ports;
 pub mod sample;
+pub mod small_disk;
 pub mod wait;
 pub mod wire;
 

@@ -207,10 +207,30 @@ fn topics_are_listed_described_deleted_and_made_again() {
     assert_eq!(values(&cluster.read_all("t")), ["of the second"]);
 
     let status = cluster.run(["cluster", "status", "--json"]).done().json();
-    let all = ["cluster_id", "leaderless", "moving", "nodes", "under_replicated", "waiting"];
-    assert_eq!(keys(&status), all);
-    let of_node = ["alive", "grpc", "http", "id", "identity", "leads", "rack", "replicas", "role"];
-    assert_eq!(keys(&status["nodes"][0]), of_node);
+    assert_eq!(
+        keys(&status),
+        ["attention", "cluster_id", "leaderless", "moving", "nodes", "under_replicated", "waiting"]
+    );
+    assert_eq!(status["attention"], json!([]));
+    let of_a_node = [
+        "alive",
+        "damaged_entries",
+        "disk_free_bytes",
+        "grpc",
+        "http",
+        "id",
+        "identity",
+        "leads",
+        "rack",
+        "repaired_entries",
+        "replicas",
+        "role",
+    ];
+    assert_eq!(keys(&status["nodes"][0]), of_a_node);
+    for node in status["nodes"].as_array().unwrap() {
+        assert!(node["disk_free_bytes"].as_u64().unwrap() > 0, "{status}");
+        assert_eq!((&node["damaged_entries"], &node["repaired_entries"]), (&json!(0), &json!(0)));
+    }
     let sum = |key: &str| -> u64 {
         status["nodes"].as_array().unwrap().iter().map(|node| node[key].as_u64().unwrap()).sum()
     };

@@ -197,6 +197,19 @@ async fn errors_say_what_is_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_disk_is_waited_for_and_named_at_the_time_out() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(quick());
+    cluster.faults((0..5).map(|_| Fault::Refuse(ErrorCode::DiskFull)));
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults((0..100_000).map(|_| Fault::Refuse(ErrorCode::DiskFull)));
+    let error = soon(join_all(send(&producer, 1..2).await)).await.pop().unwrap().unwrap_err();
+    assert!(!error.is_perhaps_written());
+    let text = error.to_string();
+    assert_eq!(text, "not written: not acknowledged within 5 s: ERROR_CODE_DISK_FULL");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_that_is_down_is_named_within_the_time_out() {
     let cluster = Cluster::with_topic("t", 1);
     let client = cluster.client(1);

@@ -438,6 +438,7 @@ impl Worker {
             | ErrorCode::UnknownLeaderEpoch
             | ErrorCode::NotAvailable
             | ErrorCode::NotReady
+            | ErrorCode::DiskFull
             | ErrorCode::UnknownTopic
             | ErrorCode::UnknownTopicId
             | ErrorCode::UnknownPartition => self.stumble(message, true, true),

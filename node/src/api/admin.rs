@@ -14,10 +14,13 @@ use crate::controller::{Created, NewTopic, TopicChange};
 
 /// Creates a topic.
 pub(super) async fn create(api: &Api, request: CreateTopicRequest) -> CreateTopicResponse {
-    let answer = |status: Status| CreateTopicResponse {
-        error: status.code.into(),
-        message: status.message,
-        ..CreateTopicResponse::default()
+    let answer = |status: Status| {
+        api.env.metrics.refused("create_topic", status.code);
+        CreateTopicResponse {
+            error: status.code.into(),
+            message: status.message,
+            ..CreateTopicResponse::default()
+        }
     };
     match try_create(api, request).await {
         Ok(created) => CreateTopicResponse {
@@ -47,7 +50,10 @@ async fn try_create(api: &Api, request: CreateTopicRequest) -> Result<Created, S
 pub(super) async fn delete(api: &Api, request: DeleteTopicRequest) -> DeleteTopicResponse {
     match try_delete(api, request).await {
         Ok(()) => DeleteTopicResponse { error: ErrorCode::None.into(), message: String::new() },
-        Err(status) => DeleteTopicResponse { error: status.code.into(), message: status.message },
+        Err(status) => {
+            api.env.metrics.refused("delete_topic", status.code);
+            DeleteTopicResponse { error: status.code.into(), message: status.message }
+        }
     }
 }
 

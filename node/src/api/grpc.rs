@@ -254,4 +254,11 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
         self.single(Call::DeleteRecords(request.into_inner()), only!(DeleteRecords)).await
     }
+
+    async fn move_leader(
+        &self,
+        request: Request<v1::MoveLeaderRequest>,
+    ) -> Result<Response<v1::MoveLeaderResponse>, Status> {
+        self.single(Call::MoveLeader(request.into_inner()), only!(MoveLeader)).await
+    }
 }

@@ -2,19 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, TopicName};
 use quorate_proto::v1::{
-    ClusterStatusResponse, ConfigEntry, MetadataRequest, MetadataResponse, NodeAddress, NodeStatus,
-    PartitionMetadata, TopicMetadata,
+    ClusterStatusResponse, ConfigEntry, DiskStatus, MetadataRequest, MetadataResponse, NodeAddress,
+    NodeStatus, PartitionMetadata, TopicMetadata,
 };
 
+use super::attention::Seen;
 use super::status::{self, Status};
 use super::{Api, Parts, members};
 use crate::controller::{self, NewTopic, Standing};
 use crate::env::Point;
 use crate::metadata::{Metadata, Partition, Topic, TopicConfig};
+
+/// A refusal that is older counts for nothing: who is refused asks every few seconds.
+const REFUSED_TIME: Duration = Duration::from_secs(30);
 
 const JUST_STARTED: &str = "it has just started, and does not know of all topics yet";
 
@@ -174,7 +179,19 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         let leader = parts.raft.leadership(partition.group).map(|leader| leader.leader);
         leader.filter(|leader| alive.contains(leader))
     };
-    let count = count(&metadata, &alive, leader_of);
+    let count = count(&metadata, &alive, &leader_of);
+    let mut healths = parts.raft.healths();
+    healths.insert(api.settings.node, parts.raft.health());
+    let disk = |node: &NodeId| {
+        let health = healths.get(node)?;
+        Some(DiskStatus {
+            free_bytes: health.room.free_bytes,
+            reserve_bytes: health.room.reserve_bytes,
+            full: health.room.is_full,
+            damaged_entries: health.damaged_entries,
+            repaired_entries: health.repaired_entries,
+        })
+    };
     let voters = parts.controller.voters();
     let node = |(id, node): (&NodeId, &crate::metadata::Node)| NodeStatus {
         id: id.0,
@@ -187,18 +204,49 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         voter: voters.contains(id),
         draining: metadata.draining.contains(id),
         rack: node.rack.clone(),
+        disk: disk(id),
+    };
+    let nodes = metadata.nodes.iter().map(node).collect();
+    let now = api.env.now();
+    let heard = parts.raft.alive();
+    let silent = metadata.nodes.keys().filter(|node| !alive.contains(*node));
+    let seen = Seen {
+        me: api.settings.node,
+        nodes: voters.len(),
+        learners: metadata.nodes.keys().copied().filter(|node| !voters.contains(node)).collect(),
+        silent: silent.map(|node| (*node, heard.get(node).map(|at| now.since(*at)))).collect(),
+        leaderless: named_without(&metadata, leader_of),
+        under_replicated: count.under_replicated,
+        lags: parts.partitions.lags(),
+        refused: parts.raft.refused_since(now - REFUSED_TIME),
+        // What the dead said last is no news.
+        healths: healths
+            .iter()
+            .filter(|(node, _)| alive.contains(*node))
+            .map(|(node, health)| (*node, *health))
+            .collect(),
     };
     ClusterStatusResponse {
         error: ErrorCode::None.into(),
         message: String::new(),
         cluster_id: metadata.cluster_id.to_wire(),
-        nodes: metadata.nodes.iter().map(node).collect(),
+        nodes,
         under_replicated: count.under_replicated,
         leaderless: count.leaderless,
         moves: members::moves(&metadata, &alive),
         waiting: members::waiting(&metadata, &parts.waiting.all(api.env.now())),
         as_of: as_of.0,
+        attention: seen.attention(),
     }
+}
+
+/// The partitions without a leader, as `topic/number`.
+fn named_without(metadata: &Metadata, leader_of: impl Fn(&Partition) -> Option<NodeId>) -> Vec<String> {
+    let of = |topic: &Arc<Topic>| {
+        let partitions = topic.partitions.iter().enumerate().filter(|(_, one)| leader_of(one).is_none());
+        partitions.map(|(number, _)| format!("{}/{number}", topic.name)).collect::<Vec<_>>()
+    };
+    metadata.topics.values().flat_map(of).collect()
 }
 
 /// This node, and those heard lately.
@@ -238,8 +286,6 @@ fn count(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use quorate_proto::ids::{GroupId, TopicId};
     use tokio::sync::watch;
 

@@ -4,8 +4,10 @@
 //! errors to wire codes ([`status`]). Must not know: storage, Raft's inside, sockets.
 
 mod admin;
+mod attention;
 mod fetch;
 pub mod grpc;
+mod leaders;
 mod members;
 mod metadata;
 mod offsets;
@@ -139,6 +141,9 @@ impl Serve for Api {
             }
             Call::DeleteRecords(request) => {
                 async move { Reply::DeleteRecords(records::delete(&api, &request).await) }.boxed()
+            }
+            Call::MoveLeader(request) => {
+                async move { Reply::MoveLeader(leaders::move_leader(&api, request).await) }.boxed()
             }
         }
     }

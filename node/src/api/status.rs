@@ -6,6 +6,7 @@ use quorate_proto::ids::NodeId;
 use crate::controller::{AlterTopicError, ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
 use crate::partition::{DeleteError, FetchError, NoReplica, ProduceError};
+use crate::raft::TransferError;
 
 /// An error as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,9 @@ pub fn produce(me: NodeId, error: &ProduceError) -> Status {
         ),
         ProduceError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
         ProduceError::Overloaded(_) => with(ErrorCode::Overloaded, "; not written: wait and retry"),
+        ProduceError::DiskFull { .. } => {
+            with(ErrorCode::DiskFull, "; not written: retried, it may find room")
+        }
         ProduceError::NotAvailable(_) => with(ErrorCode::NotAvailable, "; retry"),
         ProduceError::Stopping => with(ErrorCode::NotReady, "; not written: refresh the metadata and retry"),
         ProduceError::Batch(error) => Status::new(error.code(), error.to_string()),
@@ -149,6 +153,28 @@ pub fn delete_records(me: NodeId, error: &DeleteError) -> Status {
     }
 }
 
+/// This node, `me`, has not handed leadership over; `leader` is who leads as far as it has heard.
+pub fn transfer(me: NodeId, error: &TransferError, leader: Option<Leadership>) -> Status {
+    match error {
+        TransferError::NotLeader { .. } => not_leader(me, leader),
+        TransferError::NotAVoter { .. } => Status::new(ErrorCode::InvalidRequest, error.to_string()),
+        TransferError::NotAlive { .. }
+        | TransferError::Absent { .. }
+        | TransferError::Unfit { .. }
+        | TransferError::Behind { .. }
+        | TransferError::UnderWay { .. } => Status::new(ErrorCode::NotAvailable, error.to_string()),
+        TransferError::NotTaken { .. } => Status::new(ErrorCode::UnknownOutcome, error.to_string()),
+    }
+}
+
+/// A hand-over took longer than was asked for.
+pub fn transfer_unknown() -> Status {
+    Status::new(
+        ErrorCode::UnknownOutcome,
+        "leadership was not handed over in time, and may yet be: look who leads",
+    )
+}
+
 /// A command of the metadata group has no answer.
 pub fn controller(error: &ControllerError) -> Status {
     match error {
@@ -197,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::controller::Refusal;
+    use crate::storage::DiskRoom;
 
     fn leader() -> Option<Leadership> {
         Some(Leadership { term: Term(5), leader: NodeId(2) })
@@ -206,11 +233,13 @@ mod tests {
     #[test]
     fn refused_and_unknown_are_never_mixed_up() {
         let (asked, current) = (LeaderEpoch(1), LeaderEpoch(2));
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
         let surely_not = [
             ProduceError::NotLeader { leader: leader() },
             ProduceError::Fenced { asked, current, leader: None },
             ProduceError::UnknownEpoch { asked, current },
             ProduceError::Overloaded("x"),
+            ProduceError::DiskFull { node: NodeId(2), room },
             ProduceError::NotAvailable("x"),
             ProduceError::Stopping,
             ProduceError::Batch(BatchError::TooLarge { found: 2, limit: 1 }),
@@ -245,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_named_and_what_to_do() {
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
+        let status = produce(NodeId(1), &ProduceError::DiskFull { node: NodeId(2), room });
+        assert_eq!(status.code, ErrorCode::DiskFull);
+        assert!(status.code.is_retriable());
+        let said = "disk nearly full on node 2: 1.2 GB free, 2 GB kept in reserve; free space there";
+        assert!(status.message.starts_with(said), "{status:?}");
+    }
+
+    #[test]
     fn who_leads_is_said() {
         let said = |me, leader| {
             [
@@ -266,6 +305,34 @@ mod tests {
         for status in said(NodeId(1), None) {
             assert_eq!(status.leader_on_wire(), (0, -1));
         }
+    }
+
+    #[test]
+    fn a_hand_over_is_refused_with_what_to_do() {
+        let to = NodeId(2);
+        let check = |error: TransferError, code: ErrorCode, said: &str| {
+            let status = transfer(NodeId(1), &error, None);
+            assert_eq!((status.code, status.message.as_str()), (code, said));
+        };
+        check(
+            TransferError::NotAVoter { to, voters: vec![NodeId(1), NodeId(3)] },
+            ErrorCode::InvalidRequest,
+            "node 2 holds no replica of the partition that may vote; choose one of: 1, 3",
+        );
+        check(
+            TransferError::NotAlive { to },
+            ErrorCode::NotAvailable,
+            "node 2 is not alive: see `quorate cluster status`",
+        );
+        check(
+            TransferError::Behind { to, entries: 12 },
+            ErrorCode::NotAvailable,
+            "node 2 is 12 entries behind: wait until it has caught up, and retry",
+        );
+        let unknown = [transfer(NodeId(1), &TransferError::NotTaken { to }, None), transfer_unknown()];
+        assert!(unknown.iter().all(|status| status.code.is_unknown_outcome()));
+        let elsewhere = transfer(NodeId(1), &TransferError::NotLeader { leader: None }, leader());
+        assert_eq!((elsewhere.code, elsewhere.leader_on_wire()), (ErrorCode::NotLeader, (2, 5)));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
-use quorate_client::{Client, ClusterStatus, NodeId};
+use indicatif::HumanBytes;
+use quorate_client::{Client, ClusterStatus, LeaderChange, NodeId, PartitionId, TopicName};
 use serde::Serialize;
 
 use super::output::{Output, plain_table};
-use super::reach::{no_majority, patiently};
+use super::reach::patiently;
 use super::{Failure, Global, members};
 
 /// What `quorate cluster` takes.
@@ -19,8 +20,12 @@ pub(crate) struct ClusterArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Show the nodes, and whether every partition is led and whole.
+    /// Show what needs attention, the nodes, and whether every partition is led and whole.
     Status(StatusArgs),
+    /// Hand the lead of a partition to another node that holds a replica of it.
+    ///
+    /// The first replica is the preferred leader. Once its node has started anew it is given the lead back.
+    TransferLeader(TransferLeaderArgs),
     /// Admit a new node, which was started with --join and waits.
     AddNode(members::AddArgs),
     /// Admit an empty disk in the place of the one that a node has lost.
@@ -29,6 +34,19 @@ enum ClusterCommand {
     RemoveNode(members::RemoveArgs),
     /// Move partitions to other nodes.
     Reassign(members::ReassignArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate cluster transfer-leader lines --partition 0 --to 2")]
+struct TransferLeaderArgs {
+    /// The topic.
+    topic: TopicName,
+    /// The partition, from 0.
+    #[arg(long)]
+    partition: i32,
+    /// The id of the node that is to lead.
+    #[arg(long, value_name = "NODE")]
+    to: u32,
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +66,8 @@ struct Status {
     under_replicated: u32,
     /// Partitions without a leader.
     leaderless: u32,
+    /// What somebody should look at, in words, what matters most first.
+    attention: Vec<String>,
     /// Partitions whose members are not yet those that they are to be.
     moving: Vec<StatusMove>,
     /// Nodes that ask to be admitted.
@@ -92,12 +112,20 @@ struct StatusNode {
     role: &'static str,
     /// Empty if none was said.
     rack: String,
+    /// Bytes left on its disk; null, as the next two, if the node that answers has not heard it.
+    disk_free_bytes: Option<u64>,
+    /// Entries that were found damaged there since its process started.
+    damaged_entries: Option<u64>,
+    /// How many of these are whole again.
+    repaired_entries: Option<u64>,
 }
 
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure> {
+    let client = Client::grpc(global.servers.addresses());
     match args.command {
-        ClusterCommand::Status(args) => show_status(global, args).await,
+        ClusterCommand::Status(args) => status(&client, &args).await,
+        ClusterCommand::TransferLeader(args) => transfer_leader(&client, &args).await,
         ClusterCommand::AddNode(args) => members::add(global, args).await,
         ClusterCommand::ReplaceNode(args) => members::replace(global, args).await,
         ClusterCommand::RemoveNode(args) => members::remove(global, args).await,
@@ -105,17 +133,35 @@ pub(crate) async fn run(global: Global, args: ClusterArgs) -> Result<(), Failure
     }
 }
 
-async fn show_status(global: Global, args: StatusArgs) -> Result<(), Failure> {
-    let client = Client::grpc(global.servers.addresses());
-    let status = patiently(&client, "10 s", client.admin().cluster_status()).await?;
-    let no_majority = no_majority(&status).map(|text| format!("\n{text}")).unwrap_or_default();
+async fn transfer_leader(client: &Client, args: &TransferLeaderArgs) -> Result<(), Failure> {
+    let admin = client.admin();
+    let (topic, partition, to) = (args.topic.to_string(), PartitionId(args.partition), NodeId(args.to));
+    let change = patiently(client, "10 s", admin.transfer_leader(&topic, partition, to)).await?;
+    Output::new().line(match change {
+        LeaderChange::Moved => format!("node {to} leads partition {partition} of {topic}"),
+        LeaderChange::LedAlready => format!("node {to} led partition {partition} of {topic} already"),
+    })
+}
+
+async fn status(client: &Client, args: &StatusArgs) -> Result<(), Failure> {
+    let status = patiently(client, "10 s", client.admin().cluster_status()).await?;
     let status = shown(status);
     let mut out = Output::new();
     if args.json {
         return out.json(&status);
     }
-    let mut table =
-        plain_table(["node", "state", "role", "rack", "grpc", "http", "leads", "replicas", "identity"]);
+    let mut table = plain_table([
+        "node",
+        "state",
+        "role",
+        "rack",
+        "grpc",
+        "http",
+        "leads",
+        "replicas",
+        "disk free",
+        "identity",
+    ]);
     for node in &status.nodes {
         table.add_row([
             node.id.to_string(),
@@ -126,18 +172,22 @@ async fn show_status(global: Global, args: StatusArgs) -> Result<(), Failure> {
             node.http.clone(),
             node.leads.to_string(),
             node.replicas.to_string(),
+            node.disk_free_bytes.map_or_else(|| "unknown".to_owned(), |bytes| HumanBytes(bytes).to_string()),
             node.identity.clone().unwrap_or_else(|| "none".to_owned()),
         ]);
     }
-    for column in [0, 6, 7] {
+    for column in [0, 6, 7, 8] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let members = members_in_words(&status);
     out.line(format!(
-        "cluster {}\n{table}\npartitions: {} without a leader, {} under-replicated{members}{no_majority}",
-        status.cluster_id, status.leaderless, status.under_replicated
+        "cluster {}\n{}\n{table}\npartitions: {} without a leader, {} under-replicated{}",
+        status.cluster_id,
+        attention(&status.attention),
+        status.leaderless,
+        status.under_replicated,
+        members_in_words(&status)
     ))
 }
 
@@ -161,6 +211,14 @@ fn members_in_words(status: &Status) -> String {
     [moving].into_iter().chain(waiting).collect()
 }
 
+/// What needs attention, a line each.
+fn attention(said: &[String]) -> String {
+    if said.is_empty() {
+        return "nothing needs attention".to_owned();
+    }
+    said.iter().fold("needs attention:".to_owned(), |text, line| format!("{text}\n  - {line}"))
+}
+
 fn shown(status: ClusterStatus) -> Status {
     let nodes = status
         .nodes
@@ -179,6 +237,9 @@ fn shown(status: ClusterStatus) -> Status {
                 (false, false) => "learner",
             },
             rack: node.rack,
+            disk_free_bytes: node.disk.map(|disk| disk.free_bytes),
+            damaged_entries: node.disk.map(|disk| disk.damaged_entries),
+            repaired_entries: node.disk.map(|disk| disk.repaired_entries),
         })
         .collect();
     let ids = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
@@ -200,7 +261,20 @@ fn shown(status: ClusterStatus) -> Status {
         nodes,
         under_replicated: status.under_replicated,
         leaderless: status.leaderless,
+        attention: status.attention,
         moving: moving.collect(),
         waiting: waiting.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_attention_stands_in_lines_of_its_own() {
+        assert_eq!(attention(&[]), "nothing needs attention");
+        let said = ["one".to_owned(), "two".to_owned()];
+        assert_eq!(attention(&said), "needs attention:\n  - one\n  - two");
     }
 }

@@ -41,7 +41,7 @@ Ctrl-C ends all nodes, with status 0; the data is kept.";
 /// After this long a majority is enough to be announced.
 const ALL_READY_TIME_MAX: Duration = Duration::from_secs(10);
 /// What a node that was asked to end may take.
-const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pause before a node that died is started again; doubled each time it dies within [`STEADY`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);

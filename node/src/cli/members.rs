@@ -334,6 +334,7 @@ mod tests {
             voter: word.contains('+'),
             draining: word.contains('-'),
             rack: String::new(),
+            disk: None,
         };
         ClusterStatus {
             cluster_id: ClusterId::from_wire(&[5; 16]).unwrap(),
@@ -343,6 +344,7 @@ mod tests {
             moves,
             waiting: Vec::new(),
             as_of: 5,
+            attention: Vec::new(),
         }
     }
 

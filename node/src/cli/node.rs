@@ -9,9 +9,9 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use quorate_node::config::{self, ApiConfig};
 use quorate_node::controller::ControllerConfig;
-use quorate_node::env::Env;
 use quorate_node::env::grpc::GrpcTransport;
 use quorate_node::env::os::{OsDisk, OsPool};
+use quorate_node::env::{Env, Metrics};
 use quorate_node::partition::PartitionConfig;
 use quorate_node::raft::RaftConfig;
 use quorate_node::storage::StoreConfig;
@@ -90,8 +90,9 @@ pub(crate) struct NodeArgs {
     /// text or json.
     #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What is logged, in the style of RUST_LOG [default: info]
-    #[arg(long, env = "QUORATE_LOG", value_name = "FILTER")]
+    /// What is logged: a level, and module=level for what differs, with commas between, as in
+    /// info,raft=debug,storage=trace [default: info]
+    #[arg(long, visible_alias = "log-level", env = "QUORATE_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// End when standard input does: whoever started us has died.
     #[arg(long, hide = true)]
@@ -215,7 +216,6 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let settings = settings(args, file, &blame)?;
     telemetry::init_log(settings.log_format, &settings.log.value)
         .map_err(|message| blame.of(settings.log.in_file, message))?;
-    let recorder = telemetry::init_metrics().map_err(Failure::work)?;
     let node = settings.node.id;
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), "node starts");
     tracing::debug!(%node, config = ?settings.node, "configuration");
@@ -250,9 +250,10 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         disk: Arc::new(disk),
         transport: Arc::new(GrpcTransport::new(base.clone())),
         pool: Arc::new(OsPool),
+        metrics: Metrics::default(),
         base,
     };
-    match Box::pin(wiring::serve(env, settings.node, Arc::new(recorder), asked)).await {
+    match Box::pin(wiring::serve(env, settings.node, asked)).await {
         Ok(Ended::Asked) => Ok(()),
         Ok(Ended::Itself(reason)) => {
             let data = settings.data.display();

@@ -69,6 +69,7 @@ mod tests {
                 voter: false,
                 draining: false,
                 rack: String::new(),
+                disk: None,
             };
             let nodes = (1..).zip(alive).map(node).collect();
             let cluster_id = ClusterId::from_wire(&[5; 16]).unwrap();
@@ -80,6 +81,7 @@ mod tests {
                 moves: Vec::new(),
                 waiting: Vec::new(),
                 as_of: 0,
+                attention: Vec::new(),
             })
         };
         for fine in [&[true][..], &[true, true, false], &[true, true, true, false]] {

@@ -53,6 +53,8 @@ pub(super) struct View<'a> {
     pub(super) voters: &'a BTreeSet<NodeId>,
     /// Who was heard lately, this node among them.
     pub(super) alive: &'a BTreeSet<NodeId>,
+    /// Whose disks are nearly full: they are given nothing more.
+    pub(super) full: &'a BTreeSet<NodeId>,
     pub(super) waiting: &'a BTreeMap<NodeId, Candidate>,
 }
 
@@ -209,7 +211,8 @@ impl View<'_> {
                 ));
             }
         }
-        let heirs: Vec<NodeId> = left.intersection(self.alive).copied().collect();
+        let heirs: Vec<NodeId> =
+            left.intersection(self.alive).copied().filter(|node| !self.full.contains(node)).collect();
         if self.metadata.draining.contains(&id) && !holds_any(self.metadata, id, node.identity) {
             return Ok(Vec::new());
         }
@@ -231,6 +234,11 @@ impl View<'_> {
             if !self.alive.contains(node) && !here.disks.contains_key(node) {
                 return invalid(format!(
                     "node {node} is not alive, and could not take {name}-{partition}: start it first"
+                ));
+            }
+            if self.full.contains(node) && !here.disks.contains_key(node) {
+                return invalid(format!(
+                    "the disk of node {node} is nearly full, and could not take {name}-{partition}: make room there first"
                 ));
             }
         }
@@ -265,6 +273,9 @@ impl View<'_> {
             for empty in &by_load {
                 if held[full] < held[empty] + 2 {
                     break;
+                }
+                if self.full.contains(empty) {
+                    continue;
                 }
                 for topic in metadata.topics.values() {
                     for (at, partition) in topic.partitions.iter().enumerate() {
@@ -307,8 +318,9 @@ impl Controller {
         let env = self.env();
         let deadline = env.now() + timeout;
         let (candidates, alive) = (waiting.all(env.now()), self.heard_lately());
-        let (metadata, voters) = (self.current(), self.voters());
-        let view = View { metadata: &metadata, voters: &voters, alive: &alive, waiting: &candidates };
+        let (metadata, voters, full) = (self.current(), self.voters(), self.full_disks());
+        let view =
+            View { metadata: &metadata, voters: &voters, alive: &alive, full: &full, waiting: &candidates };
         let commands = view.judge(change).map_err(ControllerError::Refused)?;
         let moving = |metadata: &Metadata| {
             let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);

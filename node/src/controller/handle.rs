@@ -148,6 +148,17 @@ impl Controller {
         &self.shared.group
     }
 
+    pub(super) fn raft(&self) -> &RaftNode {
+        &self.shared.raft
+    }
+
+    /// The nodes whose disks are nearly full, as each of them said last.
+    pub(super) fn full_disks(&self) -> BTreeSet<NodeId> {
+        let mut healths = self.shared.raft.healths();
+        healths.insert(self.shared.me, self.shared.raft.health());
+        healths.into_iter().filter(|(_, health)| health.room.is_full).map(|(node, _)| node).collect()
+    }
+
     /// This node, and those that were heard within the time after which a member counts as silent.
     pub fn heard_lately(&self) -> BTreeSet<NodeId> {
         let since = self.shared.env.now() - Duration::from_millis(self.shared.config.silence_ms_max);

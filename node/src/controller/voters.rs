@@ -137,9 +137,9 @@ async fn look(controller: &Controller, metadata: &Metadata) -> bool {
             if let Some(heir) = heirs.iter().nth(place) {
                 tracing::info!(%heir, "leadership of the metadata group is handed over");
                 env.reached(Mark::LeaderMadeWay);
-                group.let_lead(*heir).await;
-                // Time for the election.
-                env.sleep(CHANGE_TIME / 10).await;
+                if let Err(error) = controller.raft().transfer(group.id(), *heir).await {
+                    tracing::debug!(%heir, %error, "leadership of the metadata group was not handed over");
+                }
             }
             return true;
         }

@@ -149,6 +149,14 @@ impl OffsetIndex {
         let run = self.points.partition_point(|point| point.newest < at);
         self.points.get(run).map(|point| point.index)
     }
+
+    /// The offset of the first batch of the run that holds `index`, and the largest timestamp before that run: at or
+    /// before what stands at `index`. `None` if it lies before all.
+    pub(super) fn before(&self, index: LogIndex) -> Option<(Offset, Option<Timestamp>)> {
+        let at = self.points.partition_point(|point| point.index <= index).checked_sub(1)?;
+        let newest = at.checked_sub(1).map(|before| self.points[before].newest);
+        Some((self.points[at].offset, newest))
+    }
 }
 
 #[cfg(test)]

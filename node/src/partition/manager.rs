@@ -12,6 +12,7 @@ use quorate_proto::ids::{GroupId, Identity, NodeId, PartitionId, TopicId};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::balance::Balance;
 use super::batcher::told;
 use super::config::PartitionConfig;
 use super::replica::{Place, Replica, Surroundings};
@@ -79,6 +80,14 @@ impl PartitionManager {
             config: Arc::new(config),
             me,
         };
+        let balance = Balance {
+            env: env.clone(),
+            raft: raft.clone(),
+            config: Arc::clone(&around.config),
+            me,
+            metadata: metadata.clone(),
+            failed: Mutex::default(),
+        };
         let reconciler = Reconciler {
             shared: Arc::clone(&shared),
             around,
@@ -94,10 +103,11 @@ impl PartitionManager {
             jobs: FuturesUnordered::new(),
         };
         let keeping = keep(Arc::clone(&shared), gap);
-        let (node, keeper) = (raft.clone(), raft.clone());
+        let (node, keeper, balancer) = (raft.clone(), raft.clone(), raft.clone());
         let tasks = [
             env.spawn("partitions", async move { node.vital("partition manager", reconciler.run()).await }),
             env.spawn("retention", async move { keeper.vital("retention", keeping).await }),
+            env.spawn("balance", async move { balancer.vital("balance of leaders", balance.run()).await }),
         ];
         shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         Self { shared }

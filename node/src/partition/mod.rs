@@ -4,6 +4,7 @@
 //! Owns: the checks at the door, duplicate detection, the offset and time index, fetches that wait. Must not know:
 //! how Raft replicates, how storage lays out bytes, or how metadata came about.
 
+mod balance;
 mod batcher;
 mod command;
 mod config;
@@ -12,6 +13,7 @@ mod door;
 mod epochs;
 mod index;
 mod keeping;
+mod lag;
 mod machine;
 mod manager;
 mod mover;

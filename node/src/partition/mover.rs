@@ -33,8 +33,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const GAP: Duration = Duration::from_millis(20);
 /// How long one change may take before the group is looked at again.
 const CHANGE_TIME: Duration = Duration::from_secs(5);
-/// How long an heir is given to be elected.
-const ELECTION: Duration = Duration::from_millis(500);
 /// How late a change may come, where a [`Point`] makes it so.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
@@ -233,8 +231,10 @@ async fn settle(around: Around, due: Due) -> GroupId {
             if let Some(heir) = preferred.filter(|_| env.random_below(2) == 0).or(any_of(env, &heirs)) {
                 env.reached(Mark::LeaderMadeWay);
                 tracing::info!(group = %id, partition = %number, %heir, "leadership is handed over to a new member");
-                group.let_lead(*heir).await;
-                env.sleep(ELECTION).await;
+                if let Err(error) = around.raft.transfer(id, *heir).await {
+                    tracing::debug!(group = %id, %heir, %error, "leadership was not handed over");
+                    env.sleep(LOOK_AGAIN).await;
+                }
             }
         }
     }

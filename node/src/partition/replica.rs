@@ -21,6 +21,7 @@ use super::dedup::Firsts;
 use super::door::{self, Progress, Room};
 use super::index::STRIDE;
 use super::keeping::Looked;
+use super::lag;
 use super::machine::{Machine, SharedState};
 use super::outgoing::{AnswerHold, AnswerRoom};
 use super::state::State;
@@ -28,6 +29,7 @@ use super::types::{
     DeleteError, EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced,
 };
 use super::watermark::Watermark;
+use crate::env::metrics::{Lag, TopicMeters};
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Leadership, TopicConfig};
 use crate::raft::{Group, GroupError, Member, RaftNode, Role};
@@ -67,6 +69,7 @@ pub(super) struct Shared {
     watermark: Watermark,
     room: Room,
     firsts: Arc<Mutex<Firsts>>,
+    meters: Arc<TopicMeters>,
     /// `None` once the replica is stopped.
     queue: Mutex<Option<mpsc::Sender<Admitted>>>,
 }
@@ -93,6 +96,7 @@ impl Replica {
         let group = around.raft.start_group_beside(group, members, others, Box::new(machine)).await?;
         let (queue, admitted) = mpsc::channel(around.config.queue_batches_max);
         let firsts = Arc::default();
+        let meters = around.env.metrics.topic(&place.topic, around.config.metered_topics_max);
         let batcher = Batcher {
             env: around.env.clone(),
             raft: around.raft.clone(),
@@ -101,6 +105,7 @@ impl Replica {
             watermark: watermark.clone(),
             firsts: Arc::clone(&firsts),
             in_flight_max: around.config.in_flight_batches_max,
+            meters: Arc::clone(&meters),
         };
         let span =
             info_span!("replica", node = %around.me, topic = %place.topic, partition = %place.partition);
@@ -110,7 +115,7 @@ impl Replica {
         let queue = Mutex::new(Some(queue));
         let topic = watch::Sender::new(place.config);
         let looked = Mutex::default();
-        let shared = Shared { around, topic, group, state, looked, watermark, room, firsts, queue };
+        let shared = Shared { around, topic, group, state, looked, watermark, room, firsts, meters, queue };
         Ok((Self { shared: Arc::new(shared) }, task))
     }
 
@@ -214,8 +219,9 @@ impl Replica {
                 TrySendError::Closed(()) => ProduceError::Stopping,
             })?;
         let (reply, done) = oneshot::channel();
+        let at = shared.around.env.now();
         let timestamp_type = topic.timestamp_type;
-        slot.send(Admitted { header, timestamp_type, claim, batch, progress, reply, room });
+        slot.send(Admitted { header, timestamp_type, claim, batch, progress, at, reply, room });
         Ok(done)
     }
 
@@ -322,6 +328,9 @@ impl Replica {
                 }
                 env.dawdle(Point::FetchAnsweredLate, LATE_MAX).await;
                 let batches = self.unless_trimmed(request.offset, self.read(&heads).await)?;
+                shared.meters.fetches.add(1);
+                shared.meters.fetch_records.add(heads.iter().map(|head| u64::from(head.records)).sum());
+                shared.meters.fetch_bytes.add_count(batches.len());
                 return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
             // It may wait long, and then looks again.
@@ -611,6 +620,18 @@ impl Replica {
     /// First offset that can be read.
     pub fn log_start(&self) -> Offset {
         self.shared.state.lock().log_start
+    }
+
+    /// How far the other replicas are behind, if this node leads; those that lack nothing are absent.
+    pub(super) fn lags(&self) -> Vec<(NodeId, Lag)> {
+        let shared = &*self.shared;
+        let matched = match self.role() {
+            Role::Leader { ready: true, .. } => shared.group.matched(),
+            Role::Leader { ready: false, .. } | Role::Follower { .. } => return Vec::new(),
+        };
+        let matched = matched.into_iter().map(|(node, last)| (node, last.map(|last| last.index)));
+        let wall = shared.around.env.wall();
+        lag::of(matched, &shared.state.lock(), wall, |from| shared.group.log().recent_heads(from))
     }
 
     /// Whether this node leads the partition.

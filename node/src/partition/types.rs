@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::batch::BatchError;
-use quorate_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, Timestamp};
+use quorate_proto::ids::{LeaderEpoch, NodeId, Offset, ProducerEpoch, Timestamp};
 use thiserror::Error;
 
 use crate::metadata::Leadership;
+use crate::storage::DiskRoom;
 
 /// A batch that is in the log, on the disks of a majority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,15 @@ pub enum ProduceError {
     /// A queue or the memory for unsynced entries is full: wait and retry here.
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
+    /// The disk of this node, or those of so many others that no majority would take it, is nearly full: wait, or ask who
+    /// leads by now.
+    #[error("{}", .room.refusal(*.node))]
+    DiskFull {
+        /// Whose.
+        node: NodeId,
+        /// How much is left there.
+        room: DiskRoom,
+    },
     /// The deadline passed before it was proposed, or it lost its place and must be sent again.
     #[error("not written: {0}")]
     NotAvailable(&'static str),

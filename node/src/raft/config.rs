@@ -39,6 +39,22 @@ pub struct RaftConfig {
     /// After a proven death survivors stand for election one after the other, so many ms apart. Too small, and they
     /// split the vote.
     pub failover_rank_ms: u64,
+    /// Groups of a node that stand for election at the same time, where a proven death or a restart calls for many.
+    /// Too many, and those that could be led wait for all others' votes; too few, and a node that led much is replaced
+    /// slowly.
+    pub elections_at_once_max: usize,
+    /// A group in which nothing happens for so long, in ms, falls quiet: it sends no heartbeats until something does,
+    /// and the beats of its leader's node stand for them. 0: never. Too short, and a group that is written to now and
+    /// then wakes each time, for a round trip.
+    pub quiet_after_ms: u64,
+    /// How many entries a node may be behind and still be handed leadership. What it lacks it must get while nobody
+    /// writes.
+    pub transfer_behind_max: u64,
+    /// Groups whose leadership is handed over at the same time when a node stops. Each stands still meanwhile.
+    pub transfers_at_once_max: usize,
+    /// How long a node that stops may take to hand over what it leads, in ms; then it stops all the same, and the
+    /// others find out.
+    pub hand_over_ms_max: u64,
     /// Unsafe, and openraft's default: a leader that restarts takes up its term again without an election. It
     /// replicates before its own sync, so after a crash that took its tail it uses a log id a second time, and entries
     /// that were acknowledged are lost. Here for the simulator to show it; in code only.
@@ -61,6 +77,11 @@ impl Default for RaftConfig {
             catch_up_bytes_per_s: 64 << 20,
             checkpoint_entries: 10_000,
             failover_rank_ms: 30,
+            elections_at_once_max: 64,
+            quiet_after_ms: 1_000,
+            transfer_behind_max: 1_000,
+            transfers_at_once_max: 32,
+            hand_over_ms_max: 3_000,
             leader_restore: false,
         }
     }
@@ -101,6 +122,8 @@ impl RaftConfig {
         refuse(self.trim_check_ms == 0, "raft.trim_check_ms must be at least 1")?;
         refuse(self.catch_up_bytes_per_s == 0, "raft.catch_up_bytes_per_s must be at least 1")?;
         refuse(self.checkpoint_entries == 0, "raft.checkpoint_entries must be at least 1")?;
+        refuse(self.elections_at_once_max == 0, "raft.elections_at_once_max must be at least 1")?;
+        refuse(self.transfers_at_once_max == 0, "raft.transfers_at_once_max must be at least 1")?;
         refuse(
             self.beat_ms == 0 || self.beat_ms > self.election_timeout_ms_min,
             "raft.beat_ms must be between 1 and raft.election_timeout_ms_min",

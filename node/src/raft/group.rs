@@ -15,13 +15,14 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use openraft_rt::WatchReceiver;
 use quorate_proto::ids::{GroupId, NodeId, Term};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
 use super::base::Base;
 use super::fitness::Fitness;
 use super::floor::Floor;
 use super::log_store::Phase;
 use super::machine::Machine;
+use super::quiesce::Ledger;
 use super::runtime::{Registry, Scope};
 use super::timers::ElectionTimer;
 use super::trim;
@@ -123,6 +124,17 @@ pub(super) struct Running {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) base: Arc<Base>,
     pub(super) floor: Arc<Floor>,
+    /// What is quiet on this node.
+    pub(super) ledger: Arc<Ledger>,
+    /// One wakes the group at a time; others wait for that.
+    pub(super) waking: AsyncMutex<()>,
+    /// Whom this node hands leadership to, while it does.
+    pub(super) transfer: watch::Sender<Option<NodeId>>,
+    /// The newest term whose leader asked this node to take over, and whether somebody chose that.
+    pub(super) handed: Mutex<Option<(Term, bool)>>,
+    pub(super) tenure: Mutex<Tenure>,
+    /// Elections of this node that wait for no timer.
+    pub(super) elections: Arc<Semaphore>,
     /// What ends the group, once somebody has begun to.
     pub(super) ending: AsyncMutex<Option<Task>>,
 }
@@ -166,6 +178,7 @@ impl Group {
             Role::Leader { .. } => return Err(NotLeader { leader: Some(self.0.me) }),
             Role::Follower { leader, .. } => return Err(NotLeader { leader }),
         }
+        self.wake(Mark::WokenByProposal).await;
         self.0.env.dawdle(Point::ProposalLate, LATE_MAX).await;
         if self.0.env.perturb(Point::ProposalNotAppended) {
             let (refuse, outcome) = oneshot::channel();
@@ -190,7 +203,10 @@ impl Group {
             return Err(BarrierError::Timeout);
         }
         let read = self.0.scope.enter(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).boxed();
-        match self.0.env.timeout(timeout, read).await {
+        let read = self.0.env.timeout(timeout, read).await;
+        // Its heartbeats have woken the followers.
+        self.stirred_here();
+        match read {
             Ok(Ok(_applied)) => Ok(()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
                 Err(BarrierError::NotLeader { leader: leader_of(&to) })
@@ -286,9 +302,48 @@ impl Group {
     }
 }
 
+/// Who led last, in this life of the process.
+#[derive(Debug, Default)]
+pub(super) struct Tenure {
+    /// Since when this node leads, and in which term.
+    pub(super) led: Option<(Term, Moment)>,
+    /// The last leader that was not this node.
+    pub(super) before: Option<NodeId>,
+    /// The newest term in which it has handed its leadership over: openraft takes nothing in any more, nor does it beat,
+    /// whatever comes of it.
+    pub(super) given_up: Option<Term>,
+}
+
 impl Running {
+    pub(super) fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node hands over what it leads in `term`, if it does.
+    pub(super) fn give_up(&self, term: Term) {
+        let mut tenure = self.tenure();
+        tenure.given_up = tenure.given_up.max(Some(term));
+    }
+
     pub(super) fn replacing(&self) -> MutexGuard<'_, Option<(RaftVote, Moment)>> {
         self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node's role is another one: remembers since when it leads, and after whom.
+    pub(super) fn note_role(&self, role: Role) {
+        let now = self.env.now();
+        let mut tenure = self.tenure();
+        match role {
+            Role::Leader { term, .. } => {
+                if tenure.led.is_none_or(|(known, _)| known != term) {
+                    tenure.led = Some((term, now));
+                }
+            }
+            Role::Follower { leader, .. } => {
+                tenure.led = None;
+                tenure.before = leader.filter(|leader| *leader != self.me).or(tenure.before);
+            }
+        }
     }
 
     /// openraft has ended: this node leads no more.

@@ -155,6 +155,7 @@ impl RaftStateMachine<Config> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
     {
+        let began = self.env.now();
         self.env.dawdle(Point::ApplyLate, LATE_MAX).await;
         let mut answers = Vec::new();
         let mut unpublished = None;
@@ -184,6 +185,7 @@ impl RaftStateMachine<Config> for Machine {
             self.publish(last, &mut answers);
         }
         self.checkpoint_if_due();
+        self.env.metrics.stage_apply.observe(self.env.now().since(began));
         Ok(())
     }
 

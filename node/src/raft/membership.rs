@@ -19,6 +19,7 @@ use super::group::Group;
 use super::types::{
     Disk, RaftMembership, log_id_from_raft, log_id_to_raft, members_of, node_from_raft, node_to_raft,
 };
+use crate::env::Mark;
 use crate::storage::LogId;
 
 /// The members of a group, as one membership entry of its log names them.
@@ -235,6 +236,8 @@ impl Group {
         let membership = RaftMembership::new(voters, disks).map_err(|error| NotChanged(error.to_string()))?;
         let unchanged =
             Precondition::LastMembershipLogId { last_membership_log_id: seen.at.map(log_id_to_raft) };
+        // A leader whose group is quiet has no lease.
+        self.wake(Mark::WokenByProposal).await;
         let append = self.0.raft.append_membership(membership, EntryPayload::Blank, [unchanged]);
         let appended = self.0.env.timeout(timeout, self.0.scope.enter(append).boxed()).await;
         match appended {
@@ -242,17 +245,6 @@ impl Group {
             Ok(Err(RaftError::APIError(error))) => Err(NotChanged(error.to_string())),
             Ok(Err(RaftError::Fatal(error))) => Err(NotChanged(error.to_string())),
             Err(_) => Err(NotChanged("no majority of the members answered in time".to_owned())),
-        }
-    }
-
-    /// Asks `heir`, a voter who is near the end of the log, to lead in this node's place. Whether it does shows in
-    /// [`Group::role`]. From now on this node takes no proposals any more: if the heir does not come to lead, another one
-    /// is to be asked.
-    pub async fn let_lead(&self, heir: NodeId) {
-        let trigger = self.0.raft.trigger();
-        let asked = self.0.scope.enter(trigger.transfer_leader(node_to_raft(heir))).boxed().await;
-        if let Err(error) = asked {
-            tracing::debug!(group = %self.id(), %heir, %error, "leadership was not handed over");
         }
     }
 }

@@ -8,18 +8,24 @@ mod config;
 mod election;
 mod fitness;
 mod floor;
+mod full;
 mod group;
+mod health;
 mod liveness;
 mod log_store;
 mod machine;
 mod membership;
 mod node;
 mod peers;
+mod quiesce;
+mod quiet;
 mod rate;
 mod rejoin;
 mod repair;
 mod runtime;
+mod tell;
 mod timers;
+mod transfer;
 mod trim;
 mod types;
 
@@ -28,10 +34,12 @@ mod tests;
 
 pub use config::RaftConfig;
 pub use group::{BarrierError, Group, NotLeader, Pending, ProposeError, Role};
+pub use health::NodeHealth;
 pub use liveness::Leadership;
 pub use machine::Apply;
 pub use membership::{GroupConfig, NotChanged, SeenConfig, Step, Wanted, next_step};
 pub use node::{GroupError, PeerHooks, RaftNode};
+pub use transfer::{TransferError, Transferred};
 pub use trim::NotTrimmed;
 pub use types::{Answer, BatchAnswer, Member, Proposal};
 

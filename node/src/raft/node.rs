@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,19 +18,22 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, Incarnation, NodeId, Term};
 use quorate_proto::v1::{self, Hello, HelloReply, PeerReply, Sender, peer_reply, peer_request};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::base::Base;
 use super::config::RaftConfig;
 use super::election;
 use super::floor::Floor;
+use super::full;
 use super::group::{Group, Role, Running, role_of};
-use super::liveness::{Death, Leadership, Liveness};
+use super::liveness::{Death, Leadership, Liveness, digest_of_leads};
 use super::log_store::{LogStore, Phase};
 use super::machine::{Apply, Machine, Parts};
 use super::peers::{
-    Arrivals, AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire,
+    Arrivals, AskError, Handler, Network, Peers, Sessions, Who, leads_from_wire, leads_to_wire, quiet_to_wire,
 };
+use super::quiesce::Ledger;
+use super::quiet::Said;
 use super::rate::Rate;
 use super::rejoin::{self, Unready};
 use super::repair;
@@ -43,6 +47,10 @@ use crate::storage::{CheckpointKind, Entry, Log, LogId, Lost, News, ReadError, S
 
 /// How late a role may be noticed, where a [`Point`] makes it so.
 const ROLE_LATE_MAX: Duration = Duration::from_millis(50);
+
+/// News of what a node leads waits so long for further news: where many groups find their leaders at once, each beat
+/// tells of all of them.
+const SOON: Duration = Duration::from_millis(5);
 
 /// What peers ask that is not Raft's business.
 pub trait PeerHooks: Send + Sync + 'static {
@@ -103,11 +111,11 @@ pub enum GroupError {
 
 /// All of a node's groups and its peers. Cheap to clone.
 #[derive(Clone)]
-pub struct RaftNode(Arc<Inner>);
+pub struct RaftNode(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     env: Env,
-    store: Store,
+    pub(super) store: Store,
     config: RaftConfig,
     openraft: Arc<openraft::Config>,
     pub(super) me: NodeId,
@@ -120,6 +128,12 @@ pub(super) struct Inner {
     catch_up: Arc<Rate>,
     groups: Mutex<Groups>,
     liveness: Mutex<Liveness>,
+    /// What is quiet.
+    pub(super) ledger: Arc<Ledger>,
+    /// This node is about to stop: nobody is to hand leadership to it.
+    unfit: AtomicBool,
+    /// Elections that wait for no timer: so many at a time.
+    elections: Arc<Semaphore>,
     leaders_changed: watch::Sender<u64>,
     failed: watch::Sender<Option<String>>,
     /// Groups that are to be stopped and started again.
@@ -227,6 +241,9 @@ impl RaftNode {
                 catch_up: catch_up.clone(),
                 groups: Mutex::default(),
                 liveness: Mutex::default(),
+                ledger: Arc::default(),
+                unfit: AtomicBool::new(false),
+                elections: Arc::new(Semaphore::new(config.elections_at_once_max)),
                 leaders_changed: watch::Sender::new(0),
                 failed: watch::Sender::new(None),
                 begin_anew: watch::Sender::new(BTreeSet::new()),
@@ -242,8 +259,15 @@ impl RaftNode {
         let timers = env.spawn("timers", timers);
         let trims = vital(Arc::downgrade(&inner), "trimming", trim::run(env.clone(), Arc::downgrade(&inner)));
         let trims = env.spawn("trims", trims);
-        inner.tasks().extend([beats, timers, trims]);
+        let full = full::hand_over(env.clone(), Arc::downgrade(&inner), inner.store.rooms());
+        let full = vital(Arc::downgrade(&inner), "hand-over of a full disk", full);
+        let full = env.spawn("hand-over of a full disk", full);
+        inner.tasks().extend([beats, timers, trims, full]);
         Self(inner)
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// Answers the peers: to be given to [`Transport::listen`](crate::env::Transport::listen).
@@ -496,12 +520,24 @@ impl Inner {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn liveness(&self) -> MutexGuard<'_, Liveness> {
+    pub(super) fn liveness(&self) -> MutexGuard<'_, Liveness> {
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this node is about to stop, and so leads nothing any more if others can.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.unfit.load(Ordering::Relaxed)
+    }
+
+    /// Says from now on that nobody is to hand leadership to this node. Whether it did before.
+    pub(super) fn set_unfit(&self) -> bool {
+        let before = self.unfit.swap(true, Ordering::Relaxed);
+        self.beat_now.notify_one();
+        before
     }
 
     pub(super) fn env(&self) -> &Env {
@@ -705,6 +741,12 @@ impl Inner {
             phase,
             base,
             floor,
+            ledger: Arc::clone(&self.ledger),
+            waking: AsyncMutex::default(),
+            transfer: watch::Sender::new(None),
+            handed: Mutex::default(),
+            tenure: Mutex::default(),
+            elections: Arc::clone(&self.elections),
             ending: AsyncMutex::default(),
         };
         let group = Group(Arc::new(running));
@@ -749,6 +791,7 @@ impl Inner {
         let Some(Death(dead)) = death else { return };
         self.env.reached(Mark::PeerProvenDead);
         tracing::info!(peer = %dead, proof, "peer died");
+        self.quiet_died(dead);
         if self.liveness().forget_leader(dead) {
             self.changed();
         }
@@ -760,10 +803,35 @@ impl Inner {
         }
     }
 
-    pub(super) fn beat(&self, node: NodeId, leads: &BTreeMap<GroupId, Term>) {
-        if self.liveness().beat(node, leads) {
+    /// `node` has beaten, or answered a beat: it leads these groups, or what is known of it if none are given.
+    pub(super) fn beat(
+        &self,
+        node: NodeId,
+        leads: Option<&BTreeMap<GroupId, Term>>,
+        (unfit, knows): (bool, u64),
+    ) {
+        let news = {
+            let mut liveness = self.liveness();
+            liveness.said(node, unfit, knows);
+            leads.is_some_and(|leads| liveness.beat(node, leads))
+        };
+        if news {
             self.changed();
         }
+    }
+
+    /// What is said of `leads`, which this node leads, to one who knows what comes to this digest; and a digest of what
+    /// is known of that one.
+    pub(super) fn told_of_leads(
+        &self,
+        leads: &BTreeMap<GroupId, Term>,
+        to: NodeId,
+        knows: Option<u64>,
+    ) -> (Vec<v1::Leadership>, bool, u64) {
+        let digest = digest_of_leads(leads.iter().map(|(group, term)| (*group, *term)));
+        let liveness = self.liveness();
+        let known = knows.map_or_else(|| liveness.is_known_to(to, digest), |knows| knows == digest);
+        (if known { Vec::new() } else { leads_to_wire(leads) }, known, liveness.known_of(to))
     }
 
     /// Stops a group that is listed as ending. Several may: the first to see its end takes it off the list, and what
@@ -782,6 +850,10 @@ impl Inner {
     }
 
     fn leads_not(&self, group: GroupId, node: NodeId, term: Term) {
+        if node == self.me {
+            // It has stopped here.
+            self.ledger.lock().forget(group);
+        }
         if self.liveness().leads_not(group, node, term) {
             self.changed();
         }
@@ -810,6 +882,7 @@ impl Inner {
                 news
             }
             Role::Follower { leader, term } => {
+                self.ledger.lock().leads_not(group);
                 let mut liveness = self.liveness();
                 let mut news = liveness.leads_not(group, self.me, term);
                 // What a vote of before a restart says is no news of a leader.
@@ -891,16 +964,23 @@ async fn watch_role(weak: Weak<Inner>, group: Weak<Running>, mut applied: watch:
         match (std::mem::replace(&mut was, state), state) {
             (ServerState::Candidate | ServerState::Follower, ServerState::Leader) => {
                 env.reached(Mark::ElectionWon);
+                env.metrics.elections_won.add(1);
             }
             (ServerState::Candidate, ServerState::Follower) => env.reached(Mark::ElectionLost),
             (ServerState::Leader, ServerState::Follower | ServerState::Candidate) => {
                 env.reached(Mark::LeaderDeposed);
+                env.metrics.leaderships_lost.add(1);
             }
             _ => {}
         }
-        let changed = running.roles.send_if_modified(|known| std::mem::replace(known, role) != role);
+        let mut before = role;
+        let changed = running.roles.send_if_modified(|known| {
+            before = std::mem::replace(known, role);
+            before != role
+        });
         if changed {
-            tracing::info!(group = %running.id, ?role, "role changed");
+            running.note_role(role);
+            running.tell(before, role);
             node.role_changed(running.id, role);
         }
         let id = running.id;
@@ -937,24 +1017,27 @@ async fn beats(env: Env, node: Weak<Inner>) {
             // Before that, nobody would listen.
             if node.peers.identities().cluster().is_some() {
                 let leads = match env.perturb(Point::BeatWithoutLeads) {
-                    true => Vec::new(),
-                    false => leads_to_wire(&node.leads()),
+                    true => BTreeMap::new(),
+                    false => node.leads(),
                 };
                 for peer in node.peers.nodes() {
                     if !env.perturb(Point::BeatSkipped) {
-                        in_flight.push(beat(&node, peer, leads.clone()));
+                        let said = node.quiet_said(peer);
+                        in_flight.push(beat(&node, peer, &leads, said));
                     }
                 }
             }
             (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())
         };
-        let mut pause = env.sleep(gap);
+        let (mut pause, mut soon) = (env.sleep(gap), false);
         loop {
             tokio::select! {
                 biased;
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 () = &mut pause => break,
-                () = changed.notified() => break,
+                () = changed.notified(), if !soon => {
+                    (pause, soon) = (env.sleep(gap.min(SOON)), true);
+                }
             }
         }
     }
@@ -964,23 +1047,32 @@ async fn beats(env: Env, node: Weak<Inner>) {
 fn beat(
     node: &Arc<Inner>,
     peer: NodeId,
-    leads: Vec<v1::Leadership>,
+    leads: &BTreeMap<GroupId, Term>,
+    said: Said,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let body = peer_request::Body::Beat(v1::NodeBeat { leads });
+    let (leads, leads_known, knows) = node.told_of_leads(leads, peer, None);
+    let (quiet, unfit, health) = (Some(quiet_to_wire(&said)), node.is_unfit(), Some(node.health().to_wire()));
+    let body = peer_request::Body::Beat(v1::NodeBeat { leads, quiet, unfit, leads_known, knows, health });
     let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
     let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
     let node = Arc::downgrade(node);
     async move {
-        let leads = match asked.await {
-            Ok((_, peer_reply::Body::Beat(reply))) => leads_from_wire(&reply.leads).ok(),
+        let reply = match asked.await {
+            Ok((_, peer_reply::Body::Beat(reply))) => Some(reply),
             Ok(_) => None,
             Err(error) => {
                 tracing::debug!(%peer, %error, "beat was not answered");
-                return;
+                None
             }
         };
-        if let (Some(node), Some(leads)) = (node.upgrade(), leads) {
-            node.beat(peer, &leads);
+        let Some(node) = node.upgrade() else { return };
+        node.quiet_answered(peer, &said, reply.as_ref().and_then(|reply| reply.quiet.as_ref()));
+        if let Some(reply) = reply
+            && let Ok(leads) = leads_from_wire(&reply.leads)
+        {
+            let leads = (!reply.leads_known).then_some(&leads);
+            node.beat(peer, leads, (reply.unfit, reply.knows));
+            node.told(peer, reply.health.as_ref());
         }
     }
 }

@@ -19,7 +19,7 @@ use super::state::{Active, Request, Sealing, Shared};
 use super::stream::{Item, Place};
 use super::transcript::{Line, Tail, put};
 use super::volume::Volume;
-use crate::env::{Mark, Point, pool};
+use crate::env::{Mark, Moment, Point, pool};
 
 /// What a commit, and the word of it, may take beside its writing, where a [`Point`] makes them slow.
 const LATE_MAX: Duration = Duration::from_millis(30);
@@ -100,6 +100,7 @@ async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
     let work = take(shared, &mut in_flight.requests());
     let changes = changes(shared, &in_flight.requests());
     let requests = in_flight.clone();
+    let began = shared.env.now();
     let (failure, other, meta) = (shared.failure.clone(), shared.failure.clone(), shared.meta.clone());
     let entries = pool::run(&*shared.pool, move || {
         let done = failure.catch("a commit", || {
@@ -122,7 +123,9 @@ async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
     shared.env.dawdle(Point::SyncToldLate, LATE_MAX).await;
     match (done, noted) {
         (Ok(Ok(done)), Ok(())) if shared.failure.refusal().is_none() => {
-            accept(shared, work, done, &in_flight.requests());
+            let now = shared.env.now();
+            shared.metrics.commit_time.observe(now.since(began));
+            accept(shared, work, done, &in_flight.requests(), now);
             while let Some(request) = in_flight.next() {
                 request.answer(Ok(()));
             }
@@ -238,7 +241,7 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
 }
 
 /// Notes what is durable now.
-fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>) {
+fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>, now: Moment) {
     let mut state = shared.state();
     let state = &mut *state;
     if work.rolls {
@@ -257,9 +260,10 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
     let volume = state.active.volume.number;
     let mut places = done.places.into_iter();
     let mut arrivals_synced = 0;
+    let mut bytes_synced = 0;
     for request in requests {
         match request {
-            Request::Append { group, entries, bytes, arrivals, .. } => {
+            Request::Append { group, entries, bytes, arrivals, at, .. } => {
                 let durable = state.durable.entry(*group).or_default();
                 for entry in entries {
                     let follows = durable.append(*group, entry.head.log_id(), volume);
@@ -269,6 +273,10 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 }
                 arrivals_synced = *arrivals;
                 state.unsynced_bytes -= bytes;
+                bytes_synced += bytes;
+                if !entries.is_empty() {
+                    shared.metrics.stage_sync.observe(now.since(*at));
+                }
             }
             Request::Truncate { group, from, .. } => {
                 let durable = state.durable.entry(*group).or_default();
@@ -318,6 +326,8 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
     for (group, committed) in work.committed {
         state.durable.entry(group).or_default().hard.committed = committed;
     }
+    shared.metrics.commit_bytes.observe(bytes_synced);
+    shared.room.wrote(bytes_synced);
     let recent_bytes_max =
         if shared.env.perturb(Point::RecentForgotten) { 0 } else { shared.config.recent_bytes_max };
     state.synced(arrivals_synced, recent_bytes_max);

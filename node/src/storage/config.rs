@@ -34,6 +34,11 @@ pub struct StoreConfig {
     /// Bytes a second that rewriting may copy. Too small, and what is dead stays for long; too large, and it slows what
     /// is written and read meanwhile.
     pub rewrite_bytes_per_s: u64,
+    /// Bytes of the file system that are kept free: below them entries are refused until there is room again. If absent,
+    /// 2 GB or a twentieth of the file system, whichever is less; 0 keeps none. Too small, and what is under way when
+    /// the disk fills up meets its end, which stops the node: at least `partition.unsynced_bytes_max` and the size of a
+    /// volume together are safe. Too large: that much of the disk is never used.
+    pub disk_reserve_bytes: Option<u64>,
 }
 
 fn yes() -> bool {
@@ -52,6 +57,7 @@ impl Default for StoreConfig {
             copies_elsewhere: true,
             rewrite_below_percent: 50,
             rewrite_bytes_per_s: 32 << 20,
+            disk_reserve_bytes: None,
         }
     }
 }

@@ -69,7 +69,14 @@ impl DiskError {
             Some(_) => is_medium(error) || error.kind() == io::ErrorKind::NotFound,
             None => {
                 let of_a_write = error.get_ref().is_some_and(|inner| inner.is::<FailedWrite>());
-                !of_a_write && error.kind() != io::ErrorKind::PermissionDenied
+                let said_why = matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                );
+                !of_a_write && !said_why
             }
         };
         self.io().is_none_or(is_content)
@@ -107,8 +114,14 @@ impl ReadError {
 impl DiskError {
     /// What whoever runs the node can do about it, if that is known.
     fn advice(&self) -> Option<&'static str> {
-        matches!(self.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            .then_some("free space where its data are, then start it again")
+        let kind = self.io_kind()?;
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Some("free space where its data are, then start it again");
+        }
+        (kind == io::ErrorKind::ReadOnlyFilesystem).then_some(
+            "the file system with its data is read-only, as one becomes in which the system has found an error: see the \
+             system's log, make it writable, then start it again",
+        )
     }
 }
 
@@ -379,6 +392,8 @@ mod tests {
             failed(io::ErrorKind::StorageFull).advice().is_some_and(|advice| advice.contains("free space"))
         );
         assert_eq!(failed(io::ErrorKind::Other).advice(), None);
+        let read_only = failed(io::ErrorKind::ReadOnlyFilesystem).advice();
+        assert!(read_only.is_some_and(|advice| advice.contains("make it writable")), "{read_only:?}");
         let StoreError::Unknown(source) = failed(io::ErrorKind::StorageFull) else { unreachable!("made so") };
         let opened = OpenError::Disk { folder: "one".to_owned(), source }.to_string();
         assert!(opened.contains("folder one") && opened.contains("free space"), "{opened}");

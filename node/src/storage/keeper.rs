@@ -115,14 +115,18 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             state.sealed.insert(volume.number, volume.clone());
             state.entries_went();
             shared.env.reached(Mark::VolumeSealed);
+            shared.metrics.volumes_sealed.add(1);
             info!(volume = %volume.number, bytes = seal.bytes, entries = index.entries(), "volume was sealed");
         }
         Step::Prepare(number) => {
             let volume = Volume::create(&shared.disk, shared.owner, *number, shared.config.active_cache())?;
             shared.meta.write(&[Change::Volume(*number, None)])?;
-            let mut state = shared.state();
-            state.spare = Some(Arc::new(volume));
-            state.look_for_dead = true;
+            {
+                let mut state = shared.state();
+                state.spare = Some(Arc::new(volume));
+                state.look_for_dead = true;
+            }
+            shared.room.to_look.notify_one();
         }
         Step::Remove(volume) => {
             shared.meta.write(&[Change::VolumeGone(volume.number)])?;
@@ -133,6 +137,9 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             }
             remove(shared, volume);
             shared.env.reached(Mark::VolumeRemoved);
+            shared.metrics.volumes_removed.add(1);
+            // There may be room again.
+            shared.room.to_look.notify_one();
             info!(volume = %volume.number, "volume without live entries was removed");
         }
     }

@@ -142,9 +142,11 @@ impl Shared {
             (pieces, visible.entries_in_memory(border..end, bytes_max, border == range.start))
         };
         if pieces.is_empty() {
+            self.metrics.cache_hits.add_count(memory.len());
             return Ok(memory);
         }
         let (mut entries, complete) = self.from_disk(group, pieces, wanted).await?;
+        self.metrics.cache_misses.add_count(entries.len());
         if complete {
             let mut left = bytes_max.saturating_sub(entries.iter().map(|entry| bytes_of(&entry.head)).sum());
             for entry in memory {
@@ -153,6 +155,7 @@ impl Shared {
                     break;
                 }
                 left -= takes;
+                self.metrics.cache_hits.add(1);
                 entries.push(entry);
             }
         }
@@ -193,6 +196,8 @@ impl Shared {
                 jobs.push((at, *head, state.pieces(group, head.index..head.index.next(), 1).0));
             }
         }
+        self.metrics.cache_hits.add_count(heads.len() - jobs.len());
+        self.metrics.cache_misses.add_count(jobs.len());
         if jobs.is_empty() {
             return Ok(bodies);
         }

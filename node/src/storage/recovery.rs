@@ -660,7 +660,7 @@ impl Folder<'_> {
     }
 
     fn disk_error(&self, source: DiskError) -> OpenError {
-        if is_permission(&source) {
+        if source.io_kind() == Some(io::ErrorKind::PermissionDenied) {
             OpenError::NotWritable { folder: self.path.clone(), source }
         } else {
             OpenError::Disk { folder: self.path.clone(), source }
@@ -685,8 +685,4 @@ impl Folder<'_> {
             Unfit::Refused(self.read_error(error))
         }
     }
-}
-
-fn is_permission(error: &DiskError) -> bool {
-    matches!(error.io_kind(), Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
 }

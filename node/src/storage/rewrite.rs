@@ -65,7 +65,10 @@ pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, Di
                 Err(error) if is_medium(&error) => unreadable += read_around(&*old, offset, &mut chunk)?,
                 Err(error) => return Err(error.into()),
             }
-            new.write(offset, &chunk)?;
+            // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
+            if chunk.iter().any(|byte| *byte != 0) {
+                new.write(offset, &chunk)?;
+            }
             offset += bytes;
         }
         new.sync_data()?;

@@ -19,10 +19,11 @@ use super::facts::Meta;
 use super::failure::Failure;
 use super::hard::{Durable, Hard, HardVote};
 use super::index::MemoryIndex;
+use super::room::Room;
 use super::transcript::Tail;
 use super::volume::{Owner, Volume, VolumeNumber};
 use crate::env::pool::Pool;
-use crate::env::{Disk, Env};
+use crate::env::{Disk, DiskSpace, Env, Metrics, Moment};
 
 /// Called once what was appended is synced, or once it is unknown whether it ever will be.
 pub type OnSync = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -36,6 +37,7 @@ pub(super) enum Request {
         entries: Vec<Entry>,
         bytes: u64,
         arrivals: u64,
+        at: Moment,
         done: OnSync,
     },
     Truncate {
@@ -98,6 +100,8 @@ pub(super) struct Shared {
     pub(super) owner: Owner,
     pub(super) meta: Arc<Meta>,
     pub(super) failure: Failure,
+    pub(super) metrics: Metrics,
+    pub(super) room: Room,
     state: Mutex<State>,
     /// Held by whoever writes checkpoints, which blocks: the older of two never replaces the newer.
     pub(super) checkpointing: Mutex<()>,
@@ -198,8 +202,11 @@ impl Shared {
         meta: Arc<Meta>,
         failure: Failure,
         state: State,
+        space: Option<DiskSpace>,
     ) -> Self {
         Self {
+            metrics: env.metrics.clone(),
+            room: Room::new(config.disk_reserve_bytes, space),
             env: env.base.clone(),
             disk: env.disk.clone(),
             pool: env.pool.clone(),

@@ -25,6 +25,7 @@ use super::failure::Failure;
 use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
+use super::room::{self, DiskRoom};
 use super::scrub;
 use super::state::{OnSync, Request, Shared, Visible, bytes_of};
 use crate::env::{Env, Mark, Point, Task, pool};
@@ -57,7 +58,9 @@ impl Store {
         let began = env.now();
         let fresh = Identity::from_random(env.random_bytes());
         let (disk, settings) = (env.disk.clone(), config.clone());
-        let recovered = pool::run(&*env.pool, move || recover(&disk, &settings, node, fresh)).await?;
+        let (recovered, space) =
+            pool::run(&*env.pool, move || (recover(&disk, &settings, node, fresh), disk.space().ok())).await;
+        let recovered = recovered?;
         let report = recovered.report;
         recovered.marks.iter().for_each(|mark| env.reached(*mark));
         info!(
@@ -79,11 +82,12 @@ impl Store {
         let failure = Failure::new(env);
         let meta = Arc::new(recovered.meta);
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
-        let shared =
-            Arc::new(Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state));
+        let shared = Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state, space);
+        let shared = Arc::new(shared);
         let mut tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),
             env.spawn("storage-keeper", keeper::run(shared.clone())),
+            env.spawn("storage-room", room::run(shared.clone())),
         ];
         if shared.config.scrub_hours > 0 {
             tasks.push(env.spawn("storage-scrubber", scrub::run(shared.clone())));
@@ -177,6 +181,16 @@ impl Store {
         self.0.shared.state().unsynced_bytes
     }
 
+    /// How much room the disk had a moment ago.
+    pub fn room(&self) -> DiskRoom {
+        self.0.shared.room.now()
+    }
+
+    /// Watches [`Store::room`].
+    pub fn rooms(&self) -> watch::Receiver<DiskRoom> {
+        self.0.shared.room.watch()
+    }
+
     /// How many volumes hold something alive, are there to be written, or are the newest: any other is about to be removed.
     pub fn volumes_alive(&self) -> usize {
         let state = self.0.shared.state();
@@ -206,6 +220,7 @@ impl Store {
         shared.kept.notify_one();
         shared.to_keep.notify_one();
         shared.to_scrub.notify_one();
+        shared.room.to_look.notify_one();
         let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // A panic was a failure, and has been told: whoever closes the store ends for that reason.
@@ -302,10 +317,10 @@ impl Log {
     /// or a body is absent or another one's.
     pub fn append(&self, entries: Vec<Entry>, done: OnSync) -> Result<(), StoreError> {
         self.check(&entries)?;
-        let group = self.group;
+        let (group, at) = (self.group, self.shared.env.now());
         self.shared.enqueue(move |state| {
             let bytes = state.append(group, &entries)?;
-            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
+            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), at, done })
         })
     }
 

@@ -157,6 +157,10 @@ named! {
         BeatSkipped = "beat-skipped",
         /// A beat says that the node leads nothing, as one from before an election.
         BeatWithoutLeads = "beat-without-leads",
+        /// A follower forgets that a group is quiet: its leader does not know.
+        QuietForgotten = "quiet-forgotten",
+        /// Whoever is to take over leadership is not told: the leader that hands it over leads no more all the same.
+        TransferUntold = "transfer-untold",
         /// A connection that was reset is taken for a proof of death, as if a refusal had followed.
         ResetTakenForDeath = "reset-taken-for-death",
         /// A hello's answer is not heard.
@@ -165,6 +169,8 @@ named! {
         NotLeading = "not-leading",
         /// A batch is refused as by a disk that does not keep up.
         ProduceOverloaded = "produce-overloaded",
+        /// A follower refuses entries as one whose disk is nearly full.
+        AppendRefusedFull = "append-refused-full",
         /// A batch is refused as by a leader that has just been deposed.
         ProduceNotLeader = "produce-not-leader",
         /// A produce is answered almost at once, whatever became of it.
@@ -261,6 +267,30 @@ named! {
         TakenForDeadAndLived = "taken-for-dead-and-lived",
         /// A survivor took over from a leader whose death was proven.
         ElectionAfterAProvenDeath = "election-after-a-proven-death",
+        /// A leader asked its followers to be quiet.
+        QuietBegun = "quiet-begun",
+        /// All of them agreed.
+        QuietConfirmed = "quiet-confirmed",
+        /// Leader and follower took different groups for quiet, and it was told whole.
+        QuietToldAgain = "quiet-told-again",
+        /// Something was proposed in a quiet group.
+        WokenByProposal = "woken-by-proposal",
+        /// In a quiet group a leader or a follower was not heard any more.
+        WokenByLostContact = "woken-by-lost-contact",
+        /// In a quiet group somebody asked its leader for a vote.
+        WokenByAVoteRequest = "woken-by-a-vote-request",
+        /// The leader of a quiet group handed it over.
+        WokenByATransfer = "woken-by-a-transfer",
+        /// A vote was refused in a quiet group because the node of its leader lives.
+        VoteRefusedInAQuietGroup = "vote-refused-in-a-quiet-group",
+        /// Leadership was handed to another node.
+        Transferred = "transferred",
+        /// An heir did not take over in time.
+        TransferNotTaken = "transfer-not-taken",
+        /// A node that was asked to stop handed over what it led.
+        HandedOverAtStop = "handed-over-at-stop",
+        /// Leadership was given back to the preferred leader.
+        GivenBack = "given-back",
         /// A follower's log did not hold what a leader's entries follow.
         AppendConflicts = "append-conflicts",
         /// A leader heard from a follower that there is a newer one.
@@ -391,6 +421,14 @@ named! {
         SequenceGap = "sequence-gap",
         /// A batch was refused because the disk did not keep up.
         DiskDoesNotKeepUp = "disk-does-not-keep-up",
+        /// A batch was refused because a disk was nearly full.
+        ProduceRefusedFull = "refused-full",
+        /// A node whose disk was nearly full handed a partition over to one with room.
+        HandedOverFull = "handed-over-full",
+        /// A follower whose disk was nearly full refused entries.
+        FollowerFull = "follower-full",
+        /// A disk that was nearly full had room again.
+        DiskHasRoomAgain = "recovered-full",
         /// A batch was not proposed before its deadline.
         ProduceNotProposedInTime = "produce-not-proposed-in-time",
         /// A batch that was proposed had no answer at its deadline.

@@ -15,6 +15,9 @@ use crate::env::probe::Points;
 /// Of a thousand runs, how many have nodes that beat less often than they would by default.
 const CALM_BEATS_PER_MILLE: u64 = 700;
 
+/// What a node keeps free on its disk, in bytes: room for some volumes of the largest kind that is drawn.
+const DISK_RESERVE: u64 = 4 << 20;
+
 /// How often leaders say that they live, and how long they are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tempo {
@@ -158,6 +161,8 @@ pub struct Knobs {
     pub volumes_open_max: u32,
     /// Bytes of entries in one commit.
     pub commit_bytes_max: u32,
+    /// Bytes that a node keeps free on its disk.
+    pub disk_reserve_bytes: u64,
     /// Bytes of bodies in one message of replication.
     pub append_bytes_max: u64,
     /// Messages of replication in flight.
@@ -168,6 +173,10 @@ pub struct Knobs {
     pub fetch_bytes_max: u32,
     /// Replicas started at a time.
     pub starts_at_once_max: usize,
+    /// A group falls quiet after so long, in ms; 0: never.
+    pub quiet_after_ms: u64,
+    /// How often leaders are balanced, and how long a preferred leader must have been there, in ms.
+    pub balance_ms: (u64, u64),
     /// Whether a leader takes up its term again after a restart: never drawn, for it loses what was acked.
     pub leader_restore: bool,
     /// Where nodes and clients meet an unkind world.
@@ -203,6 +212,7 @@ impl Knobs {
             recent_bytes_max: 8_192 << dice.below(8),
             volumes_open_max,
             commit_bytes_max,
+            disk_reserve_bytes: DISK_RESERVE,
             append_bytes_max,
             append_in_flight_max,
             in_flight_batches_max,
@@ -212,7 +222,23 @@ impl Knobs {
             trims: true,
             observed: true,
             points: Points::draw(&mut Dice::new(dice.bits())),
+            quiet_after_ms: 0,
+            balance_ms: (0, 0),
         }
+    }
+
+    /// Draws when groups fall quiet and leaders are balanced: sooner and more often than usual. Until then neither happens.
+    pub fn draw_rest(&mut self, dice: &mut Dice) {
+        self.quiet_after_ms = if dice.chance(150) { 0 } else { 100 << dice.below(5) };
+        let balances = !dice.chance(150);
+        let (every, delay): (u64, u64) = (300 << dice.below(5), 200 << dice.below(5));
+        self.balance_ms = (if balances { every } else { 0 }, delay);
+    }
+
+    /// No group falls quiet, and no leader goes back: for stories in which each step is written out.
+    pub fn without_rest(&mut self) {
+        self.quiet_after_ms = 0;
+        self.balance_ms = (0, 0);
     }
 
     /// Sets a node's configuration.
@@ -225,12 +251,17 @@ impl Knobs {
         config.storage.recent_bytes_max = self.recent_bytes_max;
         config.storage.volumes_open_max = self.volumes_open_max;
         config.storage.commit_bytes_max = self.commit_bytes_max;
+        config.storage.disk_reserve_bytes = Some(self.disk_reserve_bytes);
         // Hundreds of nodes' caches are allocated in a sweep, and no volume here is large.
         config.storage.cache_bytes_max = config.storage.cache_bytes_max.max(3 * self.commit_bytes_max);
         config.partition.unsynced_bytes_max = self.recent_bytes_max;
         config.partition.in_flight_batches_max = self.in_flight_batches_max;
         config.partition.fetch_bytes_max = self.fetch_bytes_max;
         config.partition.starts_at_once_max = self.starts_at_once_max;
+        config.raft.quiet_after_ms = self.quiet_after_ms;
+        // A stop that began before everything is mended is over within the second that is given to it then.
+        config.raft.hand_over_ms_max = 700;
+        (config.partition.balance_ms, config.partition.balance_delay_ms) = self.balance_ms;
         self.keeping.put_into(config);
     }
 }

@@ -48,6 +48,7 @@ fn calm(knobs: &mut Knobs) {
     knobs.nodes = 3;
     knobs.tempo = Tempo::Usual;
     knobs.keeping = Keeping::as_it_is();
+    knobs.without_rest();
     knobs.volume_bytes_max = 1 << 20;
     knobs.recent_bytes_max = 1 << 20;
     // A commit of one entry makes many operations of few; the cuts are to strike what happens, not what is drawn.

@@ -25,6 +25,8 @@ pub(super) enum Mend {
     Quick(NodeId),
     /// A node's disk is as quick as before.
     Disk(NodeId),
+    /// There is room on a node's disk again.
+    Room(NodeId),
     /// A wall clock is set right by so much.
     StepBack(NodeId, i64),
     /// A wall clock is stepped by so much, and back, so many times more.
@@ -37,6 +39,8 @@ pub(super) enum Mend {
     ResumeClient(Host),
     /// A client's wall clock is set right by so much.
     StepClientBack(Host, i64),
+    /// The next node of a rolling restart is asked to stop.
+    Stop(NodeId),
 }
 
 impl Nemesis {
@@ -61,6 +65,7 @@ impl Nemesis {
                 cluster.slow_down(node, Duration::ZERO);
             }
             Mend::Disk(node) => cluster.set_pace(node, None, &mut self.dice),
+            Mend::Room(node) => cluster.make_room(node),
             Mend::StepBack(node, by) => {
                 cluster.note(Event::Fault(format!("sets the wall clock of node{node} right by {by} ms")));
                 cluster.clock(node).step_wall(by);
@@ -83,6 +88,9 @@ impl Nemesis {
                     cluster.note(Event::Fault(format!("resumes {client}")));
                     life.resume();
                 }
+            }
+            Mend::Stop(node) => {
+                cluster.stop(node);
             }
             Mend::StepClientBack(client, by) => {
                 if let Some(clock) = cluster.network().client_clock(client) {
@@ -119,6 +127,7 @@ impl Nemesis {
             cluster.slow_down(*node, Duration::ZERO);
             cluster.spare_disk(*node);
             cluster.heal_disk(*node);
+            cluster.make_room(*node);
             cluster.set_pace(*node, None, &mut self.dice);
             let clock = cluster.clock(*node);
             clock.freeze(false);
@@ -134,8 +143,10 @@ impl Nemesis {
             | Mend::Resume(node)
             | Mend::Quick(node)
             | Mend::Disk(node)
+            | Mend::Room(node)
             | Mend::StepBack(node, _)
             | Mend::Strobe(node, ..)
+            | Mend::Stop(node)
             | Mend::Thaw(node)
             | Mend::Heal(node) => nodes.contains(node),
             Mend::Link(..) | Mend::ResumeClient(_) | Mend::StepClientBack(..) => false,

@@ -152,7 +152,7 @@ impl Nemesis {
         let others = cluster.nodes().into_iter().filter(|other| *other != node).map(Host::Node);
         let others = others.collect::<Vec<_>>();
         let network = cluster.network().clone();
-        match self.dice.below(8) {
+        match self.dice.below(9) {
             0 => {
                 if cluster.is_stranger(node) {
                     cluster.give_back(node).await;
@@ -188,6 +188,11 @@ impl Nemesis {
             6 => {
                 cluster.note(Event::Fault(format!("freezes the clock of {here} for good")));
                 cluster.clock(node).freeze(true);
+            }
+            7 => {
+                // Its disk stays nearly full: the core has room.
+                let left = cluster.disk_reserve() / 4;
+                cluster.fill_disk(node, left);
             }
             _ => {
                 // Whole, but for its way to one of the core.

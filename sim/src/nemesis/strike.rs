@@ -102,6 +102,21 @@ impl Nemesis {
             Kind::Stop => {
                 cluster.stop(node);
             }
+            Kind::Transfer => {
+                if let Some(to) = self.other(&nodes, node) {
+                    let all = self.dice.chance(300);
+                    let at = self.dice.place(1_000);
+                    cluster.transfer(node, to, (!all).then_some(at));
+                }
+            }
+            Kind::Rolling => {
+                cluster.tally().count("rolling restart");
+                let mut at = clock::now();
+                for node in nodes {
+                    self.mend_at(at, Mend::Stop(node));
+                    at += self.dice.time(100 * MS, 6_000 * MS);
+                }
+            }
             Kind::Stranger => self.bring_stranger(cluster, &nodes, node, until).await,
             Kind::SlowDisk => {
                 let read_max = self.dice.time(MS / 100, 20 * MS);
@@ -125,6 +140,22 @@ impl Nemesis {
             }
             Kind::Rot | Kind::LoseVolume | Kind::LoseMeta | Kind::LoseTail => {
                 self.damage(cluster, kind, node, until).await;
+            }
+            Kind::DiskFull => {
+                // The reserve is touched and not used up.
+                let reserve = cluster.disk_reserve();
+                let left = self.dice.between(reserve / 4, reserve - 1);
+                if cluster.fill_disk(node, left) {
+                    cluster.tally().count("full disk");
+                    self.mend_at(until, Mend::Room(node));
+                }
+            }
+            Kind::Enospc => {
+                // Counted when a write finds no room.
+                let left = self.dice.below(20_000);
+                if cluster.fill_disk(node, left) {
+                    self.mend_at(until, Mend::Room(node));
+                }
             }
             Kind::CutClient
             | Kind::LoseClientRequest

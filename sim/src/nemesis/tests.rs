@@ -38,10 +38,14 @@ fn each_kind_takes_hold_and_ends() {
         (Kind::SlowDisk, "slow disk"),
         (Kind::Stall, "stalled disk"),
         (Kind::FailSync, "failed sync"),
+        (Kind::DiskFull, "full disk"),
+        (Kind::Enospc, "no space"),
         (Kind::CutClient, "cut client"),
         (Kind::PauseClient, "pause of a client"),
         (Kind::LoseMeta, "meta.redb lost"),
         (Kind::LoseTail, "newest volume lost"),
+        (Kind::Transfer, "leader transfer"),
+        (Kind::Rolling, "rolling restart"),
     ];
     for (seed, (kind, fault)) in (0..).zip(expected) {
         let faults = faults_of(kind, seed);

@@ -228,7 +228,7 @@ impl Observer {
                 self.reach().synced(node);
             }
             DiskEvent::Cut { .. } => self.look_at(node),
-            DiskEvent::SyncFailed { .. } => {
+            DiskEvent::SyncFailed { .. } | DiskEvent::NoSpace { .. } => {
                 let mut state = self.state();
                 let Some(running) = state.machines.get(&node).and_then(|machine| machine.running.clone())
                 else {

@@ -27,6 +27,7 @@ pub(super) fn usual(knobs: &mut Knobs) {
     knobs.append_in_flight_max = 32;
     knobs.in_flight_batches_max = 4_096;
     knobs.points = Points::none();
+    knobs.without_rest();
 }
 
 fn with_restore(knobs: &mut Knobs) {

@@ -3,9 +3,11 @@
 pub mod all_copies_damaged;
 pub mod closing_fails;
 pub mod deposed_leader;
+pub mod full_disks;
 pub mod hanging_leader;
 pub mod leader_restore;
 pub mod members_change;
+pub mod quiet_group;
 
 use crate::report::Report;
 use crate::run::{self, Options};
@@ -14,7 +16,7 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios: by name, how they are played, and what happens in them.
-pub const ALL: [(&str, Play, &str); 7] = [
+pub const ALL: [(&str, Play, &str); 9] = [
     (
         "all-copies-damaged",
         all_copies_damaged::play,
@@ -26,6 +28,11 @@ pub const ALL: [(&str, Play, &str); 7] = [
         "the sync fails with which a full volume is closed; the seed says which one, counted from there",
     ),
     ("deposed-leader", deposed_leader::play, "a leader that others have replaced is asked for what is newer"),
+    (
+        "full-disks",
+        full_disks::play,
+        "disks become nearly full, all or the leader's alone (odd seeds), and there is room again",
+    ),
     (
         "hanging-leader",
         hanging_leader::play,
@@ -45,6 +52,11 @@ pub const ALL: [(&str, Play, &str); 7] = [
         "members-change",
         members_change::play,
         "a partition moves and a lost disk is replaced, while whoever carries that out dies in the middle of it",
+    ),
+    (
+        "quiet-group",
+        quiet_group::play,
+        "a group falls quiet, wakes under its leader, and loses it; the seed says how: killed, without power, cut off",
     ),
 ];
 

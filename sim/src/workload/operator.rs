@@ -138,6 +138,7 @@ mod tests {
             voter,
             draining: false,
             rack: String::new(),
+            disk: None,
         };
         let nodes = voters.iter().map(|id| node(*id, true)).chain(others.iter().map(|id| node(*id, false)));
         let of = |id: &u32| PartitionMove {
@@ -155,6 +156,7 @@ mod tests {
             moves: moves.iter().map(of).collect(),
             waiting: Vec::new(),
             as_of: 0,
+            attention: Vec::new(),
         }
     }
 

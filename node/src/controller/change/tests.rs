@@ -22,6 +22,7 @@ struct Cluster {
     metadata: Metadata,
     voters: Vec<u32>,
     alive: Vec<u32>,
+    full: Vec<u32>,
     waiting: Vec<(u32, u8)>,
 }
 
@@ -44,7 +45,13 @@ impl Cluster {
         metadata.names.insert(topic.name.clone(), topic.id);
         metadata.topics.insert(topic.id, Arc::new(topic));
         let all: Vec<u32> = (1..=count).collect();
-        Self { metadata, voters: all.iter().copied().take(3).collect(), alive: all, waiting: Vec::new() }
+        Self {
+            metadata,
+            voters: all.iter().copied().take(3).collect(),
+            alive: all,
+            full: Vec::new(),
+            waiting: Vec::new(),
+        }
     }
 
     fn judge(&self, change: &MembersChange) -> Result<Vec<Command>, Refusal> {
@@ -56,6 +63,7 @@ impl Cluster {
             metadata: &self.metadata,
             voters: &nodes(&self.voters),
             alive: &nodes(&self.alive),
+            full: &nodes(&self.full),
             waiting: &self.waiting.iter().map(candidate).collect(),
         };
         view.judge(change)
@@ -137,6 +145,9 @@ fn a_node_goes_if_nobody_needs_it() {
     let remove = |id| MembersChange::Remove(NodeId(id));
     let mut cluster = Cluster::new(4, &[ALL]);
     cluster.check(&remove(3), expect!["drain 3 to 1,2,4"]);
+    cluster.full = vec![2];
+    cluster.check(&remove(3), expect!["drain 3 to 1,4"]);
+    cluster.full.clear();
     cluster.alive = vec![1, 2, 4];
     cluster.check(&remove(3), expect!["drain 3 to 1,2,4"]);
     cluster.check(
@@ -173,6 +184,14 @@ fn partitions_go_to_nodes_that_are_there() {
     };
     let mut cluster = Cluster::new(4, &[ALL]);
     cluster.check(&to("t", 0, &[4, 1]), expect!["t-0 to 4,1"]);
+    cluster.full = vec![1, 4];
+    cluster.check(
+        &to("t", 0, &[4, 1]),
+        expect![
+            "InvalidRequest: the disk of node 4 is nearly full, and could not take t-0: make room there first"
+        ],
+    );
+    cluster.full.clear();
     cluster.alive = vec![1, 2, 3];
     cluster.check(
         &to("t", 0, &[4, 1]),
@@ -189,6 +208,9 @@ fn a_new_node_gets_its_share() {
     assert_eq!(commands.len(), 3, "of 12 replicas each node holds 3: {commands:?}");
     let gets = |command: &Command| matches!(command, Command::AssignReplicas { replicas, .. } if replicas.contains(&NodeId(4)) && replicas.len() == 3);
     assert!(commands.iter().all(gets), "{commands:?}");
+    cluster.full = vec![4];
+    cluster.check(&MembersChange::Balance, expect![""]);
+    cluster.full.clear();
     cluster.alive = vec![1, 2, 3];
     cluster.check(&MembersChange::Balance, expect![""]);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesOrdered, Stream};
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
@@ -16,6 +17,7 @@ use super::{AskError, Peers};
 use crate::env::Point;
 use crate::env::transport::Lane;
 use crate::raft::floor::Floor;
+use crate::raft::full::takes_room;
 use crate::storage::Body;
 
 /// Bytes of bodies, and what became of them.
@@ -79,14 +81,22 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         }
         let asked = Asked::of(&request);
         let timeout = Duration::from_millis(self.peers.config.append_timeout_ms);
-        // Sent here, and not when the answer is first asked for: that would not keep the order.
-        let call = append_to_wire(self.group, self.session, request)
-            .map(|append| self.peers.ask(node, Lane::Bulk, peer_request::Body::Append(append), timeout));
+        let malformed = move |reason: String| AskError::Malformed { node, reason };
+        // Nothing is sent that would be refused: it may be much, and is tried again and again.
+        let takes_room = takes_room(self.group, &request.entries);
+        let full = takes_room.then(|| self.peers.refuses_entries(node)).flatten();
+        let call = match full {
+            Some(room) => {
+                Err(AskError::Refused { node, code: ErrorCode::DiskFull, message: room.refusal(node) })
+            }
+            // Sent here, and not when the answer is first asked for: that would not keep the order. An entry without its
+            // body is a fault of our own: nothing may be replicated past it.
+            None => append_to_wire(self.group, self.session, request)
+                .map(|append| self.peers.ask(node, Lane::Bulk, peer_request::Body::Append(append), timeout))
+                .map_err(|error| malformed(error.to_string())),
+        };
         let answer = async move {
-            let malformed = |reason: String| AskError::Malformed { node, reason };
-            // An entry without its body is a fault of our own: nothing may be replicated past it.
-            let call = call.map_err(|error| malformed(error.to_string()))?;
-            let (who, body) = call.await?;
+            let (who, body) = call?.await?;
             who.must_be(disk)?;
             match body {
                 peer_reply::Body::Append(reply) => {

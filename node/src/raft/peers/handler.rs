@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, LogIndex, Term};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
 use super::arrivals::piece_from_wire;
@@ -21,6 +21,7 @@ use crate::raft::base::{Saved, snapshot_of};
 use crate::raft::fitness;
 use crate::raft::group::Group;
 use crate::raft::node::Inner;
+use crate::raft::quiet::{Rest, Said};
 use crate::raft::rejoin;
 use crate::raft::repair;
 use crate::raft::types::{Malformed, RaftLogId, RaftVote, log_id_from_raft, node_to_raft, vote_to_wire};
@@ -86,13 +87,30 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
+            let asker = sender.map(|sender| NodeId(sender.node)).unwrap_or_default();
             // Who waits to be admitted under an id that another disk had is judged by whoever knows what to do.
-            let who = judged(&node, sender, Standing::Anybody)?;
+            let who = judged(&node, sender, Standing::Anybody).inspect_err(|refusal| {
+                if refusal.code == ErrorCode::WrongIdentity {
+                    node.asked(asker, Err(refusal.message.as_str()));
+                }
+            })?;
             if node.peers.identities().known(who.node).is_some_and(|known| known != who.identity) {
                 node.env().reached(Mark::IdentityRefused);
             }
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
-            return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
+            return Ok(said
+                .map(move |said| {
+                    node.asked(
+                        asker,
+                        match &said {
+                            Ok(reply) if reply.waiting.is_empty() => Ok(()),
+                            Ok(reply) => Err(reply.waiting.as_str()),
+                            Err((_, reason)) => Err(reason.as_str()),
+                        },
+                    );
+                    said.map(peer_reply::Body::Hello).map_err(refusal)
+                })
+                .boxed());
         }
         let who = judged(&node, sender, Standing::Known)?;
         node.heard(who);
@@ -102,6 +120,9 @@ impl Handler {
                 let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
+                if !request.leadership_transfer && node.guards(&group) {
+                    return Ok(refused_vote(&group));
+                }
                 async move {
                     node.env().dawdle(Point::VoteHandledLate, LATE_MAX).await;
                     remember(&node, who).await?;
@@ -117,6 +138,9 @@ impl Handler {
                 let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
+                if node.guards(&group) {
+                    return Ok(refused_vote(&group));
+                }
                 async move {
                     remember(&node, who).await?;
                     let response =
@@ -131,12 +155,13 @@ impl Handler {
                 let append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 group.heard_leader(&append.vote);
+                // Heard all the same: it leads, and what it says of votes and of what is committed comes with heartbeats.
+                node.admits(group.id(), &append.entries)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
-                let env = node.env().clone();
                 async move {
                     let appended = appended.await?;
-                    note(&env, &appended);
-                    env.dawdle(Point::AppendAnsweredLate, LATE_MAX).await;
+                    note(&group, &appended);
+                    group.0.env.dawdle(Point::AppendAnsweredLate, LATE_MAX).await;
                     Ok(peer_reply::Body::Append(appended_to_wire(&appended)))
                 }
                 .boxed()
@@ -182,9 +207,19 @@ impl Handler {
                 let group = node.serving(request.group)?;
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
-                if *request.to_node_id() == node_to_raft(node.me) && !group.fitness().stands {
-                    return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+                if *request.to_node_id() == node_to_raft(node.me) {
+                    if !group.fitness().stands {
+                        return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+                    }
+                    node.may_lead(group.id())?;
+                    if node.is_unfit() {
+                        return Err(Refusal::new(ErrorCode::NotReady, "this node is about to stop"));
+                    }
+                    // One that stops, or is full, has no choice.
+                    let chosen = !node.is_retiring(who.node, group.id());
+                    group.asked_to_take_over(Term(request.from_leader().leader_id.term), chosen);
                 }
+                node.ledger.lock().stirred(group.id());
                 async move {
                     let transfer = group.0.raft.handle_transfer_leader(request);
                     match group.0.scope.enter(transfer).await.map_err(stopped)? {
@@ -195,9 +230,19 @@ impl Handler {
                 .boxed()
             }
             peer_request::Body::Beat(beat) => {
-                node.beat(who.node, &leads_from_wire(&beat.leads)?);
-                let leads = leads_to_wire(&node.leads());
-                async move { Ok(peer_reply::Body::Beat(v1::NodeBeatReply { leads })) }.boxed()
+                let leads = leads_from_wire(&beat.leads)?;
+                let leads = (!beat.leads_known).then_some(&leads);
+                node.beat(who.node, leads, (beat.unfit, beat.knows));
+                node.told(who.node, beat.health.as_ref());
+                let quiet = match beat.quiet {
+                    Some(said) => Some(node.quiet_told(who.node, &quiet_from_wire(&said)?)),
+                    None => None,
+                };
+                let (leads, leads_known, knows) =
+                    node.told_of_leads(&node.leads(), who.node, Some(beat.knows));
+                let (unfit, health) = (node.is_unfit(), Some(node.health().to_wire()));
+                let reply = v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows, health };
+                std::future::ready(Ok(peer_reply::Body::Beat(reply))).boxed()
             }
             peer_request::Body::Command(command) => {
                 let timeout = Duration::from_millis(u64::from(command.timeout_ms)).min(COMMAND_TIMEOUT_MAX);
@@ -272,18 +317,23 @@ async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::App
         },
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
     };
-    note(&group.0.env, &appended);
+    note(&group, &appended);
     Ok(appended_to_wire(&appended))
 }
 
-/// What an old leader, or one with another log, is told.
-fn note(env: &Env, appended: &super::convert::Appended) {
+/// What an old leader, or one with another log, is told. A group whose leader has said something is not quiet; not
+/// before openraft has taken it in, and with it the leader's lease, or a vote might be given in between.
+fn note(group: &Group, appended: &super::convert::Appended) {
     use openraft::raft::StreamAppendError;
     match appended {
         Ok(_) => {}
-        Err(StreamAppendError::Conflict(_)) => env.reached(Mark::AppendConflicts),
-        Err(StreamAppendError::HigherVote(_)) => env.reached(Mark::OldLeaderRefused),
+        Err(StreamAppendError::Conflict(_)) => group.0.env.reached(Mark::AppendConflicts),
+        Err(StreamAppendError::HigherVote(_)) => {
+            group.0.env.reached(Mark::OldLeaderRefused);
+            return;
+        }
     }
+    group.0.ledger.lock().stirred(group.id());
 }
 
 fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<Who, Refusal> {
@@ -320,6 +370,27 @@ pub(in crate::raft) fn leads_from_wire(leads: &[v1::Leadership]) -> Result<BTree
         Err(_) => Err(malformed(Malformed::OutOfRange("term"))),
     };
     leads.iter().map(one).collect()
+}
+
+pub(in crate::raft) fn quiet_to_wire(said: &Said) -> v1::Quiet {
+    let group = |rest: &Rest| v1::QuietGroup { group: rest.group.0, term: rest.term.0, index: rest.last.0 };
+    v1::Quiet { asked: said.asked.iter().map(group).collect(), whole: said.whole, digest: said.digest }
+}
+
+fn quiet_from_wire(said: &v1::Quiet) -> Result<Said, Refusal> {
+    let rest = |rest: &v1::QuietGroup| match i32::try_from(rest.term) {
+        Ok(_) => Ok(Rest { group: GroupId(rest.group), term: Term(rest.term), last: LogIndex(rest.index) }),
+        Err(_) => Err(malformed(Malformed::OutOfRange("term"))),
+    };
+    let asked = said.asked.iter().map(rest).collect::<Result<_, _>>()?;
+    Ok(Said { asked, whole: said.whole, digest: said.digest })
+}
+
+/// A group is quiet behind a leader whose node lives.
+fn refused_vote(group: &Group) -> BoxFuture<'static, Done> {
+    group.0.env.reached(Mark::VoteRefusedInAQuietGroup);
+    let reply = v1::VoteReply { vote: Some(vote_to_wire(&group.vote())), granted: false, last_log_id: None };
+    std::future::ready(Ok(peer_reply::Body::Vote(reply))).boxed()
 }
 
 fn refusal((code, message): (ErrorCode, String)) -> Refusal {

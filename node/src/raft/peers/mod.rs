@@ -24,16 +24,19 @@ use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request
 use thiserror::Error;
 
 pub(super) use arrivals::Arrivals;
-pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
+pub(super) use handler::{Handler, leads_from_wire, leads_to_wire, quiet_to_wire};
+pub(super) use identity::Refusal;
+pub(super) use identity::Who;
 use identity::{Identities, Standing};
 pub(super) use identity::{Refusal, Who};
 pub(super) use network::Network;
 pub(super) use sessions::Sessions;
 
 use super::config::RaftConfig;
+use super::health::Healths;
 use crate::env::transport::{Lane, LinkWatch, PeerError};
 use crate::env::{Env, PeerLink};
-use crate::storage::Facts;
+use crate::storage::{DiskRoom, Facts};
 use heartbeats::Heartbeats;
 
 /// Stands for a peer whose id is not known yet: no node has it.
@@ -77,6 +80,8 @@ pub(super) struct Peers {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Tells a leader's replication streams apart.
     sessions: AtomicU64,
+    /// What the peers say of their disks.
+    healths: Mutex<Healths>,
     /// Told of every answer whose sender was found to be in order.
     heard: Box<dyn Fn(Who) + Send + Sync>,
 }
@@ -107,6 +112,7 @@ impl Peers {
             watch,
             peers: Mutex::default(),
             sessions: AtomicU64::new(1),
+            healths: Mutex::default(),
             heard,
         })
     }
@@ -117,6 +123,16 @@ impl Peers {
 
     pub(super) fn identities(&self) -> &Identities {
         &self.identities
+    }
+
+    /// What the peers say of their disks. Not to be held while anything else is locked or awaited.
+    pub(super) fn healths(&self) -> MutexGuard<'_, Healths> {
+        self.healths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room on a peer's disk, if it takes no entries for that.
+    fn refuses_entries(&self, node: NodeId) -> Option<DiskRoom> {
+        self.healths().full(node, self.env.now()).filter(DiskRoom::refuses_entries)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

@@ -30,6 +30,9 @@ use crate::raft::types::{Config, Disk, RaftVote, node_from_raft, node_to_raft};
 /// Gap between attempts to reach a peer, once it was found unreachable.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// The same for a peer that takes no entries, as its disk is nearly full: it lives, and all the rest goes on.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
 /// How late a vote may be counted, where a [`Point`] makes it so.
 const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
@@ -225,6 +228,9 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: TransferLeaderRequest<Config>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        if self.peers.env.perturb(Point::TransferUntold) {
+            return Err(self.error(&AskError::Late(self.to.node), &option, RPCTypes::TransferLeader));
+        }
         let body = peer_request::Body::TransferLeader(transfer_to_wire(self.group, &request));
         let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
         match asked.await {
@@ -239,6 +245,7 @@ impl RaftNetworkV2<Config> for Network<To> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(RETRY)))
+        let retry = if self.peers.refuses_entries(self.to.node).is_some() { FULL_RETRY } else { RETRY };
+        Some(Backoff::new(std::iter::repeat(retry)))
     }
 }

@@ -1,6 +1,8 @@
 //! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
 
 mod damage;
+mod quiet;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,8 +23,8 @@ use super::{Killable, Switch};
 use crate::env::transport::Lane;
 use crate::env::{Env, Task};
 use crate::raft::{
-    Answer, Apply, BatchAnswer, Group, Member, PeerHooks, Proposal, ProposeError, RaftConfig, RaftNode, Role,
-    Step, Wanted, next_step,
+    Answer, Apply, BatchAnswer, Group, Member, NodeHealth, PeerHooks, Proposal, ProposeError, RaftConfig,
+    RaftNode, Role, Step, Wanted, next_step,
 };
 use crate::storage::{Body, Entry, Kind, LogId, News, Store, StoreConfig};
 
@@ -111,6 +113,7 @@ struct Cluster {
     folders: Vec<TempDir>,
     members: Vec<Member>,
     starts: u64,
+    config: RaftConfig,
 }
 
 fn address(node: NodeId) -> String {
@@ -129,26 +132,34 @@ impl Cluster {
             members.push(Member { node: NodeId(node), identity: store.facts().identity() });
             store.close().await;
         }
-        Self { switch: Arc::default(), folders, members, starts: 0 }
+        Self { switch: Arc::default(), folders, members, starts: 0, config: RaftConfig::default() }
     }
 
     async fn start(&mut self, node: u32) -> Node {
-        self.start_among(node, self.members.clone()).await
+        self.start_as(node, self.members.clone(), StoreConfig::default()).await
+    }
+
+    async fn start_with(&mut self, node: u32, config: StoreConfig) -> Node {
+        self.start_as(node, self.members.clone(), config).await
     }
 
     /// Starts a node whose group begins with these members, if its log is empty.
     async fn start_among(&mut self, node: u32, members: Vec<Member>) -> Node {
+        self.start_as(node, members, StoreConfig::default()).await
+    }
+
+    async fn start_as(&mut self, node: u32, members: Vec<Member>, config: StoreConfig) -> Node {
         self.starts += 1;
         let id = NodeId(node);
         let tasks = Arc::<Killable>::default();
         let folder = self.folders[node as usize - 1].path();
         let env = super::env(folder, self.switch.clone(), tasks.clone()).await;
-        let (store, _) = Store::open(&env, StoreConfig::default(), id).await.unwrap();
+        let (store, _) = Store::open(&env, config, id).await.unwrap();
         let incarnation = Incarnation(self.starts);
         let raft = RaftNode::new(
             env.clone(),
             store.clone(),
-            RaftConfig::default(),
+            self.config.clone(),
             id,
             incarnation,
             Arc::new(NoHooks),
@@ -299,6 +310,66 @@ fn a_killed_leader_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn a_full_follower_takes_no_batches_and_all_the_rest() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (one, two) = (cluster.start(1).await, cluster.start(2).await);
+        // So much is never free.
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let three = cluster.start_with(3, full.clone()).await;
+        let (first, term) = leader(&[&one, &two]).await;
+        let acked = propose(first, term, 0..100).await;
+        assert_eq!(acked.len(), 100, "a majority has room");
+        let is_told = |health: &NodeHealth| health.room.is_full;
+        until("it has said so", || first.raft.healths().get(&NodeId(3)).is_some_and(is_told)).await;
+        let leads = Role::Follower { leader: Some(first.group.0.me), term };
+        until("it follows all the same", || three.group.role() == leads).await;
+        assert!(three.applied.0.lock().unwrap().is_empty());
+        assert_eq!(first.raft.full_disk(&first.group), None);
+        let refused = three.raft.full_disk(&three.group);
+        assert!(refused.is_some_and(|(node, room)| node == NodeId(3) && room.is_full), "{refused:?}");
+
+        // Two of three are no majority with room, and nothing is proposed that would not be committed.
+        let other = if first.group.0.me == NodeId(1) { NodeId(2) } else { NodeId(1) };
+        let (first, second) = if other == NodeId(2) { (one, two) } else { (two, one) };
+        second.stop().await;
+        let second = cluster.start_with(other.0, full).await;
+        until("it is known that no majority has room", || {
+            first.raft.full_disk(&first.group).is_some()
+                || first.group.role() != (Role::Leader { term, ready: true })
+        })
+        .await;
+
+        three.stop().await;
+        let three = cluster.start(3).await;
+        until("with room it has all", || holds(&three, &acked)).await;
+        for node in [first, second, three] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_full_leader_hands_over_to_one_with_room() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        // Node 1 stands first for a new group.
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let one = cluster.start_with(1, full).await;
+        let (two, three) = (cluster.start(2).await, cluster.start(3).await);
+        let (heir, term) = leader(&[&two, &three]).await;
+        let acked = propose(heir, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        let leads = Role::Follower { leader: Some(heir.group.0.me), term };
+        until("the full one follows", || one.group.role() == leads).await;
+        until("the others have all", || holds(&two, &acked) && holds(&three, &acked)).await;
+        for node in [one, two, three] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
 fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
@@ -388,6 +459,8 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let answer = second.raft.call(NodeId(3), Lane::Urgent, beat, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32);
         assert!(answer.message.contains(&wiped.to_string()), "{}", answer.message);
+        let refused = third.raft.refused_since(third.env.now() - DEADLINE);
+        assert_eq!(refused.get(&NodeId(2)), Some(&answer.message), "an operator is told of it");
         let vote = peer_request::Body::Vote(v1::VoteRequest::default());
         let answer = third.raft.call(NodeId(2), Lane::Urgent, vote, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32, "its answers do not count");
@@ -423,7 +496,7 @@ async fn go_to(nodes: &[&Node], wanted: &Wanted) {
             let me = led.store.facts().node();
             match next_step(&seen.config, wanted, me, &led.group.near(0)) {
                 Step::Append(next) => drop(led.group.change_members(&seen, &next, DEADLINE).await),
-                Step::HandOver(heirs) => led.group.let_lead(*heirs.first().unwrap()).await,
+                Step::HandOver(heirs) => drop(led.raft.transfer(GROUP, *heirs.first().unwrap()).await),
                 Step::Done | Step::Wait(_) => {}
             }
         }

@@ -47,6 +47,7 @@ fn env(path: &std::path::Path) -> Env {
         disk: Arc::new(OsDisk::open(path).unwrap()),
         transport: Arc::new(NoTransport),
         pool: Arc::new(OsPool),
+        metrics: crate::env::Metrics::default(),
     }
 }
 
@@ -62,6 +63,7 @@ fn small() -> StoreConfig {
         copies_elsewhere: true,
         rewrite_below_percent: 50,
         rewrite_bytes_per_s: 1 << 30,
+        disk_reserve_bytes: Some(0),
     }
 }
 

@@ -19,12 +19,15 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_node::env::{Disk, FileName};
+use quorate_node::env::{Disk, DiskSpace, FileName};
 
 use crate::dice::Dice;
 use damage::Harmed;
 pub use damage::{FileImage, SectorHarm};
 use file::{Fate, File};
+
+/// The size of a disk that has no bound.
+const UNBOUNDED: u64 = 1 << 50;
 
 /// What survives a crash or not as a whole, in bytes.
 const SECTOR: usize = 512;
@@ -102,6 +105,13 @@ pub enum DiskEvent {
         /// Operations on this disk so far.
         operations: u64,
     },
+    /// A write for which there was no room: a part of it may have been done.
+    NoSpace {
+        /// To which file.
+        file: FileName,
+        /// Operations on this disk so far.
+        operations: u64,
+    },
     /// An operation that was made to take long.
     Stalled {
         /// Which kind.
@@ -145,6 +155,8 @@ struct State {
     life: u64,
     powered: bool,
     operations: u64,
+    /// Bytes that there is room for; `None`: as many as are wanted.
+    capacity: Option<u64>,
     cut_at: Option<u64>,
     /// Syncs until one fails, and how.
     failing_sync: Option<(u64, DirtyPages)>,
@@ -183,6 +195,7 @@ impl SimDisk {
             life: 0,
             powered: true,
             operations: 0,
+            capacity: None,
             cut_at: None,
             failing_sync: None,
             happened: None,
@@ -292,6 +305,17 @@ impl SimDisk {
         self.state().failing_sync = Some((successes, pages));
     }
 
+    /// There is room for so many bytes from now on, those that are taken included; a write beyond it fails. `None`: for
+    /// as many as are wanted.
+    pub fn set_capacity(&self, capacity: Option<u64>) {
+        self.state().capacity = capacity;
+    }
+
+    /// Bytes that are taken: what was never written of a file takes none.
+    pub fn used(&self) -> u64 {
+        self.state().used()
+    }
+
     /// Crashes: what was not synced survives in part, as `dice` fall; every open file of before is dead; the
     /// power is on again.
     pub fn crash(&self, dice: &mut Dice) -> Losses {
@@ -312,10 +336,11 @@ impl SimDisk {
         self.state().revive();
     }
 
-    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`], [`SimDisk::stall`] and
-    /// [`SimDisk::stall_next`] have set up.
+    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`], [`SimDisk::stall`],
+    /// [`SimDisk::stall_next`] and [`SimDisk::set_capacity`] have set up.
     pub fn spare(&self) {
         let mut state = self.state();
+        state.capacity = None;
         state.stalling = None;
         state.stall = Duration::ZERO;
         state.cut_at = None;
@@ -500,11 +525,23 @@ impl Disk for SimDisk {
                 Some(file) => *file,
                 None => state.create(name),
             };
+            let fits = state.fitting(file, 0, content.len());
             let file = state.file_mut(file);
             file.set_length(0);
+            // The file is there even if its content does not fit.
+            if fits < content.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             file.write(0, content);
             Ok(None)
         })
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let state = self.state();
+        state.check(None)?;
+        let total_bytes = state.capacity.unwrap_or(UNBOUNDED);
+        Ok(DiskSpace { free_bytes: total_bytes.saturating_sub(state.used()), total_bytes })
     }
 
     fn describe(&self) -> String {
@@ -556,9 +593,18 @@ impl redb::StorageBackend for OpenFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
             state.spend(Operation::Write);
-            state.written_over(self.file, offset..offset + data.len());
-            state.written_crc = crc32c::crc32c_append(state.written_crc, data);
-            state.file_mut(self.file).write(offset, data);
+            let fits = state.fitting(self.file, offset, data.len());
+            let written = &data[..fits];
+            if !written.is_empty() {
+                state.written_over(self.file, offset..offset + written.len());
+                state.written_crc = crc32c::crc32c_append(state.written_crc, written);
+                state.file_mut(self.file).write(offset, written);
+            }
+            if fits < data.len() {
+                let (file, operations) = (self.name.clone(), state.operations);
+                state.happened = Some(DiskEvent::NoSpace { file, operations });
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             Ok(None)
         })
     }
@@ -591,6 +637,20 @@ impl State {
 
     fn file_mut(&mut self, file: FileId) -> &mut File {
         self.files.get_mut(&file).expect("a file with a name or a handle is kept")
+    }
+
+    fn used(&self) -> u64 {
+        self.files.values().map(|file| file.seen.allocated()).sum()
+    }
+
+    /// How many of `length` bytes at `offset` of a file there is room for.
+    fn fitting(&self, file: FileId, offset: usize, length: usize) -> usize {
+        match self.capacity {
+            None => length,
+            Some(capacity) => {
+                self.file(file).seen.fitting(offset, length, capacity.saturating_sub(self.used()))
+            }
+        }
     }
 
     fn create(&mut self, name: &FileName) -> FileId {

@@ -74,6 +74,7 @@ impl Digest for Request {
                 Call::ConfigureTopic(request) => digest_of("configure topic", request),
                 Call::AddPartitions(request) => digest_of("add partitions", request),
                 Call::DeleteRecords(request) => digest_of("delete records", request),
+                Call::MoveLeader(request) => digest_of("move leader", request),
             },
         }
     }
@@ -123,6 +124,7 @@ impl Digest for Response {
                 Reply::ConfigureTopic(response) => digest_of("configure topic reply", response),
                 Reply::AddPartitions(response) => digest_of("add partitions reply", response),
                 Reply::DeleteRecords(response) => digest_of("delete records reply", response),
+                Reply::MoveLeader(response) => digest_of("move leader reply", response),
             },
         }
     }
