@@ -186,7 +186,7 @@ impl Node {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, StartError> {
         config.validate()?;
-        let has_peers = config.bootstrap.keys().any(|node| *node != config.id);
+        let has_peers = config.bootstrap.keys().any(|node| *node != config.id) || !config.join.is_empty();
         let storage = StoreConfig { copies_elsewhere: has_peers, ..config.storage.clone() };
         let (store, _) = Store::open(&env, storage, config.id).await?;
         tracing::info!(node = %config.id, identity = %store.facts().identity(), "store opened");

@@ -17,9 +17,9 @@ pub(super) struct Floor {
 }
 
 impl Floor {
-    /// This node's log begins here.
-    pub(super) fn set_begins(&self, at: LogIndex) {
-        self.begins.fetch_max(at.0, Ordering::Relaxed);
+    /// This node's log begins here; whether that is news.
+    pub(super) fn set_begins(&self, at: LogIndex) -> bool {
+        self.begins.fetch_max(at.0, Ordering::Relaxed) < at.0
     }
 
     /// Where this node's log begins, for a leader to say.

@@ -104,11 +104,11 @@ impl Inner {
     }
 
     pub(super) fn health(&self) -> NodeHealth {
-        let metrics = &self.env().metrics;
+        let counts = self.store.damage_counts();
         NodeHealth {
             room: self.store.room(),
-            damaged_entries: metrics.damaged_entries.get(),
-            repaired_entries: metrics.repaired_entries.get(),
+            damaged_entries: counts.damaged_entries + counts.repaired_entries,
+            repaired_entries: counts.repaired_entries,
         }
     }
 

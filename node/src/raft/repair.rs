@@ -15,7 +15,7 @@ use super::group::{Group, Role};
 use super::node::Inner;
 use super::peers::{Peers, Refusal};
 use super::types::{
-    Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire, node_to_raft,
+    Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire,
 };
 use crate::env::transport::Lane;
 use crate::env::{Mark, Moment, Point};
@@ -317,7 +317,7 @@ async fn give_up(
     if let Some(group) = running(node, log)
         && leads(Some(&group)).is_some()
     {
-        hand_over(&group).await;
+        hand_over(node, &group).await;
         return Ok(false);
     }
     log.lose_base().await?;
@@ -376,7 +376,7 @@ impl Leading {
         self.since = Some((term, since));
         let missing = now.since(since);
         if missing >= LEADS_MAX {
-            self.handed_over |= hand_over(&group).await;
+            self.handed_over |= hand_over(node, &group).await;
         }
         if missing >= LEADS_MAX * 2
             && is_beyond(damage, group.applied())
@@ -402,14 +402,14 @@ fn is_beyond(damage: &Damage, applied: Option<LogId>) -> bool {
 }
 
 /// Lets another voter lead that holds all of the log, if there is one.
-async fn hand_over(group: &Group) -> bool {
+async fn hand_over(node: &Weak<Inner>, group: &Group) -> bool {
     let last = group.log().state().last;
     let equal = |other: &NodeId| *other != group.0.me && last.is_some() && group.matched_by(*other) == last;
     let Some(to) = group.voters().into_iter().find(equal) else { return false };
     group.0.env.reached(Mark::DamagedLeaderHandsOver);
     tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
-    let transfer = group.0.raft.trigger().transfer_leader(node_to_raft(to)).boxed().await;
-    if let Err(error) = transfer {
+    let Some(node) = node.upgrade() else { return false };
+    if let Err(error) = node.transfer(group, to).boxed().await {
         tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
     }
     true

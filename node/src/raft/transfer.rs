@@ -306,7 +306,7 @@ impl Inner {
         full || self.liveness().is_unfit(node)
     }
 
-    async fn transfer(&self, group: &Group, to: NodeId) -> Result<Transferred, TransferError> {
+    pub(super) async fn transfer(&self, group: &Group, to: NodeId) -> Result<Transferred, TransferError> {
         let term = match group.role() {
             Role::Leader { .. } if to == self.me => return Ok(Transferred::LedAlready),
             Role::Leader { term, .. } => term,

@@ -147,7 +147,10 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
         for group in groups {
             group.follow().await;
             if let Some(purged) = group.log().state().purged {
-                group.0.floor.set_begins(purged.index.next());
+                // It rides on heartbeats, which a quiet group does not send.
+                if group.0.floor.set_begins(purged.index.next()) {
+                    group.beats_again();
+                }
             }
         }
         env.sleep(gap).await;

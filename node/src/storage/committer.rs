@@ -316,7 +316,9 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>,
                         moved.push(entry.head.index);
                     }
                 }
-                if state.mended(*group, moved.into_iter()) > 0 {
+                let mended = state.mended(*group, moved.into_iter());
+                if mended > 0 {
+                    shared.metrics.repaired_entries.add(mended);
                     shared.damaged.send_modify(|version| *version += 1);
                 }
                 state.entries_went();

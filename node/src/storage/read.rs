@@ -313,6 +313,7 @@ impl Shared {
                 error = &error as &dyn std::error::Error,
                 "damaged entries were found"
             );
+            self.metrics.damaged_entries.add(news);
             self.damaged.send_modify(|version| *version += 1);
         }
     }

@@ -63,6 +63,7 @@ impl Store {
         let recovered = recovered?;
         let report = recovered.report;
         recovered.marks.iter().for_each(|mark| env.reached(*mark));
+        env.metrics.damaged_entries.add(report.damaged_entries);
         info!(
             created = report.created,
             volumes = report.volumes,

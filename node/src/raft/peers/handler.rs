@@ -265,7 +265,12 @@ impl Handler {
                 };
                 async move {
                     let vote = match whole {
-                        Some(whole) => install(&group, vote, at, whole).await?,
+                        Some(whole) => {
+                            let vote = install(&group, vote, at, whole).await?;
+                            // A leader that sends its base does not rest.
+                            group.0.ledger.lock().stirred(group.id());
+                            vote
+                        }
                         // A vote above the leader's says so; any other says nothing.
                         None if group.vote() > vote => group.vote(),
                         None => vote,
