@@ -16,7 +16,7 @@ use super::convert::{
     append_from_wire, appended_to_wire, transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use super::identity::{Refusal, Standing, Who};
-use crate::env::{Env, Mark, PeerHandler, Point};
+use crate::env::{Mark, PeerHandler, Point};
 use crate::raft::base::{Saved, snapshot_of};
 use crate::raft::fitness;
 use crate::raft::group::Group;

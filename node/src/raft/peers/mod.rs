@@ -25,8 +25,6 @@ use thiserror::Error;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use handler::{Handler, leads_from_wire, leads_to_wire, quiet_to_wire};
-pub(super) use identity::Refusal;
-pub(super) use identity::Who;
 use identity::{Identities, Standing};
 pub(super) use identity::{Refusal, Who};
 pub(super) use network::Network;
