@@ -83,6 +83,7 @@ fn reply(body: peer_reply::Body) -> Result<(Sender, PeerReply), PeerError> {
         identity: identity().to_wire(),
         incarnation: 1,
         to: 0,
+        admission: 0,
     };
     Ok((sender, PeerReply { body: Some(body), ..PeerReply::default() }))
 }
