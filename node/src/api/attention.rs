@@ -145,6 +145,7 @@ mod tests {
         let seen = Seen {
             me: NodeId(1),
             nodes: 4,
+            learners: BTreeSet::new(),
             silent: BTreeMap::from([(NodeId(3), Some(Duration::from_secs(119))), (NodeId(4), None)]),
             healths: BTreeMap::from([(NodeId(1), health(true, 0, 0)), (NodeId(2), health(false, 5, 3))]),
             leaderless: (0..7).map(|partition| format!("t/{partition}")).collect(),
@@ -168,5 +169,7 @@ mod tests {
         for (said, start) in said.iter().zip(starts) {
             assert!(said.starts_with(start), "{said}");
         }
+        let follows = Seen { nodes: 3, learners: [NodeId(4)].into(), ..seen };
+        assert!(!follows.attention()[0].contains("no majority"), "node 4 does not vote");
     }
 }
