@@ -637,6 +637,7 @@ impl State {
             None => {}
         }
         self.file_mut(file).sync();
+        self.settle_harmed();
         Ok(Some(DiskEvent::Synced {
             file: name.clone(),
             operations: self.operations,
@@ -672,6 +673,7 @@ impl State {
         for file in self.files.values_mut() {
             file.crash(fate, dice, &mut losses);
         }
+        self.harmed_shows_again();
         self.revive();
         self.forget_unreachable();
         losses
