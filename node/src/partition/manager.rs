@@ -19,11 +19,14 @@ use super::replica::{Place, Replica, Surroundings};
 use super::types::NoReplica;
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Metadata, Partition};
-use crate::raft::{Member, RaftNode};
+use crate::raft::{GroupError, Member, RaftNode};
 use crate::storage::Store;
 
 /// Pause before a start or a removal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Pause before a start is tried again that waits for what other nodes have, or nobody: not in the way of other starts.
+const LOST_RETRY: Duration = Duration::from_secs(3);
 
 /// Partitions that are looked at for retention at the same time.
 const KEPT_AT_ONCE: usize = 16;
@@ -366,7 +369,8 @@ async fn start(
         Err(error) => {
             error!(%topic, %partition, %group, %error, "replica did not start");
             drop(turn);
-            env.sleep(RETRY).await;
+            let waits = matches!(error, GroupError::Damaged { .. });
+            env.sleep(if waits { LOST_RETRY } else { RETRY }).await;
         }
     }
     Ended::Started(group)

@@ -648,6 +648,11 @@ impl Inner {
         // left on its way to the disk is waited for, and never comes there once the disk has failed.
         log.synced().await.map_err(|error| failed(&error))?;
         if self.store.may_have_forgotten(id) {
+            if id != GroupId::METADATA && self.store.forgot_any() {
+                // The metadata tell which groups were made since: of those nothing is lost.
+                let reason = "it is not known yet whether this node ever had it".to_owned();
+                return Err(GroupError::Damaged { group: id, reason });
+            }
             // It was perhaps here, with a vote: it is not begun by this node.
             log.set_lost(Lost { tail: true, vote: true }).await.map_err(|error| failed(&error))?;
         }

@@ -120,8 +120,6 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
             if !unfit {
                 return Ok(None);
             }
-            // Whoever asks again at once learns nothing new.
-            env.sleep(PATIENCE).await;
             return Err(Unready::NoOther);
         }
         let (mut mended, mut trimmed) = (false, false);
@@ -330,12 +328,11 @@ pub(super) async fn answer(
         Some(group) => grant(group, who, &request).await,
         None => None,
     };
-    // Read last: it is what this node has promised by now.
-    let vote = match (&group, log.state().vote) {
-        (Some(group), _) => Some(group.vote()),
-        (None, vote) => vote.map(vote_from_store),
-    };
-    Ok(peer_reply::Body::Rejoin(v1::RejoinReply { vote: vote.as_ref().map(vote_to_wire), grant }))
+    // Read last: it is what this node has promised by now. What is saved may be newer than what the group shows.
+    let votes = [group.as_ref().map(Group::hard_vote), log.state().vote];
+    let vote = votes.into_iter().flatten().reduce(HardVote::max);
+    let vote = vote.map(|vote| vote_to_wire(&vote_from_store(vote)));
+    Ok(peer_reply::Body::Rejoin(v1::RejoinReply { vote, grant }))
 }
 
 /// `None` if this node does not lead, or nobody confirms that it does.

@@ -540,6 +540,9 @@ impl Log {
         }
         self.shared.enqueue(|state| {
             state.remove(group);
+            // Nobody may take it meanwhile for one that has not voted, or that misses nothing.
+            state.visible.entry(group).or_default().hard.vote = vote;
+            state.damage.entry(group).or_default().lost = lost;
             Ok(Request::Remove { group, keeps_vote: true, reply })
         })?;
         answered(answer).await?;

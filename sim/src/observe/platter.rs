@@ -69,14 +69,14 @@ impl Aside {
             let heads = match at_once(log.heads(next..last.index.next(), 1_000)) {
                 Ok(heads) => heads,
                 // What is damaged, and known to be, is nobody's word: others hold it.
-                Err(_) if log.damage().entries() > 0 => return Ok(all),
+                Err(_) if log.damage().holds(next) => return Ok(all),
                 Err(error) => {
                     return Err(format!("heads of group {group} from {next} cannot be read: {error}"));
                 }
             };
             match at_once(log.bodies(&heads)) {
                 Ok(_) => {}
-                Err(_) if log.damage().entries() > 0 => return Ok(all),
+                Err(_) if log.damage().touches(&(next..last.index.next())) => return Ok(all),
                 Err(error) => {
                     return Err(format!("bodies of group {group} from {next} cannot be read: {error}"));
                 }

@@ -33,10 +33,15 @@ pub enum SectorHarm {
 #[derive(Clone)]
 pub struct FileImage(Image);
 
-/// A sector that is not what was written, until it is written again.
+/// A sector that is not what was written, until it is written again, and synced.
+#[derive(Clone, Copy)]
 pub(super) struct Harmed {
     original: [u8; SECTOR],
+    /// What it holds instead.
+    harmed: [u8; SECTOR],
     unreadable: bool,
+    /// It was written again, and the platter may not have that yet: a power cut may bring back what is harmed.
+    over: bool,
 }
 
 impl SimDisk {
@@ -90,8 +95,13 @@ impl SimDisk {
         }
         state.file_mut(id).put(number, &harmed);
         let unreadable = harm == SectorHarm::Unreadable;
-        let known = state.harmed.entry((id, number)).or_insert(Harmed { original, unreadable });
-        known.unreadable |= unreadable;
+        let news = Harmed { original, harmed, unreadable, over: false };
+        let known = state.harmed.entry((id, number)).or_insert(news);
+        if known.over {
+            *known = news;
+        } else {
+            (known.harmed, known.unreadable) = (harmed, known.unreadable || unreadable);
+        }
         true
     }
 
@@ -102,14 +112,18 @@ impl SimDisk {
         u64::try_from(here.count()).unwrap_or(u64::MAX)
     }
 
-    /// Gives back what the harmed sectors held that nothing was written to since; how many they were.
+    /// Gives back what the harmed sectors held; how many they were. What was written to them since stays.
     pub fn heal(&self) -> u64 {
         let mut state = self.state();
         let harmed = std::mem::take(&mut state.harmed);
         let mut healed = 0;
-        for ((file, number), Harmed { original, .. }) in harmed {
+        for ((file, number), Harmed { original, over, .. }) in harmed {
             if let Some(file) = state.files.get_mut(&file) {
-                file.put(number, &original);
+                if over {
+                    file.put_below(number, &original);
+                } else {
+                    file.put(number, &original);
+                }
                 healed += 1;
             }
         }
@@ -155,12 +169,29 @@ impl FileImage {
 }
 
 impl State {
-    /// A process writes over this part of a file: it is good again.
+    /// A process writes over this part of a file: it is good again once that is on the platter.
     pub(super) fn written_over(&mut self, file: FileId, bytes: Range<usize>) {
         if !self.harmed.is_empty() && !bytes.is_empty() {
             let sectors = bytes.start / SECTOR..bytes.end.div_ceil(SECTOR);
-            self.harmed.retain(|(of, number), _| *of != file || !sectors.contains(number));
+            let of_file = self.harmed.iter_mut().filter(|((of, _), _)| *of == file);
+            let written = of_file.filter(|((_, number), _)| sectors.contains(number));
+            written.for_each(|(_, harmed)| harmed.over = true);
         }
+    }
+
+    /// After a sync or a crash: what was written over is good if the platter has anything else now than what was harmed.
+    pub(super) fn settle_harmed(&mut self) {
+        let files = &self.files;
+        self.harmed.retain(|(of, number), known| {
+            let now = files.get(of).and_then(|file| sector_of(&file.platter, *number));
+            !known.over || now == Some(known.harmed)
+        });
+    }
+
+    /// After a crash the platter is all that shows.
+    pub(super) fn harmed_shows_again(&mut self) {
+        self.settle_harmed();
+        self.harmed.values_mut().for_each(|harmed| harmed.over = false);
     }
 
     /// Whether this part of a file can be read.
@@ -168,7 +199,9 @@ impl State {
         /// EIO.
         const INPUT_OUTPUT: i32 = 5;
         let sectors = (file, bytes.start / SECTOR)..(file, bytes.end.div_ceil(SECTOR));
-        if sectors.start < sectors.end && self.harmed.range(sectors).any(|(_, harmed)| harmed.unreadable) {
+        if sectors.start < sectors.end
+            && self.harmed.range(sectors).any(|(_, harmed)| harmed.unreadable && !harmed.over)
+        {
             return Err(io::Error::from_raw_os_error(INPUT_OUTPUT));
         }
         Ok(())
@@ -185,6 +218,7 @@ mod tests {
     use quorate_node::env::Disk;
 
     use super::*;
+    use crate::dice::Dice;
 
     #[test]
     fn what_is_harmed_shows_until_it_is_written_over_or_healed() {
@@ -211,10 +245,47 @@ mod tests {
         assert_eq!(read(2).unwrap_err().raw_os_error(), Some(5));
         assert_eq!(disk.harmed(), 3);
         file.write(512 + 7, &[9; 100]).unwrap();
+        assert_eq!(disk.harmed(), 3, "a power cut may bring it back");
+        file.sync_data().unwrap();
         assert_eq!(disk.harmed(), 2);
         assert_eq!(disk.heal(), 2);
         assert_eq!((read(0).unwrap(), read(2).unwrap()), ([1; 512], [3; 512]));
         assert_eq!(read(1).unwrap()[..8], [4, 4, 4, 4, 4, 4, 4, 9], "what was written stays");
+    }
+
+    #[test]
+    fn what_was_written_over_and_not_synced_is_harmed_again_after_a_crash_that_loses_it() {
+        let name = FileName::new("volume-00000001.redb");
+        let (mut lost, mut kept) = (0, 0);
+        for seed in 0..64 {
+            let disk = SimDisk::new();
+            let file = disk.open(&name, true).unwrap();
+            file.write(0, &[1; 512]).unwrap();
+            file.sync_data().unwrap();
+            disk.publish(&name, &name).unwrap();
+            assert!(disk.harm_sector(&name, 0, SectorHarm::Unreadable));
+            file.write(0, &[2; 512]).unwrap();
+            let mut out = [0; 512];
+            file.read(0, &mut out).unwrap();
+            assert_eq!(out, [2; 512], "what was written is given back");
+            drop(file);
+            disk.crash(&mut Dice::new(seed));
+            let read = disk.open(&name, false).unwrap().read(0, &mut out);
+            match disk.harmed() {
+                0 => {
+                    kept += 1;
+                    assert_eq!((read.is_ok(), out), (true, [2; 512]));
+                }
+                _ => {
+                    lost += 1;
+                    assert!(read.is_err());
+                    assert_eq!(disk.heal(), 1);
+                    disk.open(&name, false).unwrap().read(0, &mut out).unwrap();
+                    assert_eq!(out, [1; 512], "what was synced before");
+                }
+            }
+        }
+        assert!(lost > 0 && kept > 0, "{lost} lost, {kept} kept");
     }
 
     #[test]

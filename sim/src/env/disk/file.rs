@@ -42,6 +42,13 @@ impl File {
         }
     }
 
+    /// Changes a sector on the platter alone: a process has written over it, and sees that.
+    pub(super) fn put_below(&mut self, number: usize, sector: &[u8; SECTOR]) {
+        if (number + 1) * SECTOR <= self.platter.len() {
+            self.platter.write(number * SECTOR, sector);
+        }
+    }
+
     pub(super) fn set_length(&mut self, length: usize) {
         self.seen.resize(length);
         self.unsynced.push(Change::Length(length));

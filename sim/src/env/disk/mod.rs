@@ -697,6 +697,7 @@ impl State {
             None => {}
         }
         self.file_mut(file).sync();
+        self.settle_harmed();
         Ok(Some(DiskEvent::Synced {
             file: name.clone(),
             operations: self.operations,
@@ -732,6 +733,7 @@ impl State {
         for file in self.files.values_mut() {
             file.crash(fate, dice, &mut losses);
         }
+        self.harmed_shows_again();
         self.revive();
         self.forget_unreachable();
         losses

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::raft::GroupError;
-use crate::storage::Lost;
+use crate::storage::{HardVote, Lost};
 
 /// What happens to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,30 @@ async fn lost(cluster: &Cluster, node: NodeId, change: Option<Lost>) -> Lost {
         log.set_lost(change).await.unwrap();
     }
     let lost = log.damage().lost;
+    store.close().await;
+    lost
+}
+
+/// Starts a node whose group does not start there, and stops it again; what is lost of the group then.
+async fn refused(cluster: &mut Cluster, node: u32) -> Lost {
+    let folder = cluster.folders[node as usize - 1].path();
+    let env = crate::raft::tests::env(folder, cluster.switch.clone(), Arc::<Killable>::default()).await;
+    let id = NodeId(node);
+    let (store, _) = Store::open(&env, StoreConfig::default(), id).await.unwrap();
+    cluster.starts += 1;
+    let incarnation = Incarnation(cluster.starts);
+    let config = RaftConfig::default();
+    let raft = RaftNode::new(env.clone(), store.clone(), config, id, incarnation, Arc::new(NoHooks));
+    let listener = env.transport.listen(&address(id), raft.handler()).await.unwrap();
+    for member in &cluster.members {
+        raft.set_address(member.node, &address(member.node));
+    }
+    let refused = raft.start_group(GROUP, cluster.members.clone(), Box::new(Applied::default())).await;
+    let refused = refused.map(|group| group.role());
+    assert!(matches!(refused, Err(GroupError::Damaged { group: GROUP, .. })), "{refused:?}");
+    let lost = store.log(GROUP).damage().lost;
+    raft.stop().await;
+    drop(listener);
     store.close().await;
     lost
 }
@@ -148,35 +172,8 @@ fn who_has_lost_its_tail_does_not_start_while_nobody_leads() {
 
         // With one more there would be a majority, if this one counted.
         let second = cluster.start(2).await;
-        let env = crate::raft::tests::env(
-            cluster.folders[0].path(),
-            cluster.switch.clone(),
-            Arc::<Killable>::default(),
-        )
-        .await;
-        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
-        cluster.starts += 1;
-        let raft = RaftNode::new(
-            env.clone(),
-            store.clone(),
-            RaftConfig::default(),
-            NodeId(1),
-            Incarnation(cluster.starts),
-            Arc::new(NoHooks),
-        );
-        let listener = env.transport.listen(&address(NodeId(1)), raft.handler()).await.unwrap();
-        for member in &cluster.members {
-            raft.set_address(member.node, &address(member.node));
-        }
-        let members = cluster.members.clone();
-        let refused = raft.start_group(GROUP, members, Box::new(Applied::default())).await;
-        assert!(matches!(refused, Err(GroupError::Damaged { group: GROUP, .. })), "{refused:?}");
+        assert_eq!(refused(&mut cluster, 1).await, tail, "it stays noted");
         assert!(!matches!(second.group.role(), Role::Leader { .. }), "nobody voted for it");
-        assert_eq!(store.log(GROUP).damage().lost, tail, "it stays noted");
-        raft.stop().await;
-        drop(listener);
-        store.close().await;
-        drop((raft, store, env));
 
         let third = cluster.start(3).await;
         leader(&[&second, &third]).await;
@@ -186,5 +183,50 @@ fn who_has_lost_its_tail_does_not_start_while_nobody_leads() {
         for node in [first, second, third] {
             node.stop().await;
         }
+    });
+}
+
+#[test]
+fn the_only_replica_that_has_lost_something_does_not_take_itself_for_all_there_is() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        let first = cluster.start(1).await;
+        let (led, term) = leader(&[&first]).await;
+        assert_eq!(propose(led, term, 0..10).await.len(), 10);
+        first.stop().await;
+        let tail = Lost { tail: true, vote: false };
+        assert_eq!(lost(&cluster, NodeId(1), Some(tail)).await, tail);
+        for _ in 0..2 {
+            assert_eq!(refused(&mut cluster, 1).await, tail, "no start makes it forget");
+        }
+    });
+}
+
+#[test]
+fn a_group_that_was_perhaps_here_waits_until_it_is_known_which_ones_were() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        // Another group alone, so that there is a volume to make the small database of.
+        let folder = cluster.folders[0].path().to_owned();
+        let env = crate::raft::tests::env(&folder, Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        let vote = HardVote { term: Term(1), node: 1, committed: false };
+        store.log(GroupId(3)).save_vote(vote).await.unwrap();
+        store.close().await;
+        drop((store, env));
+        std::fs::remove_file(folder.join("meta.redb")).unwrap();
+        assert_eq!(lost(&cluster, NodeId(1), None).await, Lost::default());
+
+        assert_eq!(refused(&mut cluster, 1).await, Lost::default(), "nothing is noted of it meanwhile");
+        let env = crate::raft::tests::env(&folder, Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        assert!(store.may_have_forgotten(GROUP) && store.forgot_any());
+        // The metadata say that it was made later.
+        store.forgot_none_from(GROUP).await.unwrap();
+        store.close().await;
+        drop((store, env));
+        let first = cluster.start(1).await;
+        leader(&[&first]).await;
+        first.stop().await;
     });
 }
