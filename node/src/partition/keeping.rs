@@ -212,10 +212,18 @@ impl Replica {
         if dead < config.trim_bytes_min && !rests {
             return Ok(());
         }
-        // Whoever is behind by what came since the last look is not slow.
         let held_max = config.slow_replica_bytes_max.min(HELD_BYTES_MIN.max(live / 4));
-        let hold = !before.is_held || dead <= held_max;
-        match self.shared.group.trim(first, hold).await {
+        let group = &self.shared.group;
+        // Whoever is behind by what came since the last look is not slow: only what was to go then goes without it.
+        if before.is_held
+            && dead > held_max
+            && let Some((_, earlier, _)) = before.first
+            && let Err(error) = group.trim(earlier.min(first), false).await
+        {
+            warn!(%error, "log was not trimmed");
+            return Ok(());
+        }
+        match group.trim(first, true).await {
             Ok(begins) => {
                 if begins < first {
                     debug!(%begins, %first, dead, "log is held for a slow replica");
