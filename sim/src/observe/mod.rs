@@ -37,6 +37,7 @@ use crate::history::History;
 use crate::marks::Marks;
 use crate::trace::{Event, Fold, Trace};
 use reach::Reach;
+use sight::term_at;
 use wire::{Said, Wires};
 
 /// Platters are looked at when this many of one kind of occasion have passed: looking costs a recovery.
@@ -418,8 +419,13 @@ impl Observer {
         }
         shadow.log = now;
         let raft = running.raft.group(group);
+        // What its owner has acted upon, perhaps in the middle of a run that its Raft has not told of yet.
+        let mut acted = None;
         if let Some(replica) = parts.as_ref().and_then(|parts| parts.partitions.replica_of(group)) {
             let next = replica.next_index();
+            let last = next.0.checked_sub(1).map(LogIndex).filter(|_| now.committed == shadow.hint);
+            acted =
+                last.and_then(|index| Some(LogId { term: term_at(&shadow.starts, now.last, index)?, index }));
             if next != shadow.next {
                 let mut hash = Fold::default();
                 shadow.next = replica.hash_state(&mut hash);
@@ -438,8 +444,7 @@ impl Observer {
             return;
         }
         let applied = raft.applied();
-        // Until it says something else, it goes by what its disk gave it as a hint.
-        let committed = if now.committed == shadow.hint { applied } else { now.committed };
+        let committed = known_committed(now.committed, shadow.hint, applied, acted);
         // What is in a checkpoint is committed; while one from a peer is taken up it is ahead of all else.
         let checkpoint = log.checkpoint_at(CheckpointKind::Base);
         let at_least = |id: Option<LogId>| if index_of(id) < index_of(checkpoint) { checkpoint } else { id };
@@ -595,6 +600,17 @@ fn index_of(id: Option<LogId>) -> Option<LogIndex> {
     id.map(|id| id.index)
 }
 
+/// The last entry that a replica takes for committed. Until it says something else, it goes by what its disk gave it as
+/// a hint, and begins to apply by that: as far as it has `acted`, though no further than the hint.
+fn known_committed(
+    said: Option<LogId>,
+    hint: Option<LogId>,
+    applied: Option<LogId>,
+    acted: Option<LogId>,
+) -> Option<LogId> {
+    if said == hint { applied.max(acted.min(hint)) } else { said }
+}
+
 fn line_of(head: &Head) -> Line {
     Line { index: head.index, term: head.term, digest: Some(digest(&head.encode())) }
 }
@@ -604,4 +620,25 @@ fn digest(head: &[u8]) -> u64 {
     let mut hash = Fold::default();
     head.hash(&mut hash);
     hash.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_goes_by_its_hint_as_far_as_it_has_acted() {
+        let id = |index: Option<u64>| index.map(|index| LogId { term: Term(1), index: LogIndex(index) });
+        let known = |said, hint, applied, acted| {
+            known_committed(id(said), id(hint), id(applied), id(acted)).map(|id| id.index.0)
+        };
+        assert_eq!(known(None, None, None, None), None);
+        assert_eq!(known(Some(9), Some(9), None, None), None);
+        assert_eq!(known(Some(9), Some(9), None, Some(4)), Some(4), "in the middle of a run");
+        assert_eq!(known(Some(9), Some(9), Some(2), Some(4)), Some(4));
+        assert_eq!(known(Some(9), Some(9), Some(9), Some(9)), Some(9));
+        assert_eq!(known(Some(9), Some(9), None, Some(10)), Some(9), "nothing told it of a tenth");
+        assert_eq!(known(None, None, None, Some(0)), None, "nothing told it of any");
+        assert_eq!(known(Some(12), Some(9), Some(11), Some(12)), Some(12));
+    }
 }

@@ -311,6 +311,15 @@ pub struct Usage {
     pub entries: u64,
 }
 
+/// The term of an entry of a log, by the first entry of each term and by its last one.
+pub(super) fn term_at(starts: &[LogId], last: Option<LogId>, index: LogIndex) -> Option<Term> {
+    if last.is_none_or(|last| index > last.index) {
+        return None;
+    }
+    let after = starts.partition_point(|start| start.index <= index);
+    Some(starts[after.checked_sub(1)?].term)
+}
+
 impl OnDisk {
     /// Whether the log has that entry, or had it and trimmed it.
     pub fn holds(&self, id: LogId) -> bool {
@@ -323,11 +332,7 @@ impl OnDisk {
 
     /// The term of an entry that the log holds.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if self.last.is_none_or(|last| index > last.index) {
-            return None;
-        }
-        let after = self.starts.partition_point(|start| start.index <= index);
-        Some(self.starts[after.checked_sub(1)?].term)
+        term_at(&self.starts, self.last, index)
     }
 
     /// The entries that it holds, as far as their terms say.
