@@ -50,7 +50,7 @@ fn calm(knobs: &mut Knobs) {
     knobs.points = Points::none();
 }
 
-fn tiny_volumes(knobs: &mut Knobs) {
+pub(super) fn tiny_volumes(knobs: &mut Knobs) {
     calm(knobs);
     knobs.volume_bytes_max = 6_000;
     knobs.recent_bytes_max = 2_000;
