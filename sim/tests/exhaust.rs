@@ -35,6 +35,7 @@ scripts! {
     first_start = "first-start";
     restart = "restart";
     failover = "failover";
+    repair = "repair";
 }
 
 #[test]

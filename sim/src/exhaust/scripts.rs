@@ -10,7 +10,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, PartitionId};
 
 use super::Director;
-use crate::cluster::{Crash, Knobs, Tempo};
+use crate::cluster::{Crash, Harm, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::probe::Points;
 use crate::env::tasks::Host;
@@ -29,7 +29,7 @@ pub struct Script {
 type Act = for<'a> fn(&'a mut Director<'_>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// All of them.
-pub const ALL: [Script; 7] = [
+pub const ALL: [Script; 8] = [
     Script { name: "append", adjust: calm, act: |on| Box::pin(append(on)) },
     Script { name: "roll", adjust: tiny_volumes, act: |on| Box::pin(roll(on)) },
     Script { name: "truncate", adjust: calm, act: |on| Box::pin(truncate(on)) },
@@ -37,6 +37,7 @@ pub const ALL: [Script; 7] = [
     Script { name: "first-start", adjust: calm, act: |on| Box::pin(first_start(on)) },
     Script { name: "restart", adjust: calm, act: |on| Box::pin(restart(on)) },
     Script { name: "failover", adjust: calm, act: |on| Box::pin(failover(on)) },
+    Script { name: "repair", adjust: tiny_volumes, act: |on| Box::pin(repair(on)) },
 ];
 
 fn calm(knobs: &mut Knobs) {
@@ -148,6 +149,28 @@ async fn restart(on: &mut Director<'_>) {
         on.rest(Duration::from_millis(5)).await;
     }
     on.seen();
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
+}
+
+/// A full volume of a node was lost while it was down: what was in it comes back from the others.
+async fn repair(on: &mut Director<'_>) {
+    on.open().await;
+    for round in 0..6 {
+        on.whilst(async |clients| clients.send(&place(round % 2), 3, PATIENCE).await).await;
+    }
+    let node = leader(on).await;
+    let stage = &mut *on.stage;
+    stage.cluster.crash(node, Crash::Kill, &mut stage.dice).await;
+    stage.cluster.damage(node, Harm::Volume, &[], &mut stage.dice);
+    on.scrutinize();
+    on.cluster().start(node).await;
+    let deadline = clock::now() + PATIENCE;
+    while on.cluster().damaged().is_some() && clock::now() < deadline {
+        on.rest(Duration::from_millis(100)).await;
+    }
+    on.seen();
+    // What came back is what is read, and what a restart finds.
+    on.restart(&[node], Crash::Kill).await;
     on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
 }
 
