@@ -30,7 +30,7 @@ use crate::marks::Marks;
 use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
-pub use damage::Harm;
+pub use damage::{Harm, Struck};
 pub use faults::{Brought, Start};
 pub use knobs::{Keeping, Knobs, Tempo};
 pub use members::{Order, Orders};

@@ -1,6 +1,6 @@
 //! Every tenth point of the exhaustive companion in `make test`; `quorate-sim exhaust` tries all of them.
 
-use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, exhaust};
+use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, blocks, exhaust};
 
 /// A run takes a second of processor time in the dev profile: there only a few points are tried. `make test` says how
 /// many seeds it wants, and builds for speed.
@@ -39,4 +39,13 @@ scripts! {
     catch_up = "catch-up";
     rewrite = "rewrite";
     replace = "replace";
+    repair = "repair";
+}
+
+#[test]
+fn single_faults_are_mended_or_harm_nothing() {
+    let every = if std::env::var_os("QUORATE_SIM_SEEDS").is_some() { 4 * blocks::EVERY } else { 1_009 };
+    let sweep = blocks::sweep(every, 1, None);
+    assert_eq!(sweep.violations, [] as [String; 0]);
+    assert!(sweep.tried > 0 && sweep.mended + sweep.harmless > 0, "{sweep:?}");
 }

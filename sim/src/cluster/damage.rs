@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_node::env::{Disk, FileName};
-use quorate_node::storage::{Body, Kind};
+use quorate_node::storage::{Body, DamageCounts, Kind};
 use quorate_proto::ids::{LogIndex, NodeId};
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -37,6 +37,17 @@ pub enum Harm {
 
 /// As disks count them.
 const SECTOR_BYTES: usize = 512;
+
+/// What came of harm to one sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Struck {
+    /// There is no such sector, or it holds what it held.
+    Nothing,
+    /// Nothing on the disk can show it, and so it was not done.
+    Hidden,
+    /// It was done.
+    Harmed,
+}
 
 /// The newest volumes may be open for writing: so many of them.
 const OPEN: usize = 3;
@@ -85,32 +96,58 @@ impl Cluster {
         }
         let draw = dice.bits();
         let disk = self.machine(node).disk.clone();
-        let storage = self.config(node, None).storage;
         // First on a copy: what it comes to decides what is promised of this node from now on.
         let (before, trial) = (disk.copy_as_seen(), disk.copy_as_seen());
-        let newest = rows(&before);
         let Some(said) = strike(&trial, harm, older, &mut Dice::new(draw)) else { return false };
-        let found = rows(&trial);
+        let lost = if harm == Harm::Rot { Some(false) } else { self.comes_to(node, &before, &trial) };
+        let Some(lost) = lost else { return false };
+        self.struck(node, harm, &disk, older, draw, &said, lost)
+    }
+
+    /// Harms one sector of a file on the disk of a node that is down and whole.
+    pub fn harm_sector(&mut self, node: NodeId, name: &FileName, number: usize, harm: SectorHarm) -> Struck {
+        let disk = self.machine(node).disk.clone();
+        let (before, trial) = (disk.copy_as_seen(), disk.copy_as_seen());
+        if !trial.harm_sector(name, number, harm) {
+            return Struck::Nothing;
+        }
+        let Some(lost) = self.comes_to(node, &before, &trial) else { return Struck::Hidden };
+        if !disk.harm_sector(name, number, harm) {
+            return Struck::Nothing;
+        }
+        self.note(Event::Fault(format!("sector {number} of {name} on the disk of node{node} is harmed")));
+        self.tally.count("rotten sectors");
+        self.damaged = Some(node);
+        if lost {
+            self.observer.disk_damaged(node);
+        }
+        Struck::Harmed
+    }
+
+    /// What a node that runs knows to be damaged, and whether it may have forgotten groups.
+    pub fn damage_known(&self, node: NodeId) -> Option<(DamageCounts, bool)> {
+        let running = self.running(node)?;
+        Some((running.store().damage_counts(), running.store().forgot_any()))
+    }
+
+    /// Whether the newest that a node's disk held is lost with that damage; `None` if nothing shows it.
+    fn comes_to(&self, node: NodeId, before: &SimDisk, after: &SimDisk) -> Option<bool> {
+        let storage = self.config(node, None).storage;
+        let (newest, found) = (rows(before), rows(after));
         let went_back = found.iter().any(|(name, rows)| newest.get(name).is_some_and(|newest| newest > rows));
+        let Ok(was) = Aside::recover(before, &storage, node) else { return Some(false) };
+        // Whoever starts it sees that it does not start.
+        let Ok(is) = Aside::recover(after, &storage, node) else { return Some(true) };
         let mut lost = false;
-        if harm != Harm::Rot
-            && let Ok(was) = Aside::recover(&before, &storage, node)
-        {
-            let Ok(is) = Aside::recover(&trial, &storage, node) else {
-                // Whoever starts it sees that it does not start.
-                return self.struck(node, harm, &disk, older, draw, &said, true);
-            };
-            for (group, held) in was.groups() {
-                let now = is.groups().get(&group).cloned().unwrap_or_default();
-                let shorter = now.last < held.last || now.vote != held.vote;
-                lost |= shorter || now.starts != held.starts;
-                if shorter && !is.has_lost(group) && went_back {
-                    // Nothing shows it.
-                    return false;
-                }
+        for (group, held) in was.groups() {
+            let now = is.groups().get(&group).cloned().unwrap_or_default();
+            let shorter = now.last < held.last || now.vote != held.vote;
+            lost |= shorter || now.starts != held.starts;
+            if shorter && !is.has_lost(group) && went_back {
+                return None;
             }
         }
-        self.struck(node, harm, &disk, older, draw, &said, lost)
+        Some(lost)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what was tried on a copy is done again")]

@@ -2,6 +2,7 @@
 //! disk operation of theirs, once for the node whose operation it is and once for all nodes at that moment; each is
 //! followed by all oracles. What chance brings rarely at a given moment, this brings at each.
 
+pub mod blocks;
 mod scripts;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, PartitionId};
 
 use super::Director;
-use crate::cluster::{Crash, Keeping, Knobs, Tempo};
+use crate::cluster::{Crash, Harm, Keeping, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::probe::Points;
 use crate::env::tasks::Host;
@@ -30,7 +30,7 @@ pub struct Script {
 type Act = for<'a> fn(&'a mut Director<'_>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// All of them.
-pub const ALL: [Script; 11] = [
+pub const ALL: [Script; 12] = [
     Script { name: "append", adjust: calm, act: |on| Box::pin(append(on)) },
     Script { name: "roll", adjust: tiny_volumes, act: |on| Box::pin(roll(on)) },
     Script { name: "truncate", adjust: calm, act: |on| Box::pin(truncate(on)) },
@@ -42,6 +42,7 @@ pub const ALL: [Script; 11] = [
     Script { name: "catch-up", adjust: trimmed_at_once, act: |on| Box::pin(catch_up(on)) },
     Script { name: "rewrite", adjust: tiny_and_rewritten, act: |on| Box::pin(rewrite(on)) },
     Script { name: "replace", adjust: calm, act: |on| Box::pin(replace(on)) },
+    Script { name: "repair", adjust: tiny_volumes, act: |on| Box::pin(repair(on)) },
 ];
 
 fn calm(knobs: &mut Knobs) {
@@ -58,7 +59,7 @@ fn calm(knobs: &mut Knobs) {
     knobs.trims = false;
 }
 
-fn tiny_volumes(knobs: &mut Knobs) {
+pub(super) fn tiny_volumes(knobs: &mut Knobs) {
     calm(knobs);
     knobs.volume_bytes_max = 6_000;
     knobs.recent_bytes_max = 2_000;
@@ -262,6 +263,28 @@ async fn replace(on: &mut Director<'_>) {
     // What it was given is what a restart finds.
     on.restart(&[node], Crash::Kill).await;
     on.whilst(async |clients| clients.send(&place(1), 2, PATIENCE).await).await;
+}
+
+/// A full volume of a node was lost while it was down: what was in it comes back from the others.
+async fn repair(on: &mut Director<'_>) {
+    on.open().await;
+    for round in 0..6 {
+        on.whilst(async |clients| clients.send(&place(round % 2), 3, PATIENCE).await).await;
+    }
+    let node = leader(on).await;
+    let stage = &mut *on.stage;
+    stage.cluster.crash(node, Crash::Kill, &mut stage.dice).await;
+    stage.cluster.damage(node, Harm::Volume, &[], &mut stage.dice);
+    on.scrutinize();
+    on.cluster().start(node).await;
+    let deadline = clock::now() + PATIENCE;
+    while on.cluster().damaged().is_some() && clock::now() < deadline {
+        on.rest(Duration::from_millis(100)).await;
+    }
+    on.seen();
+    // What came back is what is read, and what a restart finds.
+    on.restart(&[node], Crash::Kill).await;
+    on.whilst(async |clients| clients.send(&place(0), 2, PATIENCE).await).await;
 }
 
 const FLEETING: &str = "fleeting";

@@ -25,6 +25,11 @@ pub enum SectorHarm {
         /// The sector of the same file that was meant.
         from: usize,
     },
+    /// It holds what it held earlier: a write that was lost.
+    Older {
+        /// What that was.
+        held: [u8; SECTOR],
+    },
     /// It is not given back.
     Unreadable,
 }
@@ -87,6 +92,7 @@ impl SimDisk {
                 Some(other) => harmed = other,
                 None => return false,
             },
+            SectorHarm::Older { held } => harmed = held,
             // Whoever copies the platter finds something else there, as nobody can say what it held.
             SectorHarm::Unreadable => harmed.iter_mut().for_each(|byte| *byte ^= 0x5a),
         }
@@ -157,6 +163,11 @@ impl FileImage {
     /// How long it is.
     pub fn bytes(&self) -> usize {
         self.0.len()
+    }
+
+    /// A sector of it; `None` if it ends before.
+    pub fn sector(&self, number: usize) -> Option<[u8; SECTOR]> {
+        sector_of(&self.0, number)
     }
 
     /// The same, cut to so many bytes.
