@@ -52,7 +52,8 @@ impl Observer {
             match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
                 Ok(aside) => {
                     let groups = aside.groups();
-                    self.look_at_checkpoints(*node, &aside, &groups, &mut machine.checkpoints);
+                    let known = &mut machine.checkpoints;
+                    self.look_at_checkpoints(*node, &aside, &groups, known, machine.damaged);
                     nodes.insert(*node, groups);
                 }
                 Err(said) => self.0.history.complain("O-05", format!("platters of node {node}: {said}")),
@@ -68,6 +69,7 @@ impl Observer {
         aside: &Aside,
         groups: &Groups,
         known: &mut BTreeMap<GroupId, LogId>,
+        damaged: bool,
     ) {
         known.retain(|group, _| groups.contains_key(group));
         for (group, on_disk) in groups {
@@ -78,6 +80,7 @@ impl Observer {
                     let digest = digest(&checkpoint.body);
                     self.show(&Sight::Checkpoint { node, group: *group, at: checkpoint.at, digest });
                 }
+                Ok(None) | Err(_) if damaged => {}
                 Ok(None) => {
                     let what = format!("platters of node {node}: a checkpoint of group {group} is not there");
                     self.0.history.complain("O-28", what);

@@ -81,6 +81,8 @@ struct Machine {
     metadata_applied: LogIndex,
     /// The checkpoints that were read from its platters, by their last entry.
     checkpoints: BTreeMap<GroupId, LogId>,
+    /// Whether its disk was damaged: a checkpoint that is not there, or cannot be read, may be lost.
+    damaged: bool,
     /// What was durable when a sync failed, if one did in this life.
     failed: Option<BTreeMap<GroupId, Option<LogId>>>,
 }
@@ -130,6 +132,7 @@ impl Observer {
             groups: BTreeMap::new(),
             metadata_applied: LogIndex(0),
             checkpoints: BTreeMap::new(),
+            damaged: false,
             failed: None,
         };
         state.machines.insert(node, machine);
@@ -218,6 +221,9 @@ impl Observer {
 
     /// The newest that a node's disk held is damaged: what it told that it holds is not there any more.
     pub fn disk_damaged(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.damaged = true;
+        }
         self.show(&Sight::Damaged { node });
     }
 
