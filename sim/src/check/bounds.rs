@@ -27,7 +27,7 @@ impl Judge for Bounds {
                 self.next.insert((*node, *group), *next);
             }
             Sight::Opened { node, .. } => self.next.retain(|(of, _), _| of != node),
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
                 self.next.remove(&(*node, *group));
             }
             Sight::Replica { node, group, replica } => {
