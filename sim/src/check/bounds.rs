@@ -37,7 +37,7 @@ impl Judge for Bounds {
                     on_disks(at, *node, groups, "its platters hold", found);
                 }
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
                 self.next.remove(&(*node, *group));
             }
             Sight::Replica { node, group, replica } => {

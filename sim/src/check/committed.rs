@@ -34,7 +34,7 @@ impl Judge for Committed {
             Sight::Opened { node, .. } | Sight::DiskLost { node } => {
                 self.looked.retain(|(of, _), _| of != node);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.looked.remove(&(*node, *group));
             }
             Sight::Replica { node, group, replica } => {
@@ -122,6 +122,24 @@ mod tests {
         let lagged =
             "log 1 from 0: 1 1 1\nlog 2 from 0: 1 2 2\nreplica 2 t2 applied 2/2 committed 2/2 last 2/2";
         assert!(broken(&format!("{lagged}\ntrimmed 1 2/2")).is_empty(), "its own tail was never committed");
+    }
+
+    #[test]
+    fn only_a_log_that_is_given_up_as_a_whole_takes_what_is_committed_with_it() {
+        let first = "log 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        assert!(broken(&format!("{first}\nrestarted 1 emptied\nlog 1 from 0: 1 1")).is_empty());
+        assert_eq!(
+            broken(&format!("{first}\nrestarted 1\nlog 1 from 1: 2")),
+            ["O-06"],
+            "it was started again"
+        );
+        assert_eq!(
+            broken(&format!(
+                "{first}\nrestarted 1 emptied\nlog 1 from 0: 1 2\nreplica 1 t2 committed 1/2 last 1/2"
+            )),
+            ["O-06"],
+            "another one in its place"
+        );
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Judge for LeaderCompleteness {
                 self.replicas.retain(|(of, _), _| of != node);
                 self.cut.retain(|(of, _), _| of != node);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
                 self.looked.remove(&(*node, *group));
                 self.replicas.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));

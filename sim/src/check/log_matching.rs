@@ -83,7 +83,7 @@ impl Judge for LogMatching {
                 self.cuts.retain(|(of, _), _| of != node);
                 return self.logs.see(sight);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.cuts.remove(&(*node, *group));
                 return self.logs.see(sight);
             }

@@ -41,7 +41,7 @@ impl Logs {
                 log.cut(*from);
                 log.write(lines.iter().copied());
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.0.remove(&(*group, *node));
             }
             Sight::DiskLost { node } => self.forget(*node),

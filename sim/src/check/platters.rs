@@ -57,6 +57,12 @@ impl Judge for Platters {
                 self.matched.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));
             }
+            Sight::Restarted { node, group, emptied: true } => {
+                self.matched.remove(&(*node, *group));
+                self.cut.remove(&(*node, *group));
+                // One copy less, until it has caught up.
+                self.lost.extend(self.committed.get(group).map(|(committed, _)| (*group, *committed)));
+            }
             Sight::DiskLost { node } | Sight::Damaged { node } => {
                 self.matched.retain(|(of, _), _| of != node);
                 self.cut.retain(|(of, _), _| of != node);

@@ -91,6 +91,7 @@ fn sight(line: &str) -> Sight {
             Sight::Replica { node, group, replica }
         }
         "removed" => Sight::Removed { node: words.node(), group, assigned: words.flag("assigned") },
+        "restarted" => Sight::Restarted { node: words.node(), group, emptied: words.flag("emptied") },
         "stands" => Sight::Stands { node: words.node(), group, term: words.term() },
         "leads" => Sight::Leads { node: words.node(), group, term: words.term() },
         "granted" => {

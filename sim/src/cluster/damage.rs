@@ -142,7 +142,7 @@ impl Cluster {
         for (group, held) in was.groups() {
             let now = is.groups().get(&group).cloned().unwrap_or_default();
             let shorter = now.last < held.last || now.vote != held.vote;
-            lost |= shorter || now.starts != held.starts;
+            lost |= shorter || now.starts != held.starts || is.has_lost_base(group);
             if shorter && !is.has_lost(group) && went_back {
                 return None;
             }

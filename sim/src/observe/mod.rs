@@ -386,6 +386,10 @@ impl Observer {
             }
         }
         let shadow = machine.groups.entry(group).or_default();
+        if now.last.is_none() && shadow.log.last.is_some() && log.damage().lost.any() {
+            *shadow = Shadow { hint: now.committed, ..Shadow::default() };
+            self.show(&Sight::Restarted { node, group, emptied: true });
+        }
         if now.purged != shadow.log.purged
             && let Some(through) = now.purged
         {
@@ -443,7 +447,12 @@ impl Observer {
                 self.show(&Sight::Applied { node, group, next, digest: hash.finish(), readable });
             }
         }
-        let Some(raft) = raft else { return };
+        let Some(raft) = raft else {
+            if shadow.replica.take().is_some() {
+                self.show(&Sight::Restarted { node, group, emptied: false });
+            }
+            return;
+        };
         let vote = raft.hard_vote();
         if vote.term == Term(0) && raft.voters().is_empty() {
             // Its Raft has just been made, and has not said anything of itself.

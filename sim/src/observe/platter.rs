@@ -54,6 +54,11 @@ impl Aside {
         self.0.log(group).damage().lost.tail || self.0.may_have_forgotten(group)
     }
 
+    /// Whether the disk lacks what a group's log begins with: that log is given up.
+    pub fn has_lost_base(&self, group: GroupId) -> bool {
+        self.0.log(group).damage().base
+    }
+
     /// Heads of a group's whole log, or of its beginning if the rest is known to be damaged. Their bodies were read too,
     /// and are theirs.
     ///

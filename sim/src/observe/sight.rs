@@ -38,6 +38,15 @@ pub enum Sight {
         /// Which node's.
         node: NodeId,
     },
+    /// A replica was stopped, and is started again while its process runs on.
+    Restarted {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// Whether it has given up its log, as it lacks what that begins with: others hold all of it.
+        emptied: bool,
+    },
     /// A replica's log was cut or has grown.
     Log {
         /// Whose.
