@@ -730,7 +730,33 @@ const REWRITING: &[Step] = &[
     append(1, 3, 6, 900),
     Trim { group: 2, through: 4 },
     Wait,
+    Trim { group: 2, through: 8 },
+    Wait,
+    append(1, 3, 6, 900),
+    Flush,
+    Wait,
 ];
+
+#[test]
+fn the_script_of_rewriting_rewrites() {
+    let newest = |steps: &[Step]| {
+        block_on(async {
+            let disk = SimDisk::new();
+            History::new().run(&disk, steps).await.unwrap();
+            let is_there = |number: &u32| {
+                let file = format!("volume-{number:08}.redb");
+                disk.count(|name| name == file) > 0
+            };
+            (1..100).rev().find(is_there).unwrap()
+        })
+    };
+    let wait = REWRITING.iter().position(|step| matches!(step, Wait)).unwrap();
+    let mut steps = REWRITING[..wait].to_vec();
+    steps.extend([Flush, Rest]);
+    let before = newest(&steps);
+    steps.push(Wait);
+    assert!(newest(&steps) > before, "the new volume has a number above that of the next one to be written");
+}
 
 #[test]
 fn rewriting_survives_a_cut_at_every_operation() {

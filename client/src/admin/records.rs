@@ -68,12 +68,12 @@ impl Admin {
                     if !view.has(partition) {
                         let last = view.partitions.len() - 1;
                         let message = format!("topic {topic} has no partition {partition}, only 0 to {last}");
-                        return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
+                        return Err(refused(perhaps, ErrorCode::UnknownPartition, message));
                     }
                     match self.delete_once(&topic, view.id, partition, before, deadline).await {
                         Ok(log_start) => return Ok(log_start),
                         Err(Missed::Refused { code, message }) => {
-                            return Err(AdminError::Refused { code, message });
+                            return Err(refused(perhaps, code, message));
                         }
                         Err(Missed::NotNow(reason)) => Some(AdminError::TimedOut { after, last: reason }),
                         Err(Missed::Perhaps(reason)) => {
@@ -86,11 +86,11 @@ impl Admin {
                 Err(LookupError::NoServer(error)) => Some(AdminError::NoServer(error)),
                 Err(LookupError::NotNow(reason)) => Some(AdminError::TimedOut { after, last: reason }),
                 Err(LookupError::Refused { code, message }) => {
-                    return Err(AdminError::Refused { code, message });
+                    return Err(refused(perhaps, code, message));
                 }
                 Err(LookupError::UnknownTopic) => {
                     let message = format!("topic {topic} does not exist");
-                    return Err(AdminError::Refused { code: ErrorCode::UnknownTopic, message });
+                    return Err(refused(perhaps, ErrorCode::UnknownTopic, message));
                 }
             };
             let has_time = missed.is_some();
@@ -157,6 +157,11 @@ impl Admin {
         let later = code.is_retriable() || denied;
         Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } })
     }
+}
+
+/// A refusal says nothing of an earlier attempt whose answer was lost.
+fn refused(perhaps: bool, code: ErrorCode, message: String) -> AdminError {
+    if perhaps { AdminError::PerhapsDone { reason: message } } else { AdminError::Refused { code, message } }
 }
 
 #[cfg(test)]

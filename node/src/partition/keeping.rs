@@ -110,7 +110,9 @@ impl Replica {
 
     async fn set_log_start(&self, term: Term, offset: Offset) -> Result<Pending, crate::raft::NotLeader> {
         let command = Command::SetLogStart { offset }.encode();
-        let proposal = Proposal::command(command, self.shared.around.env.wall());
+        // Never below what was appended before, whatever the clock says.
+        let appended_at = self.shared.around.env.wall().max(self.shared.state.lock().appended_at);
+        let proposal = Proposal::command(command, appended_at);
         self.shared.group.propose(term, proposal).await
     }
 
@@ -210,10 +212,18 @@ impl Replica {
         if dead < config.trim_bytes_min && !rests {
             return Ok(());
         }
-        // Whoever is behind by what came since the last look is not slow.
         let held_max = config.slow_replica_bytes_max.min(HELD_BYTES_MIN.max(live / 4));
-        let hold = !before.is_held || dead <= held_max;
-        match self.shared.group.trim(first, hold).await {
+        let group = &self.shared.group;
+        // Whoever is behind by what came since the last look is not slow: only what was to go then goes without it.
+        if before.is_held
+            && dead > held_max
+            && let Some((_, earlier, _)) = before.first
+            && let Err(error) = group.trim(earlier.min(first), false).await
+        {
+            warn!(%error, "log was not trimmed");
+            return Ok(());
+        }
+        match group.trim(first, true).await {
             Ok(begins) => {
                 if begins < first {
                     debug!(%begins, %first, dead, "log is held for a slow replica");
@@ -262,8 +272,9 @@ impl Replica {
             (state.log_start, run.expect("what lies at the log start is in the index"))
         };
         let Some(batches) = self.batches(run, log_start).await? else { return Ok(None) };
+        // Without one the log was trimmed under us: another node leads, and this one has not applied its log start.
         let first = batches.iter().find(|batch| batch.piece.end > log_start);
-        let Batch { index, bytes_before, .. } = *first.expect("the run ends behind the log start");
+        let Some(Batch { index, bytes_before, .. }) = first.copied() else { return Ok(None) };
         self.look(|looked| looked.first = Some((log_start, index, bytes_before)));
         Ok(Some((index, bytes_before)))
     }
@@ -290,10 +301,13 @@ impl Replica {
     ) -> Result<Deleted, DeleteError> {
         let env = &self.shared.around.env;
         let mut term = self.leading(epoch).map_err(Unled::delete)?;
-        if let DeleteBefore::Offset(offset) = before
-            && offset > self.high_watermark()
-        {
-            // Somebody else leads by now, perhaps, and this one has not heard of it: then the offset is there.
+        let must_ask = match before {
+            DeleteBefore::Offset(offset) => offset > self.high_watermark(),
+            DeleteBefore::HighWatermark => self.log_start() == self.high_watermark(),
+        };
+        if must_ask {
+            // Somebody else leads by now, perhaps, and this one has not heard of it: then the offset is there, or there is
+            // something to delete.
             self.confirm(epoch).await.map_err(DeleteError::from)?;
             term = self.leading(epoch).map_err(Unled::delete)?;
         }

@@ -293,7 +293,11 @@ impl Replica {
                         None => None,
                     };
                     let heads = self.heads(range, request.offset, bytes_max).await;
-                    self.unless_trimmed(request.offset, heads)?
+                    let (heads, full) = self.unless_trimmed(request.offset, heads)?;
+                    if heads.first().is_some_and(|first| first.base_offset > request.offset) {
+                        return Err(self.trimmed_as_a_follower());
+                    }
+                    (heads, full)
                 }
                 None => (Vec::new(), false),
             };
@@ -353,12 +357,24 @@ impl Replica {
         Err(FetchError::OffsetOutOfRange { offset, log_start, high_watermark })
     }
 
+    /// A leader trims only what lies before the log start that it has applied. One that led until a moment ago may trim,
+    /// or take up a base, before it has applied as much: what it was reading for somebody is not whole any more.
+    fn trimmed_as_a_follower(&self) -> FetchError {
+        self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        FetchError::NotLeader { leader: self.leadership() }
+    }
+
+    fn is_trimmed(&self, index: LogIndex) -> bool {
+        self.shared.group.log().state().purged.is_some_and(|purged| index <= purged.index)
+    }
+
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
     /// then nothing is damaged.
     fn unread(&self, reason: &ReadError) -> FetchError {
         match reason {
             ReadError::Failed(_) => FetchError::Stopping,
             _ if self.is_closed() => FetchError::Stopping,
+            ReadError::Missing { index, .. } if self.is_trimmed(*index) => self.trimmed_as_a_follower(),
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
             }

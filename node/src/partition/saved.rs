@@ -53,7 +53,12 @@ impl State {
             return Err(BadState("another version wrote it"));
         }
         let voids: BTreeSet<_> = state.voids.iter().copied().map(LogIndex).collect();
-        if voids.len() != state.voids.len() || state.log_start > state.next_offset {
+        let is_empty = state.log_start == state.next_offset;
+        let holds = |run: &v1::IndexRun| run.offset <= state.log_start && run.index < state.next_index;
+        if voids.len() != state.voids.len()
+            || state.log_start > state.next_offset
+            || !(is_empty || state.runs.first().is_some_and(holds))
+        {
             return Err(BadState("its parts do not fit"));
         }
         Ok(Self {
@@ -146,6 +151,14 @@ mod tests {
                 state.obey(&head, Command::SetLogStart { offset: Offset(*offset) });
             }
         }
+    }
+
+    #[test]
+    fn a_state_without_the_runs_that_it_must_have_is_refused() {
+        let state = State { next_offset: Offset(5), ..State::default() };
+        assert_eq!(State::decode(&state.encode()), Err(BadState("its parts do not fit")));
+        let state = State { log_start: Offset(5), ..state };
+        assert_eq!(State::decode(&state.encode()), Ok(state));
     }
 
     proptest! {

@@ -114,18 +114,25 @@ impl Base {
         &self,
         owner: &mut dyn Apply,
     ) -> io::Result<Option<(CheckpointKind, LogId, StoredMembership)>> {
-        let newer = self.log.checkpoint_at(CheckpointKind::Recent).filter(|recent| Some(*recent) > self.at());
-        let recent = if newer.is_some() { self.load(CheckpointKind::Recent).await } else { Ok(None) };
-        let (kind, found) = match recent {
-            Ok(Some(recent)) => (CheckpointKind::Recent, Some(recent)),
-            Ok(None) => (CheckpointKind::Base, self.load(CheckpointKind::Base).await?),
-            Err(error) => {
+        if self.log.checkpoint_at(CheckpointKind::Recent).is_some_and(|recent| Some(recent) > self.at()) {
+            match self.restored(CheckpointKind::Recent, owner).await {
+                Ok(None) => {}
+                Ok(recent) => return Ok(recent),
                 // It only makes a start shorter.
-                tracing::warn!(group = %self.group, %error, "recent checkpoint could not be read");
-                (CheckpointKind::Base, self.load(CheckpointKind::Base).await?)
+                Err(error) => {
+                    tracing::warn!(group = %self.group, %error, "recent checkpoint could not be read");
+                }
             }
-        };
-        let Some((at, saved)) = found else { return Ok(None) };
+        }
+        self.restored(CheckpointKind::Base, owner).await
+    }
+
+    async fn restored(
+        &self,
+        kind: CheckpointKind,
+        owner: &mut dyn Apply,
+    ) -> io::Result<Option<(CheckpointKind, LogId, StoredMembership)>> {
+        let Some((at, saved)) = self.load(kind).await? else { return Ok(None) };
         owner.restore(&saved.state).map_err(io::Error::other)?;
         owner.applied(at);
         Ok(Some((kind, at, saved.membership)))

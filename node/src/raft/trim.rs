@@ -53,13 +53,17 @@ impl Group {
         let needed = self.first_unmatched();
         let held = if hold { needed.min(first) } else { first };
         let through = self.through(held);
-        if let Some(through) = through {
-            self.trim_through(through).await.map_err(|reason| NotTrimmed { group: self.id(), reason })?;
-        }
-        let begins = self.base().map_or(LogIndex(0), |base| base.index.next());
+        let told = match through {
+            Some(through) => self.trim_through(through).await,
+            None => Ok(false),
+        };
+        let told = told.map_err(|reason| NotTrimmed { group: self.id(), reason })?;
+        let behind = |id: Option<LogId>| id.map_or(LogIndex(0), |id| id.index.next());
+        let begins = behind(self.base());
         if needed < begins && !hold {
             self.0.env.reached(Mark::SlowReplicaCutOff);
-            self.0.floor.set_cut(begins);
+            // No further than openraft knows of: it sends the base to those who need what lies before that.
+            self.0.floor.set_cut(if told { begins } else { behind(self.log().state().purged) });
         }
         Ok(begins)
     }
@@ -92,15 +96,17 @@ impl Group {
         }
     }
 
-    async fn trim_through(&self, through: LogIndex) -> io::Result<()> {
+    /// Raises the base, and lets the log go up to it; false if openraft did not take that in now.
+    async fn trim_through(&self, through: LogIndex) -> io::Result<bool> {
         self.0.base.raise(through).await?;
-        let Some(base) = self.base() else { return Ok(()) };
+        let Some(base) = self.base() else { return Ok(false) };
         self.0.env.dawdle(Point::TrimLate, LATE_MAX).await;
-        if self.told_of(base).await? {
+        let told = self.told_of(base).await?;
+        if told {
             let purge = self.0.raft.trigger();
             self.0.scope.enter(purge.purge_log(base.index.0)).await.map_err(stopped)?;
         }
-        Ok(())
+        Ok(told)
     }
 
     /// Tells openraft of a base; false if it does not take it now.

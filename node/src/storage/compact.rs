@@ -487,7 +487,6 @@ fn finish(shared: &Shared, copying: Copying) -> Result<(), DiskError> {
     let mut state = shared.state();
     // It is not dead, although nothing is alive in it yet.
     state.taking_over = Some(number);
-    state.aside = None;
     state.sealed.insert(number, Arc::new(volume));
     Ok(())
 }
@@ -497,9 +496,7 @@ fn remove(shared: &Shared, copying: &Copying) -> Result<(), DiskError> {
     // What this says does not matter any more.
     drop(copying.into.close());
     guarded_disk("remove", copying.into.file(), || Ok(shared.disk.remove(copying.into.file())?))?;
-    shared.meta.write(&[Change::VolumeGone(copying.number)])?;
-    shared.state().aside = None;
-    Ok(())
+    shared.meta.write(&[Change::VolumeGone(copying.number)])
 }
 
 #[cfg(test)]

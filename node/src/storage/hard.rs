@@ -175,11 +175,19 @@ impl Durable {
         self.clip();
     }
 
-    /// What lay in one volume lies in another.
+    /// What lay in one volume lies in another. Neighbours in one volume become one span: otherwise there would be one for
+    /// each volume that there ever was.
     pub(super) fn relocate(&mut self, from: VolumeNumber, to: VolumeNumber) {
         for span in self.spans.iter_mut().filter(|span| span.volume == from) {
             span.volume = to;
         }
+        self.spans.dedup_by(|next, span| {
+            let joins = next.volume == span.volume && next.range.start == span.range.end;
+            if joins {
+                span.range.end = next.range.end;
+            }
+            joins
+        });
     }
 
     /// The part of a range that is alive in a volume.
@@ -274,6 +282,24 @@ mod tests {
         ));
         durable.append(GROUP, id(9, 51), VolumeNumber(2)).expect("follows");
         check(&durable, &[(2, 51, 52)], &[id(9, 51)], Some(id(9, 51)));
+    }
+
+    #[test]
+    fn what_was_rewritten_into_one_volume_is_one_span() {
+        let mut durable = durable(&[(1, 0, 1), (1, 1, 2), (1, 2, 3), (1, 3, 4), (1, 4, 5)]);
+        let volume = VolumeNumber;
+        for from in [1, 2, 4] {
+            durable.relocate(volume(from), volume(9));
+        }
+        let starts = [id(1, 0)];
+        check(&durable, &[(9, 0, 2), (3, 2, 3), (9, 3, 4), (5, 4, 5)], &starts, Some(id(1, 4)));
+        let live = |volume, range: Range<u64>| {
+            durable.live_in(VolumeNumber(volume), &(LogIndex(range.start)..LogIndex(range.end)))
+        };
+        assert_eq!(live(9, 1..3), LogIndex(1)..LogIndex(2));
+        assert!(live(3, 3..5).is_empty() && live(9, 4..9).is_empty());
+        durable.relocate(volume(3), volume(9));
+        check(&durable, &[(9, 0, 4), (5, 4, 5)], &starts, Some(id(1, 4)));
     }
 
     #[test]

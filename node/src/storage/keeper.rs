@@ -89,7 +89,11 @@ fn next(shared: &Shared) -> Option<Step> {
         return Some(Step::Prepare(state.next_number()));
     }
     if state.look_for_dead {
-        let dead = state.sealed.values().find(|volume| !state.is_alive(volume.number)).cloned();
+        // The newest one, if others were rewritten into it, stays until there is a newer: should its file come back after
+        // a power cut, it is known by its number for one that was removed.
+        let newest = state.newest_number();
+        let is_dead = |volume: &&Arc<Volume>| volume.number < newest && !state.is_alive(volume.number);
+        let dead = state.sealed.values().find(is_dead).cloned();
         state.look_for_dead = dead.is_some();
         return dead.map(Step::Remove);
     }
@@ -116,7 +120,9 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
         Step::Prepare(number) => {
             let volume = Volume::create(&shared.disk, shared.owner, *number, shared.config.active_cache())?;
             shared.meta.write(&[Change::Volume(*number, None)])?;
-            shared.state().spare = Some(Arc::new(volume));
+            let mut state = shared.state();
+            state.spare = Some(Arc::new(volume));
+            state.look_for_dead = true;
         }
         Step::Remove(volume) => {
             shared.meta.write(&[Change::VolumeGone(volume.number)])?;

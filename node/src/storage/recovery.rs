@@ -236,7 +236,10 @@ impl Folder<'_> {
             if on_disk.remove(&number) {
                 self.remove(&number.file(), report)?;
             }
-            self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+            // The newest one stays noted: should its file come back after a power cut, nothing else would tell what it is.
+            if content.volumes.keys().next_back().is_some_and(|newest| number < *newest) {
+                self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+            }
         }
         Ok(())
     }

@@ -92,7 +92,8 @@ pub(super) struct State {
     pub(super) look_for_dead: bool,
     /// Some sealed volume may have little that is alive.
     pub(super) look_for_sparse: bool,
-    /// The volume that others are being rewritten into.
+    /// The volume that others are being rewritten into, or were last: its number is not given out again, as somebody may
+    /// still be about to read it.
     pub(super) aside: Option<VolumeNumber>,
     /// A volume that holds what others hold, and is about to take their place.
     pub(super) taking_over: Option<VolumeNumber>,
@@ -321,11 +322,18 @@ impl State {
             || self.sealed.contains_key(&number)
     }
 
+    /// The number of the newest volume that is listed.
+    pub(super) fn newest_number(&self) -> VolumeNumber {
+        let active = self.active.volume.number;
+        let spare = self.spare.as_ref().map_or(active, |spare| spare.number);
+        let sealed = self.sealed.last_key_value().map_or(active, |(number, _)| *number);
+        active.max(spare).max(sealed)
+    }
+
     /// A number above those of all volumes.
     pub(super) fn next_number(&self) -> VolumeNumber {
-        let spare = self.spare.as_ref().map(|spare| spare.number);
-        let newest = self.sealed.last_key_value().map(|(number, _)| *number);
-        self.active.volume.number.max(spare.max(newest).max(self.aside).unwrap_or(VolumeNumber(0))).next()
+        let newest = self.newest_number();
+        self.aside.map_or(newest, |aside| aside.max(newest)).next()
     }
 }
 

@@ -122,12 +122,12 @@ impl Store {
         self.0.shared.state().unsynced_bytes
     }
 
-    /// How many volumes hold something alive, or are there to be written: any other is about to be removed.
+    /// How many volumes hold something alive, are there to be written, or are the newest: any other is about to be removed.
     pub fn volumes_alive(&self) -> usize {
         let state = self.0.shared.state();
         let spans = state.durable.values().flat_map(|durable| &durable.spans);
         let mut volumes = spans.map(|span| span.volume).collect::<BTreeSet<_>>();
-        volumes.insert(state.active.volume.number);
+        volumes.extend([state.active.volume.number, state.newest_number()]);
         volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.number));
         volumes.extend(state.spare.as_ref().map(|spare| spare.number));
         volumes.len()

@@ -738,3 +738,52 @@ fn a_folder_of_the_first_format_is_taken_over() {
         }
     });
 }
+
+#[test]
+fn a_rewritten_volume_whose_removal_came_undone_is_removed_again() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = || {
+            let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+            let is_volume = |path: &std::path::PathBuf| {
+                path.file_name().unwrap().to_str().unwrap().starts_with("volume")
+                    && path.extension().is_some_and(|extension| extension == "redb")
+            };
+            files.filter(is_volume).collect::<std::collections::BTreeSet<_>>()
+        };
+        let until = async |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = disk_deadline();
+            while !done() {
+                assert!(std::time::Instant::now() < deadline, "waited in vain: {what}");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        trim(&log, id(1, 59)).await;
+        until("they are rewritten", &|| volumes().len() <= 4).await;
+        let rewritten = volumes().last().unwrap().clone();
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(&rewritten, kept.path()).unwrap();
+
+        // It is the newest: it stays until there is a newer.
+        trim(&other, id(1, 59)).await;
+        for index in 60..100 {
+            assert!(rewritten.exists() || volumes().last().unwrap() > &rewritten);
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+        }
+        until("it is removed", &|| !rewritten.exists()).await;
+        store.close().await;
+        drop((store, log, other));
+        std::fs::copy(kept.path(), &rewritten).unwrap();
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(report.leftovers > 0 && !rewritten.exists(), "{report:?}");
+        assert_eq!(all(&store.log(GROUP)).await.len(), 40);
+        store.close().await;
+    });
+}
