@@ -459,7 +459,8 @@ impl Observer {
             return;
         }
         let applied = raft.applied();
-        let committed = known_committed(now.committed, shadow.hint, applied, acted);
+        let before = shadow.replica.and_then(|replica| replica.committed);
+        let committed = known_committed(now.committed, shadow.hint, applied.max(before), acted);
         // What is in a checkpoint is committed; while one from a peer is taken up it is ahead of all else.
         let checkpoint = log.checkpoint_at(CheckpointKind::Base);
         let at_least = |id: Option<LogId>| if index_of(id) < index_of(checkpoint) { checkpoint } else { id };
@@ -626,6 +627,18 @@ fn known_committed(
     if said == hint { applied.max(acted.min(hint)) } else { said }
 }
 
+/// The last entry that a replica takes for committed. Until it says something else than what its disk gave it as a hint,
+/// it is not known whether it goes by that (not if its log is shorter) or was told the same anew: what it has `applied`
+/// counts, and what its owner has `acted` upon, though no more than the hint.
+fn known_committed(
+    said: Option<LogId>,
+    hint: Option<LogId>,
+    applied: Option<LogId>,
+    acted: Option<LogId>,
+) -> Option<LogId> {
+    if said == hint { applied.max(acted.min(hint)) } else { said }
+}
+
 fn line_of(head: &Head) -> Line {
     Line { index: head.index, term: head.term, digest: Some(digest(&head.encode())) }
 }
@@ -642,7 +655,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_goes_by_its_hint_as_far_as_it_has_acted() {
+    fn until_it_says_something_else_a_hint_counts_as_far_as_it_was_acted_upon() {
         let id = |index: Option<u64>| index.map(|index| LogId { term: Term(1), index: LogIndex(index) });
         let known = |said, hint, applied, acted| {
             known_committed(id(said), id(hint), id(applied), id(acted)).map(|id| id.index.0)
