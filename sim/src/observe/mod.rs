@@ -616,17 +616,6 @@ fn index_of(id: Option<LogId>) -> Option<LogIndex> {
     id.map(|id| id.index)
 }
 
-/// The last entry that a replica takes for committed. Until it says something else, it goes by what its disk gave it as
-/// a hint, and begins to apply by that: as far as it has `acted`, though no further than the hint.
-fn known_committed(
-    said: Option<LogId>,
-    hint: Option<LogId>,
-    applied: Option<LogId>,
-    acted: Option<LogId>,
-) -> Option<LogId> {
-    if said == hint { applied.max(acted.min(hint)) } else { said }
-}
-
 /// The last entry that a replica takes for committed. Until it says something else than what its disk gave it as a hint,
 /// it is not known whether it goes by that (not if its log is shorter) or was told the same anew: what it has `applied`
 /// counts, and what its owner has `acted` upon, though no more than the hint.
