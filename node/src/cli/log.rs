@@ -211,6 +211,13 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
                 what: what.to_owned(),
             });
         }
+        if let Some(why) = inspected.base_trouble(group.group) {
+            verified.damaged.push(DamageLine {
+                group: Some(group.group.0),
+                index: Some(group.range.start.0),
+                what: format!("base: {why}"),
+            });
+        }
     }
     let mut out = Output::new();
     if args.json {

@@ -331,6 +331,9 @@ pub(super) async fn answer(
     // Read last: it is what this node has promised by now. What is saved may be newer than what the group shows.
     let votes = [group.as_ref().map(Group::hard_vote), log.state().vote];
     let vote = votes.into_iter().flatten().reduce(HardVote::max);
+    // Whoever has promised itself to another one meanwhile grants nothing more.
+    let leads = |vote: HardVote| vote.committed && vote.node == node_to_raft(node.me);
+    let grant = grant.filter(|_| vote.is_some_and(leads));
     let vote = vote.map(|vote| vote_to_wire(&vote_from_store(vote)));
     Ok(peer_reply::Body::Rejoin(v1::RejoinReply { vote, grant }))
 }

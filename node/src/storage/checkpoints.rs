@@ -164,7 +164,11 @@ pub(super) fn heads(
     Ok(found)
 }
 
-fn load(read: &ReadTransaction, group: GroupId, kind: CheckpointKind) -> Result<Option<Checkpoint>, Fault> {
+pub(super) fn load(
+    read: &ReadTransaction,
+    group: GroupId,
+    kind: CheckpointKind,
+) -> Result<Option<Checkpoint>, Fault> {
     let at = |corrupt| corrupt_at(group.0, corrupt);
     let Some(table) = open(read)? else { return Ok(None) };
     let Some(value) = table.get((group.0, kind.to_byte(), 0_u32))? else { return Ok(None) };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use quorate_proto::ids::{ClusterId, GroupId, Identity, LogIndex, NodeId};
 
+use super::checkpoints::{self, CheckpointKind};
 use super::config::StoreConfig;
 use super::damage::{Lost, Part};
 use super::entry::Entry;
@@ -119,6 +120,12 @@ impl Inspected {
             base_lost: state.damage.get(group).is_some_and(|damage| damage.base),
         };
         state.durable.iter().map(of).collect()
+    }
+
+    /// Reads a group's base; why it cannot be read, if it has one that cannot. Blocks.
+    pub fn base_trouble(&self, group: GroupId) -> Option<String> {
+        let read = self.0.meta.read(|read| checkpoints::load(read, group, CheckpointKind::Base));
+        read.err().map(|error| error.to_string())
     }
 
     /// Reads a group's log from `from` on, with all bodies, and shows each entry in order until `visit` says no. Blocks.

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::*;
+use crate::env::overlay::Overlay;
+use crate::storage::Inspected;
 use crate::storage::damage::Lost;
 
 const TAIL: Lost = Lost { tail: true, vote: false };
@@ -318,6 +320,11 @@ async fn a_damaged_base_is_noted_until_there_is_another() {
         bytes[at] ^= 4;
     }
     std::fs::write(&meta, &bytes).unwrap();
+    {
+        let disk: Arc<dyn Disk> = Arc::new(Overlay::open(folder.path()).unwrap());
+        let inspected = Inspected::open(&disk).unwrap().unwrap();
+        assert!(inspected.base_trouble(GROUP).is_some() && inspected.base_trouble(GroupId(9)).is_none());
+    }
     let (store, report) = opened(folder.path()).await;
     assert!(!report.meta_rebuilt);
     let log = store.log(GROUP);
