@@ -145,6 +145,9 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
             }
         }
         if mended {
+            if node.is_stopping() {
+                return Err(Unready::NotYet("this node is stopping"));
+            }
             continue;
         }
         if trimmed {
