@@ -126,6 +126,13 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
         for hole in damage.heads.ranges() {
             match repair::mend(&node.peers, log, hole, &peers, node.config().append_bytes_max).await? {
                 Mended::Some => mended = true,
+                Mended::OtherCommitted(index) if is_known_committed(log, index) => {
+                    tracing::error!(
+                        group = %log.group(),
+                        %index,
+                        "another entry is committed elsewhere than here: nothing of the log is given up"
+                    );
+                }
                 Mended::OtherCommitted(index) => {
                     // It and all behind it was never committed: another leader's entries stand there.
                     env.reached(Mark::DamagedTailGivenUp);
@@ -138,6 +145,9 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
             }
         }
         if mended {
+            if node.is_stopping() {
+                return Err(Unready::NotYet("this node is stopping"));
+            }
             continue;
         }
         if trimmed {
@@ -158,6 +168,9 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
                 );
                 log.set_lost(damage.lost.and(Lost { tail: true, vote: false })).await?;
                 continue;
+            }
+            Verdict::GiveUp(from) if is_known_committed(log, from) => {
+                "its leader does not know what was known here to be committed"
             }
             Verdict::GiveUp(from) => {
                 env.reached(Mark::DamagedTailGivenUp);
@@ -182,6 +195,11 @@ pub(super) async fn pass(node: &Arc<Inner>, log: &Log, members: &[NodeId]) -> Re
         }
         env.sleep(RETRY).await;
     }
+}
+
+/// Whether this node itself has noted that an entry is committed: such a one is never given up.
+fn is_known_committed(log: &Log, index: LogIndex) -> bool {
+    repair::committed_here(None, log).is_some_and(|committed| committed.index >= index)
 }
 
 /// Asks all members at once. Whoever may have lost something waits for each; others for the leader, or for all.

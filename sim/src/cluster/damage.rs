@@ -142,7 +142,12 @@ impl Cluster {
         for (group, held) in was.groups() {
             let now = is.groups().get(&group).cloned().unwrap_or_default();
             let shorter = now.last < held.last || now.vote != held.vote;
-            lost |= shorter || now.starts != held.starts || is.has_lost_base(group);
+            let baseless = is.has_lost_base(group);
+            if baseless && !was.groups().keys().all(|group| is.has_lost(*group)) {
+                // meta.redb went back by itself: the others of this node go on voting, which the checks do not know.
+                return None;
+            }
+            lost |= shorter || now.starts != held.starts || baseless;
             if shorter && !is.has_lost(group) && went_back {
                 return None;
             }
