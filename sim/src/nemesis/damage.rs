@@ -54,7 +54,8 @@ impl Nemesis {
         cluster.damage(node, harm, &older, &mut self.dice);
         let start = self.draw_start();
         self.mend_at(until, Mend::Start(node, start));
-        self.mend_at(until + self.dice.time(100 * MS, 20_000 * MS), Mend::Heal(node));
+        let healed = until + self.dice.time(100 * MS, 20_000 * MS);
+        self.mend_at(healed, Mend::Heal(node));
     }
 
     /// Nobody who must make progress may rest on a node that has lost something: waits until that is mended.
