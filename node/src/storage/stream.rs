@@ -177,8 +177,12 @@ impl Packer {
         Place { key: self.next_key + before, offset }
     }
 
-    /// The values, with consecutive keys from the one given at the start.
+    /// The values, with consecutive keys from the one given at the start. A commit of nothing is one of no items: its
+    /// number is found again.
     pub(super) fn finish(mut self) -> Vec<Vec<u8>> {
+        if self.open.is_empty() && self.full.is_empty() {
+            put_value_header(&mut self.open, self.commit);
+        }
         if !self.open.is_empty() {
             self.full.push(self.open);
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::join3;
 use quorate_proto::batch::{BatchBuilder, Compression, ProducerStamp};
-use quorate_proto::ids::{Offset, PartitionId, Timestamp};
+use quorate_proto::ids::{Offset, PartitionId};
 
 use super::*;
 use crate::controller::NewTopic;
@@ -17,9 +17,10 @@ use crate::raft::alone::eventually;
 
 const LONG: Duration = Duration::from_secs(20);
 
-fn batch() -> Bytes {
+/// Of now, so that retention leaves it alone.
+fn batch(env: &Env) -> Bytes {
     let mut batch = BatchBuilder::new(100);
-    batch.push(Timestamp(0), None, Some(b"value"), &[]);
+    batch.push(env.wall(), None, Some(b"value"), &[]);
     batch.finish(Compression::None, ProducerStamp::NONE)
 }
 
@@ -50,7 +51,7 @@ async fn a_nearly_full_disk_refuses_batches_and_nothing_else_until_there_is_room
     let find = || parts.partitions.replica(topic, PartitionId(0));
     let leads = || find().is_ok_and(|found| matches!(found.role(), Role::Leader { ready: true, .. }));
     eventually(&env, "the partition has its leader", leads).await;
-    let produce = async || find().unwrap().produce(None, batch(), env.now() + LONG).await;
+    let produce = async || find().unwrap().produce(None, batch(&env), env.now() + LONG).await;
     assert_eq!(produce().await.map(|produced| produced.base_offset), Ok(Offset(0)));
 
     gate.claim(Some(DiskSpace { free_bytes: 999_999, ..roomy }));
@@ -93,7 +94,7 @@ async fn a_node_that_is_stopped_gives_what_is_in_flight_a_moment() {
     eventually(&env, "the partition has its leader", leads).await;
 
     gate.close();
-    let produced = find().unwrap().produce(None, batch(), env.now() + LONG);
+    let produced = find().unwrap().produce(None, batch(&env), env.now() + LONG);
     drop(parts);
     let syncing = async {
         env.sleep(Duration::from_millis(100)).await;

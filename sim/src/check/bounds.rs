@@ -1,8 +1,10 @@
 //! O-08, each within the next: what is trimmed, then the checkpoint, then applied, then committed, then the log (Raft
 //! §5.3, §7). So it is in a process, and so on a disk, at any moment: a log that begins behind its checkpoint has lost
-//! what lies between, and a checkpoint beyond the log under it would take the place of entries that nobody has synced.
+//! what lies between, and a checkpoint beyond the log under it would take the place of entries that nobody has synced. A
+//! disk that was damaged may have lost the checkpoint itself, until the replica has one again; while it runs it is held to
+//! all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_node::storage::LogId;
@@ -18,6 +20,8 @@ const ID: &str = "O-08";
 pub(super) struct Bounds {
     /// The index behind the last entry that each partition has made something of.
     next: BTreeMap<(NodeId, GroupId), LogIndex>,
+    /// Nodes whose disk was damaged, and those of their groups that have taken a checkpoint since.
+    damaged: BTreeMap<NodeId, BTreeSet<GroupId>>,
 }
 
 impl Judge for Bounds {
@@ -30,11 +34,22 @@ impl Judge for Bounds {
             }
             Sight::Opened { node, groups, .. } => {
                 self.next.retain(|(of, _), _| of != node);
-                on_disks(at, *node, groups, "its process found", found);
+                self.on_disks(at, *node, groups, "its process found", found);
             }
             Sight::Platters { nodes } => {
                 for (node, groups) in nodes {
-                    on_disks(at, *node, groups, "its platters hold", found);
+                    self.on_disks(at, *node, groups, "its platters hold", found);
+                }
+            }
+            Sight::Damaged { node } => {
+                self.damaged.insert(*node, BTreeSet::new());
+            }
+            Sight::DiskLost { node } => {
+                self.damaged.remove(node);
+            }
+            Sight::Checkpoint { node, group, .. } => {
+                if let Some(whole) = self.damaged.get_mut(node) {
+                    whole.insert(*group);
                 }
             }
             Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
@@ -69,20 +84,31 @@ impl Judge for Bounds {
     }
 }
 
-/// Judges what a disk holds.
-fn on_disks(at: Duration, node: NodeId, groups: &BTreeMap<GroupId, OnDisk>, place: &str, found: &mut Found) {
-    for (group, on_disk) in groups {
-        let index = |id: Option<LogId>| id.map(|id| id.index);
-        let OnDisk { purged, checkpoint, last, .. } = *on_disk;
-        if index(purged) > index(checkpoint) || index(checkpoint) > index(last) {
-            let what = format!(
-                "trimmed <= checkpoint <= last: of group {group} of node {node} {place} a log that is trimmed through \
-                 {}, a checkpoint of {} and a log up to {}",
-                told(purged),
-                told(checkpoint),
-                told(last)
-            );
-            found.tell(ID, at, what);
+impl Bounds {
+    /// Judges what a disk holds.
+    fn on_disks(
+        &self,
+        at: Duration,
+        node: NodeId,
+        groups: &BTreeMap<GroupId, OnDisk>,
+        place: &str,
+        found: &mut Found,
+    ) {
+        for (group, on_disk) in groups {
+            let index = |id: Option<LogId>| id.map(|id| id.index);
+            let OnDisk { purged, checkpoint, last, .. } = *on_disk;
+            let is_lost =
+                checkpoint.is_none() && self.damaged.get(&node).is_some_and(|whole| !whole.contains(group));
+            if (index(purged) > index(checkpoint) && !is_lost) || index(checkpoint) > index(last) {
+                let what = format!(
+                    "trimmed <= checkpoint <= last: of group {group} of node {node} {place} a log that is trimmed through \
+                     {}, a checkpoint of {} and a log up to {}",
+                    told(purged),
+                    told(checkpoint),
+                    told(last)
+                );
+                found.tell(ID, at, what);
+            }
         }
     }
 }
@@ -107,6 +133,15 @@ mod tests {
         ] {
             assert_eq!(broken(&format!("{log}\n{replica}")), ["O-08"], "{replica}");
         }
+    }
+
+    #[test]
+    fn a_damaged_disk_may_have_lost_its_checkpoint_until_there_is_another() {
+        let lost = "damaged 1\nopen 1 after 2/1: 1";
+        assert!(broken(lost).is_empty());
+        assert_eq!(broken(&format!("{lost}\ncheckpoint 1 at 2/1 gives 5\nend 1\nopen 1 after 2/1: 1")), ["O-08"]);
+        assert_eq!(broken("damaged 2\nopen 1 after 2/1: 1"), ["O-08"], "another one's");
+        assert_eq!(broken("damaged 1\nopen 1 checkpoint 5/1: 1 1 1"), ["O-08"]);
     }
 
     #[test]

@@ -89,11 +89,7 @@ impl Handler {
         if let peer_request::Body::Hello(hello) = body {
             let asker = sender.map(|sender| NodeId(sender.node)).unwrap_or_default();
             // Who waits to be admitted under an id that another disk had is judged by whoever knows what to do.
-            let who = judged(&node, sender, Standing::Anybody).inspect_err(|refusal| {
-                if refusal.code == ErrorCode::WrongIdentity {
-                    node.asked(asker, Err(refusal.message.as_str()));
-                }
-            })?;
+            let who = judged(&node, sender, Standing::Anybody)?;
             if node.peers.identities().known(who.node).is_some_and(|known| known != who.identity) {
                 node.env().reached(Mark::IdentityRefused);
             }
@@ -345,6 +341,7 @@ fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<W
     node.peers.identities().judge(sender, standing).inspect_err(|refusal| {
         if refusal.code == ErrorCode::WrongIdentity {
             node.env().reached(Mark::IdentityRefused);
+            node.asked(sender.map(|sender| NodeId(sender.node)).unwrap_or_default(), Err(refusal.message.as_str()));
         }
     })
 }

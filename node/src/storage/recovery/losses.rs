@@ -162,10 +162,16 @@ impl Folder<'_> {
         if hurt.tail.is_some() || rebuilt {
             content.forgot = Some(ANY);
             changes.push(Change::Forgot(ANY));
-            for group in found.durable.keys() {
+            for (group, durable) in &found.durable {
+                // Noted in the same transaction as its loss: what was made anew then has the vote again.
+                let is_anew = rebuilt && !content.lost.contains_key(group);
+                if let Some(vote) = durable.hard.vote.filter(|_| is_anew) {
+                    content.votes.insert(*group, vote);
+                    changes.push(Change::Vote(*group, vote));
+                }
                 let lost = content.lost.entry(*group).or_default();
                 // Votes stand in two places.
-                let now = lost.and(Lost { tail: true, vote: hurt.tail.is_some() && rebuilt });
+                let now = lost.and(Lost { tail: true, vote: hurt.tail.is_some() && is_anew });
                 if *lost != now {
                     *lost = now;
                     changes.push(Change::Lost(*group, now));

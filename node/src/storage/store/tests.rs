@@ -371,21 +371,39 @@ fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
         let refusal = async |node: NodeId| {
             Store::open(&env(folder.path()), small(), node).await.map(drop).unwrap_err().to_string()
         };
-        let file = |name: &str| folder.path().join(name);
-        let (meta, volume) = (file("meta.redb"), file("volume-00000001.redb"));
-        let (good_meta, good_volume) = (std::fs::read(&meta).unwrap(), std::fs::read(&volume).unwrap());
+        let meta = folder.path().join("meta.redb");
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let good = files.map(|file| (file.clone(), std::fs::read(file).unwrap())).collect::<Vec<_>>();
         assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"));
 
         std::fs::remove_file(&meta).unwrap();
         assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"), "its volumes say so");
-        std::fs::write(&volume, vec![7; 5_000]).unwrap();
+        for (file, _) in good.iter().filter(|(file, _)| *file != meta) {
+            std::fs::write(file, vec![7; 5_000]).unwrap();
+        }
         assert!(refusal(NODE).await.contains("but no meta.redb"), "and nothing says whose they are");
         std::fs::write(&meta, b"").unwrap();
         assert!(refusal(NODE).await.contains("is damaged (could not open meta.redb: the file is empty)"));
-        std::fs::write(&meta, &good_meta).unwrap();
-        std::fs::write(&volume, &good_volume).unwrap();
+        for (file, bytes) in good {
+            std::fs::write(file, bytes).unwrap();
+        }
         let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
         assert_eq!(all(&store.log(GROUP)).await.len(), 2);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_commit_of_nothing_is_none_that_is_missed() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        append(&store.log(GROUP), vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        append(&store.log(GROUP), Vec::new()).await.unwrap().unwrap();
+        store.close().await;
+        drop(store);
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(report.groups_behind, 0);
         store.close().await;
     });
 }
