@@ -179,7 +179,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         let leader = parts.raft.leadership(partition.group).map(|leader| leader.leader);
         leader.filter(|leader| alive.contains(leader))
     };
-    let count = count(&metadata, &alive, &leader_of);
+    let count = count(&metadata, &alive, leader_of);
     let mut healths = parts.raft.healths();
     healths.insert(api.settings.node, parts.raft.health());
     let disk = |node: &NodeId| {

@@ -327,7 +327,6 @@ impl Command {
                         (None, None) => FIRST_RETENTION,
                         (ms, bytes) => Retention { ms: bound_of(ms)?, bytes: bound_of(bytes)? },
                     },
-                    ..TopicConfig::default()
                 },
             },
             Wire::RemoveTopic(topic) => {

@@ -215,7 +215,7 @@ async fn ask(node: &Arc<Inner>, log: &Log, damage: &Damage, peers: &[NodeId]) ->
     let wait = if unfit { wait + CONFIRM_TIME_MAX } else { wait };
     // Many groups start, some one after the other: whoever is silent is not waited for by each.
     let asked = peers.iter().filter(|peer| unfit || !node.was_silent(**peer, SILENT));
-    let asked = asked.map(|peer| ask_one(&node.peers, *peer, request.clone(), wait));
+    let asked = asked.map(|peer| ask_one(&node.peers, *peer, request, wait));
     let mut asked = asked.collect::<FuturesUnordered<_>>();
     let mut words = BTreeMap::new();
     while let Some((peer, said)) = asked.next().await {

@@ -26,7 +26,7 @@ use crate::raft::{
     Answer, Apply, BatchAnswer, Group, Member, NodeHealth, PeerHooks, Proposal, ProposeError, RaftConfig,
     RaftNode, Role, Step, Wanted, next_step,
 };
-use crate::storage::{Body, Entry, Kind, LogId, News, Store, StoreConfig};
+use crate::storage::{Body, Entry, Kind, LogId, News, Seat, Store, StoreConfig};
 
 const GROUP: GroupId = GroupId(7);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -437,6 +437,9 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let acked = propose(led, term, 0..10).await;
         assert_eq!(acked.len(), 10);
         until("all have it", || [&first, &second, &third].iter().all(|node| holds(node, &acked))).await;
+        // As the metadata tell every node that has applied them.
+        let peers = BTreeMap::from([(NodeId(2), (cluster.members[1].identity, Seat::default()))]);
+        third.store.facts().learn(News { peers, ..News::default() }).await.unwrap();
         for node in [first, second, third] {
             node.stop().await;
         }
