@@ -1,6 +1,6 @@
 //! Real files are damaged, one replica at a time, in every kind of way, while the node is down: nothing wrong is ever
 //! served, and all replicas are equal at the end without anybody's help.
-#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helper is a test")]
 
 use std::collections::BTreeMap;
 use std::fs;

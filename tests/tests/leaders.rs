@@ -1,4 +1,5 @@
 //! Leadership is handed over on purpose: by hand, before a node stops, and back to where it belongs.
+#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
 
 use std::fs;
 use std::time::Duration;

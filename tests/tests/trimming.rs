@@ -1,4 +1,5 @@
 //! Records are deleted, logs are trimmed, and a node that was away for longer than the log comes back.
+#![expect(clippy::unwrap_used, reason = "a test's helper is a test")]
 
 use std::fs;
 

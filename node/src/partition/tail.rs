@@ -146,8 +146,7 @@ mod tests {
 
     #[test]
     fn stamps_never_go_back() {
-        let mut state = State::default();
-        state.appended_at = Timestamp(50);
+        let state = State { appended_at: Timestamp(50), ..State::default() };
         let mut tail = Tail::new(Term(1), &state);
         assert_eq!(tail.stamp(Timestamp(40)), Timestamp(50));
         assert_eq!(tail.stamp(Timestamp(60)), Timestamp(60));

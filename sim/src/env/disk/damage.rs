@@ -11,6 +11,7 @@ use super::image::Image;
 use super::{FileId, SECTOR, SimDisk, State};
 
 /// What becomes of a sector.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SectorHarm {
     /// One bit of it is another.
