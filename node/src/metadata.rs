@@ -77,6 +77,9 @@ pub struct Partition {
     /// How often its leaders said who the members are. 0: the group has its first members, and each may write the first
     /// entry of its log itself. Never again after that: members of old might find each other and begin anew.
     pub version: u64,
+    /// Whether its members change: so its leader says before the first step, and no more once the disks are those that
+    /// are wanted and all of them vote. A disk that is named follows at first, or is no member yet.
+    pub changing: bool,
 }
 
 /// What can be configured per topic; names and meaning are Kafka's.
@@ -136,7 +139,7 @@ impl Metadata {
 
     /// Whether the members of a partition's group are not, or may not be, those that they are to be.
     pub fn is_moving(&self, partition: &Partition) -> bool {
-        partition.disks != self.wanted(partition)
+        partition.changing || partition.disks != self.wanted(partition)
     }
 
     /// The disk of a node was removed from the cluster, or replaced in it.
@@ -161,7 +164,7 @@ impl Partition {
     /// A partition of a new topic, whose group begins with these disks; the preferred leader first.
     pub fn new(group: GroupId, members: &[(NodeId, Identity)]) -> Self {
         let replicas = members.iter().map(|(node, _)| *node).collect();
-        Self { group, replicas, disks: members.iter().copied().collect(), version: 0 }
+        Self { group, replicas, disks: members.iter().copied().collect(), version: 0, changing: false }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::metadata::{Metadata, Partition};
 /// Most partitions that one request moves.
 const PLACINGS_MAX: usize = 10_000;
 
+const JUST_STARTED: &str = "it has just started, and may not know all yet that was agreed on";
+
 /// Begins a change.
 pub(super) async fn change(api: &Api, request: ChangeMembersRequest) -> ChangeMembersResponse {
     match try_change(api, request).await {
@@ -37,6 +39,10 @@ pub(super) async fn change(api: &Api, request: ChangeMembersRequest) -> ChangeMe
 /// Partitions that move by it, and the last entry that is applied here.
 async fn try_change(api: &Api, request: ChangeMembersRequest) -> Result<(usize, LogIndex), Status> {
     let parts = api.parts()?;
+    // Else it might take for done what was asked for, and done, once before.
+    if !parts.controller.is_up_to_date() {
+        return Err(status::not_ready(JUST_STARTED));
+    }
     let change = read(request.change)?;
     let time = api.admin_time(request.timeout_ms);
     let done = parts.controller.change_members(&change, &parts.waiting, time).await;
@@ -141,6 +147,7 @@ mod tests {
                 partition(&[1, 2, 3], &[1, 2, 3]),
                 partition(&[1, 2, 3], &[1, 2, 4]),
                 partition(&[3], &[1]),
+                Partition { changing: true, ..partition(&[1, 2, 4], &[1, 2, 4]) },
             ],
             config: TopicConfig::default(),
         };
@@ -151,7 +158,7 @@ mod tests {
         };
         let moves = moves(&metadata, &[1, 2, 4].map(NodeId).into());
         let seen: Vec<_> = moves.iter().map(|one| (one.partition, one.to.clone(), one.stuck)).collect();
-        assert_eq!(seen, [(1, vec![1, 2, 4], false), (2, vec![1], true)]);
+        assert_eq!(seen, [(1, vec![1, 2, 4], false), (2, vec![1], true), (3, vec![1, 2, 4], false)]);
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub(super) struct View<'a> {
     /// Whose disks are nearly full: they are given nothing more.
     pub(super) full: &'a BTreeSet<NodeId>,
     pub(super) waiting: &'a BTreeMap<NodeId, Candidate>,
+    /// The node that is to be replaced has answered just now, with the disk that the metadata name: that it was heard
+    /// lately may be the last word of a disk that is lost.
+    pub(super) answers: bool,
 }
 
 fn refuse<T>(code: ErrorCode, message: String) -> Result<T, Refusal> {
@@ -97,14 +100,6 @@ impl View<'_> {
         self.metadata.topics.values().flat_map(|topic| {
             let named = move |(at, partition)| (format!("{}-{at}", topic.name), partition);
             topic.partitions.iter().enumerate().map(named)
-        })
-    }
-
-    /// Whether a change that this node has part in is not ended yet.
-    fn is_under_way(&self, id: NodeId) -> bool {
-        self.partitions().any(|(_, partition)| {
-            self.metadata.is_moving(partition)
-                && (partition.replicas.contains(&id) || partition.disks.contains_key(&id))
         })
     }
 
@@ -162,12 +157,21 @@ impl View<'_> {
             ));
         }
         let waits = self.waiting.get(&id).map(|candidate| candidate.node.identity != node.identity);
-        // It waited until it was admitted, or what follows from that is under way.
-        let is_done = waits == Some(false) || (waits.is_none() && self.is_under_way(id));
-        if node.admission > 0 && is_done {
-            return Ok(Vec::new());
+        let is_alive = self.alive.contains(&id);
+        // Its disk was admitted, perhaps in the place of the one that is meant: so it was if it is there. What is known
+        // here may be old, and that disk be lost as well.
+        if node.admission > 0 && (waits == Some(false) || (waits.is_none() && is_alive)) {
+            if self.answers {
+                return Ok(Vec::new());
+            }
+            return refuse(
+                ErrorCode::NotAvailable,
+                format!(
+                    "node {id} has a disk that was admitted, and does not answer: see that it runs, and ask again"
+                ),
+            );
         }
-        if self.alive.contains(&id) {
+        if is_alive {
             // If another disk waits in its place, its last word is just not old enough yet.
             let code = if waits.is_some() { ErrorCode::NotAvailable } else { ErrorCode::InvalidRequest };
             let message = format!(
@@ -319,8 +323,15 @@ impl Controller {
         let deadline = env.now() + timeout;
         let (candidates, alive) = (waiting.all(env.now()), self.heard_lately());
         let (metadata, voters, full) = (self.current(), self.voters(), self.full_disks());
-        let view =
-            View { metadata: &metadata, voters: &voters, alive: &alive, full: &full, waiting: &candidates };
+        let answers = self.answers(change, &metadata, &alive).await;
+        let view = View {
+            metadata: &metadata,
+            voters: &voters,
+            alive: &alive,
+            full: &full,
+            waiting: &candidates,
+            answers,
+        };
         let commands = view.judge(change).map_err(ControllerError::Refused)?;
         let moving = |metadata: &Metadata| {
             let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
@@ -336,6 +347,15 @@ impl Controller {
             }
         }
         Ok(moving(&self.current()).saturating_sub(before))
+    }
+
+    /// Whether the node that is to be replaced answers with the disk that the metadata name.
+    async fn answers(&self, change: &MembersChange, metadata: &Metadata, alive: &BTreeSet<NodeId>) -> bool {
+        let MembersChange::Replace(id) = change else { return false };
+        match metadata.nodes.get(id) {
+            Some(node) if node.admission > 0 && alive.contains(id) => self.is_there(*id, node.identity).await,
+            Some(_) | None => false,
+        }
     }
 }
 

@@ -128,6 +128,8 @@ pub enum Command {
         version: u64,
         /// The disks, by node.
         disks: BTreeMap<NodeId, Identity>,
+        /// Whether they are about to change, or do not all vote yet.
+        changing: bool,
     },
 }
 
@@ -258,7 +260,7 @@ impl Command {
                 partition: partition.0,
                 replicas: replicas.iter().map(|node| node.0).collect(),
             }),
-            Self::ReportMembers { topic, partition, version, disks } => {
+            Self::ReportMembers { topic, partition, version, disks, changing } => {
                 let disk = |(node, identity): (&NodeId, &Identity)| v1::Disk {
                     node: node.0,
                     identity: identity.to_wire(),
@@ -268,6 +270,7 @@ impl Command {
                     partition: partition.0,
                     version: *version,
                     disks: disks.iter().map(disk).collect(),
+                    changing: *changing,
                 })
             }
         };
@@ -369,6 +372,7 @@ impl Command {
                     partition: PartitionId(report.partition),
                     version: report.version,
                     disks: report.disks.into_iter().map(disk).collect::<Result<_, NotACommand>>()?,
+                    changing: report.changing,
                 }
             }
         })
@@ -486,7 +490,13 @@ mod tests {
             Command::DrainNode { id: node_id, identity: disk, heirs: vec![NodeId(2), NodeId(1)] },
             Command::RemoveNode { id: node_id, identity: disk },
             Command::AssignReplicas { topic: id, partition, replicas: vec![NodeId(2), NodeId(1)] },
-            Command::ReportMembers { topic: id, partition, version: 9, disks: [(node_id, disk)].into() },
+            Command::ReportMembers {
+                topic: id,
+                partition,
+                version: 9,
+                disks: [(node_id, disk)].into(),
+                changing: true,
+            },
             Command::CreateTopic { id, name: "t".parse().unwrap(), partitions: 9, replicas: Some(2), config },
             Command::CreateTopic {
                 id,

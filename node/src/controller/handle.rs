@@ -3,7 +3,7 @@
 
 mod alter;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use quorate_proto::ErrorCode;
 use quorate_proto::env::Moment;
-use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId};
+use quorate_proto::ids::{ClusterId, GroupId, Identity, LogIndex, NodeId, ProducerId, TopicId};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info};
@@ -63,6 +63,9 @@ struct Shared {
     taking: Semaphore,
     tasks: Mutex<Vec<Task>>,
 }
+
+/// How long a node may take to say that it is there.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// What one attempt at a command came to.
 enum Attempt {
@@ -169,6 +172,14 @@ impl Controller {
     /// Who votes in the metadata group, by the newest membership in the log here.
     pub fn voters(&self) -> BTreeSet<NodeId> {
         self.shared.group.seen_config().config.all_voters()
+    }
+
+    /// The disks whose vote counts whatever comes of a change that is under way: by the newest membership that is known
+    /// here to be committed, and in each of its sets. That of a node may be one that was replaced, and is not out yet.
+    pub fn voting_disks(&self) -> BTreeMap<NodeId, Identity> {
+        let config = self.shared.group.committed_config();
+        let votes = |node: &NodeId| config.voters.iter().all(|voters| voters.contains(node));
+        config.disks.iter().filter(|(node, _)| votes(node)).map(|(node, disk)| (*node, *disk)).collect()
     }
 
     /// The metadata as applied on this node.
@@ -299,6 +310,20 @@ impl Controller {
             Some(_) | None if code == ErrorCode::None || code.is_unknown_outcome() => Attempt::Unknown,
             Some(_) | None => Attempt::NotDone,
         }
+    }
+
+    /// Whether a node answers, with this disk.
+    pub(super) async fn is_there(&self, node: NodeId, disk: Identity) -> bool {
+        if node == self.shared.me {
+            return true;
+        }
+        // For no entries at all: that it answers is enough, as members answer to members only.
+        let group = GroupId::METADATA.0;
+        let request = v1::FetchEntriesRequest { group, ..v1::FetchEntriesRequest::default() };
+        let body = peer_request::Body::FetchEntries(request);
+        let answer = self.shared.raft.call(node, Lane::Urgent, body, ANSWER_TIME).await;
+        answer.is_ok_and(|reply| reply.error() == ErrorCode::None)
+            && self.shared.raft.known(node) == Some(disk)
     }
 
     async fn until_led_by_another(&self, than: NodeId) {
@@ -558,8 +583,6 @@ async fn watch_standing(
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::Identity;
-
     use super::*;
     use crate::raft::alone::Alone;
 

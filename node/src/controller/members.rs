@@ -1,7 +1,8 @@
 //! What commands on members do to the metadata: who belongs to the cluster, and which disks hold which partitions. Pure.
 //!
 //! Commands say what is wanted. Each partition's leader makes its group equal to that and reports the disks of its
-//! members: those whom it is about to let in before it does, those whom it has let go after it did.
+//! members: those whom it is about to let in before it does, those whom it has let go after it did; and that they
+//! change, until all of them vote.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,6 +195,7 @@ pub(super) fn report(
     partition: PartitionId,
     version: u64,
     disks: BTreeMap<NodeId, Identity>,
+    changing: bool,
 ) -> Answer {
     let Some(place) = partition_mut(metadata, topic, partition) else {
         return refused(ErrorCode::UnknownPartition, format!("topic {topic} has no partition {partition}"));
@@ -206,6 +208,7 @@ pub(super) fn report(
     }
     place.version += 1;
     place.disks = disks;
+    place.changing = changing;
     Answer::Done
 }
 

@@ -77,12 +77,13 @@ fn encode_topic(topic: &Topic) -> v1::TopicState {
     let Topic { id, name, partitions, config } = topic;
     let TopicConfig { message_bytes_max, timestamp_type, retention } = config;
     let partition = |partition: &Partition| {
-        let Partition { group, replicas, disks, version } = partition;
+        let Partition { group, replicas, disks, version, changing } = partition;
         v1::PartitionPlace {
             group: group.0,
             replicas: replicas.iter().map(|node| node.0).collect(),
             disks: disks.iter().map(|(node, disk)| disk_to_wire(*node, *disk)).collect(),
             version: *version,
+            changing: *changing,
         }
     };
     v1::TopicState {
@@ -151,6 +152,7 @@ fn decode_topic(topic: &v1::TopicState) -> Result<Topic, BadState> {
             replicas: place.replicas.iter().map(|node| NodeId(*node)).collect(),
             disks: place.disks.iter().map(disk_of).collect::<Result<BTreeMap<_, _>, _>>()?,
             version: place.version,
+            changing: place.changing,
         })
     };
     Ok(Topic {
@@ -234,7 +236,13 @@ mod tests {
             admit(1, 11, true),
             Command::DrainNode { id: NodeId(2), identity: disk(2), heirs: vec![NodeId(1), NodeId(3)] },
             Command::AssignReplicas { topic: id, partition: PartitionId(0), replicas: vec![NodeId(3)] },
-            Command::ReportMembers { topic: id, partition: PartitionId(0), version: 0, disks: members },
+            Command::ReportMembers {
+                topic: id,
+                partition: PartitionId(0),
+                version: 0,
+                disks: members,
+                changing: true,
+            },
             // Tried again, they are known for what was done.
             configure,
             add,

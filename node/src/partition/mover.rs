@@ -2,7 +2,9 @@
 //!
 //! It looks again and again, and does one thing at a time, decided anew from the group's newest membership: so it does
 //! not matter where another leader stopped, or that the wish has changed meanwhile. Nobody becomes a member before the
-//! metadata name its disk, so that a node never takes a log for one that nobody needs.
+//! metadata name its disk, so that a node never takes a log for one that nobody needs. And the metadata say that the
+//! members change, from before the first step until all who are wanted vote: a disk that is only named, or only follows,
+//! makes up for no other one that is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub struct Members {
     pub version: u64,
     /// The disks that are members, or may become members by its next change.
     pub disks: BTreeMap<NodeId, Identity>,
+    /// Whether they are about to change, or do not all vote yet.
+    pub changing: bool,
 }
 
 /// Has the metadata group agree on a leader's word; ready once that is applied here, or was given up.
@@ -57,9 +61,14 @@ pub type Report = Arc<dyn Fn(Members) -> BoxFuture<'static, ()> + Send + Sync>;
 enum Next {
     Nothing,
     Wait,
-    Report(BTreeMap<NodeId, Identity>),
+    Report { disks: BTreeMap<NodeId, Identity>, changing: bool },
     Append(GroupConfig),
     HandOver(BTreeSet<NodeId>),
+}
+
+/// Whether the members are those that are wanted, and the metadata say so.
+fn is_settled(partition: &Partition, now: &GroupConfig, wanted: &Wanted) -> bool {
+    now.is(wanted) && partition.disks == now.disks && !partition.changing
 }
 
 /// What the leader `me` does next for a partition that these disks are to hold.
@@ -72,7 +81,7 @@ fn next(
 ) -> Next {
     let now = &seen.config;
     let wanted = Wanted { voters: disks, learners: BTreeMap::new() };
-    if wanted.voters.is_empty() || (now.is(&wanted) && partition.disks == now.disks) {
+    if wanted.voters.is_empty() || is_settled(partition, now, &wanted) {
         return Next::Nothing;
     }
     let are_known = |disks: &BTreeMap<NodeId, Identity>| {
@@ -83,13 +92,13 @@ fn next(
         return Next::Wait;
     }
     match next_step(now, &wanted, me, near) {
-        Step::Done if partition.disks == now.disks => Next::Nothing,
-        Step::Done => Next::Report(now.disks.clone()),
+        Step::Done => Next::Report { disks: now.disks.clone(), changing: false },
         Step::Wait(_) => Next::Wait,
-        Step::Append(next) if partition.version == 0 || !are_known(&next.disks) => {
-            let mut all = now.disks.clone();
-            all.extend(next.disks);
-            Next::Report(all)
+        // With that it is known too that the group has begun.
+        Step::Append(next) if !partition.changing || !are_known(&next.disks) => {
+            let mut disks = now.disks.clone();
+            disks.extend(next.disks);
+            Next::Report { disks, changing: true }
         }
         Step::Append(next) => Next::Append(next),
         Step::HandOver(heirs) => Next::HandOver(heirs),
@@ -178,7 +187,7 @@ fn due(around: &Around, metadata: &Metadata, busy: &BTreeSet<GroupId>) -> Vec<Du
             let disks = metadata.wanted(partition);
             let wanted = Wanted { voters: disks, learners: BTreeMap::new() };
             let seen = group.seen_config();
-            if seen.config.is(&wanted) && partition.disks == seen.config.disks {
+            if is_settled(partition, &seen.config, &wanted) {
                 continue;
             }
             let (number, partition) = (PartitionId(number), partition.clone());
@@ -200,11 +209,11 @@ async fn settle(around: Around, due: Due) -> GroupId {
     match next(&partition, disks, &seen, around.me, &near) {
         Next::Nothing => {}
         Next::Wait => env.sleep(LOOK_AGAIN).await,
-        Next::Report(disks) if !env.perturb(Point::MembersUntold) => {
+        Next::Report { disks, changing } if !env.perturb(Point::MembersUntold) => {
             let version = partition.version;
-            (around.report)(Members { topic, partition: number, version, disks }).await;
+            (around.report)(Members { topic, partition: number, version, disks, changing }).await;
         }
-        Next::Report(_) => env.sleep(LOOK_AGAIN).await,
+        Next::Report { .. } => env.sleep(LOOK_AGAIN).await,
         Next::Append(next) => {
             env.dawdle(Point::MembersChangedLate, LATE_MAX).await;
             match group.change_members(&seen, &next, CHANGE_TIME).await {
@@ -274,9 +283,13 @@ mod tests {
         GroupConfig { voters: vec![voting.into_keys().collect()], disks: all }
     }
 
-    /// Node 1 leads, and is near to nodes 2 to 4. The metadata name `known` in that version, and want `wanted`.
-    fn check(known: (&str, u64), wanted: &str, now: &GroupConfig, expected: &Next) {
-        let partition = Partition { disks: disks(known.0), version: known.1, ..Partition::default() };
+    fn report(list: &str, changing: bool) -> Next {
+        Next::Report { disks: disks(list), changing }
+    }
+
+    /// Node 1 leads, and is near to nodes 2 to 4. The metadata name `known`, say whether that changes, and want `wanted`.
+    fn check(known: (&str, bool), wanted: &str, now: &GroupConfig, expected: &Next) {
+        let partition = Partition { disks: disks(known.0), changing: known.1, ..Partition::default() };
         let at = Some(LogId { term: Term(1), index: LogIndex(7) });
         let mut seen = SeenConfig { config: now.clone(), at, is_committed: true };
         let near = [2, 3, 4].map(NodeId).into();
@@ -290,47 +303,55 @@ mod tests {
     #[test]
     fn a_disk_is_named_before_it_is_let_in_and_until_it_is_out() {
         let three = config("1:1 2:2 3:3", "");
-        let known = ("1:1 2:2 3:3", 1);
+        let known = ("1:1 2:2 3:3", false);
         check(known, "1:1 2:2 3:3", &three, &Next::Nothing);
         let wanted = "1:1 2:2 4:4";
-        check(known, wanted, &three, &Next::Report(disks("1:1 2:2 3:3 4:4")));
-        let named = ("1:1 2:2 3:3 4:4", 2);
+        check(known, wanted, &three, &report("1:1 2:2 3:3 4:4", true));
+        let named = ("1:1 2:2 3:3 4:4", true);
         check(named, wanted, &three, &Next::Append(config("1:1 2:2 3:3", "4:4")));
         let mut joint = config("1:1 2:2 3:3", "4:4");
         joint.voters.push([1, 2, 4].map(NodeId).into());
         check(named, wanted, &config("1:1 2:2 3:3", "4:4"), &Next::Append(joint.clone()));
         check(named, wanted, &joint, &Next::Append(config("1:1 2:2 4:4", "")));
-        check(named, wanted, &config("1:1 2:2 4:4", ""), &Next::Report(disks("1:1 2:2 4:4")));
+        check(named, wanted, &config("1:1 2:2 4:4", ""), &report("1:1 2:2 4:4", false));
     }
 
     #[test]
-    fn a_group_is_known_to_have_begun_before_its_members_change() {
+    fn members_are_known_to_change_before_they_do_and_until_all_vote() {
         let three = config("1:1 2:2 3:3", "");
-        check(("1:1 2:2 3:3", 0), "1:1 2:2", &three, &Next::Report(disks("1:1 2:2 3:3")));
-        check(("1:1 2:2 3:3", 1), "1:1 2:2", &three, &Next::Append(config("1:1 2:2", "")));
-        check(("1:1 2:2 3:3", 0), "1:1 2:2 3:3", &three, &Next::Nothing);
+        check(("1:1 2:2 3:3", false), "1:1 2:2", &three, &report("1:1 2:2 3:3", true));
+        check(("1:1 2:2 3:3", true), "1:1 2:2", &three, &Next::Append(config("1:1 2:2", "")));
+        check(("1:1 2:2 3:3", false), "1:1 2:2 3:3", &three, &Next::Nothing);
+        // The wish was taken back, or this is the last step.
+        check(("1:1 2:2 3:3", true), "1:1 2:2 3:3", &three, &report("1:1 2:2 3:3", false));
+        let two = config("1:1 2:2", "3:3");
+        check(("1:1 2:2 3:3", true), "1:1 2:2 3:3", &two, &Next::Append(three));
     }
 
     #[test]
     fn a_replaced_disk_is_out_before_its_successor_is_named() {
-        let known = ("1:1 2:2 3:3", 1);
+        let known = ("1:1 2:2 3:3", true);
         let wanted = "1:1 2:22 3:3";
+        check(("1:1 2:2 3:3", false), wanted, &config("1:1 2:2 3:3", ""), &report("1:1 2:2 3:3", true));
         check(known, wanted, &config("1:1 2:2 3:3", ""), &Next::Append(config("1:1 3:3", "")));
-        check(known, wanted, &config("1:1 3:3", ""), &Next::Report(disks("1:1 2:22 3:3")));
-        let named = ("1:1 2:22 3:3", 2);
+        check(known, wanted, &config("1:1 3:3", ""), &report("1:1 2:22 3:3", true));
+        let named = ("1:1 2:22 3:3", true);
         check(named, wanted, &config("1:1 3:3", ""), &Next::Append(config("1:1 3:3", "2:22")));
+        check(named, wanted, &config("1:1 3:3", "2:22"), &Next::Append(config("1:1 2:22 3:3", "")));
+        check(named, wanted, &config("1:1 2:22 3:3", ""), &report("1:1 2:22 3:3", false));
+        check(("1:1 2:22 3:3", false), wanted, &config("1:1 2:22 3:3", ""), &Next::Nothing);
     }
 
     #[test]
     fn metadata_that_lack_a_member_are_too_old_to_be_followed() {
         let now = config("1:1 2:2 4:4", "");
-        check(("1:1 2:2 3:3", 1), "1:1 2:2 3:3", &now, &Next::Wait);
-        check(("1:1 2:2 3:3", 1), "", &now, &Next::Nothing);
+        check(("1:1 2:2 3:3", false), "1:1 2:2 3:3", &now, &Next::Wait);
+        check(("1:1 2:2 3:3", false), "", &now, &Next::Nothing);
     }
 
     #[test]
     fn who_has_no_place_makes_way() {
-        let known = ("1:1 2:2 3:3", 1);
+        let known = ("1:1 2:2 3:3", false);
         let heirs = [2, 3].map(NodeId).into();
         check(known, "2:2 3:3", &config("1:1 2:2 3:3", ""), &Next::HandOver(heirs));
     }

@@ -181,22 +181,32 @@ pub fn next_step(now: &GroupConfig, wanted: &Wanted, me: NodeId, near: &BTreeSet
     if settled == *now { Step::Done } else { Step::Append(settled) }
 }
 
+fn config_of(membership: &RaftMembership) -> GroupConfig {
+    let set = |ids: &BTreeSet<u64>| ids.iter().map(|id| node_from_raft(*id)).collect();
+    GroupConfig {
+        voters: membership.get_joint_config().iter().map(set).collect(),
+        disks: members_of(membership).map(|member| (member.node, member.identity)).collect(),
+    }
+}
+
 impl Group {
     /// The newest membership in the log, committed or not.
     pub fn seen_config(&self) -> SeenConfig {
         let metrics = self.0.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let (newest, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
-        let set = |ids: &BTreeSet<u64>| ids.iter().map(|id| node_from_raft(*id)).collect();
-        let membership = newest.membership();
         SeenConfig {
-            config: GroupConfig {
-                voters: membership.get_joint_config().iter().map(set).collect(),
-                disks: members_of(membership).map(|member| (member.node, member.identity)).collect(),
-            },
+            config: config_of(newest.membership()),
             at: newest.log_id().as_ref().map(log_id_from_raft),
             is_committed: newest.log_id() == committed.log_id(),
         }
+    }
+
+    /// The newest membership that is known here to be committed; without members if none is.
+    pub fn committed_config(&self) -> GroupConfig {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        config_of(metrics.committed_membership_config.membership())
     }
 
     /// Where the newest membership in the log lies; `None` while the log holds none.

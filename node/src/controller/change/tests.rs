@@ -24,6 +24,7 @@ struct Cluster {
     alive: Vec<u32>,
     full: Vec<u32>,
     waiting: Vec<(u32, u8)>,
+    answers: bool,
 }
 
 impl Cluster {
@@ -51,6 +52,7 @@ impl Cluster {
             alive: all,
             full: Vec::new(),
             waiting: Vec::new(),
+            answers: false,
         }
     }
 
@@ -65,6 +67,7 @@ impl Cluster {
             alive: &nodes(&self.alive),
             full: &nodes(&self.full),
             waiting: &self.waiting.iter().map(candidate).collect(),
+            answers: self.answers,
         };
         view.judge(change)
     }
@@ -132,12 +135,34 @@ fn only_a_node_that_is_not_alive_is_replaced() {
         &MembersChange::Replace(NodeId(9)),
         expect!["InvalidRequest: node 9 is no member of this cluster: it has nodes 1, 2 and 3"],
     );
-    // It was admitted, and asked for again while its partitions are on their way.
+}
+
+#[test]
+fn who_asks_again_for_a_replacement_is_told_that_it_is_done_if_the_new_disk_is_there() {
+    let mut cluster = Cluster::new(3, &[ALL]);
+    let replace = MembersChange::Replace(NodeId(2));
     let node = cluster.metadata.nodes.get_mut(&NodeId(2)).unwrap();
     (node.identity, node.admission) = (disk(22), 1);
-    cluster.alive = vec![1, 2, 3];
+    // Whether or not the one that answers has heard it wait.
+    for waiting in [vec![], vec![(2, 22)]] {
+        cluster.waiting = waiting;
+        cluster.answers = true;
+        cluster.check(&replace, expect![""]);
+        cluster.answers = false;
+        cluster.check(
+            &replace,
+            expect!["NotAvailable: node 2 has a disk that was admitted, and does not answer: see that it runs, and ask again"],
+        );
+    }
+    // It is lost as well.
+    cluster.alive = vec![1, 3];
     cluster.waiting.clear();
-    cluster.check(&replace, expect![""]);
+    cluster.check(
+        &replace,
+        expect!["NotAvailable: node 2 does not wait to be admitted, as far as the node that answers has heard: start it with --id 2 on an empty data folder, with the --bootstrap or --join that it had, and see that it reaches the other nodes"],
+    );
+    cluster.waiting = vec![(2, 32)];
+    cluster.check(&replace, expect!["admit 2 with disk 32, replaces: true"]);
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn command(line: &str) -> Command {
             partition: partition(),
             version: words[2].parse().unwrap(),
             disks: disks(words[3]),
+            changing: words.get(4) == Some(&"changing"),
         },
         other => panic!("no command {other}"),
     }
@@ -120,6 +121,33 @@ fn a_disk_takes_the_place_of_another_once() {
             node 2: disk 22, admission 1
             node 3: disk 13, admission 0
             t-0: [2, 1, 3] of 1:11,2:12,3:13 v0, moves
+        "#]],
+    );
+}
+
+#[test]
+fn a_partition_moves_until_its_leader_says_that_all_of_its_disks_vote() {
+    let script = "register 1 11
+                  register 2 12
+                  topic 1 2
+                  assign 0 1,2
+                  replace 2 22
+                  report 0 0 1:11,2:12 changing
+                  report 0 1 1:11,2:22 changing";
+    check(
+        script,
+        expect![[r#"
+            node 1: disk 11, admission 0
+            node 2: disk 22, admission 1
+            t-0: [1, 2] of 1:11,2:22 v2, moves
+        "#]],
+    );
+    check(
+        &format!("{script}\nreport 0 2 1:11,2:22"),
+        expect![[r#"
+            node 1: disk 11, admission 0
+            node 2: disk 22, admission 1
+            t-0: [1, 2] of 1:11,2:22 v3
         "#]],
     );
 }
