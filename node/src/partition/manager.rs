@@ -76,6 +76,8 @@ impl PartitionManager {
             tasks: Mutex::default(),
         });
         let gap = Duration::from_millis(config.retention_check_ms);
+        // Also what is only noted as lost: it may be deleted before any of it has come back.
+        let on_disk = store.groups().into_iter().chain(store.groups_behind());
         let around = Surroundings {
             env: env.clone(),
             raft: raft.clone(),
@@ -101,7 +103,7 @@ impl PartitionManager {
             wanted: BTreeMap::new(),
             existing: BTreeSet::new(),
             known: BTreeSet::new(),
-            unjudged: store.groups().into_iter().filter(|group| *group != GroupId::METADATA).collect(),
+            unjudged: on_disk.filter(|group| *group != GroupId::METADATA).collect(),
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
         };
@@ -202,9 +204,10 @@ struct Reconciler {
     wanted: BTreeMap<GroupId, Place>,
     /// The groups of all topics.
     existing: BTreeSet<GroupId>,
-    /// Groups that this node has: they run, or lie on its disk.
+    /// Groups that this node has: they run, lie on its disk, or are noted there as lost.
     known: BTreeSet<GroupId>,
-    /// Groups that lay on the disk at the start and of which the metadata applied here cannot tell yet.
+    /// Groups that lay on the disk at the start, or were noted as lost, and of which the metadata applied here cannot
+    /// tell yet.
     unjudged: BTreeSet<GroupId>,
     /// Groups that are being started or removed: one job at a time each.
     busy: BTreeSet<GroupId>,

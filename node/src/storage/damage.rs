@@ -116,6 +116,11 @@ impl Damage {
         self.heads.is_empty() && self.bodies.is_empty() && !self.lost.any() && !self.base
     }
 
+    /// Whether what was acknowledged here may be missing.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lost.any() || self.base
+    }
+
     /// How many entries cannot be read as a whole.
     pub fn entries(&self) -> u64 {
         self.heads.count() + self.bodies.count()

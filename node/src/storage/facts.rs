@@ -7,7 +7,7 @@
 //! | `facts` | `witness` | number of a commit (u64) that the active volume is known to hold, and the volume (u32) |
 //! | `facts` | `admission` | number of this node's own admission (u64); absent for those who formed the cluster |
 //! | `facts` | `as_of` | entry of the metadata group's log (u64) that `peers`, `seats` and `gone` follow; absent before |
-//! | `facts` | `forgot` | a group (u64): of those below it that lie nowhere on this disk, some may once have; the largest number while the bound is not known |
+//! | `facts` | `forgot` | a group (u64): of those below it that lie nowhere on this disk, some may once have; the largest number while the bound is not known, the one before it while what was lost is not noted |
 //! | `peers` | node (u32) | identity, 16 bytes |
 //! | `seats` | node (u32) | number of its admission (u64), then its address for peers in UTF-8 |
 //! | `gone` | identity, 16 bytes | node (u32) that it was; it was removed or replaced |
@@ -35,7 +35,7 @@ use super::hard::HardVote;
 use super::roster::{News, Seat};
 use super::stream::{Payload, put_vote};
 use super::volume::{
-    FORMAT, FORMAT_OLDEST, Owner, VolumeNumber, checked, create_database, guarded, guarded_disk,
+    FORMAT, FORMAT_OLDEST, Owner, VolumeNumber, checked, create_database, dropped, guarded, guarded_disk,
     open_database, unchecked,
 };
 use crate::env::pool::{self, Pool};
@@ -122,6 +122,12 @@ pub(super) enum Change {
 /// The open file.
 pub(super) struct Meta {
     db: Mutex<Option<Database>>,
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        dropped(self.db.get_mut().unwrap_or_else(PoisonError::into_inner).take(), &meta_file());
+    }
 }
 
 impl Meta {

@@ -316,6 +316,7 @@ impl Shared {
             self.metrics.damaged_entries.add(news);
             self.damaged.send_modify(|version| *version += 1);
         }
+        piece.volume.forget_pages();
     }
 
     /// The entries of a piece that cannot be read, and why: each is looked at alone, as one that makes redb panic says

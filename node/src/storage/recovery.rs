@@ -121,6 +121,7 @@ pub(super) fn recover(
             spares: std::mem::take(&mut volumes.spares),
             durable: &mut found.durable,
             commit: found.commit,
+            newest_lost: hurt.lost.keys().next_back().copied(),
         };
         let (active, cut) = rewrite(disk, config, content.owner, &meta, &mut content, old)
             .map_err(|error| folder.read_error(error))?;
@@ -160,12 +161,14 @@ pub(super) fn recover(
         content.format = FORMAT;
     }
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
-    let lost = volumes.sealed.values().filter(|volume| volume.is_lost()).count();
-    report.volumes = count(volumes.sealed.len() - lost) + u64::from(found.active.begun);
+    let spans = || found.durable.values().flat_map(|durable| &durable.spans);
+    let unread = volumes.sealed.values().filter(|volume| volume.is_lost()).map(|volume| volume.number);
+    let unread = unread.collect::<Vec<_>>();
+    let lost = unread.iter().filter(|number| spans().any(|span| span.volume == **number)).count();
+    report.volumes = count(volumes.sealed.len() - unread.len()) + u64::from(found.active.begun);
     report.volumes_lost = count(lost);
     report.groups = count(found.durable.len());
-    let spans = found.durable.values().flat_map(|durable| &durable.spans);
-    report.entries = spans.map(|span| span.range.end.0 - span.range.start.0).sum();
+    report.entries = spans().map(|span| span.range.end.0 - span.range.start.0).sum();
     report.damaged_entries = damage.values().map(Damage::entries).sum();
     report.groups_behind = count(damage.values().filter(|damage| damage.lost.any()).count());
     let marks = [

@@ -42,6 +42,8 @@ pub(super) struct In<'a> {
     pub(super) durable: &'a mut BTreeMap<GroupId, Durable>,
     /// The last commit of the active volume.
     pub(super) commit: u64,
+    /// The newest volume that was found lost, which may not be listed.
+    pub(super) newest_lost: Option<VolumeNumber>,
 }
 
 /// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. What the medium does not
@@ -117,7 +119,8 @@ pub(super) fn rewrite(
     content: &mut MetaContent,
     old: In<'_>,
 ) -> Result<(Active, BTreeSet<GroupId>), ReadError> {
-    let number = content.volumes.keys().next_back().copied().unwrap_or(VolumeNumber(0)).next();
+    let newest = content.volumes.keys().next_back().copied().max(old.newest_lost);
+    let number = newest.unwrap_or(VolumeNumber(0)).next();
     // Before anything else: left in front of a volume that has begun, one without content is taken for an older copy.
     for volume in &old.spares {
         give_up(disk, meta, content, volume)?;

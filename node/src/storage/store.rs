@@ -109,7 +109,7 @@ impl Store {
     /// How much of the disk is damaged.
     pub fn damage_counts(&self) -> DamageCounts {
         let state = self.0.shared.state();
-        let behind = state.damage.values().filter(|damage| damage.lost.any() || damage.base).count();
+        let behind = state.damage.values().filter(|damage| damage.is_behind()).count();
         DamageCounts {
             damaged_entries: state.damage.values().map(Damage::entries).sum(),
             repaired_entries: state.repaired_entries,
@@ -159,6 +159,12 @@ impl Store {
             .filter(|(_, visible)| visible.hard.state() != LogState::default())
             .map(|(group, _)| *group)
             .collect()
+    }
+
+    /// Groups that may lack what they had acknowledged. Of some of them nothing else may be on this disk.
+    pub fn groups_behind(&self) -> Vec<GroupId> {
+        let state = self.0.shared.state();
+        state.damage.iter().filter(|(_, damage)| damage.is_behind()).map(|(group, _)| *group).collect()
     }
 
     /// Removes all that is known of a group, which must not be used any more. Durable on return.

@@ -106,6 +106,13 @@ enum Handle {
     Reader(ReadOnlyDatabase),
 }
 
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        dropped(std::mem::replace(handle, Handle::Closed), &self.name);
+    }
+}
+
 /// How an opening went.
 pub(super) struct Opened {
     pub(super) volume: Volume,
@@ -182,7 +189,9 @@ impl Volume {
 
     /// A volume that entries were written to, and that cannot be read any more: each read says why.
     pub(super) fn lost(disk: &Arc<dyn Disk>, number: VolumeNumber, why: CorruptEntry) -> Self {
-        Self { lost: Some(why), ..Self::sealed(disk, number, 0) }
+        let mut volume = Self::sealed(disk, number, 0);
+        volume.lost = Some(why);
+        volume
     }
 
     /// Whether it is [`Volume::lost`].
@@ -268,6 +277,15 @@ impl Volume {
             Handle::Closed => Ok(()),
             Handle::Writer(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
             Handle::Reader(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
+        }
+    }
+
+    /// Lets go of pages that were read: what was damaged is read from the disk once more when it is asked for again.
+    /// One that is written to keeps them.
+    pub(super) fn forget_pages(&self) {
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*handle, Handle::Reader(_)) {
+            dropped(std::mem::replace(&mut *handle, Handle::Closed), &self.name);
         }
     }
 
@@ -400,6 +418,17 @@ pub(super) fn guarded_disk<T>(
         ReadError::Corrupt(error) => DiskError::new(operation, file, error),
         ReadError::Missing { .. } | ReadError::Failed(_) => unreachable!("nothing was asked for by index"),
     })
+}
+
+/// Drops a database of redb's, which then closes its file: damaged pages make it panic there too, and nobody waits for
+/// the outcome.
+pub(super) fn dropped<T>(db: T, file: &FileName) {
+    if let Err(error) = guarded_disk("close", file, || {
+        drop(db);
+        Ok(())
+    }) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a file was not closed cleanly");
+    }
 }
 
 /// A file of the environment's as redb wants it. A write or sync that fails marks the folder at once, whoever it was

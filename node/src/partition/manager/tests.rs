@@ -10,7 +10,7 @@ use crate::metadata::{Node, Partition, Retention, TimestampType, Topic, TopicCon
 use crate::partition::{FetchError, ProduceError};
 use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, Apply, Role};
-use crate::storage::{Entry, LogId};
+use crate::storage::{Entry, LogId, Lost};
 
 /// A topic called `t`, its id made of `byte`, with partitions on these nodes; groups count from `group`.
 fn topic(byte: u8, group: u64, replicas: &[&[u32]]) -> Arc<Topic> {
@@ -226,6 +226,30 @@ async fn what_was_deleted_while_the_node_was_down_is_removed() {
     eventually(&alone.env, "the other one as well", || there() == [GroupId(6)]).await;
     assert_eq!(manager.groups(), [GroupId(6)]);
     manager.stop().await;
+}
+
+/// The node went down before any of the group's log had come back: its disk holds nothing of it but that note.
+#[tokio::test]
+async fn what_is_noted_as_lost_of_a_deleted_group_is_removed() {
+    let alone = Alone::start().await;
+    alone.store.log(GroupId(5)).set_lost(Lost { tail: true, vote: true }).await.unwrap();
+    let alone = alone.restart().await;
+    let kept = topic(1, 6, &[&[1]]);
+    let known = |next_group| metadata_with(&[Arc::clone(&kept)], alone.identity, next_group);
+    // Of group 5 nothing is known yet.
+    let (tx, rx) = watch::channel(known(5));
+    let config = PartitionConfig::default();
+    let manager =
+        PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx, up_to_date());
+    eventually(&alone.env, "the replica runs", || manager.groups() == [GroupId(6)]).await;
+    assert_eq!(alone.store.groups_behind(), [GroupId(5)]);
+    tx.send_replace(known(7));
+    eventually(&alone.env, "the note is removed", || alone.store.groups_behind().is_empty()).await;
+    manager.stop().await;
+    drop(manager);
+    let alone = alone.restart().await;
+    assert_eq!(alone.store.groups_behind(), [], "for good");
+    assert_eq!(alone.store.groups(), [GroupId(6)]);
 }
 
 /// A log that lies here may be that of a member, though older metadata do not know that it was moved here.

@@ -18,6 +18,8 @@ use crate::storage::volume::{FORMAT, Label, Volume, VolumeNumber};
 
 /// While it is not known which groups were here.
 const ANY: GroupId = GroupId(u64::MAX);
+/// The same, of a `meta.redb` that was made anew and does not say yet what was lost with it.
+const ANEW: GroupId = GroupId(u64::MAX - 1);
 
 /// How a volume is listed that was not sealed, and is not to be written any more: nothing looks like that.
 pub(super) const GIVEN_UP: Seal = Seal { bytes: 0, crc: 0 };
@@ -96,7 +98,7 @@ impl Folder<'_> {
         };
         let mut content = MetaContent::empty(FORMAT, owner);
         content.volumes = found;
-        content.forgot = Some(ANY);
+        content.forgot = Some(ANEW);
         let meta = self.disk(Meta::create(self.disk, &content))?;
         error!(volumes = content.volumes.len(), identity = %owner.identity,
             "meta.redb was damaged or missing, and was made anew of what the volumes say");
@@ -158,13 +160,12 @@ impl Folder<'_> {
                 changes.push(Change::Volume(*number, *seal));
             }
         }
-        let rebuilt = content.forgot == Some(ANY);
-        if hurt.tail.is_some() || rebuilt {
+        // All of this is one transaction: what was made anew knows votes and losses again.
+        let is_anew = content.forgot == Some(ANEW);
+        if hurt.tail.is_some() || is_anew {
             content.forgot = Some(ANY);
             changes.push(Change::Forgot(ANY));
             for (group, durable) in &found.durable {
-                // Noted in the same transaction as its loss: what was made anew then has the vote again.
-                let is_anew = rebuilt && !content.lost.contains_key(group);
                 if let Some(vote) = durable.hard.vote.filter(|_| is_anew) {
                     content.votes.insert(*group, vote);
                     changes.push(Change::Vote(*group, vote));
@@ -182,7 +183,8 @@ impl Folder<'_> {
     }
 
     /// Keeps the volumes that cannot be read and hold live entries, so that each read of these says why; gives up the
-    /// others. Tells what is lost of each group.
+    /// others. The newest one stays as well, until there is a newer: should its file come back after a power cut, nothing
+    /// else would tell that it is not the one that was written last. Tells what is lost of each group.
     pub(super) fn settle_lost(
         &self,
         meta: &Meta,
@@ -199,9 +201,14 @@ impl Folder<'_> {
                 hurt.lose(*number, "it is missing");
             }
         }
-        for (number, why) in &hurt.lost {
+        // The newest one first: those before it may go then.
+        for (number, why) in hurt.lost.iter().rev() {
             let volume = Volume::lost(self.disk, *number, why.clone());
-            if alive.contains(number) {
+            let is_newest = content.volumes.keys().next_back().is_none_or(|newest| newest <= number);
+            if is_newest && !content.volumes.contains_key(number) {
+                self.note(meta, content, *number, Some(GIVEN_UP))?;
+            }
+            if is_newest || alive.contains(number) {
                 volumes.sealed.insert(*number, Arc::new(volume));
             } else {
                 self.disk(meta.write(&[Change::VolumeGone(*number)]))?;

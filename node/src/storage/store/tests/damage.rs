@@ -195,6 +195,32 @@ async fn a_lost_or_older_active_volume_loses_the_tail_of_all_groups() {
 }
 
 #[tokio::test]
+async fn the_newest_volume_was_lost_and_its_file_comes_back() {
+    let folder = several_volumes().await;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::open(folder.path()).unwrap());
+    let newest = folder.path().join("volume-00000099.redb");
+    for start in 0..2 {
+        std::fs::write(&newest, vec![7_u8; 8_192]).unwrap();
+        let recovered = recover(&disk, &small(), NODE, Identity::default()).unwrap();
+        let found = recovered.marks.contains(&Mark::TailFoundLost);
+        assert_eq!(found, start == 0, "it is known then");
+        assert_eq!((recovered.report.groups_behind, recovered.report.volumes_lost), (2, 0), "start {start}");
+    }
+    drop(disk);
+    let (store, _) = opened(folder.path()).await;
+    let log = store.log(GROUP);
+    for index in 30..60 {
+        append(&log, vec![entry(GROUP, 3, index, &[9; 2_000])]).await.unwrap().unwrap();
+    }
+    let deadline = disk_deadline();
+    while newest.exists() {
+        assert!(std::time::Instant::now() < deadline, "it stays though there are newer ones");
+        tokio::task::yield_now().await;
+    }
+    store.close().await;
+}
+
+#[tokio::test]
 async fn another_nodes_volume_is_kept_aside() {
     let folder = several_volumes().await;
     let other = tempfile::tempdir().unwrap();
