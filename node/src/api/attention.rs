@@ -83,6 +83,13 @@ impl Seen {
                 ));
             }
         }
+        for (node, health) in self.healths.iter().filter(|(_, health)| health.replicas_lost > 0) {
+            said.push(format!(
+                "node {node} has lost the end of {}, and does not vote in them before it has caught up: stop no other \
+                 node until then",
+                count(usize::try_from(health.replicas_lost).unwrap_or(usize::MAX), "log")
+            ));
+        }
         for (node, lag) in self.lags.iter().filter(|(_, lag)| lag.time >= LAG_MIN) {
             said.push(format!(
                 "node {node} is behind: {} there lack {} of what node {} leads, the oldest for {}",
@@ -123,7 +130,7 @@ mod tests {
 
     fn health(is_full: bool, damaged_entries: u64, repaired_entries: u64) -> NodeHealth {
         let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full };
-        NodeHealth { room, damaged_entries, repaired_entries }
+        NodeHealth { room, damaged_entries, repaired_entries, replicas_lost: 0 }
     }
 
     #[test]
@@ -141,13 +148,14 @@ mod tests {
 
     #[test]
     fn what_matters_most_comes_first() {
+        let hurt = NodeHealth { replicas_lost: 2, ..health(false, 5, 3) };
         let lag = Lag { replicas: 2, records: 9_000, time: Duration::from_secs(125) };
         let seen = Seen {
             me: NodeId(1),
             nodes: 4,
             learners: BTreeSet::new(),
             silent: BTreeMap::from([(NodeId(3), Some(Duration::from_secs(119))), (NodeId(4), None)]),
-            healths: BTreeMap::from([(NodeId(1), health(true, 0, 0)), (NodeId(2), health(false, 5, 3))]),
+            healths: BTreeMap::from([(NodeId(1), health(true, 0, 0)), (NodeId(2), hurt)]),
             leaderless: (0..7).map(|partition| format!("t/{partition}")).collect(),
             under_replicated: 1,
             lags: BTreeMap::from([(NodeId(2), lag)]),
@@ -160,6 +168,7 @@ mod tests {
             "node 4 is down, or cut off: not heard since node 1 started;",
             "disk nearly full on node 1: 1.2 GB free, 2 GB kept in reserve;",
             "damage on the disk of node 2: 2 of 5 damaged entries are not mended yet;",
+            "node 2 has lost the end of 2 logs, and does not vote in them before it has caught up",
             "node 2 is behind: 2 replicas there lack 9000 records of what node 1 leads, the oldest for 2 min",
             "1 partition with a replica on a node that is down",
             "node 9 asks to take part and is refused: why",

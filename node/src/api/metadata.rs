@@ -192,7 +192,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
             repaired_entries: health.repaired_entries,
         })
     };
-    let voters = parts.controller.voters();
+    let voters = parts.controller.voting_disks();
     let node = |(id, node): (&NodeId, &crate::metadata::Node)| NodeStatus {
         id: id.0,
         identity: node.identity.to_wire(),
@@ -201,7 +201,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         alive: alive.contains(id),
         leads: count.leads.get(id).copied().unwrap_or(0),
         replicas: count.replicas.get(id).copied().unwrap_or(0),
-        voter: voters.contains(id),
+        voter: voters.get(id) == Some(&node.identity),
         draining: metadata.draining.contains(id),
         rack: node.rack.clone(),
         disk: disk(id),
@@ -213,7 +213,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
     let seen = Seen {
         me: api.settings.node,
         nodes: voters.len(),
-        learners: metadata.nodes.keys().copied().filter(|node| !voters.contains(node)).collect(),
+        learners: metadata.nodes.keys().copied().filter(|node| !voters.contains_key(node)).collect(),
         silent: silent.map(|node| (*node, heard.get(node).map(|at| now.since(*at)))).collect(),
         leaderless: named_without(&metadata, leader_of),
         under_replicated: count.under_replicated,

@@ -3,7 +3,9 @@
 //! does so later than the leader: what was admitted in time can still be committed.
 //!
 //! Only batches are refused. What keeps a group alive (votes, heartbeats, blank entries, memberships, commands) is small
-//! and lives on the reserve; and so does all of the metadata group, which must be able to delete topics.
+//! and lives on the reserve; and so does all of the metadata group, which must be able to delete topics. And what a log
+//! holds already is not refused: a new leader does not know what its followers hold, and sends that once more, in front
+//! of the blank entry without which it cannot commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
@@ -22,7 +24,7 @@ use super::group::{Group, Role};
 use super::health::NodeHealth;
 use super::node::{Inner, RaftNode};
 use super::peers::Refusal;
-use super::types::{RaftEntryOf, log_id_from_raft, node_from_raft, node_to_raft};
+use super::types::{RaftEntryOf, RaftLogId, log_id_from_raft, node_from_raft, node_to_raft};
 use crate::env::{Env, Mark, Moment, Point};
 use crate::storage::{DiskRoom, Kind, LogId};
 
@@ -109,26 +111,48 @@ impl Inner {
             room: self.store.room(),
             damaged_entries: counts.damaged_entries + counts.repaired_entries,
             repaired_entries: counts.repaired_entries,
+            replicas_lost: counts.groups_behind,
         }
     }
 
-    /// Whether a leader's entries may go to this node's storage.
+    /// Keeps those of a leader's `entries`, which follow `prev`, that may go to this node's storage: if its disk is
+    /// full, those in front of the first batch that it does not hold. None may be left if it does not hold `prev`
+    /// either: the leader must hear that, to find out from where on it has to send.
     ///
     /// # Errors
-    /// `DiskFull`, in the words that the leader's operator should read.
-    pub(super) fn admits(&self, group: GroupId, entries: &[RaftEntryOf]) -> Result<(), Refusal> {
-        if !takes_room(group, entries) {
+    /// `DiskFull`, in the words that the leader's operator should read: the first of them is such a batch.
+    pub(super) fn admits(
+        &self,
+        group: &Group,
+        prev: Option<RaftLogId>,
+        entries: &mut Vec<RaftEntryOf>,
+    ) -> Result<(), Refusal> {
+        if !takes_room(group.id(), entries) {
             return Ok(());
         }
         let room = self.store.room();
         if !room.refuses_entries() && !self.env().perturb(Point::AppendRefusedFull) {
             return Ok(());
         }
+        let log = group.log();
+        let trimmed = log.state().purged.map(|purged| purged.index);
+        let holds = |id: &RaftLogId| {
+            let LogId { term, index } = log_id_from_raft(id);
+            trimmed >= Some(index) || log.term_of(index) == Some(term)
+        };
+        let taken = taken(entries, holds);
+        if taken == entries.len() {
+            return Ok(());
+        }
         if room.refuses_entries() {
             self.env().reached(Mark::FollowerFull);
             self.env().metrics.appends_refused_full.add(1);
         }
-        Err(Refusal::new(ErrorCode::DiskFull, room.refusal(self.me)))
+        if taken == 0 && prev.as_ref().is_none_or(holds) {
+            return Err(Refusal::new(ErrorCode::DiskFull, room.refusal(self.me)));
+        }
+        entries.truncate(taken);
+        Ok(())
     }
 
     /// Whether this node may be made the leader of a group.
@@ -144,13 +168,22 @@ impl Inner {
     }
 }
 
-/// Whether a full disk refuses these entries.
+/// Whether a full disk that holds none of these entries refuses them.
 pub(super) fn takes_room(group: GroupId, entries: &[RaftEntryOf]) -> bool {
-    let is_batch = |entry: &RaftEntryOf| match &entry.payload {
+    group != GroupId::METADATA && entries.iter().any(is_batch)
+}
+
+fn is_batch(entry: &RaftEntryOf) -> bool {
+    match &entry.payload {
         EntryPayload::Normal(payload) => payload.0.head.kind == Kind::Batch,
         EntryPayload::Blank | EntryPayload::Membership(_) => false,
-    };
-    group != GroupId::METADATA && entries.iter().any(is_batch)
+    }
+}
+
+/// How many of the entries a full disk takes: all up to the first batch that its log does not hold.
+fn taken(entries: &[RaftEntryOf], holds: impl Fn(&RaftLogId) -> bool) -> usize {
+    let is_new = |entry: &RaftEntryOf| is_batch(entry) && !holds(&entry.log_id);
+    entries.iter().position(is_new).unwrap_or(entries.len())
 }
 
 /// While this node's disk is nearly full, hands over what it leads, as far as there is somebody with room.
@@ -228,9 +261,12 @@ fn heir(
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::Term;
+    use bytes::Bytes;
+    use openraft::entry::RaftEntry;
+    use quorate_proto::ids::{Term, Timestamp};
 
     use super::*;
+    use crate::raft::types::{CommittedLeaderId, Payload, Proposal};
 
     const ROOM: DiskRoom = DiskRoom { free_bytes: 1, reserve_bytes: 2, is_full: true };
 
@@ -259,6 +295,26 @@ mod tests {
         check_among(3, 2, &[2], Some(2));
         check_among(3, 2, &[3], None);
         check_among(3, 1, &[], None);
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_it_holds_and_what_is_no_batch() {
+        let id = |term, index| RaftLogId::new(CommittedLeaderId::new(term), index);
+        let batch = |term, index| {
+            let proposal = Proposal { kind: Kind::Batch, ..Proposal::command(Bytes::new(), Timestamp(0)) };
+            RaftEntryOf::new(id(term, index), EntryPayload::Normal(Payload::new(proposal)))
+        };
+        let blank = |term, index| RaftEntryOf::new(id(term, index), EntryPayload::Blank);
+        let entries = [blank(1, 1), batch(1, 2), batch(1, 3), blank(2, 4), batch(2, 5), blank(3, 6)];
+        let check = |entries: &[RaftEntryOf], held: &[RaftLogId], expected: usize| {
+            assert_eq!(taken(entries, |id| held.contains(id)), expected, "{held:?}");
+        };
+        check(&entries, &[], 1);
+        check(&entries, &[id(1, 2)], 2);
+        check(&entries, &[id(1, 2), id(1, 3)], 4);
+        check(&entries, &[id(1, 2), id(1, 3), id(1, 5)], 4);
+        check(&entries, &[id(1, 2), id(1, 3), id(2, 5)], 6);
+        check(&entries[1..], &[], 0);
     }
 
     #[test]

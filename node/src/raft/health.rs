@@ -24,6 +24,8 @@ pub struct NodeHealth {
     pub damaged_entries: u64,
     /// How many of them are whole again.
     pub repaired_entries: u64,
+    /// Replicas that lost something of their logs, and neither vote nor stand before they have caught up.
+    pub replicas_lost: u64,
 }
 
 impl NodeHealth {
@@ -34,6 +36,7 @@ impl NodeHealth {
             disk_full: self.room.is_full,
             damaged_entries: self.damaged_entries,
             repaired_entries: self.repaired_entries,
+            replicas_lost: self.replicas_lost,
         }
     }
 
@@ -43,8 +46,8 @@ impl NodeHealth {
             reserve_bytes: health.disk_reserve_bytes,
             is_full: health.disk_full,
         };
-        let v1::NodeHealth { damaged_entries, repaired_entries, .. } = *health;
-        Self { room, damaged_entries, repaired_entries }
+        let v1::NodeHealth { damaged_entries, repaired_entries, replicas_lost, .. } = *health;
+        Self { room, damaged_entries, repaired_entries, replicas_lost }
     }
 }
 

@@ -1,8 +1,8 @@
 //! openraft's log over [`storage::Log`](crate::storage::Log): the Raft log is the partition's log, kept once.
 //!
 //! Who reads what: apply (`entries_stream`) and restart (`try_get_log_entries`) get batches without their bodies;
-//! replication (`limited_get_log_entries`) gets whole entries, as many as fit the bytes of a message. An entry
-//! without its body never goes back into a log.
+//! replication (`limited_get_log_entries`) gets whole entries, as many as fit the bytes of a message, and a batch that
+//! no replica can read without its body, to be passed over. An entry without its body never goes back into a log.
 
 use std::fmt::Debug;
 use std::io;
@@ -128,6 +128,19 @@ impl LogStore {
         }
     }
 
+    /// A batch that no replica can read, without its body: others hold it too, and what lies behind it is replicated all
+    /// the same.
+    async fn without_body(&self, only: &Range<LogIndex>) -> Option<RaftEntryOf> {
+        if !self.log.damage().is_gone_in(only) {
+            return None;
+        }
+        let head = self.log.heads(only.clone(), 1).await.ok()?.into_iter().next()?;
+        if head.index != only.start || head.kind != Kind::Batch {
+            return None;
+        }
+        entry_to_raft(Entry { head, body: Body::Absent }).ok()
+    }
+
     /// The part of `range` that the log holds.
     fn held(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
         let state = self.log.state();
@@ -223,6 +236,9 @@ impl RaftLogReader<Config> for LogStore {
             };
             // Only the first one can fail: what lies before the damage is given.
             let first = range.start..range.start.next();
+            if let Some(entry) = self.without_body(&first).await {
+                return Ok(vec![entry]);
+            }
             if !self.mended(&first, &mut changed, began).await {
                 return Err(io::Error::other(error));
             }

@@ -148,11 +148,11 @@ impl Handler {
             peer_request::Body::Append(request) => {
                 let group = node.serving(request.group)?;
                 let session = request.session;
-                let append = append_from_wire(request).map_err(malformed)?;
+                let mut append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 group.heard_leader(&append.vote);
                 // Heard all the same: it leads, and what it says of votes and of what is committed comes with heartbeats.
-                node.admits(group.id(), &append.entries)?;
+                node.admits(&group, append.prev_log_id, &mut append.entries)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
                 async move {
                     let appended = appended.await?;
@@ -301,6 +301,9 @@ async fn install(
     let snapshot = snapshot_of(log_id_from_raft(&at), &saved, whole);
     let installing = group.0.raft.install_full_snapshot(vote, snapshot);
     let response = group.0.scope.enter(installing).boxed().await.map_err(stopped)?;
+    // Where all of the base was known to be committed already, nothing was installed, and the entries themselves may not
+    // be on the disk yet: the leader takes the answer for that.
+    group.0.log.synced().await.map_err(stopped)?;
     Ok(response.vote)
 }
 
@@ -341,7 +344,10 @@ fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<W
     node.peers.identities().judge(sender, standing).inspect_err(|refusal| {
         if refusal.code == ErrorCode::WrongIdentity {
             node.env().reached(Mark::IdentityRefused);
-            node.asked(sender.map(|sender| NodeId(sender.node)).unwrap_or_default(), Err(refusal.message.as_str()));
+            node.asked(
+                sender.map(|sender| NodeId(sender.node)).unwrap_or_default(),
+                Err(refusal.message.as_str()),
+            );
         }
     })
 }

@@ -17,7 +17,7 @@ use openraft_rt::{BoxFuture, BoxStream};
 use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
-use super::appends::Appends;
+use super::appends::{Appends, RefusedFull};
 use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
@@ -32,6 +32,9 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// The same for a peer that takes no entries, as its disk is nearly full: it lives, and all the rest goes on.
 const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Gap between attempts to send a peer the base of a log.
+const CATCH_UP_AGAIN: Duration = Duration::from_millis(200);
 
 /// How late a vote may be counted, where a [`Point`] makes it so.
 const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
@@ -62,27 +65,41 @@ impl Network {
 }
 
 /// The other end, and for what.
-#[derive(Clone, Copy)]
 pub(in crate::raft) struct To {
     pub(super) node: NodeId,
     /// The disk that the membership names: what another one under the same node id says does not count.
     pub(super) disk: Identity,
     heartbeats: bool,
+    refused: Arc<RefusedFull>,
+}
+
+impl To {
+    fn new(target: u64, disk: &Disk, heartbeats: bool) -> Self {
+        Self { node: node_from_raft(target), disk: disk.0, heartbeats, refused: Arc::default() }
+    }
 }
 
 impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
     async fn new_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
-        self.to(To { node: node_from_raft(target), disk: disk.0, heartbeats: false })
+        self.to(To::new(target, disk, false))
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
-        self.to(To { node: node_from_raft(target), disk: disk.0, heartbeats: true })
+        self.to(To::new(target, disk, true))
     }
 }
 
 impl Network<To> {
+    fn appends<S>(&self, input: S) -> Appends<S>
+    where
+        S: futures_util::Stream<Item = AppendEntriesRequest<Config>> + Unpin,
+    {
+        let known = (self.floor.clone(), self.to.refused.clone());
+        Appends::new(self.peers.clone(), (self.to.node, self.to.disk), self.group, known, input)
+    }
+
     fn error(&self, error: &AskError, option: &RPCOption, action: RPCTypes) -> RPCError<Config> {
         match error {
             AskError::NoAddress(_)
@@ -131,13 +148,14 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: AppendEntriesRequest<Config>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
-        let input = futures_util::stream::iter([request]);
-        let floor = self.floor.clone();
-        let mut answers =
-            Appends::new(self.peers.clone(), (self.to.node, self.to.disk), self.group, floor, input);
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let mut answers = self.appends(futures_util::stream::iter([request]));
         let answer = answers.next().await.expect("one append has one answer");
         let appended = answer.map_err(|error| self.error(&error, &option, RPCTypes::AppendEntries))?;
-        Ok(appended.into())
+        Ok(match appended {
+            Ok(matched) if matched != last => AppendEntriesResponse::PartialSuccess(matched),
+            Ok(_) | Err(_) => appended.into(),
+        })
     }
 
     fn stream_append<'s, S>(
@@ -157,8 +175,7 @@ impl RaftNetworkV2<Config> for Network<To> {
                 this.peers.heartbeat((this.to.node, this.to.disk), this.group, this.floor.begins(), request)
             }))
         } else {
-            let floor = this.floor.clone();
-            Box::pin(Appends::new(this.peers.clone(), (this.to.node, this.to.disk), this.group, floor, input))
+            Box::pin(this.appends(input))
         };
         let answers = answers
             .map(move |answer| answer.map_err(|error| this.error(&error, &option, RPCTypes::AppendEntries)));
@@ -206,8 +223,16 @@ impl RaftNetworkV2<Config> for Network<To> {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
         let sent = {
-            let sending = std::pin::pin!(self.send_base(&vote, snapshot));
-            match select(std::pin::pin!(cancel), sending).await {
+            let env = self.peers.env.clone();
+            let sending = async {
+                let sent = self.send_base(&vote, snapshot).await;
+                if sent.is_err() {
+                    // It is begun again at once.
+                    env.sleep(CATCH_UP_AGAIN).await;
+                }
+                sent
+            };
+            match select(std::pin::pin!(cancel), std::pin::pin!(sending)).await {
                 Either::Left((closed, _)) => return Err(StreamingError::Closed(closed)),
                 Either::Right((sent, _)) => sent,
             }

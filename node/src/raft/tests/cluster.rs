@@ -349,6 +349,32 @@ fn a_full_follower_takes_no_batches_and_all_the_rest() {
     });
 }
 
+/// A leader of a new term sends once more what its followers hold, batches among it.
+#[test]
+fn full_nodes_elect_a_leader_that_commits() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let nodes = [cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+        let (first, term) = leader(&nodes.each_ref()).await;
+        let acked = propose(first, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        until("all have all", || nodes.iter().all(|node| holds(node, &acked))).await;
+        for node in nodes {
+            node.stop().await;
+        }
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start_with(node, full.clone()).await);
+        }
+        leader(&nodes.iter().collect::<Vec<_>>()).await;
+        until("what was acknowledged", || nodes.iter().all(|node| holds(node, &acked))).await;
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
 #[test]
 fn a_full_leader_hands_over_to_one_with_room() {
     threads().block_on(async {
