@@ -8,7 +8,7 @@ use clap::Args;
 use quorate_proto::ids::NodeId;
 use quorate_sim::classes::no_such;
 use quorate_sim::exhaust::blocks::{self, Sweep};
-use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, Outcome, Point, Script, at_point, exhaust, operations};
+use quorate_sim::exhaust::{ALL, Outcome, Point, Script, at_point, exhaust, operations};
 use quorate_sim::trace::Show;
 
 use crate::output::Output;
@@ -152,9 +152,10 @@ fn status(outcomes: &[Outcome]) -> u8 {
 
 fn told_of(outcome: &Outcome) -> String {
     let mut told = format!(
-        "{}: {} (at most {OPERATIONS_MAX}), the power cut at {}, {} more while nodes started again; {}; {:.1} s\n",
+        "{}: {} (at most {}), the power cut at {}, {} more while nodes started again; {}; {:.1} s\n",
         outcome.script,
         count(outcome.operations, "disk operation"),
+        outcome.operations_max,
         count(outcome.struck, "point"),
         count(outcome.again, "time"),
         count(u64::try_from(outcome.violations.len()).unwrap_or(u64::MAX), "violation"),

@@ -140,7 +140,7 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
         adjust(&mut knobs);
     }
     let mut shape = Shape::draw(&mut dice);
-    if knobs.trims && options.scenario.is_none() {
+    if knobs.trims {
         shape.keep(&mut Dice::named(seed, "retention"));
     }
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());

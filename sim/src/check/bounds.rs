@@ -139,7 +139,10 @@ mod tests {
     fn a_damaged_disk_may_have_lost_its_checkpoint_until_there_is_another() {
         let lost = "damaged 1\nopen 1 after 2/1: 1";
         assert!(broken(lost).is_empty());
-        assert_eq!(broken(&format!("{lost}\ncheckpoint 1 at 2/1 gives 5\nend 1\nopen 1 after 2/1: 1")), ["O-08"]);
+        assert_eq!(
+            broken(&format!("{lost}\ncheckpoint 1 at 2/1 gives 5\nend 1\nopen 1 after 2/1: 1")),
+            ["O-08"]
+        );
         assert_eq!(broken("damaged 2\nopen 1 after 2/1: 1"), ["O-08"], "another one's");
         assert_eq!(broken("damaged 1\nopen 1 checkpoint 5/1: 1 1 1"), ["O-08"]);
     }

@@ -140,6 +140,9 @@ mod tests {
             ["O-06"],
             "another one in its place"
         );
+        let base_last = "restarted 1 emptied\ntrimmed 1 0/1\nrestarted 1 emptied\nlog 1 from 0: 1 1";
+        assert!(broken(&format!("{first}\n{base_last}")).is_empty(), "its checkpoint went after its log");
+        assert_eq!(broken(&format!("{first}\ntrimmed 1 0/1\nlog 1 from 1:")), ["O-06"], "its end alone went");
     }
 
     #[test]

@@ -236,7 +236,7 @@ mod tests {
         let trimmed = |log: &str| broken(&format!("{HEAD}\nplatter 2 after {log}\n{same}\nquiet"));
         assert!(trimmed("0/1: 1 2").is_empty());
         assert!(trimmed("2/2:").is_empty(), "nothing is left, and it ends where the other does");
-        assert_eq!(trimmed("0/1: 1 2x"), ["O-28"]);
+        assert_eq!(trimmed("0/1: 1 3"), ["O-28"], "another tail");
         assert_eq!(trimmed("0/1: 1"), ["O-28"], "shorter");
         assert_eq!(trimmed("1/1:"), ["O-28"], "shorter, and empty");
         assert_eq!(trimmed("3/2:"), ["O-28"], "a checkpoint of what the other has not");

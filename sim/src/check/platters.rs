@@ -21,6 +21,9 @@ pub(super) struct Platters {
     logs: Logs,
     /// What each node told that it holds, as far as nobody has told it to cut that since.
     matched: BTreeMap<(NodeId, GroupId), LogId>,
+    /// What each node told that it holds on a disk that was lost after that, and has not told anew. Its leader may not
+    /// have known yet that it is committed, and counts on that word: one copy less of that as well.
+    vouched: BTreeMap<(NodeId, GroupId), BTreeSet<LogId>>,
     /// Removed, and not seen since: what is told of them was true when they were asked.
     gone: BTreeSet<(NodeId, GroupId)>,
     /// What was cut from each log.
@@ -43,6 +46,9 @@ impl Judge for Platters {
             Sight::Matched { node, group, term, through }
                 if !self.is_late(*node, *group, *term, *through) =>
             {
+                if let Some(vouched) = self.vouched.get_mut(&(*node, *group)) {
+                    vouched.retain(|id| id.index > through.index);
+                }
                 let matched = self.matched.entry((*node, *group)).or_insert(*through);
                 if through.index > matched.index {
                     *matched = *through;
@@ -55,16 +61,21 @@ impl Judge for Platters {
             Sight::Removed { node, group, .. } => {
                 self.gone.insert((*node, *group));
                 self.matched.remove(&(*node, *group));
+                self.vouched.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));
             }
             Sight::Restarted { node, group, emptied: true } => {
-                self.matched.remove(&(*node, *group));
+                self.lose(*node, *group);
                 self.cut.remove(&(*node, *group));
                 // One copy less, until it has caught up.
                 self.lost.extend(self.committed.get(group).map(|(committed, _)| (*group, *committed)));
             }
             Sight::DiskLost { node } | Sight::Damaged { node } => {
-                self.matched.retain(|(of, _), _| of != node);
+                let of_node = self.matched.range((*node, GroupId(0))..=(*node, GroupId(u64::MAX)));
+                let groups = of_node.map(|((_, group), _)| *group).collect::<Vec<_>>();
+                for group in groups {
+                    self.lose(*node, group);
+                }
                 self.cut.retain(|(of, _), _| of != node);
                 self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));
             }
@@ -124,6 +135,16 @@ impl Platters {
         }
     }
 
+    /// A replica's log is gone, and with it what it told that it holds.
+    fn lose(&mut self, node: NodeId, group: GroupId) {
+        let Some(matched) = self.matched.remove(&(node, group)) else { return };
+        if let Some(log) = self.logs.of(node, group) {
+            let held = log.from(LogIndex(0)).iter().map(|line| LogId { term: line.term, index: line.index });
+            let vouched = held.filter(|id| id.index <= matched.index);
+            self.vouched.entry((node, group)).or_default().extend(vouched);
+        }
+    }
+
     fn holds(
         &self,
         at: Duration,
@@ -169,7 +190,11 @@ impl Platters {
             }
             let holds = |voter: &&NodeId| nodes[*voter][group].holds(*committed);
             let holders = voters.iter().filter(holds).collect::<Vec<_>>();
-            let has_majority = |set: &BTreeSet<NodeId>| set.iter().filter(holds).count() * 2 > set.len();
+            let vouched = |voter: &&NodeId| {
+                self.vouched.get(&(**voter, *group)).is_some_and(|vouched| vouched.contains(committed))
+            };
+            let counts = |voter: &&NodeId| holds(voter) || vouched(voter);
+            let has_majority = |set: &BTreeSet<NodeId>| set.iter().filter(counts).count() * 2 > set.len();
             if !in_force.iter().any(|sets| sets.iter().all(has_majority)) {
                 let what = format!(
                     "what is committed is on the platters of a majority: {} of group {group} is committed, as node \
@@ -195,6 +220,32 @@ mod tests {
         assert_eq!(broken("log 1 from 0: 1 1\nmatched 1 t1 1/1\nplatters 1: 1 2"), ["O-05"], "another one");
         let three = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
         assert_eq!(broken(&format!("{three}\nplatters 1: 1 1 | 2: 1 | 3: 1")), ["O-05"]);
+    }
+
+    #[test]
+    fn a_leader_may_count_on_what_it_was_told_before_a_disk_was_lost() {
+        let logs = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nlog 2 from 0: 1 1";
+        let told = format!("{logs}\nmatched 2 t1 1/1");
+        let known = "replica 1 t1 committed 1/1 last 1/1";
+        let one = "platters 1: 1 1 | 2: 1 | 3: 1";
+        for lost in ["damaged 2", "lost 2", "restarted 2 emptied"] {
+            assert!(broken(&format!("{told}\n{lost}\n{known}\n{one}")).is_empty(), "{lost}");
+        }
+        assert_eq!(broken(&format!("{told}\n{known}\n{one}")), ["O-05"], "nothing was lost");
+        assert_eq!(broken(&format!("{logs}\ndamaged 2\n{known}\n{one}")), ["O-05"], "it told nothing");
+        assert_eq!(
+            broken(&format!("{told}\ndamaged 2\n{known}\nplatters 1: 1 | 2: 1 | 3: 1")),
+            ["O-05"],
+            "that word is not a majority"
+        );
+        let other = "voters 1 is 1 2 3\nlog 1 from 0: 1 1\nlog 2 from 0: 1 2\nmatched 2 t2 1/2\ndamaged 2";
+        assert_eq!(broken(&format!("{other}\n{known}\n{one}")), ["O-05"], "it told of another entry");
+        let anew = "damaged 2\nopen 2 vote 1/2: 1\nlog 2 from 1: 2\nmatched 2 t2 1/2";
+        assert_eq!(
+            broken(&format!("{told}\n{anew}\n{known}\nplatters 1: 1 1 | 2: 1 2 | 3: 1")),
+            ["O-05"],
+            "it has told something else since"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct Readmitted {
     committed: BTreeMap<GroupId, LogIndex>,
     /// What a node must hold, committed, before it takes part again.
     behind: BTreeMap<(NodeId, GroupId), LogIndex>,
+    /// The same as it was before a disk was damaged, until a process has opened that.
+    unseen: BTreeMap<NodeId, BTreeMap<(NodeId, GroupId), LogIndex>>,
 }
 
 impl Judge for Readmitted {
@@ -26,11 +28,26 @@ impl Judge for Readmitted {
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
             Sight::Damaged { node } => {
+                let of_node = self.behind.range((*node, GroupId(0))..=(*node, GroupId(u64::MAX)));
+                let before = of_node.map(|(replica, bound)| (*replica, *bound)).collect();
+                self.unseen.entry(*node).or_insert(before);
                 let bounds = self.committed.iter().map(|(group, index)| ((*node, *group), *index));
                 self.behind.extend(bounds);
             }
+            Sight::Opened { node, .. } => {
+                self.unseen.remove(node);
+            }
+            Sight::GivenBack { node } => {
+                if let Some(before) = self.unseen.remove(node) {
+                    self.behind.retain(|(of, _), _| of != node);
+                    self.behind.extend(before);
+                }
+            }
             // It is another node from then on, and others refuse it.
-            Sight::DiskLost { node } => self.behind.retain(|(of, _), _| of != node),
+            Sight::DiskLost { node } => {
+                self.unseen.remove(node);
+                self.behind.retain(|(of, _), _| of != node);
+            }
             Sight::Removed { node, group, .. } => {
                 self.behind.remove(&(*node, *group));
             }
@@ -88,6 +105,21 @@ mod tests {
         assert!(
             broken("damaged 1\nopen 1 vote 1/2: 1\ngranted 1 t2 to 3").is_empty(),
             "nothing was committed"
+        );
+    }
+
+    #[test]
+    fn what_came_back_before_a_process_opened_the_disk_was_not_lost() {
+        let known = "log 2 from 0: 1 1 1\nreplica 2 t1 committed 2/1 last 2/1";
+        let (open, vote) = ("open 1 vote 1/2: 1 1 1", "granted 1 t2 to 3");
+        assert!(broken(&format!("{known}\ndamaged 1\nback 1\n{open}\n{vote}")).is_empty());
+        assert!(broken(&format!("{known}\ndamaged 1\ndamaged 1\nback 1\n{open}\n{vote}")).is_empty());
+        assert_eq!(broken(&format!("{known}\ndamaged 1\n{open}\nback 1\n{vote}")), ["O-23"], "too late");
+        assert_eq!(broken(&format!("{known}\ndamaged 1\nback 1\ndamaged 1\n{open}\n{vote}")), ["O-23"]);
+        assert_eq!(
+            broken(&format!("{LOST}\nend 1\ndamaged 1\nback 1\nopen 1 vote 1/2: 1\n{vote}")),
+            ["O-23"],
+            "what it had lost before did not come back"
         );
     }
 }

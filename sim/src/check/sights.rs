@@ -53,6 +53,7 @@ fn sight(line: &str) -> Sight {
         "end" => Sight::Ended { node: words.node() },
         "lost" => Sight::DiskLost { node: words.node() },
         "damaged" => Sight::Damaged { node: words.node() },
+        "back" => Sight::GivenBack { node: words.node() },
         "log" => {
             let node = words.node();
             let from = words.number_after("from");

@@ -60,6 +60,8 @@ struct Log {
     judged: u64,
     /// The highest start that a replica had.
     applied: Option<u64>,
+    /// Since when.
+    applied_at: Duration,
     /// What clients were told, as it rose.
     claims: Vec<Claim>,
     /// The same, and who said so in which epoch.
@@ -97,6 +99,8 @@ pub(super) struct Start {
     starts: LogStarts,
     names: BTreeMap<TopicId, String>,
     asking: BTreeMap<String, Asking>,
+    /// When somebody was told last that a topic's settings are changed.
+    configured: BTreeMap<String, Duration>,
     logs: BTreeMap<Place, Log>,
     /// The latest time that a wall clock has shown, in ms.
     wall: Option<i64>,
@@ -188,6 +192,9 @@ impl Start {
                 if let Some(asking) = self.asking.get_mut(name) {
                     asking.told(asked.call, changes, told);
                 }
+                if matches!(told, Told::Configured) {
+                    self.configured.insert(name.clone(), at);
+                }
             }
             (Ask::DeleteRecords { place, .. }, _) => {
                 self.logs.entry(*place).or_default().told_of_a_deletion(asked.call, told);
@@ -261,7 +268,7 @@ impl Start {
                         "with all entries before {next} applied, and it was {other} where all before {at} were"
                     ))
                 } else {
-                    self.starts.place(*group).and_then(|place| self.rises(place, start, end))
+                    self.starts.place(*group).and_then(|place| self.rises(at, place, start, end))
                 };
                 if let Some(why) = why {
                     let what = format!(
@@ -278,23 +285,26 @@ impl Start {
     }
 
     /// What a replica made of more entries and has an earlier start, or of fewer and has a later one: entries alone
-    /// raise it.
+    /// raise it. Two that made of the same entries what is not the same break O-04.
     fn differs(&mut self, group: GroupId, next: LogIndex, start: u64) -> Option<(LogIndex, u64)> {
         let known = self.by_entry.entry(group).or_default();
-        let before = known.range(..=next).next_back().map(|(at, start)| (*at, *start));
-        let later = known.range(next..).find(|(_, later)| **later < start).map(|(at, later)| (*at, *later));
+        let before = known.range(..next).next_back().map(|(at, start)| (*at, *start));
+        let later =
+            known.range(next.next()..).find(|(_, later)| **later < start).map(|(at, later)| (*at, *later));
         if before.is_none_or(|(_, before)| before < start) {
-            known.insert(next, start);
+            let here = known.entry(next).or_insert(start);
+            *here = start.max(*here);
         }
         before.filter(|(_, before)| *before > start).or(later)
     }
 
     /// A replica's log starts there; what is wrong with that.
-    fn rises(&mut self, place: Place, start: u64, end: u64) -> Option<String> {
+    fn rises(&mut self, at: Duration, place: Place, start: u64, end: u64) -> Option<String> {
         let log = self.logs.entry(place).or_default();
         log.high = log.high.max(end);
-        let highest = log.applied.get_or_insert(start);
-        *highest = (*highest).max(start);
+        if log.applied.is_none_or(|highest| highest < start) {
+            (log.applied, log.applied_at) = (Some(start), at);
+        }
         let why = self.why_not(place, start);
         let log = self.logs.entry(place).or_default();
         log.judged = log.judged.max(start);
@@ -345,14 +355,22 @@ impl Start {
             let Some(name) = self.names.get(&place.topic) else { continue };
             let asking = self.asking.get(name);
             let Some(rule) = asking.map_or_else(|| Some(Rule::default()), Asking::in_force) else { continue };
+            if self.configured.get(name).is_some_and(|then| at < *then + LATE_MAX) {
+                // A leader follows a change when it hears of it.
+                continue;
+            }
             let first = log.known.range(..=start).next_back().filter(|(_, batch)| batch.end > start);
             let Some((base, batch)) = first.filter(|(_, batch)| batch.at + LATE_MAX <= at) else { continue };
             let late = i64::try_from(LATE_MAX.as_millis()).unwrap_or(i64::MAX);
             let behind = log.known.range(batch.end..).map(|(_, batch)| batch);
             let behind =
                 behind.filter(|batch| batch.at + LATE_MAX <= at).map(|batch| batch.bytes).sum::<u64>();
+            let expired = |batch: &Standing| {
+                rule.ms.is_some_and(|ms| batch.newest.saturating_add(ms).saturating_add(late) <= oldest)
+            };
+            // What stood before it and had not expired may have held it until just now.
             let by_time =
-                rule.ms.is_some_and(|ms| batch.newest.saturating_add(ms).saturating_add(late) <= oldest);
+                expired(batch) && (log.applied_at + LATE_MAX <= at || log.all_before(start, expired));
             let by_bytes = rule.bytes.is_some_and(|bytes| behind >= bytes.saturating_add(BATCH_BYTES_MAX));
             if by_time || by_bytes {
                 let what = format!(
@@ -383,6 +401,18 @@ impl Log {
              {clock} and {rule} keep it",
             batch.end, batch.newest
         ))
+    }
+
+    /// Whether all that stood below is known, and `is` so.
+    fn all_before(&self, start: u64, is: impl Fn(&Standing) -> bool) -> bool {
+        let mut next = 0;
+        for (base, batch) in self.known.range(..start) {
+            if *base > next || !is(batch) {
+                return false;
+            }
+            next = batch.end;
+        }
+        next >= start
     }
 
     /// All below may have been deleted as somebody asked; never what can be read yet.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_node::env::{Disk, FileName};
 use quorate_node::storage::{Body, DamageCounts, Kind};
+use quorate_node::wiring::Node;
 use quorate_proto::ids::{LogIndex, NodeId};
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -69,7 +70,8 @@ impl Cluster {
         let Some(running) = self.running(node) else { return false };
         let (counts, store) = (running.store().damage_counts(), running.store());
         let mended = counts.damaged_entries == 0 && counts.groups_behind == 0 && !store.forgot_any();
-        mended && !self.is_stranger(node) && self.machine(node).disk.harmed() == 0
+        let harmless = !self.is_stranger(node) && self.machine(node).disk.harmed() == 0;
+        mended && harmless && knows_its_groups(&running, node)
     }
 
     /// The files of a node's disk as they are now: to come back with later, in place of newer ones.
@@ -112,6 +114,7 @@ impl Cluster {
             return Struck::Nothing;
         }
         let Some(lost) = self.comes_to(node, &before, &trial) else { return Struck::Hidden };
+        let held = disk.copy_as_seen();
         if !disk.harm_sector(name, number, harm) {
             return Struck::Nothing;
         }
@@ -119,7 +122,7 @@ impl Cluster {
         self.tally.count("rotten sectors");
         self.damaged = Some(node);
         if lost {
-            self.observer.disk_damaged(node);
+            self.observer.disk_damaged(node, held);
         }
         Struck::Harmed
     }
@@ -166,6 +169,7 @@ impl Cluster {
         said: &str,
         lost: bool,
     ) -> bool {
+        let held = disk.copy_as_seen();
         if strike(disk, harm, older, &mut Dice::new(draw)).is_none() {
             return false;
         }
@@ -178,7 +182,7 @@ impl Cluster {
         });
         self.damaged = Some(node);
         if lost {
-            self.observer.disk_damaged(node);
+            self.observer.disk_damaged(node, held);
         }
         true
     }
@@ -215,6 +219,9 @@ impl Cluster {
             flipped += u64::from(disk.harm_sector(&name, at / SECTOR_BYTES, harm));
         }
         self.note(Event::Fault(format!("a body on the disk of node{node} is damaged {flipped} times")));
+        if flipped > 0 {
+            self.observer.disk_spoilt(node);
+        }
         flipped
     }
 
@@ -222,6 +229,7 @@ impl Cluster {
     pub fn heal_disk(&self, node: NodeId) {
         if self.machine(node).disk.heal() > 0 {
             self.note(Event::Fault(format!("rotten sectors of node{node} can be read again")));
+            self.observer.disk_healed(node, self.is_up(node));
         }
     }
 
@@ -233,10 +241,13 @@ impl Cluster {
         }
         while let Some(node) = self.damaged() {
             if clock::now() > deadline {
-                let counts = self.running(node).map(|running| running.store().damage_counts());
+                let running = self.running(node);
+                let counts = running.as_ref().map(|running| running.store().damage_counts());
+                let knows = running.is_some_and(|running| knows_its_groups(&running, node));
                 let what = format!(
                     "what a disk has damaged comes back from the others: that of node {node} is not whole {patience:?} \
-                     after everything else was mended: {counts:?}"
+                     after everything else was mended: {counts:?}, and it {} what it had",
+                    if knows { "knows" } else { "does not know" }
                 );
                 self.history.complain("O-21", what);
                 self.damaged = None;
@@ -247,6 +258,17 @@ impl Cluster {
     }
 }
 
+/// Whether a node that forgot groups has begun to ask the others about each of those that it is to hold. Until then its
+/// disk does not note them as lost, and it takes no part in them.
+fn knows_its_groups(running: &Node, node: NodeId) -> bool {
+    let stage = running.stage();
+    let Ok(parts) = stage.borrow().clone() else { return false };
+    let metadata = parts.controller.current();
+    let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+    let mut held = partitions.filter(|it| it.replicas.contains(&node) || it.disks.contains_key(&node));
+    parts.controller.is_up_to_date() && held.all(|it| !running.store().may_have_forgotten(it.group))
+}
+
 /// Does it; says what was done. The same dice do the same to the same disk.
 fn strike(disk: &SimDisk, harm: Harm, older: &[(FileName, FileImage)], dice: &mut Dice) -> Option<String> {
     let volumes = disk.volumes();
@@ -255,7 +277,8 @@ fn strike(disk: &SimDisk, harm: Harm, older: &[(FileName, FileImage)], dice: &mu
         Harm::Rot => {
             let name = sealed.get(dice.place(sealed.len().max(1)))?;
             let count = 1 << dice.below(5);
-            rot(disk, name, count, dice)
+            // Volumes that others were rewritten into have later numbers than the one that is written to.
+            if is_sealed(disk, name) { rot(disk, name, count, dice) } else { None }
         }
         Harm::Volume => {
             let name = sealed.get(dice.place(sealed.len().max(1)))?;
@@ -343,6 +366,19 @@ fn rows(disk: &SimDisk) -> BTreeMap<FileName, u64> {
         Some((name, rows))
     };
     copy.volumes().into_iter().filter_map(rows).collect()
+}
+
+/// Whether a volume says of itself that nothing more will be written to it.
+fn is_sealed(disk: &SimDisk, name: &FileName) -> bool {
+    const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+    let copy = disk.copy_as_seen();
+    let read = AssertUnwindSafe(|| -> Option<bool> {
+        let db = Builder::new().create_with_backend(Boxed(copy.open(name, false).ok()?)).ok()?;
+        let facts = db.begin_read().ok()?.open_table(FACTS).ok()?;
+        let sealed = facts.get("sealed").ok()??;
+        Some(sealed.value().first() == Some(&1))
+    });
+    catch_unwind(read).ok().flatten().unwrap_or(false)
 }
 
 /// redb takes no boxed backend.

@@ -25,9 +25,6 @@ use crate::workload::Workload;
 
 pub use scripts::{ALL, Script};
 
-/// The scripts are short: more disk operations than this, over all nodes, would make the whole take too long.
-pub const OPERATIONS_MAX: u64 = 500;
-
 /// How long a machine is without power.
 const DARK: Duration = Duration::from_millis(200);
 /// One cut in so many is followed by another one while what was cut off starts again.
@@ -53,6 +50,8 @@ pub struct Outcome {
     pub script: &'static str,
     /// Disk operations under scrutiny, over all nodes.
     pub operations: u64,
+    /// As many as it may have.
+    pub operations_max: u64,
     /// Points that were tried.
     pub points: u64,
     /// Those at which the power went: all of them, unless something is wrong.
@@ -69,7 +68,7 @@ pub struct Outcome {
 pub fn exhaust(script: &Script, every: u32, jobs: u32, stop: Option<&AtomicBool>) -> Outcome {
     let began = Instant::now();
     let (report, counts) = play(script, None, Options::default());
-    let mut outcome = Outcome { script: script.name, ..Outcome::default() };
+    let mut outcome = Outcome { script: script.name, operations_max: script.max, ..Outcome::default() };
     outcome.operations = counts.operations.values().sum();
     outcome.violations.extend(said(script, None, &report));
     let points = points(&counts.operations)
@@ -153,6 +152,7 @@ pub fn at_point(script: &Script, point: Point, show: Show) -> (Outcome, String) 
     let outcome = Outcome {
         script: script.name,
         operations: counts.operations.values().sum(),
+        operations_max: script.max,
         points: 1,
         struck: u64::from(counts.cuts > 0),
         again: counts.cuts.saturating_sub(1),

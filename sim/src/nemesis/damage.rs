@@ -54,7 +54,8 @@ impl Nemesis {
         cluster.damage(node, harm, &older, &mut self.dice);
         let start = self.draw_start();
         self.mend_at(until, Mend::Start(node, start));
-        let healed = until + self.dice.time(100 * MS, 20_000 * MS);
+        // That may be past by now, and the node is to see first what became of its disk.
+        let healed = until.max(clock::now()) + self.dice.time(100 * MS, 20_000 * MS);
         self.mend_at(healed, Mend::Heal(node));
     }
 

@@ -46,7 +46,7 @@ impl Observer {
     pub(super) fn look_at_platters(&self, state: &mut State, only: Option<NodeId>) {
         let mut nodes = BTreeMap::new();
         for (node, machine) in &mut state.machines {
-            if only.is_some_and(|only| only != *node) {
+            if only.is_some_and(|only| only != *node) || machine.is_spoilt() {
                 continue;
             }
             match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {

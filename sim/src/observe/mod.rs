@@ -83,8 +83,19 @@ struct Machine {
     checkpoints: BTreeMap<GroupId, LogId>,
     /// Whether its disk was damaged: a checkpoint that is not there, or cannot be read, may be lost.
     damaged: bool,
+    /// Whether its disk was damaged beyond what the atlas allows.
+    spoilt: bool,
+    /// What its disk held before its newest was damaged, until a process has opened it.
+    unseen: Option<Unseen>,
     /// What was durable when a sync failed, if one did in this life.
     failed: Option<BTreeMap<GroupId, Option<LogId>>>,
+}
+
+/// A disk before it was damaged.
+struct Unseen {
+    held: SimDisk,
+    /// How many operations there were by then on the disk itself.
+    operations: u64,
 }
 
 /// What is looked at of a node: its parts, since a node that stops is nobody's any more, and writes all the same.
@@ -99,6 +110,8 @@ struct Running {
 #[derive(Default)]
 struct Shadow {
     log: LogState,
+    /// Whether the log held anything, or had trimmed it; a checkpoint ahead of it does not count.
+    held: bool,
     starts: Vec<LogId>,
     /// What it took for committed when it was opened.
     hint: Option<LogId>,
@@ -133,6 +146,8 @@ impl Observer {
             metadata_applied: LogIndex(0),
             checkpoints: BTreeMap::new(),
             damaged: false,
+            spoilt: false,
+            unseen: None,
             failed: None,
         };
         state.machines.insert(node, machine);
@@ -147,7 +162,7 @@ impl Observer {
         let starts = state.starts;
         let Some(machine) = state.machines.get_mut(&node) else { return };
         machine.config = config.clone();
-        if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) {
+        if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) && !machine.is_spoilt() {
             let dice = Dice::named(starts, "recovered twice");
             match disks::recover_twice(&machine.disk, config, node, dice) {
                 Ok((once, twice, logs)) => {
@@ -179,15 +194,16 @@ impl Observer {
         });
         machine.parts = Weak::new();
         machine.metadata_applied = LogIndex(0);
+        machine.unseen = None;
         machine.failed = None;
         machine.identity = Some(identity);
         machine.groups = groups
             .iter()
             .map(|(group, found)| {
-                let log = platter::state_of(&running.store().log(*group));
-                let shadow =
-                    Shadow { log, starts: found.starts.clone(), hint: log.committed, ..Shadow::default() };
-                (*group, shadow)
+                let log = running.store().log(*group);
+                let (held, log) = (log.state().last.is_some(), platter::state_of(&log));
+                let (starts, hint) = (found.starts.clone(), log.committed);
+                (*group, Shadow { log, held, starts, hint, ..Shadow::default() })
             })
             .collect();
         self.show(&Sight::Opened { node, identity, groups });
@@ -214,17 +230,38 @@ impl Observer {
     pub fn disk_lost(&self, node: NodeId) {
         if let Some(machine) = self.state().machines.get_mut(&node) {
             machine.identity = None;
+            machine.unseen = None;
             machine.checkpoints.clear();
         }
         self.show(&Sight::DiskLost { node });
     }
 
-    /// The newest that a node's disk held is damaged: what it told that it holds is not there any more.
-    pub fn disk_damaged(&self, node: NodeId) {
+    /// The newest that a node's disk `held` is damaged: what it told that it holds is not there any more.
+    pub fn disk_damaged(&self, node: NodeId, held: SimDisk) {
         if let Some(machine) = self.state().machines.get_mut(&node) {
             machine.damaged = true;
+            let operations = machine.disk.operations();
+            machine.unseen.get_or_insert(Unseen { held, operations });
         }
         self.show(&Sight::Damaged { node });
+    }
+
+    /// A node's disk is damaged beyond what the atlas allows, in the volume that is written to: a process goes on with
+    /// it, and a loss of power would take the whole volume. Until the disk gives back what it held, nothing is promised
+    /// of what it comes to then.
+    pub fn disk_spoilt(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.spoilt = true;
+        }
+    }
+
+    /// Some of what was damaged on a node's disk can be read again. It may be all of it, and nobody may have noticed.
+    pub fn disk_healed(&self, node: NodeId, is_up: bool) {
+        let mut state = self.state();
+        let is_back = state.machines.get_mut(&node).is_some_and(|machine| machine.has_again(node, is_up));
+        if is_back {
+            self.show(&Sight::GivenBack { node });
+        }
     }
 
     /// Something happened on a node's disk.
@@ -386,7 +423,10 @@ impl Observer {
             }
         }
         let shadow = machine.groups.entry(group).or_default();
-        if now.last.is_none() && shadow.log.last.is_some() && log.damage().lost.any() {
+        let holds = log.state().last.is_some();
+        // Its checkpoints go last: for a moment it looks as if it went on behind one of them.
+        let emptied = (shadow.held && !holds) || (shadow.log.last.is_some() && now.last.is_none());
+        if emptied && log.damage().lost.any() {
             *shadow = Shadow { hint: now.committed, ..Shadow::default() };
             self.show(&Sight::Restarted { node, group, emptied: true });
         }
@@ -427,7 +467,7 @@ impl Observer {
                 self.show(&Sight::Log { node, group, from, lines });
             }
         }
-        shadow.log = now;
+        (shadow.log, shadow.held) = (now, holds);
         let raft = running.raft.group(group);
         // What its owner has acted upon, perhaps in the middle of a run that its Raft has not told of yet.
         let mut acted = None;
@@ -542,6 +582,34 @@ impl Observer {
             self.look_at(node);
             self.look_at_platters(&mut self.state(), Some(node));
         }
+    }
+}
+
+impl Machine {
+    /// Whether its disk is damaged beyond what the atlas allows, and has not given back what it held.
+    fn is_spoilt(&self) -> bool {
+        self.spoilt && self.disk.harmed() > 0
+    }
+
+    /// Whether its disk holds again what it held before it was damaged, and nobody who is there has seen it otherwise.
+    /// Told once.
+    fn has_again(&mut self, node: NodeId, is_up: bool) -> bool {
+        let Some(unseen) = &self.unseen else { return false };
+        if is_up && self.disk.operations() != unseen.operations {
+            return false;
+        }
+        let held = |disk: &SimDisk| {
+            let aside = Aside::recover(&disk.copy_as_seen(), &self.config, node).ok()?;
+            let groups = aside.groups();
+            let lost = groups.keys().map(|group| aside.has_lost(*group)).collect::<Vec<_>>();
+            Some((groups, lost))
+        };
+        let before = held(&unseen.held);
+        let is_back = before.is_some() && before == held(&self.disk);
+        if is_back {
+            self.unseen = None;
+        }
+        is_back
     }
 }
 

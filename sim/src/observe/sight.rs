@@ -38,6 +38,11 @@ pub enum Sight {
         /// Which node's.
         node: NodeId,
     },
+    /// Before any process ran on it, a damaged disk held again all that it had held: nothing is lost.
+    GivenBack {
+        /// Which node's.
+        node: NodeId,
+    },
     /// A replica was stopped, and is started again while its process runs on.
     Restarted {
         /// Whose.

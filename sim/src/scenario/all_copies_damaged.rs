@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn forgetful(knobs: &mut Knobs) {
     usual(knobs);
     knobs.recent_bytes_max = 1;
+    knobs.volume_bytes_max = 6_000;
 }
 
 /// Plays it.
@@ -33,6 +34,12 @@ pub fn play(seed: u64, options: Options) -> Report {
         for _ in 0..3 {
             // A batch each.
             workload.send(&place, 1, PATIENCE).await;
+        }
+        // On every disk it comes to lie in a volume that is full: what is written later does not move it elsewhere.
+        let other = Target { partition: PartitionId(1), ..place.clone() };
+        let deadline = clock::now() + PATIENCE;
+        while cluster.nodes().iter().any(|node| cluster.images(*node).len() < 4) && clock::now() < deadline {
+            workload.send(&other, 10, PATIENCE).await;
         }
         let Some(leader) = workload.leader(&place).await else { return };
         let bodies = cluster.bodies(leader, &place.topic).await;

@@ -34,6 +34,7 @@ fn small(knobs: &mut Knobs) {
     knobs.fetch_bytes_max = 8 << 20;
     knobs.pool_wait_max = Duration::from_millis(5);
     knobs.points = Points::none();
+    knobs.trims = false;
     knobs.without_rest();
 }
 

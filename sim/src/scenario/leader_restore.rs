@@ -27,6 +27,8 @@ pub(super) fn usual(knobs: &mut Knobs) {
     knobs.append_in_flight_max = 32;
     knobs.in_flight_batches_max = 4_096;
     knobs.points = Points::none();
+    // What is written can be read for as long as the story goes on.
+    knobs.trims = false;
     knobs.without_rest();
 }
 

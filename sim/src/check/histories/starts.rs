@@ -21,6 +21,17 @@ const THREE: &str = "
     ask c1 n1 e1 p3 produce 7:0:2 r3
     tell p3 at 2 e1";
 
+/// One of the time 5000, which goes, and behind it one of the time 20, which stays.
+const LATER_GOES_FIRST: &str = "
+    topics 1 2 1
+    ask c1 n1 e1 p1 produce 7:0:0 r500
+    tell p1 at 0 e1
+    ask c1 n1 e1 p2 produce 8:0:0 s2
+    tell p2 at 1 e1
+    readable n1 0 2
+    wall 12000
+    @9000 readable n1 1 2";
+
 const DELETED_BEFORE_2: &str = "
     ask c2 n1 e1 d1 delete-records 2
     tell d1 records-deleted 2";
@@ -198,6 +209,22 @@ histories! {
         wall 9000
         readable n1 0 3
         @9000 settled 20";
+    an_older_batch_held_it_until_just_now, []: MS_2000, LATER_GOES_FIRST, "
+        settled 11999";
+    it_stays_long_after_the_older_one_went, ["O-29"]: MS_2000, LATER_GOES_FIRST, "
+        @14000 settled 11999";
+    it_stays_and_the_older_one_had_expired_long_ago, ["O-29"]: MS_2000, LATER_GOES_FIRST, "
+        settled 12000";
+    a_leader_hears_of_a_setting_in_a_moment, []: THREE, "
+        ask c2 n1 e1 g1 configure ms=2000
+        @8000 tell g1 configured
+        readable n1 0 3
+        @9000 settled 9000";
+    a_leader_has_long_heard_of_a_setting, ["O-29"]: THREE, "
+        ask c2 n1 e1 g1 configure ms=2000
+        tell g1 configured
+        readable n1 0 3
+        @9000 settled 9000";
     nobody_knows_what_is_in_force, []: THREE, "
         ask c2 n1 e1 g1 configure ms=2000
         tell g1 unknown
