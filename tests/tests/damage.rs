@@ -204,6 +204,14 @@ impl Played {
         }
     }
 
+    /// Waits until nothing needs attention: while a node has not caught up, another one must not be stopped.
+    fn until_whole(&self) {
+        wait::until("nothing that needs attention", || {
+            let status = self.cluster.run(["cluster", "status", "--json"]).done().json();
+            (status["attention"] == json!([])).then_some(())
+        });
+    }
+
     /// What `log dump` shows of each group on a node that does not run: index, term and the body's checksum.
     fn dump(&self, id: u32) -> BTreeMap<u64, Vec<(u64, u64, u64)>> {
         let data = self.cluster.node(id).data.to_str().unwrap().to_owned();
@@ -283,6 +291,7 @@ fn survive(behind: bool) {
         played.cluster.wait_all_ready();
         played.write(10);
         played.check(name);
+        played.until_whole();
     }
     played.end();
 }
