@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "quorate/v1/common.proto",
     "quorate/v1/produce.proto",
     "quorate/v1/fetch.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 7] = [
     "quorate/v1/admin.proto",
     "quorate/v1/peer.proto",
     "quorate/v1/controller.proto",
+    "quorate/v1/partition.proto",
 ];
 
 #[expect(clippy::disallowed_methods, reason = "a build script writes where cargo tells it to")]

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -192,7 +193,8 @@ struct State {
 /// The batches of one partition that are not in flight yet.
 pub(crate) struct Queue {
     pub(crate) partition: PartitionId,
-    batch_bytes_max: usize,
+    /// A batch is full at this many bytes.
+    batch_bytes_max: AtomicUsize,
     state: Mutex<State>,
     /// Told when a batch is opened, sealed, or the queue is closed.
     pub(crate) changed: Notify,
@@ -203,7 +205,13 @@ const NEARLY_FULL: usize = 64;
 
 impl Queue {
     pub(crate) fn new(partition: PartitionId, batch_bytes_max: usize) -> Self {
+        let batch_bytes_max = AtomicUsize::new(batch_bytes_max);
         Self { partition, batch_bytes_max, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Batches are full at so many bytes from here on; one that is larger already is sealed at the next record.
+    pub(crate) fn limit_batches(&self, bytes_max: usize) {
+        self.batch_bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -220,12 +228,13 @@ impl Queue {
         room: &mut Option<OwnedSemaphorePermit>,
         now: impl FnOnce() -> Moment,
     ) -> Pushed {
+        let batch_bytes_max = self.batch_bytes_max.load(Ordering::Relaxed);
         let mut state = self.state();
         let state = &mut *state;
         if let Some(reason) = &state.closed {
             return Pushed::Closed(reason.clone());
         }
-        if let Some(full) = state.open.take_if(|open| open.builder.bytes() + bytes > self.batch_bytes_max) {
+        if let Some(full) = state.open.take_if(|open| open.builder.bytes() + bytes > batch_bytes_max) {
             state.sealed.push_back(full);
             self.changed.notify_one();
         }
@@ -238,7 +247,7 @@ impl Queue {
             }
             state.unfinished.push_back(Arc::clone(&completion));
             state.open = Some(Filled {
-                builder: BatchBuilder::new(room.num_permits().min(self.batch_bytes_max)),
+                builder: BatchBuilder::new(room.num_permits().min(batch_bytes_max)),
                 completer: Completer::new(completion),
                 opened_at: now(),
                 room,
@@ -254,7 +263,7 @@ impl Queue {
             timestamp,
             slot: None,
         };
-        let full = open.builder.bytes() + NEARLY_FULL > self.batch_bytes_max;
+        let full = open.builder.bytes() + NEARLY_FULL > batch_bytes_max;
         if full {
             state.sealed.extend(state.open.take());
         }

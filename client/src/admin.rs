@@ -1,5 +1,9 @@
 //! Topics and the cluster, for those who look after them.
 
+mod alter;
+mod moves;
+mod records;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +17,16 @@ use quorate_proto::ids::{
 };
 use quorate_proto::v1;
 
+pub use self::alter::ConfigChanges;
+pub use self::records::DeleteBefore;
 use crate::error::AdminError;
 use crate::leaders::{Leaders, LookupError, WORD_TIME_MIN, leader_lost, no_leader, refusal};
 use crate::retry::Backoff;
+pub use moves::LeaderChange;
+
+mod members;
+
+pub use members::{ChangeBegun, MembersChange, PartitionMove, Placing, WaitingNode};
 
 /// A topic to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +87,7 @@ pub struct TopicListing {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionListing>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -102,7 +113,7 @@ pub struct TopicDescription {
     pub id: TopicId,
     /// By number, from 0.
     pub partitions: Vec<PartitionDescription>,
-    /// Settings that differ from the defaults.
+    /// All settings, the defaults among them.
     pub configs: BTreeMap<String, String>,
 }
 
@@ -134,17 +145,31 @@ pub struct ClusterStatus {
     pub under_replicated: u32,
     /// Partitions without a leader.
     pub leaderless: u32,
+    /// Partitions whose members are not yet those that they are to be.
+    pub moves: Vec<PartitionMove>,
+    /// Nodes that asked the one that answered to be admitted, and were not.
+    pub waiting: Vec<WaitingNode>,
+    /// The last entry of the metadata group's log that the node which answered has applied.
+    pub as_of: u64,
+    /// What somebody should look at, in words, what matters most first; empty if all is well.
+    pub attention: Vec<String>,
 }
 
 impl ClusterStatus {
-    /// How many nodes are alive.
-    pub fn alive(&self) -> usize {
-        self.nodes.iter().filter(|node| node.alive).count()
+    /// The nodes that decide on what all of them must know; all nodes where it is not said which.
+    pub fn voters(&self) -> Vec<&NodeStatus> {
+        let voters: Vec<&NodeStatus> = self.nodes.iter().filter(|node| node.voter).collect();
+        if voters.is_empty() { self.nodes.iter().collect() } else { voters }
     }
 
-    /// Whether enough nodes are alive to commit anything that all of them decide on.
+    /// How many of [`ClusterStatus::voters`] are alive.
+    pub fn alive(&self) -> usize {
+        self.voters().iter().filter(|node| node.alive).count()
+    }
+
+    /// Whether enough nodes are alive to commit anything that all of them must know.
     pub fn has_majority(&self) -> bool {
-        self.alive() > self.nodes.len() / 2
+        self.alive() > self.voters().len() / 2
     }
 }
 
@@ -165,6 +190,29 @@ pub struct NodeStatus {
     pub leads: u32,
     /// Partitions of which it has a replica.
     pub replicas: u32,
+    /// It votes in the metadata group; the others follow.
+    pub voter: bool,
+    /// All that it holds is being moved away, and then it is removed.
+    pub draining: bool,
+    /// What it shares its power and its switch with; empty if that was not said.
+    pub rack: String,
+    /// What it says of its own disk; `None` if the node that answered has not heard it.
+    pub disk: Option<DiskStatus>,
+}
+
+/// What a node says of its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// Bytes left.
+    pub free_bytes: u64,
+    /// Bytes that are kept: below them, batches are refused.
+    pub reserve_bytes: u64,
+    /// Whether batches are refused because too little is left.
+    pub full: bool,
+    /// Entries that were found damaged since the node's process started.
+    pub damaged_entries: u64,
+    /// How many of them are whole again.
+    pub repaired_entries: u64,
 }
 
 /// Which offset is meant.
@@ -187,7 +235,7 @@ pub struct OffsetFound {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Creates, lists, describes and deletes topics. Cheap to clone.
+/// Creates, lists, describes, changes and deletes topics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admin {
     env: Env,
@@ -204,6 +252,14 @@ fn within(mut call: Call, time: Duration) -> Call {
     if let Call::CreateTopic(request) = &mut call {
         request.timeout_ms = ms;
     } else if let Call::DeleteTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::ChangeMembers(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::ConfigureTopic(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::AddPartitions(request) = &mut call {
+        request.timeout_ms = ms;
+    } else if let Call::DeleteRecords(request) = &mut call {
         request.timeout_ms = ms;
     }
     call
@@ -438,15 +494,14 @@ impl Admin {
         let config = self.leaders.config();
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let mut view = self.leaders.resolve(topic).await;
+        let mut view = self.leaders.resolve_with(topic, partition).await;
         let mut before = None;
         loop {
             let last = match view {
                 Ok(view) => {
-                    let count = view.partitions.len();
-                    if usize::try_from(partition.0).map_or(true, |partition| partition >= count) {
-                        let message =
-                            format!("topic {topic} has no partition {partition}, only 0 to {}", count - 1);
+                    if !view.has(partition) {
+                        let last = view.partitions.len() - 1;
+                        let message = format!("topic {topic} has no partition {partition}, only 0 to {last}");
                         return Err(AdminError::Refused { code: ErrorCode::UnknownPartition, message });
                     }
                     match self.offset_once(topic, view.id, partition, at, deadline).await {
@@ -519,7 +574,9 @@ impl Admin {
         if code != ErrorCode::None {
             self.leaders.hint(topic, id, partition, reply.leader, reply.leader_epoch);
             let message = refusal(code, &reply.message);
-            let later = code.is_retriable() || code == ErrorCode::UnknownTopicId;
+            // One that denies what others know of lags behind.
+            let denied = code == ErrorCode::UnknownTopicId || code == ErrorCode::UnknownPartition;
+            let later = code.is_retriable() || denied;
             return Err(if later { Missed::NotNow(message) } else { Missed::Refused { code, message } });
         }
         let Ok(offset) = u64::try_from(reply.offset) else { return Ok(None) };
@@ -597,6 +654,16 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         alive: node.alive,
         leads: node.leads,
         replicas: node.replicas,
+        voter: node.voter,
+        draining: node.draining,
+        rack: node.rack,
+        disk: node.disk.map(|disk| DiskStatus {
+            free_bytes: disk.free_bytes,
+            reserve_bytes: disk.reserve_bytes,
+            full: disk.full,
+            damaged_entries: disk.damaged_entries,
+            repaired_entries: disk.repaired_entries,
+        }),
     };
     let mut nodes: Vec<NodeStatus> = reply.nodes.into_iter().map(node).collect();
     nodes.sort_by_key(|node| node.id);
@@ -605,6 +672,10 @@ fn status(reply: v1::ClusterStatusResponse) -> Said<ClusterStatus> {
         nodes,
         under_replicated: reply.under_replicated,
         leaderless: reply.leaderless,
+        moves: reply.moves.into_iter().map(PartitionMove::from_wire).collect(),
+        waiting: reply.waiting.into_iter().map(WaitingNode::from_wire).collect(),
+        as_of: reply.as_of,
+        attention: reply.attention,
     })
 }
 

@@ -122,6 +122,26 @@ impl Channel for GrpcChannel {
                 async move { AdminServiceClient::new(http2).delete_topic(request).await },
                 Reply::DeleteTopic,
             ),
+            Call::ChangeMembers(request) => self.unary(
+                async move { AdminServiceClient::new(http2).change_members(request).await },
+                Reply::ChangeMembers,
+            ),
+            Call::ConfigureTopic(request) => self.unary(
+                async move { AdminServiceClient::new(http2).configure_topic(request).await },
+                Reply::ConfigureTopic,
+            ),
+            Call::AddPartitions(request) => self.unary(
+                async move { AdminServiceClient::new(http2).add_partitions(request).await },
+                Reply::AddPartitions,
+            ),
+            Call::DeleteRecords(request) => self.unary(
+                async move { AdminServiceClient::new(http2).delete_records(request).await },
+                Reply::DeleteRecords,
+            ),
+            Call::MoveLeader(request) => self.unary(
+                async move { AdminServiceClient::new(http2).move_leader(request).await },
+                Reply::MoveLeader,
+            ),
         }
     }
 

@@ -27,6 +27,11 @@ pub struct ClientConfig {
     pub backoff_max: Duration,
     /// How long [`Admin`]'s requests and a consumer's lookups may take in all.
     pub admin_timeout: Duration,
+    /// How old what is known of topics may grow before producers, and consumers of whole topics, look it up again.
+    /// Partitions that were added are found within this time, and about a second. At least 100 ms. Too small: servers
+    /// are asked for nothing; too large: records go to the partitions of yesterday only. Kafka's
+    /// `metadata.max.age.ms`.
+    pub metadata_age_max: Duration,
 }
 
 impl Default for ClientConfig {
@@ -37,6 +42,7 @@ impl Default for ClientConfig {
             backoff_min: Duration::from_millis(10),
             backoff_max: Duration::from_millis(250),
             admin_timeout: Duration::from_secs(10),
+            metadata_age_max: Duration::from_secs(10),
         }
     }
 }
@@ -78,7 +84,7 @@ impl Client {
         Consumer::new(self.env.clone(), Arc::clone(&self.leaders), config)
     }
 
-    /// The way to create, list, describe and delete topics.
+    /// The way to create, list, describe, change and delete topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.env.clone(), Arc::clone(&self.leaders))
     }

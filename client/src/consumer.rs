@@ -1,6 +1,8 @@
-//! The consumer: what callers see of it. [`fetcher`] does the fetching, one task per partition.
+//! The consumer: what callers see of it. [`fetcher`] does the fetching, one task per partition; [`growth`] finds the
+//! partitions that are added.
 
 mod fetcher;
+mod growth;
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +18,12 @@ use std::time::Duration;
 use futures_util::Stream;
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{DECOMPRESSED_BYTES_MAX, Records};
-use quorate_proto::env::{Env, Task};
+use quorate_proto::env::{Env, Mark, Task};
 use quorate_proto::ids::{Offset, PartitionId, Timestamp, TopicId, TopicName};
+use tokio::sync::mpsc;
 
 use self::fetcher::{Buffer, Chunk, Fetcher, Progress};
+use self::growth::{Added, FOUND_MAX, Growth};
 use crate::admin::{Admin, OffsetAt};
 use crate::error::{AdminError, ConsumeError};
 use crate::leaders::{Leaders, LookupError, TopicView};
@@ -42,7 +46,8 @@ pub enum Start {
 /// Which partitions of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Partitions {
-    /// All of them.
+    /// All of them, and those that are added to the topic later: each from its beginning, as soon as it is found
+    /// ([`ClientConfig::metadata_age_max`](crate::ClientConfig::metadata_age_max)).
     All,
     /// These.
     Only(Vec<PartitionId>),
@@ -100,6 +105,11 @@ pub struct Consumer {
     /// How many fetchers share the bound on what is fetched.
     sharers: Arc<AtomicUsize>,
     assigned: BTreeMap<Key, Assigned>,
+    /// Topics that are watched for partitions that are added, and by whom.
+    watches: BTreeMap<TopicName, (TopicId, Task)>,
+    /// Such partitions, and the way to tell of them.
+    added: mpsc::Receiver<Added>,
+    tell_added: mpsc::Sender<Added>,
     /// What is being handed out.
     current: Option<Current>,
     next_fetcher: u64,
@@ -129,6 +139,7 @@ struct Current {
 
 impl Consumer {
     pub(crate) fn new(env: Env, leaders: Arc<Leaders>, config: ConsumerConfig) -> Self {
+        let (tell_added, added) = mpsc::channel(FOUND_MAX);
         Self {
             admin: Admin::new(env.clone(), Arc::clone(&leaders)),
             env,
@@ -137,6 +148,9 @@ impl Consumer {
             config,
             sharers: Arc::default(),
             assigned: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            added,
+            tell_added,
             current: None,
             next_fetcher: 0,
         }
@@ -147,7 +161,8 @@ impl Consumer {
     /// nothing is changed.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`, a wrong name, or `TimedOut` if a position cannot be found.
+    /// `UnknownTopic`, `UnknownPartition`, a wrong name, `TimedOut` if a position cannot be found, or `TopicDeleted` if
+    /// the topic went meanwhile and another one has its name.
     pub async fn assign(
         &mut self,
         topic: &str,
@@ -155,24 +170,66 @@ impl Consumer {
         start: Start,
     ) -> Result<(), ConsumeError> {
         let name: TopicName = topic.parse()?;
-        let view = self.resolve(&name).await?;
+        let newest = match &partitions {
+            Partitions::All => None,
+            Partitions::Only(these) => these.iter().copied().max(),
+        };
+        let view = self.resolve(&name, newest).await?;
         let count = view.partitions.len();
         let all = || (0..).map(PartitionId).take(count).collect();
+        let is_whole = partitions == Partitions::All;
         let wanted: Vec<PartitionId> = match partitions {
             Partitions::All => all(),
             Partitions::Only(these) => these,
         };
-        let is_missing =
-            |partition: &&PartitionId| usize::try_from(partition.0).map_or(true, |at| at >= count);
-        if let Some(&partition) = wanted.iter().find(is_missing) {
+        if let Some(&partition) = wanted.iter().find(|partition| !view.has(**partition)) {
             return Err(ConsumeError::UnknownPartition { topic: name, partition, partitions: count });
         }
         let offsets = wanted.iter().map(|partition| self.locate(&name, *partition, start));
-        let offsets = futures_util::future::try_join_all(offsets).await?;
+        let found = futures_util::future::try_join_all(offsets).await;
+        let offsets = match found {
+            // A topic never loses a partition: another one has its name by now.
+            Err(ConsumeError::Refused { code: ErrorCode::UnknownPartition, .. }) => {
+                return Err(ConsumeError::TopicDeleted { topic: name });
+            }
+            found => found?,
+        };
         for (partition, offset) in wanted.into_iter().zip(offsets) {
             self.begin((name.clone(), partition), view.id, offset);
         }
+        if is_whole {
+            self.watch(name, view.id, count);
+        }
         Ok(())
+    }
+
+    /// Reads partitions with numbers from `known` on too, each from its beginning: those that there are, and those that
+    /// are added to the topic later. [`Partitions::All`] does so by itself; this is for who has assigned all `known`
+    /// partitions one by one.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, a wrong name, or `TimedOut` if the topic cannot be found.
+    pub async fn assign_added(&mut self, topic: &str, known: usize) -> Result<(), ConsumeError> {
+        let name: TopicName = topic.parse()?;
+        let view = self.resolve(&name, None).await?;
+        self.watch(name, view.id, known);
+        Ok(())
+    }
+
+    /// From now on partitions of a topic are found whose numbers are not below `known`.
+    fn watch(&mut self, topic: TopicName, id: TopicId, known: usize) {
+        let growth = Growth {
+            env: self.env.clone(),
+            leaders: Arc::clone(&self.leaders),
+            admin: self.admin.clone(),
+            topic: topic.clone(),
+            id,
+            known,
+            age: self.leaders.age_max(),
+            found: self.tell_added.clone(),
+        };
+        let task = self.env.spawn("consumer growth", growth.run());
+        self.watches.insert(topic, (id, task));
     }
 
     /// Goes elsewhere in a partition, also after an error that made it rest.
@@ -220,14 +277,22 @@ impl Consumer {
         self.assigned.get(&(topic.parse().ok()?, partition))
     }
 
-    /// Finds a topic, as long as there is time.
-    async fn resolve(&self, name: &TopicName) -> Result<Arc<TopicView>, ConsumeError> {
+    /// Finds a topic, as long as there is time; looks again if this partition is not known of it.
+    async fn resolve(
+        &self,
+        name: &TopicName,
+        partition: Option<PartitionId>,
+    ) -> Result<Arc<TopicView>, ConsumeError> {
         let config = self.leaders.config();
         let after = config.admin_timeout;
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         loop {
-            let error = match self.leaders.resolve(name).await {
+            let found = match partition {
+                Some(partition) => self.leaders.resolve_with(name, partition).await,
+                None => self.leaders.resolve(name).await,
+            };
+            let error = match found {
                 Ok(view) => return Ok(view),
                 Err(error) => error,
             };
@@ -321,10 +386,20 @@ impl Consumer {
         }
     }
 
-    fn poll_record(&mut self, cx: &Context<'_>) -> Poll<Result<ConsumedRecord, ConsumeError>> {
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<ConsumedRecord, ConsumeError>> {
         loop {
             if let Some(result) = self.hand_out() {
                 return Poll::Ready(result);
+            }
+            while let Poll::Ready(Some(Added { key, id, position })) = self.added.poll_recv(cx) {
+                // It may have been assigned by itself in the meantime, or another topic of that name.
+                let is_watched = self.watches.get(&key.0).is_some_and(|(watched, _)| *watched == id);
+                // One of a topic that had the name before rests for ever.
+                let is_assigned = self.assigned.get(&key).is_some_and(|assigned| assigned.id == id);
+                if is_watched && !is_assigned {
+                    self.env.reached(Mark::ConsumerFoundANewPartition);
+                    self.begin(key, id, position);
+                }
             }
             if self.assigned.values().all(|assigned| assigned.fetcher.is_none()) {
                 return Poll::Ready(Err(ConsumeError::NothingAssigned));

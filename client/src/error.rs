@@ -155,8 +155,8 @@ impl fmt::Display for SizeLimit {
         match self {
             Self::Topic { topic, message_bytes_max } => write!(
                 f,
-                "what max.message.bytes={message_bytes_max} of topic {topic} leaves for a record: create a topic with a \
-                 larger max.message.bytes"
+                "what max.message.bytes={message_bytes_max} of topic {topic} leaves for a record: raise that (quorate \
+                 topic config set)"
             ),
             Self::RecordBytesMax => f.write_str("which is this producer's record_bytes_max: raise that"),
             Self::MemoryBytesMax => {

@@ -33,6 +33,10 @@ const AVOIDED: Duration = Duration::from_secs(2);
 const DENIED_MAX: usize = 1_000;
 /// A leader that is silent for so long makes us look whether another node leads by now.
 const SLOW: Duration = Duration::from_millis(500);
+/// How often those who follow topics see whether more is known of them by now.
+pub(crate) const FOLLOW: Duration = Duration::from_secs(1);
+/// What is known of topics is not looked up again so soon to see whether one has grown, or takes more by now.
+pub(crate) const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// What is known of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,13 @@ pub(crate) struct TopicView {
     pub(crate) partitions: Vec<Known>,
     /// Its `max.message.bytes`, if the servers say it.
     pub(crate) message_bytes_max: Option<usize>,
+}
+
+impl TopicView {
+    /// Whether the topic has a partition of this number.
+    pub(crate) fn has(&self, partition: PartitionId) -> bool {
+        usize::try_from(partition.0).is_ok_and(|at| at < self.partitions.len())
+    }
 }
 
 /// Who leads a partition, as far as we heard. The epoch never goes back.
@@ -141,6 +152,8 @@ struct State {
     silent: BTreeMap<String, Silence>,
     /// How many lookups have ended.
     lookups: u64,
+    /// When the last one of all known topics began that was answered.
+    looked_up: Option<Moment>,
     /// Why the last lookup failed, for those who waited for it: as a whole, or for one topic.
     failed: Option<NoServer>,
     failed_topics: BTreeMap<TopicName, LookupError>,
@@ -182,6 +195,11 @@ impl Leaders {
 
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.config
+    }
+
+    /// How old what is known of topics may grow.
+    pub(crate) fn age_max(&self) -> Duration {
+        self.config.metadata_age_max.max(JUST_NOW)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -460,9 +478,46 @@ impl Leaders {
             (state.lookups > before && told, topics)
         };
         if !joined {
+            let began = self.env.now();
             self.look_up(&topics, false).await.map_err(LookupError::NoServer)?;
+            self.state().looked_up = Some(began);
         }
         self.result(topic)
+    }
+
+    /// Asks again about a topic, and another server than the last time, unless all that is known was asked for less than
+    /// `age` ago.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub(crate) async fn refresh_older_than(
+        &self,
+        topic: &TopicName,
+        age: Duration,
+    ) -> Result<Arc<TopicView>, LookupError> {
+        let now = self.env.now();
+        let is_young = self.state().looked_up.is_some_and(|at| now.since(at) < age);
+        match self.known(topic).filter(|_| is_young) {
+            Some(view) => Ok(view),
+            None => {
+                // Who answered last may lag behind, and go on to do so: nothing that fails would tell us.
+                self.ask_elsewhere();
+                self.refresh(topic).await
+            }
+        }
+    }
+
+    /// What is known of a topic, looked up again if it lacks this partition: topics grow.
+    ///
+    /// # Errors
+    /// See [`LookupError`].
+    pub(crate) async fn resolve_with(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+    ) -> Result<Arc<TopicView>, LookupError> {
+        let view = self.resolve(topic).await?;
+        if view.has(partition) { Ok(view) } else { self.refresh_older_than(topic, JUST_NOW).await }
     }
 
     fn result(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
@@ -560,6 +615,9 @@ impl Leaders {
                             let heard = std::mem::replace(new, *old);
                             new.learn(heard);
                         }
+                        // A topic never loses a partition: this server has not heard yet that some were added.
+                        let heard = view.partitions.len().min(old.partitions.len());
+                        view.partitions.extend_from_slice(&old.partitions[heard..]);
                     }
                     failed.remove(name);
                     state.topics.insert(name.clone(), Arc::new(view));

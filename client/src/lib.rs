@@ -59,8 +59,9 @@ mod testing;
 
 pub use accumulator::Ack;
 pub use admin::{
-    Admin, ClusterStatus, CreatedTopic, NewTopic, NodeStatus, OffsetAt, OffsetFound, PartitionDescription,
-    PartitionListing, TopicDescription, TopicListing,
+    Admin, ChangeBegun, ClusterStatus, ConfigChanges, CreatedTopic, DeleteBefore, DiskStatus, LeaderChange,
+    MembersChange, NewTopic, NodeStatus, OffsetAt, OffsetFound, PartitionDescription, PartitionListing,
+    PartitionMove, Placing, TopicDescription, TopicListing, WaitingNode,
 };
 pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerConfig, Partitions, Reset, Start};

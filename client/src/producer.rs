@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use quorate_proto::batch::{BatchBuilder, Compression, HEADER_BYTES};
-use quorate_proto::env::{Env, Task};
+use quorate_proto::env::{Env, Mark, Task};
 use quorate_proto::ids::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::accumulator::{Ack, Pushed, Queue};
 use crate::error::{Reason, SendError, SizeLimit};
-use crate::leaders::{Leaders, LookupError, TopicView};
+use crate::leaders::{FOLLOW, JUST_NOW, Leaders, LookupError, TopicView};
 use crate::partitioner;
 use crate::record::Record;
 use crate::retry::Backoff;
@@ -98,21 +98,24 @@ struct Shared {
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
     /// Topics that were made for their first record.
     made: Mutex<BTreeSet<TopicName>>,
+    /// Whether the task was started that looks after what is known of topics.
+    looks_after: AtomicBool,
     closed: AtomicBool,
 }
 
-/// A topic that is sent to.
+/// A topic that is sent to. When it has grown, or takes other sizes, another one takes its place that shares its
+/// queues and its writer.
 struct Topic {
     name: TopicName,
     id: TopicId,
-    queues: Vec<TopicQueue>,
+    queues: Vec<Arc<TopicQueue>>,
     /// Its `max.message.bytes`, if the servers say it.
     message_bytes_max: Option<usize>,
     /// Where records without a key go until the batch there is sealed; -1: nowhere yet.
     sticky: AtomicI32,
     /// The producer id that partitions begin with; drawn once. A topic that is found anew gets another one: its
     /// sequences begin anew, and under the same id a server would take a new batch for a retry of an old one.
-    writer: tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>,
+    writer: Arc<tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>>,
 }
 
 struct TopicQueue {
@@ -123,26 +126,44 @@ struct TopicQueue {
 
 impl Topic {
     fn new(name: &TopicName, view: &TopicView, config: &ProducerConfig) -> Self {
-        let count = i32::try_from(view.partitions.len()).expect("partitions are numbered by i32");
-        // A topic that takes only small batches gets small batches.
-        let limit =
-            view.message_bytes_max.map_or(config.batch_bytes_max, |limit| limit.max(HEADER_BYTES + 1));
-        let batch_bytes_max = config.batch_bytes_max.min(limit);
-        let queue = |partition| TopicQueue {
-            queue: Arc::new(Queue::new(PartitionId(partition), batch_bytes_max)),
-            started: AtomicBool::new(false),
-        };
         Self {
             name: name.clone(),
             id: view.id,
-            queues: (0..count).map(queue).collect(),
+            queues: new_queues(0, view, config),
             message_bytes_max: view.message_bytes_max,
             sticky: AtomicI32::new(-1),
-            writer: tokio::sync::Mutex::default(),
+            writer: Arc::default(),
         }
     }
 
-    fn queue(&self, partition: PartitionId) -> Option<&TopicQueue> {
+    /// Whether the topic is another one by now: with more partitions, or another `max.message.bytes`.
+    fn is_outdated(&self, view: &TopicView) -> bool {
+        let same = view.message_bytes_max == self.message_bytes_max;
+        view.id == self.id && (view.partitions.len() > self.queues.len() || !same)
+    }
+
+    /// What takes its place then. Batches that are filled from here on are as large as it takes.
+    fn renewed(&self, view: &TopicView, config: &ProducerConfig) -> Self {
+        let limit = batch_limit(view, config);
+        self.queues.iter().for_each(|to| to.queue.limit_batches(limit));
+        let mut queues = self.queues.clone();
+        queues.extend(new_queues(self.queues.len(), view, config));
+        Self {
+            name: self.name.clone(),
+            id: self.id,
+            queues,
+            message_bytes_max: view.message_bytes_max,
+            sticky: AtomicI32::new(self.sticky.load(Ordering::Relaxed)),
+            writer: Arc::clone(&self.writer),
+        }
+    }
+
+    /// Whether it is the same topic as it was found once, grown or not.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.writer, &other.writer)
+    }
+
+    fn queue(&self, partition: PartitionId) -> Option<&Arc<TopicQueue>> {
         self.queues.get(usize::try_from(partition.0).ok()?)
     }
 
@@ -177,8 +198,30 @@ impl Topic {
     }
 }
 
+/// A topic that takes only small batches gets small batches.
+fn batch_limit(view: &TopicView, config: &ProducerConfig) -> usize {
+    let limit = view.message_bytes_max.map_or(config.batch_bytes_max, |limit| limit.max(HEADER_BYTES + 1));
+    config.batch_bytes_max.min(limit)
+}
+
+/// Queues of a topic's partitions from number `first` on.
+fn new_queues(first: usize, view: &TopicView, config: &ProducerConfig) -> Vec<Arc<TopicQueue>> {
+    let limit = batch_limit(view, config);
+    let queue = |number: usize| {
+        let partition = PartitionId(i32::try_from(number).expect("partitions are numbered by i32"));
+        let (queue, started) = (Arc::new(Queue::new(partition, limit)), AtomicBool::new(false));
+        Arc::new(TopicQueue { queue, started })
+    };
+    (first..view.partitions.len()).map(queue).collect()
+}
+
 fn not_written(reason: Reason) -> SendError {
     SendError::NotWritten { reason }
+}
+
+/// Whether a record was refused for what its topic is set to.
+fn is_limit_of_topic(error: &SendError) -> bool {
+    matches!(error.reason(), Reason::TooLarge { of: SizeLimit::Topic { .. }, .. })
 }
 
 impl Producer {
@@ -195,6 +238,7 @@ impl Producer {
             config,
             topics: RwLock::default(),
             made: Mutex::default(),
+            looks_after: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         Self { owner: Arc::new(Owner { shared, tasks: Mutex::default() }) }
@@ -217,27 +261,41 @@ impl Producer {
                 Some(topic) => topic,
                 None => self.find(topic).await?,
             };
-            topic.check_size(&record, bytes, &shared.config)?;
+            if let Err(error) = topic.check_size(&record, bytes, &shared.config) {
+                // Its topic may take more by now.
+                if is_limit_of_topic(&error) && shared.look_again(&topic).await {
+                    continue;
+                }
+                return Err(error);
+            }
             let fixed = match (record.partition, &record.key) {
                 (Some(partition), _) => Some(partition),
                 (None, Some(key)) => Some(partitioner::keyed(key, topic.queues.len())),
                 (None, None) => None,
             };
+            if let Some(partition) = fixed.filter(|partition| topic.queue(*partition).is_none()) {
+                // Its topic may have grown.
+                if shared.look_again(&topic).await {
+                    continue;
+                }
+                return Err(not_written(Reason::UnknownPartition {
+                    topic: topic.name.clone(),
+                    partition,
+                    partitions: topic.queues.len(),
+                }));
+            }
             let sticky = topic.sticky.load(Ordering::Relaxed);
             let partition = fixed.unwrap_or(PartitionId(sticky));
             let mut pushed = match topic.queue(partition) {
                 Some(to) => to.queue.push(&record, timestamp, bytes, &mut room, || shared.env.now()),
-                None if fixed.is_none() => Pushed::NoBatch,
-                None => {
-                    return Err(not_written(Reason::UnknownPartition {
-                        topic: topic.name.clone(),
-                        partition,
-                        partitions: topic.queues.len(),
-                    }));
-                }
+                None => Pushed::NoBatch,
             };
             if let Pushed::NoBatch = pushed {
-                // Rare: once a batch. Without a key, a new batch is a new choice of partition.
+                // Rare: once a batch.
+                if shared.follow(&topic) {
+                    continue;
+                }
+                // Without a key, a new batch is a new choice of partition.
                 let partition = fixed.unwrap_or_else(|| shared.choose(&topic, sticky));
                 let to = topic.queue(partition).expect("a partition of the topic was chosen");
                 self.start(&topic, to);
@@ -317,6 +375,7 @@ impl Producer {
                     if made {
                         shared.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
                     }
+                    self.look_after_topics();
                     return Ok(shared.enter(&name, &view));
                 }
                 Ok(Err(LookupError::UnknownTopic)) => {
@@ -334,6 +393,16 @@ impl Producer {
             }
             shared.env.sleep(pause).await;
         }
+    }
+
+    /// Starts the task that looks known topics up again from time to time, if it does not run yet.
+    fn look_after_topics(&self) {
+        let shared = &self.owner.shared;
+        if shared.looks_after.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let task = shared.env.spawn("producer topics", Arc::clone(shared).look_after_topics());
+        self.owner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 
     /// Starts the worker of a partition, if it does not run yet.
@@ -360,10 +429,56 @@ impl Shared {
         Arc::clone(topics.entry(name.to_string()).or_insert_with(new))
     }
 
+    /// Takes over what is known by now of a topic that is sent to; whether that is other than `topic` had it.
+    fn follow(&self, topic: &Topic) -> bool {
+        let Some(view) = self.leaders.known(&topic.name) else { return false };
+        if !topic.is_outdated(&view) {
+            return false;
+        }
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        // Another sender may have been faster.
+        if let Some(newest) = topics.get_mut(topic.name.as_str())
+            && newest.is(topic)
+            && newest.is_outdated(&view)
+        {
+            self.env.reached(Mark::ProducerFollowedTheTopic);
+            *newest = Arc::new(newest.renewed(&view, &self.config));
+        }
+        true
+    }
+
+    /// Looks a topic up again, unless that was done just now; whether it is other than `topic` had it.
+    async fn look_again(&self, topic: &Topic) -> bool {
+        // Without an answer it stays as it is known.
+        let _seen_in_the_cache = self.leaders.refresh_older_than(&topic.name, JUST_NOW).await.is_ok();
+        self.follow(topic)
+    }
+
+    /// Follows all topics that are sent to, and looks them up again when what is known of them has grown old.
+    async fn look_after_topics(self: Arc<Self>) {
+        let age = self.leaders.age_max();
+        let mut pause = age.min(FOLLOW);
+        loop {
+            self.env.sleep(pause).await;
+            pause = age.min(FOLLOW);
+            let topics: Vec<Arc<Topic>> = {
+                let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+                topics.values().cloned().collect()
+            };
+            for topic in topics {
+                // One look-up is of all. Who finds a topic gone is its workers.
+                if self.leaders.refresh_older_than(&topic.name, age).await.is_err() {
+                    pause = age;
+                }
+                self.follow(&topic);
+            }
+        }
+    }
+
     /// The topic is gone; another one of its name is looked up anew.
     fn forget(&self, gone: &Arc<Topic>) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        if topics.get(gone.name.as_str()).is_some_and(|topic| Arc::ptr_eq(topic, gone)) {
+        if topics.get(gone.name.as_str()).is_some_and(|topic| topic.is(gone)) {
             topics.remove(gone.name.as_str());
         }
     }

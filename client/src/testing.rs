@@ -188,8 +188,10 @@ pub(crate) struct State {
     /// For the coming produces, then none.
     pub(crate) produce_faults: VecDeque<Fault>,
     pub(crate) fetch_faults: VecDeque<Fault>,
-    /// For the coming creations of topics, then none.
+    /// For the coming creations and changes of topics, then none.
     pub(crate) admin_faults: VecDeque<Fault>,
+    /// Changes of topics that were made, by their ids.
+    pub(crate) changes: BTreeSet<Bytes>,
     /// Says what happens to a produce when there is no script.
     pub(crate) chance: Option<Chance>,
     pub(crate) next_producer: i64,
@@ -218,10 +220,16 @@ impl Cluster {
     }
 
     pub(crate) fn create(&self, name: &str, partitions: u32, id: u8) {
-        let partition = |at: u32| Partition { leader: at % 3 + 1, epoch: 1, ..Partition::default() };
-        let partitions = (0..partitions).map(partition).collect();
+        let mut all = Vec::new();
+        grow(&mut all, partitions);
         let id = TopicId::from_random([id; 16]);
-        self.state().topics.insert(name.to_owned(), (id, partitions));
+        self.state().topics.insert(name.to_owned(), (id, all));
+    }
+
+    /// The topic has so many partitions from here on.
+    pub(crate) fn add_partitions(&self, topic: &str, total: u32) {
+        let mut state = self.state();
+        grow(&mut state.topics.get_mut(topic).unwrap().1, total);
     }
 
     pub(crate) fn client(&self, seed: u64) -> Client {
@@ -262,6 +270,39 @@ impl Cluster {
     pub(crate) fn metadata(&self) -> v1::MetadataResponse {
         metadata(&self.state(), &v1::MetadataRequest { all: true, ..Default::default() })
     }
+}
+
+/// Changes a topic, once for each change id, unless a fault keeps it from that.
+fn alter(
+    state: &mut State,
+    fault: &Fault,
+    topic: &str,
+    change: &Bytes,
+    make: impl FnOnce(&mut State) -> Result<(), (ErrorCode, String)>,
+) -> Result<(), (ErrorCode, String)> {
+    if let Fault::Refuse(code) = fault {
+        return Err((*code, "no".to_owned()));
+    }
+    if !matches!(fault, Fault::None | Fault::LoseReply) || state.changes.contains(change) {
+        return Ok(());
+    }
+    if !state.topics.contains_key(topic) {
+        return Err((ErrorCode::UnknownTopic, format!("no topic is called {topic:?}")));
+    }
+    make(state)?;
+    state.changes.insert(change.clone());
+    Ok(())
+}
+
+fn configs(state: &State) -> Vec<v1::ConfigEntry> {
+    let entry = |bytes: usize| v1::ConfigEntry { key: "max.message.bytes".into(), value: bytes.to_string() };
+    state.message_bytes_max.map(entry).into_iter().collect()
+}
+
+fn grow(partitions: &mut Vec<Partition>, total: u32) {
+    let there = u32::try_from(partitions.len()).unwrap();
+    let partition = |at: u32| Partition { leader: at % 3 + 1, epoch: 1, ..Partition::default() };
+    partitions.extend((there..total).map(partition));
 }
 
 impl Connect for Cluster {
@@ -378,6 +419,81 @@ impl Channel for NodeChannel {
                 }
                 (Fault::None, Reply::DeleteTopic(response))
             }
+            Call::ConfigureTopic(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::ConfigureTopicResponse::default();
+                let made = alter(&mut state, &fault, &request.name, &request.change, |state| {
+                    let of_size = request.changes.iter().find(|change| change.key == "max.message.bytes");
+                    if let Some(change) = of_size {
+                        state.message_bytes_max = change.value.as_ref().map(|value| value.parse().unwrap());
+                    }
+                    Ok(())
+                });
+                match made {
+                    Ok(()) => response.configs = configs(&state),
+                    Err((code, message)) => {
+                        response.set_error(code);
+                        response.message = message;
+                    }
+                }
+                (fault, Reply::ConfigureTopic(response))
+            }
+            Call::AddPartitions(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::AddPartitionsResponse::default();
+                let total = u32::try_from(request.partitions).unwrap();
+                let made = alter(&mut state, &fault, &request.name, &request.change, |state| {
+                    let partitions = &mut state.topics.get_mut(&request.name).unwrap().1;
+                    let there = partitions.len();
+                    if usize::try_from(total).unwrap() <= there {
+                        let message = format!("topic {} has {there} partitions already", request.name);
+                        return Err((ErrorCode::InvalidPartitions, message));
+                    }
+                    grow(partitions, total);
+                    Ok(())
+                });
+                if let Err((code, message)) = made {
+                    response.set_error(code);
+                    response.message = message;
+                }
+                (fault, Reply::AddPartitions(response))
+            }
+            Call::DeleteRecords(request) => {
+                let mut response = v1::DeleteRecordsResponse { log_start_offset: -1, ..Default::default() };
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                if let Fault::Refuse(code) = fault {
+                    response.set_error(code);
+                } else {
+                    match lead(&mut state, self.node, &request.topic_id, request.partition) {
+                        Err((code, leader, epoch)) => {
+                            response.set_error(code);
+                            response.leader = leader;
+                            response.leader_epoch = epoch;
+                        }
+                        Ok(partition) => {
+                            let before = u64::try_from(request.before_offset).unwrap();
+                            if before > partition.end() {
+                                response.set_error(ErrorCode::OffsetOutOfRange);
+                            } else {
+                                partition.log_start = partition.log_start.max(before);
+                                response.log_start_offset = i64::try_from(partition.log_start).unwrap();
+                            }
+                        }
+                    }
+                }
+                (fault, Reply::DeleteRecords(response))
+            }
+            Call::MoveLeader(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
+                let mut response = v1::MoveLeaderResponse::default();
+                if let Fault::Refuse(code) = fault {
+                    response.set_error(code);
+                    response.message = "no".to_owned();
+                } else if matches!(fault, Fault::None | Fault::LoseReply) {
+                    response = move_leader(&mut state, self.node, &request);
+                }
+                (fault, Reply::MoveLeader(response))
+            }
             Call::ClusterStatus(_) => {
                 let node = |id: u32| v1::NodeStatus {
                     id,
@@ -391,6 +507,17 @@ impl Channel for NodeChannel {
                 let response =
                     v1::ClusterStatusResponse { cluster_id, nodes, leaderless: 1, ..Default::default() };
                 (Fault::None, Reply::ClusterStatus(response))
+            }
+            Call::ChangeMembers(request) => {
+                let mut response = v1::ChangeMembersResponse::default();
+                match request.change {
+                    Some(v1::change_members_request::Change::AddNode(4)) => response.as_of = 7,
+                    Some(_) | None => {
+                        response.set_error(ErrorCode::InvalidRequest);
+                        response.message = "no".to_owned();
+                    }
+                }
+                (Fault::None, Reply::ChangeMembers(response))
             }
             Call::EpochEnd(_) => return ready(lost),
         };
@@ -434,6 +561,7 @@ fn by_chance(chance: &Chance) -> Fault {
         5 => Fault::Refuse(ErrorCode::NotLeader),
         6 => Fault::DoneUnknown,
         7 => Fault::Refuse(ErrorCode::NotAvailable),
+        8 => Fault::Refuse(ErrorCode::DiskFull),
         _ => Fault::None,
     }
 }
@@ -455,13 +583,11 @@ fn metadata(state: &State, request: &v1::MetadataRequest) -> v1::MetadataRespons
             leader_epoch: partition.epoch,
             replicas: vec![1, 2, 3],
         });
-        let config =
-            |bytes: usize| v1::ConfigEntry { key: "max.message.bytes".into(), value: bytes.to_string() };
         v1::TopicMetadata {
             name,
             id: id.to_wire(),
             partitions: partitions.collect(),
-            configs: state.message_bytes_max.map(config).into_iter().collect(),
+            configs: configs(state),
             ..Default::default()
         }
     };
@@ -483,6 +609,23 @@ fn lead<'a>(
         return Err((ErrorCode::NotLeader, partition.leader, partition.epoch));
     }
     Ok(partition)
+}
+
+fn move_leader(state: &mut State, node: u32, request: &v1::MoveLeaderRequest) -> v1::MoveLeaderResponse {
+    let mut response = v1::MoveLeaderResponse::default();
+    match lead(state, node, &request.topic_id, request.partition) {
+        Ok(partition) if partition.leader == request.to => response.led_already = true,
+        Ok(partition) => {
+            partition.leader = request.to;
+            partition.epoch += 1;
+        }
+        Err((code, leader, epoch)) => {
+            response.set_error(code);
+            response.leader = leader;
+            response.leader_epoch = epoch;
+        }
+    }
+    response
 }
 
 fn produce(state: &mut State, node: u32, request: &v1::ProduceRequest) -> v1::ProduceResponse {
@@ -508,8 +651,10 @@ fn produce(state: &mut State, node: u32, request: &v1::ProduceRequest) -> v1::Pr
 fn list_offset(state: &State, node: u32, request: &v1::ListOffsetRequest) -> v1::ListOffsetResponse {
     use v1::list_offset_request::At;
     let mut response = v1::ListOffsetResponse { timestamp_ms: -1, ..Default::default() };
-    let (_, partitions) =
-        state.topics.values().find(|(id, _)| id.to_wire() == request.topic_id).expect("a known topic");
+    let Some((_, partitions)) = state.topics.values().find(|(id, _)| id.to_wire() == request.topic_id) else {
+        response.set_error(ErrorCode::UnknownTopicId);
+        return response;
+    };
     let partition = &partitions[usize::try_from(request.partition).unwrap()];
     if partition.leader != node {
         response.set_error(ErrorCode::NotLeader);

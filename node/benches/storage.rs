@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quorate_node::env::os::{OsDisk, OsPool};
 use quorate_node::env::transport::{Lane, LinkWatch};
-use quorate_node::env::{Disk, Env, FileName, PeerHandler, PeerLink, Task, Transport};
+use quorate_node::env::{Disk, DiskSpace, Env, FileName, Metrics, PeerHandler, PeerLink, Task, Transport};
 use quorate_node::storage::{Body, Entry, Head, Kind, Store, StoreConfig};
 use quorate_proto::ids::{
     GroupId, LogIndex, NodeId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp,
@@ -234,6 +234,7 @@ async fn open(disk: Counting) -> Store {
         disk: Arc::new(disk),
         transport: Arc::new(Nobody),
         pool: Arc::new(OsPool),
+        metrics: Metrics::default(),
     };
     Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap().0
 }
@@ -337,6 +338,10 @@ impl Disk for Counting {
 
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
         self.disk.mark(name, content)
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        self.disk.space()
     }
 
     fn describe(&self) -> String {

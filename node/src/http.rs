@@ -21,7 +21,7 @@ pub trait Faces: Send + Sync + 'static {
     /// The sentence.
     fn ready(&self) -> Result<(), String>;
 
-    /// All metrics in Prometheus' text form.
+    /// All metrics, in the text form of OpenMetrics.
     fn metrics(&self) -> String;
 }
 
@@ -50,5 +50,5 @@ async fn ready(State(faces): State<Arc<dyn Faces>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(faces): State<Arc<dyn Faces>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], faces.metrics())
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], faces.metrics())
 }

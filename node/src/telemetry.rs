@@ -1,9 +1,8 @@
-//! What a node tells of itself: the log, and the recorder behind `/metrics`.
+//! What a node tells of itself in words: the log. Its numbers are in `env::metrics`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 /// How a line of the log looks.
@@ -41,11 +40,27 @@ impl fmt::Display for LogFormat {
 /// a second and group. What follows from it is in our own events.
 const QUIET: &str = "openraft=error";
 
-fn read_filter(filter: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| format!("log filter {filter:?}: {error}"))
+/// The modules of a node, which a filter may name without the crate before them: `raft=debug`.
+const MODULES: [&str; 10] =
+    ["api", "controller", "env", "http", "join", "metadata", "partition", "raft", "storage", "wiring"];
+
+/// With the crate's name before each module of ours that stands without it.
+fn spelt_out(filter: &str) -> String {
+    let directive = |directive: &str| {
+        let directive = directive.trim();
+        let module = directive.split(['=', ':', '[']).next().unwrap_or_default();
+        let ours = MODULES.contains(&module);
+        if ours { format!("quorate_node::{directive}") } else { directive.to_owned() }
+    };
+    filter.split(',').map(directive).collect::<Vec<_>>().join(",")
 }
 
-/// Checks a filter in the style of `RUST_LOG`.
+fn read_filter(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(format!("{QUIET},{}", spelt_out(filter)))
+        .map_err(|error| format!("log filter {filter:?}: {error}"))
+}
+
+/// Checks a filter in the style of `RUST_LOG`; modules of the node need no crate before them.
 ///
 /// # Errors
 /// It cannot be read.
@@ -53,7 +68,8 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
     read_filter(filter).map(drop)
 }
 
-/// Sends the log to standard error. `filter` is in the style of `RUST_LOG`: `info,quorate_node::raft=debug`.
+/// Sends the log to standard error. `filter` is in the style of `RUST_LOG`, a level or `module=level` with commas between:
+/// `info,raft=debug,storage=trace`.
 ///
 /// # Errors
 /// The filter cannot be read, or a log was set up before.
@@ -70,18 +86,22 @@ pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     set.map_err(|error| error.to_string())
 }
 
-/// Installs the recorder of metrics for this process. The handle renders them.
-///
-/// # Errors
-/// One was installed before.
-pub fn init_metrics() -> Result<PrometheusHandle, String> {
-    // From 50 microseconds to 10 seconds: syncs, acks and elections all lie within.
-    let seconds = [
-        0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-        2.5, 10.0,
-    ];
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|error| error.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_of_the_node_need_no_crate() {
+        let check = |filter: &str, spelt: &str| assert_eq!(spelt_out(filter), spelt);
+        check("info", "info");
+        check("info, raft=debug", "info,quorate_node::raft=debug");
+        check(
+            "warn,storage::keeper=trace,openraft=info",
+            "warn,quorate_node::storage::keeper=trace,openraft=info",
+        );
+        check("quorate_node::raft=debug", "quorate_node::raft=debug");
+        check("rafts=debug", "rafts=debug");
+        assert_eq!(check_filter("info,raft=debug,storage=trace"), Ok(()));
+        assert!(check_filter("raft=loud").is_err());
+    }
 }

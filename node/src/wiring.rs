@@ -22,15 +22,18 @@ use tokio::sync::watch;
 
 use crate::api::{Api, ApiSettings, Stage};
 use crate::config::{ApiConfig, ConfigError};
-use crate::controller::ControllerConfig;
+use crate::controller::{ControllerConfig, WaitingRoom};
 use crate::env::{Env, Task};
-use crate::join::{Addresses, Join};
+use crate::join::{Addresses, Join, Way};
 use crate::partition::PartitionConfig;
 use crate::raft::{PeerHooks, RaftConfig, RaftNode};
 use crate::storage::{OpenError, Store, StoreConfig};
 
 use life::Life;
 pub use serve::{Ended, ServeError, serve};
+
+/// Longest name of a rack, in bytes.
+const RACK_BYTES_MAX: usize = 255;
 
 /// All that a node is told.
 #[derive(Clone, Debug)]
@@ -51,6 +54,10 @@ pub struct NodeConfig {
     pub advertise_http: String,
     /// The peer addresses of the nodes that form the cluster; empty for a node alone.
     pub bootstrap: BTreeMap<NodeId, String>,
+    /// The peer addresses of members of a cluster that this node is to be admitted to; not together with `bootstrap`.
+    pub join: Vec<String>,
+    /// What the node shares its power and its switch with: replicas are spread over racks first. Empty for none.
+    pub rack: String,
     /// Whether asking for a topic may create it.
     pub auto_create_topics: bool,
     /// What clients may ask at once.
@@ -77,6 +84,8 @@ impl NodeConfig {
             advertise_peer: peer.to_owned(),
             advertise_http: String::new(),
             bootstrap: BTreeMap::new(),
+            join: Vec::new(),
+            rack: String::new(),
             auto_create_topics: false,
             api: ApiConfig::default(),
             storage: StoreConfig::default(),
@@ -109,6 +118,18 @@ impl NodeConfig {
             return invalid(format!(
                 "--bootstrap names all nodes that form the cluster, and node {} is not among them",
                 self.id
+            ));
+        }
+        if !self.bootstrap.is_empty() && !self.join.is_empty() {
+            return invalid(
+                "--bootstrap forms a cluster, and --join asks to be admitted to one: say only one of them"
+                    .to_owned(),
+            );
+        }
+        if self.rack.len() > RACK_BYTES_MAX {
+            return invalid(format!(
+                "the rack's name has {} bytes, at most {RACK_BYTES_MAX} are possible",
+                self.rack.len()
             ));
         }
         if self.partition.unsynced_bytes_max > self.storage.recent_bytes_max {
@@ -165,7 +186,9 @@ impl Node {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, StartError> {
         config.validate()?;
-        let (store, _) = Store::open(&env, config.storage.clone(), config.id).await?;
+        let has_peers = config.bootstrap.keys().any(|node| *node != config.id) || !config.join.is_empty();
+        let storage = StoreConfig { copies_elsewhere: has_peers, ..config.storage.clone() };
+        let (store, _) = Store::open(&env, storage, config.id).await?;
         tracing::info!(node = %config.id, identity = %store.facts().identity(), "store opened");
 
         let addresses = Addresses {
@@ -173,7 +196,14 @@ impl Node {
             peer: config.advertise_peer.clone(),
             http: config.advertise_http.clone(),
         };
-        let join = Join::new(&env, store.facts(), config.id, addresses, config.bootstrap.clone());
+        let way = Way {
+            addresses,
+            rack: config.rack.clone(),
+            bootstrap: config.bootstrap.clone(),
+            join: config.join.clone(),
+        };
+        let waiting = WaitingRoom::default();
+        let join = Join::new(&env, store.facts(), config.id, way, waiting.clone());
         if let Some(warning) = join.late_bootstrap() {
             tracing::warn!(node = %config.id, "{warning}");
         }
@@ -208,6 +238,7 @@ impl Node {
             store: store.clone(),
             raft: raft.clone(),
             join,
+            waiting,
             stage: stage_tx,
             readiness: readiness_tx,
         };
@@ -247,8 +278,15 @@ impl Node {
         self.stopped_itself.clone()
     }
 
+    /// Hands over what this node leads, before it stops: while clients can still be told who leads. Takes a few seconds
+    /// at most; a second call does nothing.
+    pub async fn hand_over(&self) {
+        self.raft.hand_over().await;
+    }
+
     /// Stops everything, from the top down, and closes the store.
     pub async fn stop(self) {
+        self.hand_over().await;
         // Looked at first: with the main task its parts leave the stage, and what is in flight there is due a moment.
         let stage = self.stage.borrow().clone();
         self.life.stop().await;

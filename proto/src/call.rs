@@ -18,6 +18,11 @@ pub enum Call {
     ClusterStatus(v1::ClusterStatusRequest),
     CreateTopic(v1::CreateTopicRequest),
     DeleteTopic(v1::DeleteTopicRequest),
+    ChangeMembers(v1::ChangeMembersRequest),
+    ConfigureTopic(v1::ConfigureTopicRequest),
+    AddPartitions(v1::AddPartitionsRequest),
+    DeleteRecords(v1::DeleteRecordsRequest),
+    MoveLeader(v1::MoveLeaderRequest),
 }
 
 /// The answer to a [`Call`], of the same variant.
@@ -33,6 +38,11 @@ pub enum Reply {
     ClusterStatus(v1::ClusterStatusResponse),
     CreateTopic(v1::CreateTopicResponse),
     DeleteTopic(v1::DeleteTopicResponse),
+    ChangeMembers(v1::ChangeMembersResponse),
+    ConfigureTopic(v1::ConfigureTopicResponse),
+    AddPartitions(v1::AddPartitionsResponse),
+    DeleteRecords(v1::DeleteRecordsResponse),
+    MoveLeader(v1::MoveLeaderResponse),
 }
 
 /// Why no answer came.

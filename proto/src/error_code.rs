@@ -13,6 +13,7 @@ impl ErrorCode {
             | Self::Overloaded
             | Self::NotAvailable
             | Self::NotReady
+            | Self::DiskFull
             | Self::OutOfOrderSequence => true,
             Self::None
             | Self::UnknownTopic

@@ -118,6 +118,10 @@ identity! {
     /// Drawn when a cluster is formed.
     ClusterId
 }
+identity! {
+    /// Drawn by whoever asks to change a topic: asking again with the same one does nothing twice.
+    ChangeId
+}
 
 impl NodeId {
     /// The largest node id.

@@ -8,7 +8,8 @@
 #
 # Ends with 0 if all is as it should be, 1 if a bug is not found or a harmless patch raises an alarm, 2 if it was asked
 # for what there is not. FROM is the first seed (0), JOBS how many run at a time (2), CPU_MINUTES and RUNS the bounds.
-# A patch's head says what it plants and which oracles fit. All are built in one copy of the tree at one place and into
+# A patch's head says what it plants and which oracles fit; one with a line `Crate: NAME` is for that crate's source, of
+# which a copy takes the place of the one in the registry. All are built in one copy of the tree at one place and into
 # one folder of their own, so that what does not change is built once. It is not the one that `make sim` builds in:
 # cargo does not tell the crates of two copies of a tree apart, and would take the planted ones for the real ones.
 set -euo pipefail
@@ -46,9 +47,30 @@ copy_tree() {
   done
 }
 
+# A copy of a crate's source as it is in the registry, which the copy of the tree uses from now on.
+copy_crate() { # name; sets crate
+  local manifest
+  manifest=$(cd "$root" && "${CARGO:-cargo}" metadata --format-version 1 --offline |
+    grep -o "\"manifest_path\":\"[^\"]*/$1-[0-9][^\"/]*/Cargo.toml\"" | sed -n 1p | cut -d '"' -f 4)
+  [ -n "$manifest" ] || die "nothing is known of a crate $1"
+  crate=$target/planted-crates/$1
+  rm -rf "$crate"
+  mkdir -p "$(dirname "$crate")"
+  cp -R "$(dirname "$manifest")" "$crate"
+  # It lies in a workspace's folder, and is none of its members.
+  printf '\n[workspace]\n' >> "$crate/Cargo.toml"
+  sed -i "/^\[patch.crates-io\]/a $1 = { path = \"$crate\" }" "$tree/Cargo.toml"
+}
+
 build() { # patch
+  local name at=$tree
   copy_tree
-  (cd "$tree" && GIT_CEILING_DIRECTORIES=$target git apply "$1") || die "$1 does not apply: see $here/README.md"
+  name=$(sed -n 's/^Crate: //p' "$1")
+  if [ -n "$name" ]; then
+    copy_crate "$name"
+    at=$crate
+  fi
+  (cd "$at" && GIT_CEILING_DIRECTORIES=$target git apply "$1") || die "$1 does not apply: see $here/README.md"
   (cd "$tree" && CARGO_TARGET_DIR=$built RUSTFLAGS="--cfg tokio_unstable" \
     "${CARGO:-cargo}" build --quiet --profile sim -p quorate-sim) || die "does not compile with $1"
 }

@@ -20,12 +20,24 @@ pub enum Class {
     Disk,
     /// What clients do wrong, and what the nodes' answers make them believe.
     Client,
+    /// Disks that are lost for good, nodes that leave and come, partitions that move.
+    Membership,
+    /// Disks that do not hold what was written.
+    Damage,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Network, Self::Clock, Self::Process, Self::Crash, Self::Disk, Self::Client];
+    pub const ALL: [Self; 8] = [
+        Self::Network,
+        Self::Clock,
+        Self::Process,
+        Self::Crash,
+        Self::Disk,
+        Self::Client,
+        Self::Membership,
+        Self::Damage,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -36,6 +48,8 @@ impl Class {
             Self::Crash => "crash",
             Self::Disk => "disk",
             Self::Client => "client",
+            Self::Membership => "membership",
+            Self::Damage => "damage",
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Real nodes on simulated machines: started, crashed, started again.
 
+mod damage;
 mod faults;
 mod knobs;
+mod members;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quorate_node::env::Env;
+use quorate_node::env::{Env, Metrics};
 use quorate_node::wiring::{Node, NodeConfig, Readiness};
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use tokio::sync::{mpsc, watch};
@@ -23,13 +25,15 @@ use crate::env::pool::SimPool;
 use crate::env::probe::Probes;
 use crate::env::tasks::{Host, Life};
 use crate::env::transport::SimTransport;
-use crate::history::{History, ReplicaEntry};
+use crate::history::{History, ReplicaEntry, ReplicaLog};
 use crate::marks::Marks;
 use crate::observe::Observer;
 use crate::tally::Tally;
 use crate::trace::{Event, Trace};
+pub use damage::{Harm, Struck};
 pub use faults::{Brought, Start};
-pub use knobs::{Knobs, Tempo};
+pub use knobs::{Keeping, Knobs, Tempo};
+pub use members::{Order, Orders};
 
 /// How a node dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,9 @@ pub struct Cluster {
     observer: Observer,
     tally: Tally,
     machines: BTreeMap<NodeId, Machine>,
+    orders: Orders,
+    /// The node whose disk was damaged last, until it is whole again.
+    damaged: Option<NodeId>,
     falls: mpsc::UnboundedReceiver<(NodeId, u64)>,
     tell_fall: mpsc::UnboundedSender<(NodeId, u64)>,
 }
@@ -64,12 +71,14 @@ struct Machine {
     lives: u64,
     life: Option<Life>,
     running: Arc<Mutex<Option<Arc<Node>>>>,
-    /// Whether a sync was made to fail in this life.
+    /// Whether a sync was made to fail in this life, or a write for which there was no room.
     sync_failed: Arc<AtomicBool>,
     /// Asks the node to stop.
     stop: watch::Sender<bool>,
     /// The node's own disk, while another one is in its place.
     own_disk: Option<SimDisk>,
+    /// Whether it asks the others to be admitted, and does not form a cluster with them.
+    joins: bool,
     /// Since when it is paused, and what it led then.
     paused: Option<(Duration, BTreeSet<GroupId>)>,
 }
@@ -98,18 +107,15 @@ impl Cluster {
             let disk = SimDisk::new();
             disk.set_pace(knobs.pace, dice);
             let sync_failed = Arc::new(AtomicBool::new(false));
-            let (noting, failed, watching) = (trace.clone(), sync_failed.clone(), observer.clone());
-            let (counting, marking) = (tally.clone(), marks.clone());
-            disk.watch(move |event| {
-                if matches!(event, DiskEvent::SyncFailed { .. }) {
-                    failed.store(true, Ordering::Relaxed);
-                }
-                watching.disk(node, &event);
-                count(&event, &counting, &marking);
-                noting.note(&Event::Disk { node, event });
-            });
+            let eyes = Eyes {
+                trace: trace.clone(),
+                observer: observer.clone(),
+                tally: tally.clone(),
+                marks: marks.clone(),
+            };
+            eyes.watch(node, &disk, &sync_failed);
             if knobs.observed {
-                observer.machine(node, disk.clone());
+                observer.machine(node, disk.clone(), clock.clone());
             }
             let running = Arc::default();
             let machine = Machine {
@@ -121,12 +127,29 @@ impl Cluster {
                 sync_failed,
                 stop: watch::Sender::new(false),
                 own_disk: None,
+                joins: false,
                 paused: None,
             };
             machines.insert(node, machine);
         }
         network.set_marks(marks.clone());
-        Self { seed, knobs, network, history, trace, marks, observer, tally, machines, falls, tell_fall }
+        let orders = Orders::default();
+        let damaged = None;
+        Self {
+            seed,
+            knobs,
+            network,
+            history,
+            trace,
+            marks,
+            observer,
+            tally,
+            machines,
+            orders,
+            damaged,
+            falls,
+            tell_fall,
+        }
     }
 
     /// The ids of all nodes.
@@ -150,6 +173,11 @@ impl Cluster {
     /// If there is no such node.
     pub fn disk(&self, node: NodeId) -> &SimDisk {
         &self.machine(node).disk
+    }
+
+    /// Bytes that each node keeps free on its disk.
+    pub fn disk_reserve(&self) -> u64 {
+        self.knobs.disk_reserve_bytes
     }
 
     /// From now on `core` must make progress: all that was broken among them is mended.
@@ -253,6 +281,7 @@ impl Cluster {
                 self.knobs.pool_wait_max,
                 purpose("pool"),
             )),
+            metrics: Metrics::default(),
         };
         self.network.set_dark(Host::Node(node), false);
         self.network.begin_life(Host::Node(node));
@@ -388,7 +417,8 @@ impl Cluster {
         let log = running.store().log(group);
         let state = log.state();
         let Some(last) = state.last else { return };
-        let mut next = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let first = state.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut next = first;
         let mut entries = Vec::new();
         while next <= last.index {
             let heads = match log.heads(next..last.index.next(), 1_000).await {
@@ -417,7 +447,8 @@ impl Cluster {
                 body_crc: head.body_crc,
             }));
         }
-        self.history.evidence().replicas.entry(group).or_default().insert(node, entries);
+        let log = ReplicaLog { first, entries };
+        self.history.evidence().replicas.entry(group).or_default().insert(node, log);
     }
 
     /// Clears away a node that fell by itself.
@@ -461,8 +492,13 @@ impl Cluster {
         let mut config = NodeConfig::new(node, &peer_address(node));
         config.advertise_grpc = grpc_address(node);
         config.advertise_http = format!("node{node}:8081");
-        let named = self.machines.keys().filter(|node| Some(**node) != forgets);
-        config.bootstrap = named.map(|node| (*node, peer_address(*node))).collect();
+        if self.machine(node).joins {
+            let others = self.machines.keys().filter(|other| **other != node);
+            config.join = others.map(|other| peer_address(*other)).collect();
+        } else {
+            let named = self.machines.keys().filter(|node| Some(**node) != forgets);
+            config.bootstrap = named.map(|node| (*node, peer_address(*node))).collect();
+        }
         self.knobs.put_into(&mut config);
         config
     }
@@ -509,7 +545,13 @@ impl RunningNode {
             _ = stopped.wait_for(Option::is_some) => false,
             _ = self.stop.wait_for(|asked| *asked) => true,
         };
-        if asked {
+        let in_peace = asked
+            && tokio::select! {
+                biased;
+                Ok(_) = stopped.wait_for(Option::is_some) => false,
+                () = node.hand_over() => true,
+            };
+        if in_peace {
             drop((stopped, listener));
             drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Whoever looks at the node at this very moment lets go of it without waiting.
@@ -535,13 +577,15 @@ impl RunningNode {
         std::future::pending().await
     }
 
-    /// The process ends by itself. Only a failed sync is a reason for that.
+    /// The process ends by itself. Only a failed sync, or a write without room, is a reason for that.
     fn fell(&self, what: &str) {
         self.note(what);
         // A node that sees that its disk is another's ends at once.
         if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger {
-            self.history
-                .complain("O-25", format!("node {} {what}, though no sync of its disk failed", self.node));
+            self.history.complain(
+                "O-25",
+                format!("node {} {what}, though no sync of its disk failed, and no write", self.node),
+            );
         }
         self.end();
     }
@@ -565,10 +609,37 @@ fn peer_address(node: NodeId) -> String {
     format!("node{node}:7101")
 }
 
+/// Who sees what happens on disks.
+struct Eyes {
+    trace: Trace,
+    observer: Observer,
+    tally: Tally,
+    marks: Marks,
+}
+
+impl Eyes {
+    /// Watches a node's disk from now on.
+    fn watch(self, node: NodeId, disk: &SimDisk, sync_failed: &Arc<AtomicBool>) {
+        let failed = sync_failed.clone();
+        disk.watch(move |event| {
+            if matches!(event, DiskEvent::SyncFailed { .. } | DiskEvent::NoSpace { .. }) {
+                failed.store(true, Ordering::Relaxed);
+            }
+            self.observer.disk(node, &event);
+            count(&event, &self.tally, &self.marks);
+            self.trace.note(&Event::Disk { node, event });
+        });
+    }
+}
+
 /// Counts what took hold on a disk.
 fn count(event: &DiskEvent, tally: &Tally, marks: &Marks) {
     match event {
         DiskEvent::SyncFailed { .. } => tally.count("failed sync"),
+        DiskEvent::NoSpace { .. } => {
+            tally.count("no space");
+            marks.reached("enospc");
+        }
         DiskEvent::Stalled { .. } => tally.count("stalled disk"),
         DiskEvent::Survived(losses) => {
             if losses.sectors_lost + losses.names_lost > 0 {

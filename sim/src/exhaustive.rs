@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use quorate_proto::ids::NodeId;
 use quorate_sim::classes::no_such;
-use quorate_sim::exhaust::{ALL, OPERATIONS_MAX, Outcome, Point, Script, at_point, exhaust, operations};
+use quorate_sim::exhaust::blocks::{self, Sweep};
+use quorate_sim::exhaust::{ALL, Outcome, Point, Script, at_point, exhaust, operations};
 use quorate_sim::trace::Show;
 
 use crate::output::Output;
@@ -20,9 +21,15 @@ pub(crate) struct Exhaust {
     /// Only this one; all if not given.
     #[arg(long, value_name = "NAME", value_parser = script)]
     scenario: Option<Script>,
-    /// Every so many points only.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    every: u32,
+    /// Every so many points only [default: 1; of --single-fault 61].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    every: Option<u32>,
+    /// Instead of power cuts: one block of one node's disk is harmed in one of five ways, each in turn.
+    #[arg(long, conflicts_with_all = ["scenario", "node", "operation", "all_nodes"])]
+    single_fault: bool,
+    /// Only one case of --single-fault, by its number.
+    #[arg(long, value_name = "N", requires = "single_fault", conflicts_with_all = ["every", "jobs", "json"])]
+    case: Option<usize>,
     /// How many run at a time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     jobs: u32,
@@ -35,8 +42,8 @@ pub(crate) struct Exhaust {
     /// The power of all nodes goes with it.
     #[arg(long, requires = "operation")]
     all_nodes: bool,
-    /// Shows what happens at that one point; given twice, every message too.
-    #[arg(short, long, requires = "operation", action = clap::ArgAction::Count)]
+    /// Shows what happens at that one point, or in that one case; given twice, every message too.
+    #[arg(short, long, conflicts_with_all = ["every", "jobs"], action = clap::ArgAction::Count)]
     verbose: u8,
     /// Prints one JSON document and nothing else.
     #[arg(long)]
@@ -53,12 +60,18 @@ pub(crate) fn run(asked: &Exhaust) -> anyhow::Result<ExitCode> {
     if let (Some(script), Some(node), Some(operation)) = (&asked.scenario, asked.node, asked.operation) {
         return one(asked, script, Point { node: NodeId(node), operation, all: asked.all_nodes });
     }
+    if asked.verbose > 0 && asked.case.is_none() {
+        return Ok(refuse("--verbose shows one point, or one case: say which"));
+    }
+    if asked.single_fault {
+        return single_fault(asked);
+    }
     interrupt::listen()?;
     let scripts = ALL.into_iter().filter(|script| asked.scenario.is_none_or(|only| only.name == script.name));
     let mut output = Output::default();
     let mut outcomes = Vec::new();
     for script in scripts {
-        let outcome = exhaust(&script, asked.every, asked.jobs, Some(&interrupt::CAME));
+        let outcome = exhaust(&script, asked.every.unwrap_or(1), asked.jobs, Some(&interrupt::CAME));
         if !asked.json {
             output.print(&told_of(&outcome));
         }
@@ -75,6 +88,58 @@ pub(crate) fn run(asked: &Exhaust) -> anyhow::Result<ExitCode> {
     Ok(output.exit(if status == CLEAN && interrupted { INTERRUPTED } else { status }))
 }
 
+fn single_fault(asked: &Exhaust) -> anyhow::Result<ExitCode> {
+    let mut output = Output::default();
+    if let Some(number) = asked.case {
+        if asked.verbose > 0 {
+            show_logs(asked.verbose)?;
+        }
+        let Some((told, broken)) = blocks::one(number, show_of(asked.verbose)) else {
+            let there = blocks::cases().len();
+            return Ok(refuse(format_args!("there is no case {number}: there are {there}, from 0 on")));
+        };
+        output.print(&told);
+        return Ok(output.exit(if broken { BROKEN } else { CLEAN }));
+    }
+    interrupt::listen()?;
+    let sweep = blocks::sweep(asked.every.unwrap_or(blocks::EVERY), asked.jobs, Some(&interrupt::CAME));
+    output.print(&if asked.json { serde_json::to_string(&sweep)? + "\n" } else { told_of_blocks(&sweep) });
+    let interrupted = interrupt::CAME.load(Ordering::Relaxed);
+    Ok(output.exit(if !sweep.violations.is_empty() {
+        BROKEN
+    } else if interrupted {
+        INTERRUPTED
+    } else {
+        CLEAN
+    }))
+}
+
+fn told_of_blocks(sweep: &Sweep) -> String {
+    let mut told = format!(
+        "single fault: {} of {} tried: {} mended, {} harmless, {} hidden from everybody, {} held that already; {}; {:.1} s\n",
+        count(sweep.tried, "case"),
+        sweep.cases,
+        sweep.mended,
+        sweep.harmless,
+        sweep.hidden,
+        sweep.nothing,
+        count(u64::try_from(sweep.violations.len()).unwrap_or(u64::MAX), "violation"),
+        Duration::from_millis(u64::try_from(sweep.elapsed_ms).unwrap_or(u64::MAX)).as_secs_f64(),
+    );
+    for violation in &sweep.violations {
+        told += &format!("  BROKEN {violation}\n");
+    }
+    told
+}
+
+fn show_of(verbose: u8) -> Show {
+    match verbose {
+        0 => Show::Nothing,
+        1 => Show::Story,
+        _ => Show::Everything,
+    }
+}
+
 fn status(outcomes: &[Outcome]) -> u8 {
     if outcomes.iter().any(|outcome| !outcome.violations.is_empty()) {
         BROKEN
@@ -87,9 +152,10 @@ fn status(outcomes: &[Outcome]) -> u8 {
 
 fn told_of(outcome: &Outcome) -> String {
     let mut told = format!(
-        "{}: {} (at most {OPERATIONS_MAX}), the power cut at {}, {} more while nodes started again; {}; {:.1} s\n",
+        "{}: {} (at most {}), the power cut at {}, {} more while nodes started again; {}; {:.1} s\n",
         outcome.script,
         count(outcome.operations, "disk operation"),
+        outcome.operations_max,
         count(outcome.struck, "point"),
         count(outcome.again, "time"),
         count(u64::try_from(outcome.violations.len()).unwrap_or(u64::MAX), "violation"),
@@ -123,11 +189,7 @@ fn one(asked: &Exhaust, script: &Script, point: Point) -> anyhow::Result<ExitCod
         }
         Some(_) => {}
     }
-    let show = match asked.verbose {
-        0 => Show::Nothing,
-        1 => Show::Story,
-        _ => Show::Everything,
-    };
+    let show = show_of(asked.verbose);
     if asked.verbose > 0 {
         show_logs(asked.verbose)?;
     }

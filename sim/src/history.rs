@@ -87,8 +87,19 @@ pub struct Read {
 pub struct Scan {
     /// Where its topic was found.
     pub target: Option<Target>,
+    /// The log start: what lies below it is gone.
+    pub start: Offset,
     /// The records.
     pub records: Vec<(Offset, Option<RecordId>)>,
+}
+
+/// One replica's log, as its disk has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaLog {
+    /// Where it begins: what lies before was trimmed.
+    pub first: LogIndex,
+    /// Its entries up to what is committed.
+    pub entries: Vec<ReplicaEntry>,
 }
 
 /// One entry of one replica's log, as its disk has it.
@@ -116,7 +127,7 @@ pub struct Evidence {
     /// Each partition of each topic that there is at the end.
     pub scan: BTreeMap<Place, Scan>,
     /// Each replica of each group at the end, up to what is committed.
-    pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, Vec<ReplicaEntry>>>,
+    pub replicas: BTreeMap<GroupId, BTreeMap<NodeId, ReplicaLog>>,
     /// What a client was told that must never be said, and whatever else went wrong on its own.
     pub complaints: Vec<Complaint>,
 }
@@ -233,7 +244,7 @@ impl Evidence {
 }
 
 /// Counts of outcomes of what clients did: each record that was sent, each fetch that came with something, each look-up,
-/// each topic created or deleted.
+/// each topic created, changed or deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Outcomes {
     /// Acknowledged, or answered.
@@ -255,6 +266,9 @@ impl Outcomes {
             | Ask::EpochEnd { .. }
             | Ask::Create { .. }
             | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
+            | Ask::DeleteRecords { .. }
             | Ask::Producer => {}
         }
         match told {
@@ -263,6 +277,9 @@ impl Outcomes {
             | Told::EpochEnded { .. }
             | Told::Created(_)
             | Told::Deleted
+            | Told::Configured
+            | Told::PartitionsAdded
+            | Told::RecordsDeleted { .. }
             | Told::Producer(_)
             | Told::Produced { .. }
             | Told::Topics(_)
@@ -316,7 +333,15 @@ mod tests {
     fn what_brought_an_answer_counts_and_what_a_client_asks_for_itself_does_not() {
         let place = Place { topic: TopicId::default(), partition: PartitionId(0) };
         let fetch = Ask::Fetch { place, epoch: 0, offset: 0 };
-        let batch = Batch { producer: 1, epoch: 0, sequence: 0, crc: 0, records: vec![None], times: vec![0] };
+        let batch = Batch {
+            producer: 1,
+            epoch: 0,
+            sequence: 0,
+            crc: 0,
+            records: vec![None],
+            times: vec![0],
+            bytes: 70,
+        };
         let standing = Standing { base: 0, epoch: 0, stamp: None, batch: Arc::new(batch) };
         let fetched = |batches| Told::Fetched { high_watermark: 1, log_start: 0, epoch: 0, batches };
         let refused = Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 };

@@ -79,17 +79,20 @@ pub(crate) struct Run {
 /// What a run's world is like.
 #[derive(Debug, Args)]
 pub(crate) struct World {
-    /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client.
+    /// Only faults of these classes, separated by commas: network, clock, process, crash, disk, client,
+    /// membership, damage.
     ///
     /// network: links cut, clogged, half open, narrow or reset, requests and replies lost, frames lost, late, doubled or
     /// flipped. clock: steps, leaps, standstills, drift, an hour back at a restart. process: pauses, waits for a
-    /// processor, stops, a node with an empty disk or another node's. crash: kills and power cuts, at a disk operation,
-    /// in a recovery, in a loop, of all nodes. disk: slow disks, stalls, failed syncs. client: what is done to clients
-    /// and their connections.
+    /// processor, stops, rolling restarts, leadership handed over, a node with an empty disk or another node's. crash:
+    /// kills and power cuts, at a disk operation, in a recovery, in a loop, of all nodes. disk: slow disks, stalls,
+    /// failed syncs, full disks. client: what is done to clients and their connections. membership: disks lost for good and
+    /// replaced, nodes that leave and come again, partitions that move. damage: what a disk holds rots, goes missing, or is
+    /// older than it was.
     ///
     /// Whatever the classes, unless the run is a calm one, which has hardly any fault: for the last nine seconds before
-    /// all is mended, the nodes outside of a majority stay broken in one way or another (down, cut off, paused, slow or
-    /// stalled disk, frozen clock), and the points at which the code itself asks for unkindness belong to no class.
+    /// all is mended, the nodes outside of a majority stay broken in one way or another (down, cut off, paused, slow,
+    /// stalled or full disk, frozen clock), and the points at which the code itself asks for unkindness belong to no class.
     #[arg(long, value_name = "CLASSES", value_delimiter = ',', value_parser = class, conflicts_with = "scenario")]
     only: Vec<Class>,
     /// How many nodes there are [default: 3].

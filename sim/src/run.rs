@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, RngSeed};
 
 use crate::classes::Classes;
-use crate::cluster::{Cluster, Knobs, Tempo};
+use crate::cluster::{Cluster, Keeping, Knobs, Tempo};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::network::{Network, Profile};
@@ -130,6 +130,8 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     };
     let mut knobs = Knobs::draw(&mut dice);
     knobs.tempo = Tempo::draw(&mut Dice::named(seed, "tempo"));
+    knobs.keeping = Keeping::draw(&mut Dice::named(seed, "keeping"));
+    knobs.draw_rest(&mut Dice::named(seed, "rest"));
     knobs.nodes = options.nodes.unwrap_or(knobs.nodes);
     if options.scenario.is_none() && plan(seed, options).calm {
         knobs.points = Points::none();
@@ -137,7 +139,10 @@ fn set(seed: u64, options: Options, trace: &Trace, history: &History, marks: &Ma
     if let Some(adjust) = options.adjust {
         adjust(&mut knobs);
     }
-    let shape = Shape::draw(&mut dice);
+    let mut shape = Shape::draw(&mut dice);
+    if knobs.trims {
+        shape.keep(&mut Dice::named(seed, "retention"));
+    }
     let network = Network::new(profile, Dice::named(seed, "network"), trace.clone());
     let cluster = Cluster::new(seed, knobs, network.clone(), history.clone(), trace.clone(), marks.clone());
     let servers = cluster.servers();
@@ -162,7 +167,9 @@ async fn finish(mut stage: Stage) -> (BTreeMap<&'static str, u64>, Duration) {
     let Stage { cluster, workload, .. } = &mut stage;
     cluster.healed(cluster.nodes());
     cluster.until_ready(PATIENCE).await;
+    cluster.until_whole(PATIENCE).await;
     workload.finish(PATIENCE).await;
+    workload.keep_the_rest(PATIENCE).await;
     workload.scan(PATIENCE).await;
     clock::sleep(Duration::from_secs(1)).await;
     workload.read_to_the_end(READING).await;

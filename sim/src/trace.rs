@@ -180,7 +180,11 @@ impl Event {
         match self {
             Self::Fault(_) | Self::Node { .. } | Self::Client { .. } => Show::Story,
             Self::Disk {
-                event: DiskEvent::Survived(_) | DiskEvent::SyncFailed { .. } | DiskEvent::Stalled { .. },
+                event:
+                    DiskEvent::Survived(_)
+                    | DiskEvent::SyncFailed { .. }
+                    | DiskEvent::NoSpace { .. }
+                    | DiskEvent::Stalled { .. },
                 ..
             } => Show::Story,
             Self::Delivered { .. } | Self::Link { .. } | Self::Disk { .. } => Show::Everything,
@@ -233,6 +237,9 @@ fn disk_event(event: &DiskEvent) -> String {
         }
         DiskEvent::SyncFailed { file, operations } => {
             format!("failed to sync {file} after {operations} operations")
+        }
+        DiskEvent::NoSpace { file, operations } => {
+            format!("had no room for a write to {file} after {operations} operations")
         }
         DiskEvent::Stalled { operation, time } => format!("stalls a {operation} for {time:?}"),
         DiskEvent::Cut { operations } => format!("power cut after {operations} operations"),

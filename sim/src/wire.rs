@@ -31,6 +31,8 @@ pub struct Batch {
     pub records: Vec<Option<RecordId>>,
     /// The records' timestamps, in ms.
     pub times: Vec<i64>,
+    /// Its length as it is sent and stored, in bytes.
+    pub bytes: u64,
 }
 
 /// A batch in a partition's log.
@@ -89,10 +91,26 @@ pub enum Ask {
     },
     Create {
         name: String,
+        configs: Vec<(String, String)>,
     },
     Delete {
         name: String,
         id: Option<TopicId>,
+    },
+    /// Settings of a topic, with their new values; `None`: the default.
+    Configure {
+        name: String,
+        changes: Vec<(String, Option<String>)>,
+    },
+    /// Up to a new total.
+    AddPartitions {
+        name: String,
+        partitions: i32,
+    },
+    /// All records before that offset are to go; -1: all below the high watermark.
+    DeleteRecords {
+        place: Place,
+        before: i64,
     },
     Producer,
     Metadata,
@@ -143,6 +161,11 @@ pub enum Told {
     Topics(Vec<(String, TopicId, usize)>),
     Created(TopicId),
     Deleted,
+    Configured,
+    PartitionsAdded,
+    RecordsDeleted {
+        log_start: i64,
+    },
     Producer(i64),
     /// Surely not done.
     Refused {
@@ -172,6 +195,7 @@ impl Batch {
             crc: crc32c::crc32c(body),
             records: records.iter().map(|read| read.value.as_deref().and_then(RecordId::parse)).collect(),
             times: records.iter().map(|record| record.timestamp.0).collect(),
+            bytes: u64::try_from(batch.len()).unwrap_or(u64::MAX),
         })
     }
 
@@ -231,8 +255,15 @@ impl Asked {
             Ask::Produce { place, .. }
             | Ask::Fetch { place, .. }
             | Ask::Find { place, .. }
-            | Ask::EpochEnd { place, .. } => Some(*place),
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => None,
+            | Ask::EpochEnd { place, .. }
+            | Ask::DeleteRecords { place, .. } => Some(*place),
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => None,
         }
     }
 
@@ -241,7 +272,14 @@ impl Asked {
         match &self.ask {
             Ask::Produce { epoch, .. } | Ask::Fetch { epoch, .. } | Ask::Find { epoch, .. } => *epoch,
             Ask::EpochEnd { current, .. } => *current,
-            Ask::Create { .. } | Ask::Delete { .. } | Ask::Producer | Ask::Metadata | Ask::Other => -1,
+            Ask::Create { .. }
+            | Ask::Delete { .. }
+            | Ask::Configure { .. }
+            | Ask::AddPartitions { .. }
+            | Ask::DeleteRecords { .. }
+            | Ask::Producer
+            | Ask::Metadata
+            | Ask::Other => -1,
         }
     }
 }
@@ -277,13 +315,28 @@ pub fn ask(call: &Call) -> Ask {
             current: request.current_leader_epoch,
             epoch: request.epoch,
         }),
-        Call::CreateTopic(request) => Some(Ask::Create { name: request.name.clone() }),
+        Call::CreateTopic(request) => {
+            let configs = request.configs.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
+            Some(Ask::Create { name: request.name.clone(), configs: configs.collect() })
+        }
         Call::DeleteTopic(request) => {
             Some(Ask::Delete { name: request.name.clone(), id: TopicId::from_wire(&request.id) })
         }
+        Call::ConfigureTopic(request) => {
+            let change = |change: &v1::ConfigChange| (change.key.clone(), change.value.clone());
+            let changes = request.changes.iter().map(change).collect();
+            Some(Ask::Configure { name: request.name.clone(), changes })
+        }
+        Call::AddPartitions(request) => {
+            Some(Ask::AddPartitions { name: request.name.clone(), partitions: request.partitions })
+        }
+        Call::DeleteRecords(request) => Some(Ask::DeleteRecords {
+            place: place(&request.topic_id, request.partition)?,
+            before: request.before_offset,
+        }),
         Call::InitProducer(_) => Some(Ask::Producer),
         Call::Metadata(_) => Some(Ask::Metadata),
-        Call::ClusterStatus(_) => None,
+        Call::ClusterStatus(_) | Call::ChangeMembers(_) | Call::MoveLeader(_) => None,
     };
     read().unwrap_or(Ask::Other)
 }
@@ -307,8 +360,11 @@ pub fn told(
         Reply::Metadata(reply) => (reply.error(), -1, -1),
         Reply::CreateTopic(reply) => (reply.error(), -1, -1),
         Reply::DeleteTopic(reply) => (reply.error(), -1, -1),
+        Reply::ConfigureTopic(reply) => (reply.error(), -1, -1),
+        Reply::AddPartitions(reply) => (reply.error(), -1, -1),
+        Reply::DeleteRecords(reply) => (reply.error(), reply.high_watermark, reply.log_start_offset),
         Reply::InitProducer(reply) => (reply.error(), -1, -1),
-        Reply::ClusterStatus(_) => return Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => return Told::Other,
     };
     if code.is_unknown_outcome() {
         return Told::Unknown { why: code.as_str_name().to_owned() };
@@ -350,8 +406,11 @@ pub fn told(
             None => Told::Garbled { why: "a topic without an id".to_owned() },
         },
         Reply::DeleteTopic(_) => Told::Deleted,
+        Reply::ConfigureTopic(_) => Told::Configured,
+        Reply::AddPartitions(_) => Told::PartitionsAdded,
+        Reply::DeleteRecords(reply) => Told::RecordsDeleted { log_start: reply.log_start_offset },
         Reply::InitProducer(reply) => Told::Producer(reply.producer_id),
-        Reply::ClusterStatus(_) => Told::Other,
+        Reply::ClusterStatus(_) | Reply::ChangeMembers(_) | Reply::MoveLeader(_) => Told::Other,
     }
 }
 

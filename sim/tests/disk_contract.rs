@@ -64,6 +64,10 @@ fn keeps_its_contract(disk: &dyn Disk) {
     assert_eq!(disk.remove(&name("b")).unwrap_err().kind(), ErrorKind::NotFound);
     drop((a, again));
 
+    // Room.
+    let space = disk.space().unwrap();
+    assert!(0 < space.free_bytes && space.free_bytes <= space.total_bytes, "{space:?}");
+
     // Marks.
     disk.mark(&name("mark"), b"long words").unwrap();
     disk.mark(&name("mark"), b"word").unwrap();

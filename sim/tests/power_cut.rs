@@ -8,18 +8,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::poll;
 use quorate_node::storage::{
-    Body, Entry, HardVote, Head, Kind, Log, LogId, OpenError, RecoveryReport, Store, StoreConfig, StoreError,
+    Body, CheckpointKind, Entry, HardVote, Head, Kind, Log, LogId, OpenError, RecoveryReport, Store,
+    StoreConfig, StoreError,
 };
 use quorate_proto::ids::{
     GroupId, Identity, LogIndex, NodeId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp,
 };
 use quorate_sim::dice::Dice;
-use quorate_sim::env::alone;
 use quorate_sim::env::disk::{DirtyPages, SimDisk};
+use quorate_sim::env::{alone, clock};
 
 const NODE: NodeId = NodeId(1);
 
@@ -36,9 +38,21 @@ enum Step {
         group: u64,
         from: u64,
     },
+    /// Saves the base as of an entry and trims the log to it.
     Trim {
         group: u64,
         through: u64,
+    },
+    /// Saves a checkpoint as of an entry, and trims nothing.
+    Checkpoint {
+        group: u64,
+        at: u64,
+    },
+    /// Takes up a base of a peer, ahead of the log, and trims the log to it.
+    Install {
+        group: u64,
+        term: u64,
+        index: u64,
     },
     Vote {
         group: u64,
@@ -59,11 +73,15 @@ enum Step {
     Flush,
     /// Lets the keeper do what it has to do.
     Rest,
+    /// The same, and gives it the time that it takes for what is not urgent.
+    Wait,
     /// Closes the store and opens it again.
     Reopen,
 }
 
-use Step::{Append, Committed, Flush, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote};
+use Step::{
+    Append, Checkpoint, Committed, Flush, Install, Peer, Remove, Reopen, Rest, Trim, Truncate, Vote, Wait,
+};
 
 const fn append(group: u64, term: u64, count: u64, bytes: usize) -> Step {
     Append { group, term, count, bytes }
@@ -81,6 +99,11 @@ fn config() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 3_000,
+        scrub_hours: 0,
+        copies_elsewhere: true,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
+        disk_reserve_bytes: Some(0),
     }
 }
 
@@ -131,7 +154,27 @@ fn entry(group: u64, id: LogId, bytes: usize) -> Entry {
     Entry { head, body: Body::Here(body) }
 }
 
+/// What a checkpoint as of `id` holds: several pieces of it, or next to nothing.
+fn checkpoint_of(id: LogId) -> Bytes {
+    let bytes = if id.index.0.is_multiple_of(2) { 70_000 } else { 3 };
+    Bytes::from(vec![u8::try_from((id.term.0 * 31 + id.index.0) % 251).unwrap(); bytes])
+}
+
 type Pending = Pin<Box<dyn Future<Output = Result<(), StoreError>>>>;
+
+/// Waits until all that was issued is answered.
+async fn flush(waiting: &mut Vec<(usize, Pending)>, acked: &AtomicUsize) -> Result<(), StoreError> {
+    let mut result = Ok(());
+    for (number, work) in waiting.drain(..) {
+        match work.await {
+            Ok(()) => {
+                acked.fetch_max(number, Ordering::Relaxed);
+            }
+            Err(error) => result = Err(error),
+        }
+    }
+    result
+}
 
 /// Issues `work` at once and keeps it until it is flushed.
 async fn issue(
@@ -229,7 +272,42 @@ impl History {
                     group.purged = Some(id);
                 });
                 let log = store.log(GroupId(group));
-                issue(waiting, &acked, number, async move { log.trim_prefix(id).await }).await
+                // A checkpoint waits for all before it, whose answers are taken only when they are polled.
+                let mut ready = flush(waiting, &acked).await;
+                if ready.is_ok() {
+                    ready = log.save_checkpoint(CheckpointKind::Base, id, checkpoint_of(id)).await;
+                }
+                match ready {
+                    Ok(()) => issue(waiting, &acked, number, async move { log.trim_prefix(id).await }).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Checkpoint { group, at } => {
+                let id = {
+                    let model = &self.models.last().unwrap()[&group];
+                    model.entries.iter().find(|entry| entry.head.index.0 == at).unwrap().head.log_id()
+                };
+                let log = store.log(GroupId(group));
+                match flush(waiting, &acked).await {
+                    Ok(()) => log.save_checkpoint(CheckpointKind::Recent, id, checkpoint_of(id)).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Install { group, term, index } => {
+                let id = LogId { term: Term(term), index: LogIndex(index) };
+                let number = self.change(group, |group| {
+                    group.entries.clear();
+                    group.purged = Some(id);
+                });
+                let log = store.log(GroupId(group));
+                let mut ready = flush(waiting, &acked).await;
+                if ready.is_ok() {
+                    ready = log.install_checkpoint(id, checkpoint_of(id)).await;
+                }
+                match ready {
+                    Ok(()) => issue(waiting, &acked, number, async move { log.trim_prefix(id).await }).await,
+                    Err(error) => Err(error),
+                }
             }
             Vote { group, term, committed } => {
                 let vote = HardVote { term: Term(term), node: 1 + term % 3, committed };
@@ -258,15 +336,10 @@ impl History {
                 self.peers_acked += usize::from(result.is_ok());
                 result
             }
-            Flush | Rest | Reopen => {
-                let mut result = Ok(());
-                for (number, work) in waiting.drain(..) {
-                    match work.await {
-                        Ok(()) => {
-                            acked.fetch_max(number, Ordering::Relaxed);
-                        }
-                        Err(error) => result = Err(error),
-                    }
+            Flush | Rest | Wait | Reopen => {
+                let result = flush(waiting, &acked).await;
+                if matches!(step, Wait) {
+                    clock::sleep(Duration::from_secs(5)).await;
                 }
                 for _ in 0..20 {
                     tokio::task::yield_now().await;
@@ -348,6 +421,16 @@ impl History {
         assert_eq!(log.term_starts(), starts);
         assert_eq!(state.last, heads.last().map(Head::log_id).or(state.purged));
         assert_eq!(log.last_durable(), state.last, "what was read at the start is durable");
+        let base = log.checkpoint_at(CheckpointKind::Base);
+        assert!(state.purged <= base, "{group} begins behind {:?}, and its base is {base:?}", state.purged);
+        for kind in [CheckpointKind::Base, CheckpointKind::Recent] {
+            let found = log.checkpoint(kind).await.unwrap();
+            assert_eq!(found.as_ref().map(|checkpoint| checkpoint.at), log.checkpoint_at(kind));
+            assert!(found.is_none_or(|checkpoint| checkpoint.body == checkpoint_of(checkpoint.at)));
+        }
+        if let Some(recent) = log.checkpoint_at(CheckpointKind::Recent) {
+            assert!(state.purged == Some(recent) || heads.iter().any(|head| head.log_id() == recent));
+        }
         if let Some(committed) = state.committed {
             assert!(self.committed[&group.0].contains(&committed), "{group} {committed:?} from step {least}");
         }
@@ -426,8 +509,8 @@ fn cut_everywhere(name: &str, script: &[Step]) {
                     Ok((store, _)) => least = least.max(history.check(&store, least).await),
                     Err(
                         OpenError::Disk { .. }
-                        | OpenError::VolumeDamaged { .. }
-                        | OpenError::MetaDamaged { .. },
+                        | OpenError::MetaDamaged { .. }
+                        | OpenError::MetaMissing { .. },
                     ) if !disk.is_powered() => {}
                     Err(error) => panic!("cut {cut}: {error}"),
                 }
@@ -597,6 +680,97 @@ const ROLLS: &[Step] = &[
     Flush,
 ];
 
+/// Checkpoints are saved, replaced and taken up from a peer.
+const CHECKPOINTS: &[Step] = &[
+    append(1, 1, 6, 300),
+    append(2, 1, 3, 300),
+    Checkpoint { group: 1, at: 2 },
+    append(1, 2, 4, 900),
+    Trim { group: 1, through: 4 },
+    Checkpoint { group: 1, at: 7 },
+    Flush,
+    Rest,
+    vote(2, 4, true),
+    Install { group: 2, term: 4, index: 40 },
+    append(2, 4, 3, 900),
+    Flush,
+    vote(3, 5, true),
+    Install { group: 3, term: 5, index: 9 },
+    Trim { group: 2, through: 42 },
+    Flush,
+    Reopen,
+    append(3, 5, 2, 100),
+    Checkpoint { group: 3, at: 11 },
+    Install { group: 2, term: 6, index: 90 },
+    Remove { group: 3 },
+    Flush,
+];
+
+/// Of several volumes little stays alive: it is rewritten, and they go.
+const REWRITING: &[Step] = &[
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    append(1, 1, 6, 900),
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Trim { group: 1, through: 17 },
+    Wait,
+    append(2, 1, 2, 20),
+    Flush,
+    Rest,
+    Truncate { group: 2, from: 5 },
+    append(2, 3, 4, 900),
+    Flush,
+    Rest,
+    Reopen,
+    append(1, 3, 6, 900),
+    Trim { group: 2, through: 4 },
+    Wait,
+    Trim { group: 2, through: 8 },
+    Wait,
+    append(1, 3, 6, 900),
+    Flush,
+    Wait,
+];
+
+#[test]
+fn the_script_of_rewriting_rewrites() {
+    let newest = |steps: &[Step]| {
+        block_on(async {
+            let disk = SimDisk::new();
+            History::new().run(&disk, steps).await.unwrap();
+            let is_there = |number: &u32| {
+                let file = format!("volume-{number:08}.redb");
+                disk.count(|name| name == file) > 0
+            };
+            (1..100).rev().find(is_there).unwrap()
+        })
+    };
+    let wait = REWRITING.iter().position(|step| matches!(step, Wait)).unwrap();
+    let mut steps = REWRITING[..wait].to_vec();
+    steps.extend([Flush, Rest]);
+    let before = newest(&steps);
+    steps.push(Wait);
+    assert!(newest(&steps) > before, "the new volume has a number above that of the next one to be written");
+}
+
+#[test]
+fn rewriting_survives_a_cut_at_every_operation() {
+    cut_everywhere("rewriting", REWRITING);
+}
+
+#[test]
+fn checkpoints_survive_a_cut_at_every_operation() {
+    cut_everywhere("checkpoints", CHECKPOINTS);
+}
+
 #[test]
 fn appends_survive_a_cut_at_every_operation() {
     cut_everywhere("appends", APPENDS);
@@ -621,11 +795,13 @@ fn rolls_survive_a_cut_at_every_operation() {
 fn what_a_start_after_a_kill_showed_survives_a_cut() {
     kill_everywhere("kills", TRUNCATIONS);
     kill_everywhere("kills", ROLLS);
+    kill_everywhere("kills", CHECKPOINTS);
+    kill_everywhere("kills", REWRITING);
 }
 
 #[test]
 fn a_failed_sync_is_survived_with_dropped_pages() {
-    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS] {
+    for script in [APPENDS, TRUNCATIONS, VOTES, ROLLS, CHECKPOINTS, REWRITING] {
         fail_every_sync("dropped", script, DirtyPages::Dropped);
     }
 }

@@ -61,6 +61,8 @@ pub struct Node {
     pub data: PathBuf,
     /// Where its log (standard error) goes, of all its starts.
     pub log: PathBuf,
+    /// What `--join` says, for a node that the cluster was not formed with.
+    join: Option<String>,
     process: Option<Child>,
 }
 
@@ -74,6 +76,7 @@ impl Node {
             http: address(),
             data: folder.join(format!("node-{id}")),
             log: folder.join(format!("node-{id}.log")),
+            join: None,
             process: None,
         }
     }
@@ -160,8 +163,35 @@ impl Cluster {
 
     /// What `--bootstrap` says.
     pub fn bootstrap(&self) -> String {
-        let each: Vec<_> = self.nodes.values().map(|node| format!("{}={}", node.id, node.peer)).collect();
+        let first = self.nodes.values().filter(|node| node.join.is_none());
+        let each: Vec<_> = first.map(|node| format!("{}={}", node.id, node.peer)).collect();
         each.join(",")
+    }
+
+    /// A place and addresses for a node that asks to be admitted; it is not started.
+    pub fn lay_out_another(&mut self, id: u32) {
+        let peers: Vec<_> = self.nodes.values().map(|node| node.peer.clone()).collect();
+        let node = Node { join: Some(peers.join(",")), ..Node::new(id, self.folder.path()) };
+        self.nodes.insert(id, node);
+    }
+
+    /// Kills a node, if it runs, and forgets it: its data stay where they are.
+    pub fn forget(&mut self, id: u32) {
+        if let Some(mut process) = self.nodes.remove(&id).and_then(|node| node.process) {
+            // Both fail only if it has ended already.
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+
+    /// Empties the data folder of a node that does not run.
+    ///
+    /// # Panics
+    /// If it runs, or the folder cannot be removed.
+    pub fn wipe(&mut self, id: u32) {
+        let node = self.node(id);
+        assert!(node.process.is_none(), "node {id} runs");
+        fs::remove_dir_all(&node.data).expect("a folder of ours can be removed");
     }
 
     /// What `--servers` says: every node.
@@ -176,7 +206,10 @@ impl Cluster {
         let mut command = quorate(["node", "--id", &id.to_string()]);
         command.arg("--data").arg(&node.data);
         command.args(["--listen-grpc", &node.grpc, "--listen-peer", &node.peer, "--listen-http", &node.http]);
-        command.args(["--bootstrap", &self.bootstrap()]);
+        match &node.join {
+            Some(members) => command.args(["--join", members]),
+            None => command.args(["--bootstrap", &self.bootstrap()]),
+        };
         command.args(&self.flags);
         command
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub struct Answer {
     /// Such as 200.
     pub status: u16,
+    /// The headers, and the line before them.
+    pub head: String,
     /// What came after the headers.
     pub body: String,
 }
@@ -32,7 +34,7 @@ pub fn get(address: &str, path: &str) -> io::Result<Answer> {
         } else {
             body.to_owned()
         };
-        Some(Answer { status, body })
+        Some(Answer { status, head: head.to_owned(), body })
     };
     answer().ok_or_else(|| io::Error::other(format!("not HTTP: {text}")))
 }

@@ -46,6 +46,10 @@ struct State {
     silent_since: Option<Instant>,
     /// The longest silence since it was last asked for.
     longest_gap: Duration,
+    /// The same, of each partition by itself: those with lines that wait.
+    silent: BTreeMap<u64, Instant>,
+    /// The longest silence of any one partition since it was last asked for.
+    longest_gap_of_one: Duration,
     first_error: Option<String>,
 }
 
@@ -75,6 +79,16 @@ impl Sent {
         u64::try_from(self.fates.len()).expect("a length fits")
     }
 
+    /// Compares with the numbers of the lines that were read, those of each of so many partitions in their order.
+    pub fn judge_lines(&self, partitions: u64, lines: impl IntoIterator<Item = u64>) -> Verdict {
+        let numbered = (0..).zip(&self.fates);
+        let sent = numbered
+            .filter(|(_, fate)| **fate != Fate::NotWritten)
+            .map(|(line, fate)| (line, *fate == Fate::Acked));
+        let place = |line: u64| i64::try_from(line % partitions).expect("a partition fits");
+        judge(sent, lines.into_iter().map(|line| (place(line), line)))
+    }
+
     /// Compares with records as `consume --format json` shows them.
     ///
     /// # Panics
@@ -96,6 +110,11 @@ impl Sent {
 impl Numbered {
     /// Begins to send.
     pub fn start(servers: &str, plan: &Plan) -> Self {
+        Self::start_with(servers, plan, 0)
+    }
+
+    /// Begins to send lines of at least so many characters: zeros stand before their numbers.
+    pub fn start_with(servers: &str, plan: &Plan, width: usize) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let thread = {
             let (state, plan) = (Arc::clone(&state), plan.clone());
@@ -105,7 +124,7 @@ impl Numbered {
                     .enable_all()
                     .build()
                     .expect("a runtime can be had");
-                runtime.block_on(send(servers, plan, state));
+                runtime.block_on(send(servers, plan, width, state));
             })
         };
         Self { state, thread: Some(thread), plan: plan.clone() }
@@ -146,6 +165,14 @@ impl Numbered {
         std::mem::take(&mut state.longest_gap).max(open)
     }
 
+    /// The longest time without an acknowledgement in any one partition while a line of it waited for one, since this was
+    /// last asked.
+    pub fn take_gap_of_one(&self) -> Duration {
+        let mut state = self.state();
+        let open = state.silent.values().map(Instant::elapsed).max().unwrap_or_default();
+        std::mem::take(&mut state.longest_gap_of_one).max(open)
+    }
+
     /// Sends no more, waits until each line has its fate, and tells.
     ///
     /// # Panics
@@ -165,7 +192,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn send(servers: Vec<String>, plan: Plan, state: Arc<Mutex<State>>) {
+async fn send(servers: Vec<String>, plan: Plan, width: usize, state: Arc<Mutex<State>>) {
     let config = ProducerConfig { delivery_timeout: plan.timeout, ..ProducerConfig::default() };
     let producer = Client::grpc(servers).producer(config);
     let (tx, mut sent) = mpsc::channel(1 << 16);
@@ -174,7 +201,7 @@ async fn send(servers: Vec<String>, plan: Plan, state: Arc<Mutex<State>>) {
         for number in 0.. {
             let due = start + Duration::from_secs(1).mul_f64(number as f64 / plan.rate as f64);
             tokio::time::sleep_until(due.into()).await;
-            if !offer(&producer, &plan, &state, number, &tx).await {
+            if !offer(&producer, &plan, &state, (number, width), &tx).await {
                 break;
             }
         }
@@ -210,7 +237,7 @@ async fn offer(
     producer: &Producer,
     plan: &Plan,
     state: &Mutex<State>,
-    number: u64,
+    (number, width): (u64, usize),
     tx: &mpsc::Sender<(u64, Result<Ack, SendError>)>,
 ) -> bool {
     let partition = number % plan.partitions;
@@ -222,9 +249,11 @@ async fn offer(
         state.fates.push(Fate::Waiting);
         *state.in_flight.entry(partition).or_default() += 1;
         state.silent_since.get_or_insert_with(Instant::now);
+        state.silent.entry(partition).or_insert_with(Instant::now);
     }
     let partition = PartitionId(i32::try_from(partition).expect("a partition fits"));
-    let ack = producer.send(&plan.topic, Record::new(number.to_string()).partition(partition)).await;
+    let line = format!("{number:0>width$}");
+    let ack = producer.send(&plan.topic, Record::new(line).partition(partition)).await;
     tx.send((number, ack)).await.is_ok()
 }
 
@@ -232,7 +261,9 @@ async fn offer(
 fn settle(state: &Mutex<State>, plan: &Plan, number: u64, fate: Result<(), SendError>) {
     let mut state = lock(state);
     let at = usize::try_from(number).expect("a number of a line fits");
-    *state.in_flight.entry(number % plan.partitions).or_default() -= 1;
+    let partition = number % plan.partitions;
+    *state.in_flight.entry(partition).or_default() -= 1;
+    let still = state.in_flight.get(&partition).is_some_and(|count| *count > 0);
     let waits = state.in_flight.values().any(|count| *count > 0);
     state.fates[at] = match fate {
         Ok(()) => {
@@ -241,6 +272,11 @@ fn settle(state: &Mutex<State>, plan: &Plan, number: u64, fate: Result<(), SendE
             let gap = state.silent_since.map_or(Duration::ZERO, |since| now - since);
             state.longest_gap = state.longest_gap.max(gap);
             state.silent_since = waits.then_some(now);
+            let gap = state.silent.remove(&partition).map_or(Duration::ZERO, |since| now - since);
+            state.longest_gap_of_one = state.longest_gap_of_one.max(gap);
+            if still {
+                state.silent.insert(partition, now);
+            }
             Fate::Acked
         }
         Err(error) => {

@@ -7,6 +7,7 @@ use quorate_proto::v1::admin_service_client::AdminServiceClient;
 use quorate_proto::v1::metadata_service_client::MetadataServiceClient;
 use quorate_proto::v1::produce_service_client::ProduceServiceClient;
 use quorate_proto::v1::{
+    AddPartitionsRequest, AddPartitionsResponse, ConfigureTopicRequest, ConfigureTopicResponse,
     CreateTopicRequest, CreateTopicResponse, InitProducerRequest, MetadataRequest, ProduceRequest,
     ProduceResponse, TopicMetadata,
 };
@@ -68,6 +69,24 @@ impl Wire {
             timeout_ms: 10_000,
         };
         self.runtime.block_on(client.create_topic(request)).expect("the node answers").into_inner()
+    }
+
+    /// Asks for a change of a topic's settings, of any kind.
+    ///
+    /// # Panics
+    /// If no answer comes.
+    pub fn configure_topic(&self, request: ConfigureTopicRequest) -> ConfigureTopicResponse {
+        let mut client = AdminServiceClient::new(self.channel.clone());
+        self.runtime.block_on(client.configure_topic(request)).expect("the node answers").into_inner()
+    }
+
+    /// Asks for partitions, of any number.
+    ///
+    /// # Panics
+    /// If no answer comes.
+    pub fn add_partitions(&self, request: AddPartitionsRequest) -> AddPartitionsResponse {
+        let mut client = AdminServiceClient::new(self.channel.clone());
+        self.runtime.block_on(client.add_partitions(request)).expect("the node answers").into_inner()
     }
 
     /// A new producer id.

@@ -91,7 +91,6 @@ fn topics_that_cannot_be() {
     cluster.run(["topic", "create", "t", "--partitions", "0"]).refused(2, "--partitions");
     cluster.run(["topic", "create", "t", "--replicas", "0"]).refused(2, "--replicas");
     // Which keys there are only the cluster knows; how one is written, the command line shows.
-    cluster.run(["topic", "create", "t", "--config", "retention.ms=5"]).refused(1, "retention.ms");
     cluster.run(["topic", "create", "t", "--config", "max.mesage.bytes=5"]).refused(1, "max.message.bytes");
     cluster.run(["topic", "create", "t", "--config", "max.message.bytes=many"]).refused(1, "many");
     cluster.run(["topic", "create", "t", "--config", "max.message.bytes"]).refused(2, "key=value");
@@ -254,7 +253,7 @@ fn a_node_that_cannot_start_says_why() {
     fs::write(&meta, vec![0xa5; good.len()]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
     run(&mut cluster.node_command(1)).refused(1, "put an intact copy back");
-    run(&mut cluster.node_command(1)).refused(1, "cannot be replaced yet");
+    run(&mut cluster.node_command(1)).refused(1, "quorate cluster replace-node");
     fs::write(&meta, &good[..100]).unwrap();
     run(&mut cluster.node_command(1)).refused(1, "meta.redb");
     fs::write(&meta, &good).unwrap();

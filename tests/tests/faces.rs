@@ -35,12 +35,15 @@ fn a_node_is_ready_only_when_it_can_commit() {
 }
 
 #[test]
-fn metrics_are_prometheus_text() {
+fn metrics_are_open_metrics() {
     let cluster = Cluster::start(1);
     cluster.create("t", 1, 1);
     drop(cluster.run_with(["produce", "t"], "a\nb\n").done());
     let metrics = cluster.node(1).get("/metrics").unwrap();
     assert_eq!(metrics.status, 200);
+    let named = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(metrics.head.to_ascii_lowercase().contains(named), "{}", metrics.head);
+    assert!(metrics.body.ends_with("\n# EOF\n"), "{}", metrics.body);
     assert!(metrics.body.contains("# TYPE quorate_"), "{}", metrics.body);
     for line in metrics.body.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value in {line:?}"));

@@ -181,7 +181,7 @@ fn topics_are_listed_described_deleted_and_made_again() {
         keys.sort();
         keys
     };
-    assert_eq!(keys(&described), ["id", "name", "partitions"]);
+    assert_eq!(keys(&described), ["configs", "id", "name", "partitions"]);
     let partition = ["high_watermark", "leader", "leader_epoch", "log_start_offset", "partition", "replicas"];
     assert_eq!(keys(&described["partitions"][2]), partition);
     // Each partition lies on every node, and each node is the preferred leader of one.
@@ -207,8 +207,30 @@ fn topics_are_listed_described_deleted_and_made_again() {
     assert_eq!(values(&cluster.read_all("t")), ["of the second"]);
 
     let status = cluster.run(["cluster", "status", "--json"]).done().json();
-    assert_eq!(keys(&status), ["cluster_id", "leaderless", "nodes", "under_replicated"]);
-    assert_eq!(keys(&status["nodes"][0]), ["alive", "grpc", "http", "id", "identity", "leads", "replicas"]);
+    assert_eq!(
+        keys(&status),
+        ["attention", "cluster_id", "leaderless", "moving", "nodes", "under_replicated", "waiting"]
+    );
+    assert_eq!(status["attention"], json!([]));
+    let of_a_node = [
+        "alive",
+        "damaged_entries",
+        "disk_free_bytes",
+        "grpc",
+        "http",
+        "id",
+        "identity",
+        "leads",
+        "rack",
+        "repaired_entries",
+        "replicas",
+        "role",
+    ];
+    assert_eq!(keys(&status["nodes"][0]), of_a_node);
+    for node in status["nodes"].as_array().unwrap() {
+        assert!(node["disk_free_bytes"].as_u64().unwrap() > 0, "{status}");
+        assert_eq!((&node["damaged_entries"], &node["repaired_entries"]), (&json!(0), &json!(0)));
+    }
     let sum = |key: &str| -> u64 {
         status["nodes"].as_array().unwrap().iter().map(|node| node[key].as_u64().unwrap()).sum()
     };

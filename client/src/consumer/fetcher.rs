@@ -378,6 +378,7 @@ impl Fetcher {
             | ErrorCode::UnknownOutcome
             | ErrorCode::NotAvailable
             | ErrorCode::NotReady
+            | ErrorCode::DiskFull
             | ErrorCode::UnknownTopic
             | ErrorCode::UnknownTopicId
             | ErrorCode::UnknownPartition => return Next::LookUp(message),

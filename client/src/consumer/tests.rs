@@ -264,6 +264,83 @@ async fn a_position_out_of_range_is_an_error_or_a_reset() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn partitions_that_are_added_are_read_from_their_beginning() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    let client = cluster.client(7);
+    let mut whole = client.consumer(ConsumerConfig::default());
+    soon(whole.assign("t", Partitions::All, Start::End)).await.unwrap();
+    let mut one = client.consumer(ConsumerConfig::default());
+    soon(one.assign("t", Partitions::Only(vec![P0]), Start::Beginning)).await.unwrap();
+    assert_eq!(read(&mut one, 3).await, expected(0..3));
+    assert!(whole.next().now_or_never().is_none(), "it began at the end");
+    cluster.add_partitions("t", 3);
+    // Before anybody could know of them: it is read all the same.
+    cluster.write("t", 2, &["a", "b"]);
+    let start = client.env().now();
+    let found = read(&mut whole, 2).await;
+    assert_eq!(found, [(2, 0, "a".to_owned()), (2, 1, "b".to_owned())]);
+    let took = client.env().now().since(start);
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    let numbers: Vec<_> = whole.assigned().iter().map(|(_, partition)| partition.0).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    assert_eq!(one.assigned().len(), 1, "it was told which");
+    assert!(one.next().now_or_never().is_none());
+
+    // One that was assigned by itself stays where it is, and one beyond is found at once where it is asked for.
+    cluster.add_partitions("t", 4);
+    cluster.write("t", 3, &["c", "d"]);
+    sleep(200).await;
+    let third = Partitions::Only(vec![PartitionId(3)]);
+    soon(whole.assign("t", third, Start::Offset(Offset(1)))).await.unwrap();
+    assert_eq!(read(&mut whole, 1).await, [(3, 1, "d".to_owned())]);
+    sleep(30_000).await;
+    assert!(whole.next().now_or_never().is_none());
+    assert_eq!(whole.position("t", PartitionId(3)), Some(Offset(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_were_added_before_anybody_looked_are_read_too() {
+    let cluster = Cluster::with_topic("t", 3);
+    for partition in 0..3 {
+        cluster.write("t", partition, &["a"]);
+    }
+    let mut consumer = consumer(&cluster, Partitions::Only(vec![P0]), Start::End).await;
+    soon(consumer.assign_added("t", 1)).await.unwrap();
+    let mut found = read(&mut consumer, 2).await;
+    found.sort();
+    assert_eq!(found, [(1, 0, "a".to_owned()), (2, 0, "a".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_are_found_that_a_deleted_topic_of_the_name_had_too() {
+    let cluster = Cluster::with_topic("t", 2);
+    let mut consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    cluster.create("t", 1, 2);
+    for _ in 0..2 {
+        let error = soon(consumer.next()).await.unwrap_err();
+        assert!(matches!(error, ConsumeError::TopicDeleted { .. }), "{error}");
+    }
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    cluster.add_partitions("t", 2);
+    cluster.write("t", 1, &["a"]);
+    assert_eq!(read(&mut consumer, 1).await, [(1, 0, "a".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_made_again_with_fewer_partitions_is_told_as_deleted() {
+    let cluster = Cluster::with_topic("t", 3);
+    let client = cluster.client(7);
+    soon(client.admin().describe_topic("t")).await.unwrap();
+    // What the client knows is the first one.
+    cluster.create("t", 1, 2);
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    let told = soon(consumer.assign("t", Partitions::All, Start::Beginning)).await;
+    assert!(matches!(told, Err(ConsumeError::TopicDeleted { .. })), "{told:?}");
+    assert!(consumer.assigned().is_empty(), "on an error nothing is changed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_batches_are_not_handed_out() {
     let cluster = Cluster::with_topic("t", 1);
     fill(&cluster, 0, 0..9).await;

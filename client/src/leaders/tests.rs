@@ -102,3 +102,65 @@ async fn epochs_do_not_go_back_when_a_topic_was_denied_in_between() {
     assert!(hear(Some((2, 4))).is_empty());
     assert_eq!(leaders.known(&topic).unwrap().partitions[0].epoch, LeaderEpoch(4));
 }
+
+/// What a server says of topic `t` with so many partitions.
+fn grown_to(partitions: i32) -> v1::MetadataResponse {
+    let mut said = said(Some((1, 1)));
+    let of =
+        |partition| v1::PartitionMetadata { partition, leader: 1, leader_epoch: 1, ..Default::default() };
+    said.topics[0].partitions = (0..partitions).map(of).collect();
+    said
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_takes_no_partition_away() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    let names = [topic.clone()];
+    let count = || leaders.known(&topic).unwrap().partitions.len();
+    for (said, known) in [(2, 2), (1, 2), (4, 4), (2, 4)] {
+        assert!(leaders.learn(&names, grown_to(said), &mut BTreeMap::new()).is_empty());
+        assert_eq!(count(), known, "after {said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_looked_up_just_now_is_not_looked_up_again() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    let (here, added) = (PartitionId(0), PartitionId(1));
+    soon(leaders.resolve_with(&topic, here)).await.unwrap();
+    let calls = || cluster.state().metadata_calls;
+    let before = calls();
+    assert!(soon(leaders.resolve_with(&topic, here)).await.unwrap().has(here));
+    assert!(!soon(leaders.resolve_with(&topic, added)).await.unwrap().has(added));
+    assert_eq!(calls(), before, "it was asked for just now");
+    cluster.add_partitions("t", 2);
+    sleep(200).await;
+    assert!(soon(leaders.resolve_with(&topic, added)).await.unwrap().has(added));
+    assert!(soon(leaders.resolve_with(&topic, added)).await.unwrap().has(added));
+    assert_eq!(calls(), before + 1);
+    let age = Duration::from_secs(5);
+    soon(leaders.refresh_older_than(&topic, age)).await.unwrap();
+    assert_eq!(calls(), before + 1);
+    sleep(5_000).await;
+    soon(leaders.refresh_older_than(&topic, age)).await.unwrap();
+    assert_eq!(calls(), before + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_for_ever_hides_no_partition() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    soon(leaders.resolve(&topic)).await.unwrap();
+    assert_eq!(leaders.servers()[0], "n1:1", "it answered last");
+    let old = cluster.metadata();
+    cluster.state().stale.insert(1, old);
+    cluster.add_partitions("t", 2);
+    sleep(5_000).await;
+    let view = soon(leaders.refresh_older_than(&topic, Duration::from_secs(5))).await.unwrap();
+    assert!(view.has(PartitionId(1)));
+}

@@ -1,5 +1,6 @@
 //! The producer against a cluster of fakes, on paused time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -196,6 +197,19 @@ async fn errors_say_what_is_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_disk_is_waited_for_and_named_at_the_time_out() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(quick());
+    cluster.faults((0..5).map(|_| Fault::Refuse(ErrorCode::DiskFull)));
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults((0..100_000).map(|_| Fault::Refuse(ErrorCode::DiskFull)));
+    let error = soon(join_all(send(&producer, 1..2).await)).await.pop().unwrap().unwrap_err();
+    assert!(!error.is_perhaps_written());
+    let text = error.to_string();
+    assert_eq!(text, "not written: not acknowledged within 5 s: ERROR_CODE_DISK_FULL");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_that_is_down_is_named_within_the_time_out() {
     let cluster = Cluster::with_topic("t", 1);
     let client = cluster.client(1);
@@ -353,7 +367,7 @@ async fn a_record_may_be_as_large_as_its_topic_takes() {
             error.to_string(),
             format!(
                 "not written: the record takes {} bytes, more than {}, what max.message.bytes={message_bytes_max} of \
-                 topic t leaves for a record: create a topic with a larger max.message.bytes",
+                 topic t leaves for a record: raise that (quorate topic config set)",
                 message_bytes_max - HEADER_BYTES + 1,
                 message_bytes_max - HEADER_BYTES,
             )
@@ -362,6 +376,72 @@ async fn a_record_may_be_as_large_as_its_topic_takes() {
         let sent = cluster.state().produces.iter().map(|produce| produce.batch.len()).max();
         assert_eq!(sent, Some(message_bytes_max));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_was_raised_or_lowered_is_followed() {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().message_bytes_max = Some(1_000);
+    let producer = cluster.client(1).producer(quick());
+    let first = soon(producer.send("t", Record::new("small"))).await.unwrap();
+    let large = Record::new("x".repeat(3_000));
+    soon(producer.send("t", large.clone())).await.unwrap_err();
+    // Raised: looked up before the record is refused.
+    sleep(200).await;
+    cluster.state().message_bytes_max = Some(5_000);
+    let second = soon(producer.send("t", large.clone())).await.unwrap();
+    assert_eq!(offsets(&soon(join_all([first, second])).await), [0, 1]);
+
+    // Lowered: what was made before is refused, what comes after fits.
+    cluster.state().message_bytes_max = Some(500);
+    let refused = soon(soon(producer.send("t", large)).await.unwrap()).await.unwrap_err();
+    let SendError::NotWritten { reason: Reason::Refused { code, message } } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(code, ErrorCode::BatchTooLarge);
+    assert!(message.ends_with("raise max.message.bytes of the topic"), "{message}");
+    sleep(50).await;
+    let mut acks = Vec::new();
+    for _ in 0..20 {
+        acks.push(soon(producer.send("t", Record::new("x".repeat(100)))).await.unwrap());
+    }
+    assert_eq!(offsets(&soon(join_all(acks)).await), (2..22).collect::<Vec<_>>());
+    let sent = cluster.state().produces.iter().skip(3).map(|produce| produce.batch.len()).max();
+    assert!(sent.is_some_and(|bytes| bytes <= 500), "{sent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_are_added_are_sent_to() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    let to = |partition| Record::new("x").partition(PartitionId(partition));
+    let error = soon(producer.send("t", to(1))).await.unwrap_err();
+    assert_eq!(error.to_string(), "not written: topic t has no partition 1, only 0 to 0");
+    sleep(200).await;
+    cluster.add_partitions("t", 3);
+    // One that is named is looked for at once.
+    let place = soon(soon(producer.send("t", to(1))).await.unwrap()).await.unwrap();
+    assert_eq!((place.partition, place.offset), (PartitionId(1), Offset(0)));
+    let error = soon(producer.send("t", to(3))).await.unwrap_err();
+    assert_eq!(error.to_string(), "not written: topic t has no partition 3, only 0 to 2");
+
+    // The others are found in time, and get records with a key and without.
+    cluster.add_partitions("t", 7);
+    sleep(12_000).await;
+    let keyed = producer.send("t", Record::new("v").key("foobar")).await.unwrap();
+    assert_eq!(keyed.partition(), PartitionId((-790_332_482 & 0x7fff_ffff) % 7));
+    soon(keyed).await.unwrap();
+    let mut partitions = BTreeSet::new();
+    for _ in 0..100 {
+        let place = soon(soon(producer.send("t", Record::new("x"))).await.unwrap()).await.unwrap();
+        partitions.insert(place.partition);
+    }
+    assert_eq!(partitions, (0..7).map(PartitionId).collect::<BTreeSet<_>>());
+    // All that was sent is flushed and answered, whichever queue it went to.
+    let last = soon(producer.send("t", to(6))).await.unwrap();
+    soon(producer.close()).await;
+    soon(last).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -438,6 +438,7 @@ impl Worker {
             | ErrorCode::UnknownLeaderEpoch
             | ErrorCode::NotAvailable
             | ErrorCode::NotReady
+            | ErrorCode::DiskFull
             | ErrorCode::UnknownTopic
             | ErrorCode::UnknownTopicId
             | ErrorCode::UnknownPartition => self.stumble(message, true, true),
@@ -458,10 +459,11 @@ impl Worker {
                 self.stumble(message, false, false);
             }
             ErrorCode::BatchTooLarge => {
-                // As it was compressed; uncompressed, the producer judges itself.
-                let message = format!("{message}: create a topic with a larger max.message.bytes");
+                // As it was compressed, or as its topic was set before: uncompressed, the producer judges itself, by
+                // what it looks up now.
+                let message = format!("{message}: raise max.message.bytes of the topic");
                 flight.verdict = Some(Reason::Refused { code, message: message.clone() });
-                self.stumble(message, false, false);
+                self.stumble(message, true, false);
             }
             ErrorCode::None
             | ErrorCode::TopicExists

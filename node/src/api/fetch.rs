@@ -21,8 +21,7 @@ pub(super) async fn fetch(
     match read(api, request, room).await {
         Ok((response, hold)) => (FetchResponse { correlation, ..response }, hold),
         Err(status) => {
-            metrics::counter!("quorate_fetch_errors_total", "error" => status.code.as_str_name())
-                .increment(1);
+            api.env.metrics.refused("fetch", status.code);
             let (leader, leader_epoch) = status.leader_on_wire();
             let response = FetchResponse {
                 correlation,
@@ -55,8 +54,6 @@ async fn read(
     };
     match replica.fetch_within(asked, room).await {
         Ok((fetched, hold)) => {
-            let bytes = u64::try_from(fetched.batches.len()).unwrap_or(u64::MAX);
-            metrics::counter!("quorate_fetch_bytes_total").increment(bytes);
             let response = FetchResponse {
                 correlation: 0,
                 error: ErrorCode::None.into(),
@@ -72,6 +69,7 @@ async fn read(
         // The reader needs the bounds to find its place again.
         Err(error @ FetchError::OffsetOutOfRange { log_start, high_watermark, .. }) => {
             let status = status::fetch(api.settings.node, &error);
+            api.env.metrics.refused("fetch", status.code);
             let response = FetchResponse {
                 correlation: 0,
                 error: status.code.into(),

@@ -226,4 +226,39 @@ impl AdminService for Services {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         self.single(Call::DeleteTopic(request.into_inner()), only!(DeleteTopic)).await
     }
+
+    async fn change_members(
+        &self,
+        request: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersResponse>, Status> {
+        self.single(Call::ChangeMembers(request.into_inner()), only!(ChangeMembers)).await
+    }
+
+    async fn configure_topic(
+        &self,
+        request: Request<v1::ConfigureTopicRequest>,
+    ) -> Result<Response<v1::ConfigureTopicResponse>, Status> {
+        self.single(Call::ConfigureTopic(request.into_inner()), only!(ConfigureTopic)).await
+    }
+
+    async fn add_partitions(
+        &self,
+        request: Request<v1::AddPartitionsRequest>,
+    ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        self.single(Call::AddPartitions(request.into_inner()), only!(AddPartitions)).await
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        self.single(Call::DeleteRecords(request.into_inner()), only!(DeleteRecords)).await
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<v1::MoveLeaderRequest>,
+    ) -> Result<Response<v1::MoveLeaderResponse>, Status> {
+        self.single(Call::MoveLeader(request.into_inner()), only!(MoveLeader)).await
+    }
 }

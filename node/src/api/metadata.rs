@@ -2,19 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, TopicName};
 use quorate_proto::v1::{
-    ClusterStatusResponse, ConfigEntry, MetadataRequest, MetadataResponse, NodeAddress, NodeStatus,
-    PartitionMetadata, TopicMetadata,
+    ClusterStatusResponse, ConfigEntry, DiskStatus, MetadataRequest, MetadataResponse, NodeAddress,
+    NodeStatus, PartitionMetadata, TopicMetadata,
 };
 
+use super::attention::Seen;
 use super::status::{self, Status};
-use super::{Api, Parts};
+use super::{Api, Parts, members};
 use crate::controller::{self, NewTopic, Standing};
 use crate::env::Point;
-use crate::metadata::{Metadata, Partition, Topic};
+use crate::metadata::{Metadata, Partition, Topic, TopicConfig};
+
+/// A refusal that is older counts for nothing: who is refused asks every few seconds.
+const REFUSED_TIME: Duration = Duration::from_secs(30);
 
 const JUST_STARTED: &str = "it has just started, and does not know of all topics yet";
 
@@ -138,15 +143,20 @@ fn describe(parts: &Parts, topic: &Arc<Topic>, untold: bool) -> TopicMetadata {
             replicas: partition.replicas.iter().map(|node| node.0).collect(),
         }
     };
-    let config = |(key, value): (&str, String)| ConfigEntry { key: key.to_owned(), value };
     TopicMetadata {
         error: ErrorCode::None.into(),
         message: String::new(),
         name: topic.name.to_string(),
         id: topic.id.to_wire(),
         partitions: topic.partitions.iter().enumerate().map(partition).collect(),
-        configs: controller::describe(topic.config).into_iter().map(config).collect(),
+        configs: entries(topic.config),
     }
+}
+
+/// All settings of a topic, in order of their names.
+pub(super) fn entries(config: TopicConfig) -> Vec<ConfigEntry> {
+    let entry = |(key, value): (&str, String)| ConfigEntry { key: key.to_owned(), value };
+    controller::describe(config).into_iter().map(entry).collect()
 }
 
 /// Says which nodes live, what they lead and hold, and which partitions are in trouble.
@@ -161,6 +171,8 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
             };
         }
     };
+    // In this order: the metadata are no older than that.
+    let as_of = parts.controller.applied();
     let metadata = parts.controller.metadata().borrow().clone();
     let alive = alive(api, &parts);
     let leader_of = |partition: &Partition| {
@@ -168,6 +180,19 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         leader.filter(|leader| alive.contains(leader))
     };
     let count = count(&metadata, &alive, leader_of);
+    let mut healths = parts.raft.healths();
+    healths.insert(api.settings.node, parts.raft.health());
+    let disk = |node: &NodeId| {
+        let health = healths.get(node)?;
+        Some(DiskStatus {
+            free_bytes: health.room.free_bytes,
+            reserve_bytes: health.room.reserve_bytes,
+            full: health.room.is_full,
+            damaged_entries: health.damaged_entries,
+            repaired_entries: health.repaired_entries,
+        })
+    };
+    let voters = parts.controller.voting_disks();
     let node = |(id, node): (&NodeId, &crate::metadata::Node)| NodeStatus {
         id: id.0,
         identity: node.identity.to_wire(),
@@ -176,15 +201,52 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         alive: alive.contains(id),
         leads: count.leads.get(id).copied().unwrap_or(0),
         replicas: count.replicas.get(id).copied().unwrap_or(0),
+        voter: voters.get(id) == Some(&node.identity),
+        draining: metadata.draining.contains(id),
+        rack: node.rack.clone(),
+        disk: disk(id),
+    };
+    let nodes = metadata.nodes.iter().map(node).collect();
+    let now = api.env.now();
+    let heard = parts.raft.alive();
+    let silent = metadata.nodes.keys().filter(|node| !alive.contains(*node));
+    let seen = Seen {
+        me: api.settings.node,
+        nodes: voters.len(),
+        learners: metadata.nodes.keys().copied().filter(|node| !voters.contains_key(node)).collect(),
+        silent: silent.map(|node| (*node, heard.get(node).map(|at| now.since(*at)))).collect(),
+        leaderless: named_without(&metadata, leader_of),
+        under_replicated: count.under_replicated,
+        lags: parts.partitions.lags(),
+        refused: parts.raft.refused_since(now - REFUSED_TIME),
+        // What the dead said last is no news.
+        healths: healths
+            .iter()
+            .filter(|(node, _)| alive.contains(*node))
+            .map(|(node, health)| (*node, *health))
+            .collect(),
     };
     ClusterStatusResponse {
         error: ErrorCode::None.into(),
         message: String::new(),
         cluster_id: metadata.cluster_id.to_wire(),
-        nodes: metadata.nodes.iter().map(node).collect(),
+        nodes,
         under_replicated: count.under_replicated,
         leaderless: count.leaderless,
+        moves: members::moves(&metadata, &alive),
+        waiting: members::waiting(&metadata, &parts.waiting.all(api.env.now())),
+        as_of: as_of.0,
+        attention: seen.attention(),
     }
+}
+
+/// The partitions without a leader, as `topic/number`.
+fn named_without(metadata: &Metadata, leader_of: impl Fn(&Partition) -> Option<NodeId>) -> Vec<String> {
+    let of = |topic: &Arc<Topic>| {
+        let partitions = topic.partitions.iter().enumerate().filter(|(_, one)| leader_of(one).is_none());
+        partitions.map(|(number, _)| format!("{}/{number}", topic.name)).collect::<Vec<_>>()
+    };
+    metadata.topics.values().flat_map(of).collect()
 }
 
 /// This node, and those heard lately.
@@ -224,16 +286,14 @@ fn count(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use quorate_proto::ids::{GroupId, TopicId};
     use tokio::sync::watch;
 
     use super::*;
     use crate::api::ApiSettings;
     use crate::config::ApiConfig;
-    use crate::controller::{Controller, ControllerConfig};
-    use crate::metadata::{Node, TopicConfig};
+    use crate::controller::{Controller, ControllerConfig, WaitingRoom};
+    use crate::metadata::Node;
     use crate::partition::{PartitionConfig, PartitionManager};
     use crate::raft::Member;
     use crate::raft::alone::{Alone, eventually};
@@ -247,8 +307,12 @@ mod tests {
         let controller =
             Controller::start(env, raft, ControllerConfig::default(), me, members).await.unwrap();
         let (config, metadata_here) = (PartitionConfig::default(), controller.metadata());
-        let partitions = PartitionManager::start(env, raft, &alone.store, config, me, metadata_here);
-        let parts = Arc::new(Parts { controller: controller.clone(), partitions, raft: raft.clone() });
+        let up_to_date = controller.up_to_date();
+        let partitions =
+            PartitionManager::start(env, raft, &alone.store, config, me, metadata_here, up_to_date);
+        let waiting = WaitingRoom::default();
+        let parts =
+            Arc::new(Parts { controller: controller.clone(), partitions, raft: raft.clone(), waiting });
         let (_stage, stage) = watch::channel(Ok(parts));
         let settings = ApiSettings {
             node: me,
@@ -273,7 +337,7 @@ mod tests {
             assert!(message.contains(JUST_STARTED), "{message}");
         }
         let (grpc, peer, http) = ("a:1".into(), "a:2".into(), "a:3".into());
-        let node = Node { identity: alone.identity, grpc, peer, http };
+        let node = Node { identity: alone.identity, grpc, peer, http, ..Node::default() };
         controller.register_node(me, node, Duration::from_secs(20)).await.unwrap();
         assert_eq!(ask(&[]).await.0, ErrorCode::None);
         eventually(env, "it is ready", || stands(Standing::Ready)).await;
@@ -285,6 +349,7 @@ mod tests {
         let partition = |group, replicas: [u32; 3]| Partition {
             group: GroupId(group),
             replicas: replicas.map(NodeId).into(),
+            ..Partition::default()
         };
         let topic = Topic {
             id: TopicId::from_random([1; 16]),

@@ -4,11 +4,15 @@
 //! errors to wire codes ([`status`]). Must not know: storage, Raft's inside, sockets.
 
 mod admin;
+mod attention;
 mod fetch;
 pub mod grpc;
+mod leaders;
+mod members;
 mod metadata;
 mod offsets;
 mod produce;
+mod records;
 pub mod status;
 
 use std::sync::Arc;
@@ -21,7 +25,7 @@ use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, TopicId};
 use tokio::sync::watch;
 
 use crate::config::ApiConfig;
-use crate::controller::Controller;
+use crate::controller::{Controller, WaitingRoom};
 use crate::env::Env;
 use crate::partition::{PartitionManager, Replica};
 use crate::raft::RaftNode;
@@ -35,6 +39,8 @@ pub struct Parts {
     pub partitions: PartitionManager,
     /// Its groups and peers.
     pub raft: RaftNode,
+    /// Who asks to be admitted to the cluster.
+    pub waiting: WaitingRoom,
 }
 
 /// The parts; before a node belongs to its cluster, and after it was refused, why there are none.
@@ -79,7 +85,7 @@ impl Api {
         replica.map_err(|error| status::no_replica(self.settings.node, &error))
     }
 
-    /// How long a change of topics may take, by the request's wish.
+    /// How long a change of topics or records may take, by the request's wish.
     fn admin_time(&self, asked_ms: u32) -> Duration {
         let config = &self.settings.config;
         let ms = if asked_ms == 0 { config.admin_timeout_ms } else { asked_ms };
@@ -123,6 +129,21 @@ impl Serve for Api {
             }
             Call::DeleteTopic(request) => {
                 async move { Reply::DeleteTopic(admin::delete(&api, request).await) }.boxed()
+            }
+            Call::ChangeMembers(request) => {
+                async move { Reply::ChangeMembers(members::change(&api, request).await) }.boxed()
+            }
+            Call::ConfigureTopic(request) => {
+                async move { Reply::ConfigureTopic(admin::configure(&api, request).await) }.boxed()
+            }
+            Call::AddPartitions(request) => {
+                async move { Reply::AddPartitions(admin::add_partitions(&api, request).await) }.boxed()
+            }
+            Call::DeleteRecords(request) => {
+                async move { Reply::DeleteRecords(records::delete(&api, &request).await) }.boxed()
+            }
+            Call::MoveLeader(request) => {
+                async move { Reply::MoveLeader(leaders::move_leader(&api, request).await) }.boxed()
             }
         }
     }

@@ -15,6 +15,7 @@ pub(super) async fn list(api: &Api, request: ListOffsetRequest) -> ListOffsetRes
     match find(api, request).await {
         Ok(response) => response,
         Err(status) => {
+            api.env.metrics.refused("list_offset", status.code);
             let (leader, leader_epoch) = status.leader_on_wire();
             ListOffsetResponse {
                 error: status.code.into(),

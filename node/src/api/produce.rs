@@ -10,7 +10,7 @@ use quorate_proto::v1::{InitProducerResponse, ProduceRequest, ProduceResponse};
 
 use super::status::{self, Status};
 use super::{Api, epoch};
-use crate::env::Point;
+use crate::env::{Env, Point};
 
 /// The longest that a request without a time of its own waits; the partition has a bound of its own as well.
 const TIME_MAX: Duration = Duration::from_secs(3_600);
@@ -21,7 +21,6 @@ const LATE_MAX: Duration = Duration::from_millis(300);
 /// Admits the batch in this call; the future is its answer.
 pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, Reply> {
     let correlation = request.correlation;
-    let bytes = u64::try_from(request.batch.len()).unwrap_or(u64::MAX);
     let admitted = api.replica(&request.topic_id, request.partition).and_then(|replica| {
         let epoch = epoch(request.leader_epoch)?;
         let time = match request.timeout_ms {
@@ -32,14 +31,15 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
     });
     let outcome = match admitted {
         Ok(outcome) => outcome,
-        Err(status) => return std::future::ready(Reply::Produce(refused(correlation, status))).boxed(),
+        Err(status) => {
+            return std::future::ready(Reply::Produce(refused(&api.env, correlation, status))).boxed();
+        }
     };
-    metrics::counter!("quorate_produce_bytes_total").increment(bytes);
     let (clock, admitted, me) = (api.env.clone(), api.env.now(), api.settings.node);
     async move {
         let outcome = outcome.await;
         clock.dawdle(Point::ProduceAnsweredLate, LATE_MAX).await;
-        metrics::histogram!("quorate_produce_seconds").record(clock.now().since(admitted).as_secs_f64());
+        clock.metrics.produce_time.observe(clock.now().since(admitted));
         Reply::Produce(match outcome {
             Ok(produced) => ProduceResponse {
                 correlation,
@@ -51,14 +51,14 @@ pub(super) fn produce(api: &Api, request: ProduceRequest) -> BoxFuture<'static, 
                 leader: 0,
                 leader_epoch: produced.epoch.0,
             },
-            Err(error) => refused(correlation, status::produce(me, &error)),
+            Err(error) => refused(&clock, correlation, status::produce(me, &error)),
         })
     }
     .boxed()
 }
 
-fn refused(correlation: u64, status: Status) -> ProduceResponse {
-    metrics::counter!("quorate_produce_errors_total", "error" => status.code.as_str_name()).increment(1);
+fn refused(env: &Env, correlation: u64, status: Status) -> ProduceResponse {
+    env.metrics.refused("produce", status.code);
     let (leader, leader_epoch) = status.leader_on_wire();
     ProduceResponse {
         correlation,
@@ -87,11 +87,14 @@ pub(super) async fn init(api: &Api) -> InitProducerResponse {
             producer_id: id.0,
             producer_epoch: 0,
         },
-        Err(status) => InitProducerResponse {
-            error: status.code.into(),
-            message: status.message,
-            producer_id: -1,
-            producer_epoch: -1,
-        },
+        Err(status) => {
+            api.env.metrics.refused("init_producer", status.code);
+            InitProducerResponse {
+                error: status.code.into(),
+                message: status.message,
+                producer_id: -1,
+                producer_epoch: -1,
+            }
+        }
     }
 }

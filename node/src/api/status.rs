@@ -3,9 +3,10 @@
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::NodeId;
 
-use crate::controller::{ControllerError, CreateTopicError, DeleteTopicError};
+use crate::controller::{AlterTopicError, ControllerError, CreateTopicError, DeleteTopicError};
 use crate::metadata::Leadership;
-use crate::partition::{FetchError, NoReplica, ProduceError};
+use crate::partition::{DeleteError, FetchError, NoReplica, ProduceError};
+use crate::raft::TransferError;
 
 /// An error as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,9 @@ pub fn produce(me: NodeId, error: &ProduceError) -> Status {
         ),
         ProduceError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
         ProduceError::Overloaded(_) => with(ErrorCode::Overloaded, "; not written: wait and retry"),
+        ProduceError::DiskFull { .. } => {
+            with(ErrorCode::DiskFull, "; not written: retried, it may find room")
+        }
         ProduceError::NotAvailable(_) => with(ErrorCode::NotAvailable, "; retry"),
         ProduceError::Stopping => with(ErrorCode::NotReady, "; not written: refresh the metadata and retry"),
         ProduceError::Batch(error) => Status::new(error.code(), error.to_string()),
@@ -129,6 +133,48 @@ pub fn fetch(me: NodeId, error: &FetchError) -> Status {
     }
 }
 
+/// Records were not deleted on this node, `me`.
+pub fn delete_records(me: NodeId, error: &DeleteError) -> Status {
+    let with = |code, advice: &str| Status::new(code, format!("{error}{advice}"));
+    match error {
+        DeleteError::NotLeader { leader } => not_leader(me, *leader),
+        DeleteError::Fenced { leader, .. } => Status::led_by(
+            ErrorCode::FencedLeaderEpoch,
+            format!("{error}; refresh the metadata and retry"),
+            *leader,
+        ),
+        DeleteError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
+        DeleteError::OffsetOutOfRange { .. } => {
+            with(ErrorCode::OffsetOutOfRange, "; name an offset in that range, or all that can be read")
+        }
+        DeleteError::NotAvailable => with(ErrorCode::NotAvailable, "; not done: retry"),
+        DeleteError::Stopping => with(ErrorCode::NotReady, "; not done: refresh the metadata and retry"),
+        DeleteError::Unknown => with(ErrorCode::UnknownOutcome, ", asking again is harmless"),
+    }
+}
+
+/// This node, `me`, has not handed leadership over; `leader` is who leads as far as it has heard.
+pub fn transfer(me: NodeId, error: &TransferError, leader: Option<Leadership>) -> Status {
+    match error {
+        TransferError::NotLeader { .. } => not_leader(me, leader),
+        TransferError::NotAVoter { .. } => Status::new(ErrorCode::InvalidRequest, error.to_string()),
+        TransferError::NotAlive { .. }
+        | TransferError::Absent { .. }
+        | TransferError::Unfit { .. }
+        | TransferError::Behind { .. }
+        | TransferError::UnderWay { .. } => Status::new(ErrorCode::NotAvailable, error.to_string()),
+        TransferError::NotTaken { .. } => Status::new(ErrorCode::UnknownOutcome, error.to_string()),
+    }
+}
+
+/// A hand-over took longer than was asked for.
+pub fn transfer_unknown() -> Status {
+    Status::new(
+        ErrorCode::UnknownOutcome,
+        "leadership was not handed over in time, and may yet be: look who leads",
+    )
+}
+
 /// A command of the metadata group has no answer.
 pub fn controller(error: &ControllerError) -> Status {
     match error {
@@ -151,6 +197,16 @@ pub fn create_topic(error: &CreateTopicError) -> Status {
     }
 }
 
+/// A topic was not changed.
+pub fn alter_topic(error: &AlterTopicError) -> Status {
+    match error {
+        AlterTopicError::Invalid { code, message } => Status::new(*code, message.clone()),
+        AlterTopicError::UnknownTopic(_) => Status::new(ErrorCode::UnknownTopic, error.to_string()),
+        AlterTopicError::OtherTopic => Status::new(ErrorCode::UnknownTopicId, error.to_string()),
+        AlterTopicError::Controller(error) => controller(error),
+    }
+}
+
 /// A topic was not deleted.
 pub fn delete_topic(error: &DeleteTopicError) -> Status {
     match error {
@@ -163,10 +219,11 @@ pub fn delete_topic(error: &DeleteTopicError) -> Status {
 #[cfg(test)]
 mod tests {
     use quorate_proto::batch::BatchError;
-    use quorate_proto::ids::{LeaderEpoch, ProducerEpoch, Term, Timestamp};
+    use quorate_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, Term, Timestamp};
 
     use super::*;
     use crate::controller::Refusal;
+    use crate::storage::DiskRoom;
 
     fn leader() -> Option<Leadership> {
         Some(Leadership { term: Term(5), leader: NodeId(2) })
@@ -176,11 +233,13 @@ mod tests {
     #[test]
     fn refused_and_unknown_are_never_mixed_up() {
         let (asked, current) = (LeaderEpoch(1), LeaderEpoch(2));
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
         let surely_not = [
             ProduceError::NotLeader { leader: leader() },
             ProduceError::Fenced { asked, current, leader: None },
             ProduceError::UnknownEpoch { asked, current },
             ProduceError::Overloaded("x"),
+            ProduceError::DiskFull { node: NodeId(2), room },
             ProduceError::NotAvailable("x"),
             ProduceError::Stopping,
             ProduceError::Batch(BatchError::TooLarge { found: 2, limit: 1 }),
@@ -195,9 +254,33 @@ mod tests {
             let status = produce(NodeId(1), &error);
             assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
         }
+        let (log_start, high_watermark) = (Offset(1), Offset(2));
+        let surely_not_deleted = [
+            DeleteError::NotLeader { leader: leader() },
+            DeleteError::Fenced { asked, current, leader: None },
+            DeleteError::UnknownEpoch { asked, current },
+            DeleteError::OffsetOutOfRange { offset: Offset(9), log_start, high_watermark },
+            DeleteError::NotAvailable,
+            DeleteError::Stopping,
+        ];
+        for error in surely_not_deleted {
+            let status = delete_records(NodeId(1), &error);
+            assert!(!status.code.is_unknown_outcome() && status.code != ErrorCode::None, "{error:?}");
+        }
+        assert!(delete_records(NodeId(1), &DeleteError::Unknown).code.is_unknown_outcome());
         assert!(produce(NodeId(1), &ProduceError::Unknown).code.is_unknown_outcome());
         assert!(controller(&ControllerError::Unknown).code.is_unknown_outcome());
         assert!(!controller(&ControllerError::NotAvailable).code.is_unknown_outcome());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_what_to_do() {
+        let room = DiskRoom { free_bytes: 1_200_000_000, reserve_bytes: 2_000_000_000, is_full: true };
+        let status = produce(NodeId(1), &ProduceError::DiskFull { node: NodeId(2), room });
+        assert_eq!(status.code, ErrorCode::DiskFull);
+        assert!(status.code.is_retriable());
+        let said = "disk nearly full on node 2: 1.2 GB free, 2 GB kept in reserve; free space there";
+        assert!(status.message.starts_with(said), "{status:?}");
     }
 
     #[test]
@@ -225,9 +308,40 @@ mod tests {
     }
 
     #[test]
+    fn a_hand_over_is_refused_with_what_to_do() {
+        let to = NodeId(2);
+        let check = |error: TransferError, code: ErrorCode, said: &str| {
+            let status = transfer(NodeId(1), &error, None);
+            assert_eq!((status.code, status.message.as_str()), (code, said));
+        };
+        check(
+            TransferError::NotAVoter { to, voters: vec![NodeId(1), NodeId(3)] },
+            ErrorCode::InvalidRequest,
+            "node 2 holds no replica of the partition that may vote; choose one of: 1, 3",
+        );
+        check(
+            TransferError::NotAlive { to },
+            ErrorCode::NotAvailable,
+            "node 2 is not alive: see `quorate cluster status`",
+        );
+        check(
+            TransferError::Behind { to, entries: 12 },
+            ErrorCode::NotAvailable,
+            "node 2 is 12 entries behind: wait until it has caught up, and retry",
+        );
+        let unknown = [transfer(NodeId(1), &TransferError::NotTaken { to }, None), transfer_unknown()];
+        assert!(unknown.iter().all(|status| status.code.is_unknown_outcome()));
+        let elsewhere = transfer(NodeId(1), &TransferError::NotLeader { leader: None }, leader());
+        assert_eq!((elsewhere.code, elsewhere.leader_on_wire()), (ErrorCode::NotLeader, (2, 5)));
+    }
+
+    #[test]
     fn what_the_group_refused_is_passed_on() {
         let refusal = Refusal { code: ErrorCode::TopicExists, message: "why".into() };
         let status = create_topic(&CreateTopicError::Controller(ControllerError::Refused(refusal)));
         assert_eq!((status.code, status.message.as_str()), (ErrorCode::TopicExists, "why"));
+        let invalid = AlterTopicError::Invalid { code: ErrorCode::InvalidConfig, message: "why".into() };
+        let status = alter_topic(&invalid);
+        assert_eq!((status.code, status.message.as_str()), (ErrorCode::InvalidConfig, "why"));
     }
 }

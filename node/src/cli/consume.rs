@@ -42,7 +42,7 @@ Timestamps are Unix milliseconds; what is not UTF-8 is {\"base64\":\"..\"}.")]
 pub(crate) struct ConsumeArgs {
     /// The topic's name.
     topic: TopicName,
-    /// Only this partition [default: all].
+    /// Only this partition [default: all, and those that are added later].
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// Where to begin: beginning, end, an OFFSET, -N for the last N of each partition, or @TIME for the first record
@@ -81,6 +81,9 @@ pub(crate) async fn run(global: Global, args: ConsumeArgs) -> Result<(), Failure
     let mut consumer = client.consumer(ConsumerConfig::default());
     for (partition, start) in starts(args.from, &args.topic, &ranges)? {
         consumer.assign(args.topic.as_str(), Partitions::Only(vec![partition]), start).await?;
+    }
+    if args.partition.is_none() && !args.until_end {
+        consumer.assign_added(args.topic.as_str(), ranges.len()).await?;
     }
     let until =
         args.until_end.then(|| ranges.iter().map(|(partition, range)| (*partition, range.end)).collect());

@@ -41,7 +41,7 @@ Ctrl-C ends all nodes, with status 0; the data is kept.";
 /// After this long a majority is enough to be announced.
 const ALL_READY_TIME_MAX: Duration = Duration::from_secs(10);
 /// What a node that was asked to end may take.
-const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pause before a node that died is started again; doubled each time it dies within [`STEADY`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(200);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
@@ -121,7 +121,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     for id in &missing {
         say(&format!(
             "the folder {} is missing, so node {id} is not started; the other {} of {} nodes go on without it. Put the \
-             folder back and start again: on an empty one the node would be refused, and it cannot be replaced yet",
+             folder back and start again; if it is lost, make an empty one: the node then waits until `quorate cluster \
+             replace-node {id}` admits it",
             data.join(format!("node-{id}")).display(),
             usize::from(args.nodes) - missing.len(),
             args.nodes

@@ -17,6 +17,8 @@ mod completion;
 mod consume;
 mod dev;
 mod lines;
+mod log;
+mod members;
 mod node;
 mod output;
 mod pace;
@@ -82,14 +84,16 @@ fn unasked_servers() -> Arg {
 enum Command {
     /// Run a node.
     Node(Box<node::NodeArgs>),
-    /// Create, list, describe and delete topics.
+    /// Create, list, describe, change and delete topics.
     Topic(topic::TopicArgs),
     /// Send lines, a record each, and say how many were acknowledged.
     Produce(produce::ProduceArgs),
     /// Print records.
     Consume(consume::ConsumeArgs),
-    /// Show the cluster.
+    /// Show the cluster, and change which nodes belong to it and hold what.
     Cluster(cluster::ClusterArgs),
+    /// Look into the data folder of a stopped node, without changing it.
+    Log(log::LogArgs),
     /// Run a whole cluster on this machine.
     Dev(dev::DevArgs),
     /// Measure the cluster, or the bare disk.
@@ -148,6 +152,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Produce(args) => on_runtime(produce::run(cli.global, args)),
         Command::Consume(args) => on_runtime(consume::run(cli.global, args)),
         Command::Cluster(args) => on_runtime(cluster::run(cli.global, args)),
+        Command::Log(args) => log::run(args),
         Command::Dev(args) => on_runtime(dev::run(args)),
         Command::Bench(args) => on_runtime(bench::run(cli.global, args)),
         Command::Completion(args) => completion::run(&args),
@@ -308,11 +313,12 @@ mod tests {
             &["produce"],
             &["consume"],
             &["cluster", "status"],
+            &["cluster", "replace-node"],
             &["bench", "produce"],
         ] {
             assert!(shown(path), "{path:?}");
         }
-        for path in [&["node"][..], &["dev"], &["completion"], &["bench", "disk"]] {
+        for path in [&["node"][..], &["dev"], &["completion"], &["bench", "disk"], &["log", "verify"]] {
             assert!(!shown(path), "{path:?}");
         }
         for line in ["quorate dev --servers 7009", "quorate --servers 7009 bench disk --servers 7001"] {

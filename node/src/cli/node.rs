@@ -9,9 +9,9 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use quorate_node::config::{self, ApiConfig};
 use quorate_node::controller::ControllerConfig;
-use quorate_node::env::Env;
 use quorate_node::env::grpc::GrpcTransport;
 use quorate_node::env::os::{OsDisk, OsPool};
+use quorate_node::env::{Env, Metrics};
 use quorate_node::partition::PartitionConfig;
 use quorate_node::raft::RaftConfig;
 use quorate_node::storage::StoreConfig;
@@ -31,6 +31,9 @@ Examples:
       --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101 \\
       --listen-grpc 10.0.0.2:7001 --listen-peer 10.0.0.2:7101 --listen-http 127.0.0.1:8081
       one of three
+  quorate node --id 4 --data ./four --join 127.0.0.1:7101 --rack b \\
+      --listen-grpc 127.0.0.1:7004 --listen-peer 127.0.0.1:7104 --listen-http 127.0.0.1:8084
+      a new node, which `quorate cluster add-node 4` then admits
   quorate node --config node.toml
       with lines such as: id = 1, listen_grpc = \"127.0.0.1:7001\", insecure = true;
       then sections [api] [storage] [raft] [partition] [controller]
@@ -72,6 +75,12 @@ pub(crate) struct NodeArgs {
     /// All nodes that form the cluster, this one included, with their peer addresses; none for a node alone.
     #[arg(long, env = "QUORATE_BOOTSTRAP", value_name = "1=HOST:PORT,2=..", value_parser = bootstrap)]
     bootstrap: Option<Bootstrap>,
+    /// Peer addresses of some nodes of a cluster that this node asks to be admitted to; not with --bootstrap.
+    #[arg(long, env = "QUORATE_JOIN", value_name = "HOST:PORT,..", value_parser = addresses)]
+    join: Option<AddressList>,
+    /// What this node shares its power and its switch with: replicas are spread over racks first.
+    #[arg(long, env = "QUORATE_RACK", value_name = "RACK")]
+    rack: Option<String>,
     /// Let listeners leave this machine although nothing is encrypted and nobody is asked who they are.
     #[arg(long, env = "QUORATE_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
@@ -81,8 +90,9 @@ pub(crate) struct NodeArgs {
     /// text or json.
     #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What is logged, in the style of RUST_LOG [default: info]
-    #[arg(long, env = "QUORATE_LOG", value_name = "FILTER")]
+    /// What is logged: a level, and module=level for what differs, with commas between, as in
+    /// info,raft=debug,storage=trace [default: info]
+    #[arg(long, visible_alias = "log-level", env = "QUORATE_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// End when standard input does: whoever started us has died.
     #[arg(long, hide = true)]
@@ -95,6 +105,15 @@ struct Bootstrap(BTreeMap<NodeId, String>);
 
 fn bootstrap(list: &str) -> Result<Bootstrap, String> {
     config::parse_bootstrap(list).map(Bootstrap)
+}
+
+/// The addresses of `--join`.
+#[derive(Clone, Debug)]
+struct AddressList(Vec<String>);
+
+fn addresses(list: &str) -> Result<AddressList, String> {
+    let each = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    each.map(address).collect::<Result<_, _>>().map(AddressList)
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -114,6 +133,8 @@ struct NodeFile {
     advertise_peer: Option<String>,
     advertise_http: Option<String>,
     bootstrap: Option<String>,
+    join: Option<String>,
+    rack: Option<String>,
     insecure: bool,
     auto_create_topics: bool,
     log_format: Option<String>,
@@ -195,7 +216,6 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     let settings = settings(args, file, &blame)?;
     telemetry::init_log(settings.log_format, &settings.log.value)
         .map_err(|message| blame.of(settings.log.in_file, message))?;
-    let recorder = telemetry::init_metrics().map_err(Failure::work)?;
     let node = settings.node.id;
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), data = %settings.data.display(), "node starts");
     tracing::debug!(%node, config = ?settings.node, "configuration");
@@ -230,9 +250,10 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         disk: Arc::new(disk),
         transport: Arc::new(GrpcTransport::new(base.clone())),
         pool: Arc::new(OsPool),
+        metrics: Metrics::default(),
         base,
     };
-    match Box::pin(wiring::serve(env, settings.node, Arc::new(recorder), asked)).await {
+    match Box::pin(wiring::serve(env, settings.node, asked)).await {
         Ok(Ended::Asked) => Ok(()),
         Ok(Ended::Itself(reason)) => {
             let data = settings.data.display();
@@ -264,6 +285,17 @@ fn settings(args: NodeArgs, file: NodeFile, blame: &Blame) -> Result<Settings, F
         (None, Some(list)) => config::parse_bootstrap(&list).map_err(in_file("bootstrap"))?,
         (None, None) => BTreeMap::new(),
     };
+    let join_in_file = args.join.is_none() && file.join.is_some();
+    let join = match (args.join, file.join) {
+        (Some(AddressList(list)), _) => list,
+        (None, Some(list)) => addresses(&list).map_err(in_file("join"))?.0,
+        (None, None) => Vec::new(),
+    };
+    if !bootstrap.is_empty() && !join.is_empty() {
+        let message = "the bootstrap list forms a cluster, and the join list asks to be admitted to one: say only one of \
+                       --bootstrap and --join";
+        return Err(blame.of(bootstrap_in_file || join_in_file, message.to_owned()));
+    }
     let id_in_file = args.id.is_none() && file.id.is_some();
     let id = match (args.id, file.id) {
         (Some(id), _) => id,
@@ -350,6 +382,8 @@ fn settings(args: NodeArgs, file: NodeFile, blame: &Blame) -> Result<Settings, F
         advertise_peer,
         advertise_http,
         bootstrap,
+        join,
+        rack: args.rack.or(file.rack).unwrap_or_default(),
         auto_create_topics: args.auto_create_topics || file.auto_create_topics,
         api: file.api,
         storage: file.storage,
@@ -456,6 +490,18 @@ mod tests {
         assert_eq!(seen.advertise_peer, "b:2");
         assert_eq!(join("--id 3 --bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
         assert_eq!(join("--bootstrap 1=a:1,2=b:2", "").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn a_node_joins_or_forms_a_cluster_and_not_both() {
+        let seen = join("--id 4 --join a:1,b:2 --rack r", "").unwrap().node;
+        assert_eq!((seen.join, seen.rack.as_str()), (vec!["a:1".to_owned(), "b:2".to_owned()], "r"));
+        let seen = join("--id 4", "join = 'a:1'\nrack = 's'").unwrap().node;
+        assert_eq!((seen.join, seen.rack.as_str()), (vec!["a:1".to_owned()], "s"));
+        let (status, message) = join("--id 1 --join a:1 --bootstrap 1=a:1", "").unwrap_err();
+        assert!(status == 2 && message.contains("only one of --bootstrap and --join"), "{message}");
+        assert_eq!(join("--id 1 --join a:1", "bootstrap = '1=a:1'").unwrap_err().0, 1);
+        assert_eq!(join("--id 4 --join nowhere", "").unwrap_err().0, 2);
     }
 
     #[test]

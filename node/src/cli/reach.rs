@@ -40,7 +40,7 @@ pub(crate) fn no_majority(status: &ClusterStatus) -> Option<String> {
     if status.has_majority() {
         return None;
     }
-    let (alive, all) = (status.alive(), status.nodes.len());
+    let (alive, all) = (status.alive(), status.voters().len());
     Some(format!(
         "no majority: {alive} of {all} nodes alive, as the one that answered sees it, and {} are needed: nothing can be \
          written, and who is said to lead is who did so last",
@@ -66,10 +66,23 @@ mod tests {
                 alive: *alive,
                 leads: 0,
                 replicas: 0,
+                voter: false,
+                draining: false,
+                rack: String::new(),
+                disk: None,
             };
             let nodes = (1..).zip(alive).map(node).collect();
             let cluster_id = ClusterId::from_wire(&[5; 16]).unwrap();
-            no_majority(&ClusterStatus { cluster_id, nodes, under_replicated: 0, leaderless: 0 })
+            no_majority(&ClusterStatus {
+                cluster_id,
+                nodes,
+                under_replicated: 0,
+                leaderless: 0,
+                moves: Vec::new(),
+                waiting: Vec::new(),
+                as_of: 0,
+                attention: Vec::new(),
+            })
         };
         for fine in [&[true][..], &[true, true, false], &[true, true, true, false]] {
             assert_eq!(status(fine), None);

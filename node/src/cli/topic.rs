@@ -1,14 +1,18 @@
-//! `quorate topic`: create, list, describe and delete topics.
+//! `quorate topic`: create, list, describe, change and delete topics, and delete their records.
+
+mod alter;
 
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
 use quorate_client::{
-    Client, NewTopic, NodeId, PartitionDescription, TopicDescription, TopicListing, TopicName,
+    Client, DeleteBefore, NewTopic, NodeId, Offset, PartitionDescription, PartitionId, TopicDescription,
+    TopicListing, TopicName,
 };
 use serde::Serialize;
 
+use self::alter::{AddPartitionsArgs, ConfigArgs};
 use super::output::{Output, plain_table};
 use super::reach::{no_majority, patiently};
 use super::{Failure, Global};
@@ -29,18 +33,33 @@ enum TopicCommand {
     List(ListArgs),
     /// Show a topic: who leads its partitions, and what can be read.
     Describe(DescribeArgs),
+    /// Show or change what a topic is set to.
+    Config(ConfigArgs),
+    /// Add partitions to a topic.
+    AddPartitions(AddPartitionsArgs),
     /// Delete a topic and all its records.
     Delete(DeleteArgs),
+    /// Delete the records of a partition before an offset.
+    DeleteRecords(DeleteRecordsArgs),
+}
+
+/// What a topic can be set to, as help texts end.
+const KEYS: &str = "
+  max.message.bytes       the largest batch in bytes, and so the largest record (default 1048588)
+  message.timestamp.type  CreateTime: the producer's clock (default); LogAppendTime: the leader's
+  retention.bytes         how many bytes of each partition are kept (default -1: all)
+  retention.ms            for how many ms records are kept (default 604800000, 7 days; -1: for ever)";
+
+fn with_keys(help: &str) -> String {
+    format!("{help}{KEYS}")
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = with_keys("\
 Example:
   quorate topic create lines --partitions 4 --replicas 3 --config max.message.bytes=2000000
 
-Keys of --config:
-  max.message.bytes        the largest batch in bytes, and so the largest record (default 1048588)
-  message.timestamp.type   CreateTime: the producer's clock (default); LogAppendTime: the leader's")]
+Keys of --config:"))]
 struct CreateArgs {
     /// Its name: 1 to 249 letters, digits, '.', '_' and '-'.
     topic: TopicName,
@@ -83,6 +102,41 @@ struct DeleteArgs {
     topic: TopicName,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate topic delete-records lines --partition 0 --before 1500
+  quorate topic delete-records lines --partition 0 --before high-watermark
+
+The records are gone for ever; offsets go on as before. Who reads from a deleted offset hears where the partition
+begins now.")]
+struct DeleteRecordsArgs {
+    /// The topic's name.
+    topic: TopicName,
+    /// The partition's number, from 0.
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
+    partition: i32,
+    /// The first offset that stays; high-watermark (or -1): delete all that can be read now.
+    #[arg(long, value_name = "OFFSET", allow_negative_numbers = true, value_parser = parse_before)]
+    before: DeleteBefore,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads an offset, or what stands for the high watermark.
+fn parse_before(text: &str) -> Result<DeleteBefore, String> {
+    match text {
+        "high-watermark" | "-1" => Ok(DeleteBefore::HighWatermark),
+        _ => match text.parse::<u64>() {
+            Ok(offset) if i64::try_from(offset).is_ok() => Ok(DeleteBefore::Offset(Offset(offset))),
+            Ok(_) | Err(_) => {
+                Err("must be an offset from 0 to 9223372036854775807, or high-watermark (-1)".to_owned())
+            }
+        },
+    }
+}
+
 /// Reads `key=value`.
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| "must be key=value".to_owned())?;
@@ -118,6 +172,8 @@ struct Described {
     name: String,
     id: String,
     partitions: Vec<DescribedPartition>,
+    /// All settings, the defaults among them.
+    configs: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -134,6 +190,15 @@ struct DescribedPartition {
     high_watermark: Option<u64>,
 }
 
+/// What `delete-records --json` prints.
+#[derive(Serialize)]
+struct DeletedRecords {
+    topic: String,
+    partition: i32,
+    /// First offset that can still be read.
+    log_start_offset: u64,
+}
+
 /// Runs the command.
 pub(crate) async fn run(global: Global, args: TopicArgs) -> Result<(), Failure> {
     let client = Client::grpc(global.servers.addresses());
@@ -142,7 +207,10 @@ pub(crate) async fn run(global: Global, args: TopicArgs) -> Result<(), Failure> 
             TopicCommand::Create(args) => create(&client, args).await,
             TopicCommand::List(args) => list(&client, &args).await,
             TopicCommand::Describe(args) => describe(&client, &args).await,
+            TopicCommand::Config(args) => alter::config(&client, args).await,
+            TopicCommand::AddPartitions(args) => alter::add_partitions(&client, args).await,
             TopicCommand::Delete(args) => delete(&client, &args).await,
+            TopicCommand::DeleteRecords(args) => delete_records(&client, &args).await,
         }
     };
     patiently(&client, "10 s", work).await
@@ -242,6 +310,7 @@ fn described(topic: &TopicDescription) -> Described {
         name: topic.name.to_string(),
         id: topic.id.to_string(),
         partitions: topic.partitions.iter().map(partition).collect(),
+        configs: topic.configs.clone(),
     }
 }
 
@@ -263,4 +332,32 @@ fn row(partition: &PartitionDescription) -> [String; 6] {
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), Failure> {
     client.admin().delete_topic(args.topic.as_str()).await?;
     Output::new().line(format!("deleted topic {}", args.topic))
+}
+
+async fn delete_records(client: &Client, args: &DeleteRecordsArgs) -> Result<(), Failure> {
+    let partition = PartitionId(args.partition);
+    let log_start = client.admin().delete_records(args.topic.as_str(), partition, args.before).await?;
+    let (topic, partition) = (args.topic.to_string(), args.partition);
+    let mut out = Output::new();
+    if args.json {
+        return out.json(&DeletedRecords { topic, partition, log_start_offset: log_start.0 });
+    }
+    out.line(format!("partition {partition} of topic {topic} begins at offset {log_start}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_or_the_high_watermark_is_read() {
+        let offset = |offset| Ok(DeleteBefore::Offset(Offset(offset)));
+        assert_eq!(parse_before("0"), offset(0));
+        assert_eq!(parse_before("9223372036854775807"), offset(9_223_372_036_854_775_807));
+        assert_eq!(parse_before("-1"), Ok(DeleteBefore::HighWatermark));
+        assert_eq!(parse_before("high-watermark"), Ok(DeleteBefore::HighWatermark));
+        for wrong in ["-2", "", "x", "1.5", "9223372036854775808"] {
+            assert!(parse_before(wrong).is_err(), "{wrong}");
+        }
+    }
 }

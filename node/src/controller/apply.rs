@@ -1,17 +1,23 @@
 //! What each command does to the metadata. Pure: no clock, no randomness, no failure but the answer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{ClusterId, GroupId, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::ids::{ChangeId, ClusterId, GroupId, NodeId, ProducerId, TopicId, TopicName};
 
 use super::command::{Answer, Command, Refusal};
-use super::placement::place;
+use super::members;
+use super::placement::{available, place};
+use super::settings::Setting;
 use super::spec::{PARTITIONS_MAX, REPLICAS_DEFAULT_MAX};
 use crate::metadata::{Metadata, Node, Partition, Topic, TopicConfig};
 
 /// How many deleted topics are remembered: far more than are deleted while one creation is tried again.
 const DELETED_REMEMBERED: usize = 1_024;
+
+/// How many changes of topics are remembered: far more than are made while one of them is tried again.
+const CHANGES_REMEMBERED: usize = 1_024;
 
 /// Applies a command.
 pub(super) fn apply(metadata: &mut Metadata, command: Command) -> Answer {
@@ -37,10 +43,21 @@ pub(super) fn apply(metadata: &mut Metadata, command: Command) -> Answer {
                 None => refused(ErrorCode::Internal, "all producer ids have been handed out".to_owned()),
             }
         }
+        Command::AdmitNode { id, node, replaces } => members::admit(metadata, id, node, replaces),
+        Command::DrainNode { id, identity, heirs } => members::drain(metadata, id, identity, &heirs),
+        Command::RemoveNode { id, identity } => members::remove(metadata, id, identity),
+        Command::AssignReplicas { topic, partition, replicas } => {
+            members::assign(metadata, topic, partition, replicas)
+        }
+        Command::ReportMembers { topic, partition, version, disks, changing } => {
+            members::report(metadata, topic, partition, version, disks, changing)
+        }
+        Command::ConfigureTopic { change, id, settings } => configure(metadata, change, id, &settings),
+        Command::AddPartitions { change, id, partitions } => add_partitions(metadata, change, id, partitions),
     }
 }
 
-fn refused(code: ErrorCode, message: String) -> Answer {
+pub(super) fn refused(code: ErrorCode, message: String) -> Answer {
     Answer::Refused(Refusal { code, message })
 }
 
@@ -50,8 +67,14 @@ fn register(metadata: &mut Metadata, id: NodeId, node: Node) -> Answer {
             ErrorCode::WrongIdentity,
             format!("node {id} is known by identity {}, not {}", known.identity, node.identity),
         ),
-        Some(_) | None => {
-            metadata.nodes.insert(id, node);
+        // It may have asked before it was removed.
+        None if metadata.was_removed(id, node.identity) => refused(
+            ErrorCode::WrongIdentity,
+            format!("node {id} with disk {} was removed from this cluster", node.identity),
+        ),
+        known => {
+            let admission = known.map_or(0, |known| known.admission);
+            metadata.nodes.insert(id, Node { admission, ..node });
             Answer::Done
         }
     }
@@ -75,7 +98,7 @@ fn create(
         let message = format!("topic {:?} was created and has been deleted since", name.as_str());
         return refused(ErrorCode::UnknownTopicId, message);
     }
-    let nodes = metadata.nodes.len();
+    let nodes = available(metadata).count();
     let replicas = match replicas {
         Some(replicas) => usize::try_from(replicas).unwrap_or(usize::MAX),
         None => nodes.min(REPLICAS_DEFAULT_MAX),
@@ -87,34 +110,97 @@ fn create(
         let message = format!("{partitions} partitions asked for, 1 to {PARTITIONS_MAX} are possible");
         return refused(ErrorCode::InvalidPartitions, message);
     }
-    let placed = place(metadata, id, partitions, replicas);
-    let first = metadata.next_group.max(GroupId::METADATA.0 + 1);
-    metadata.next_group = first + u64::from(partitions);
-    let partitions = (first..)
-        .zip(placed)
-        .map(|(group, replicas)| Partition { group: GroupId(group), replicas })
-        .collect();
+    let partitions = new_partitions(metadata, id, 0..partitions, replicas);
     metadata.names.insert(name.clone(), id);
     metadata.topics.insert(id, Arc::new(Topic { id, name, partitions, config }));
     Answer::Topic(id)
 }
 
+/// Places partitions of these numbers, and gives each the next group that was never handed out.
+fn new_partitions(
+    metadata: &mut Metadata,
+    id: TopicId,
+    numbers: Range<u32>,
+    replicas: usize,
+) -> Vec<Partition> {
+    let placed = place(metadata, id, numbers.clone(), replicas);
+    let first = metadata.next_group.max(GroupId::METADATA.0 + 1);
+    metadata.next_group = first + u64::from(numbers.end - numbers.start);
+    let disk = |node: &NodeId| (*node, metadata.nodes[node].identity);
+    let members = placed.iter().map(|replicas| replicas.iter().map(disk).collect::<Vec<_>>());
+    (first..).zip(members).map(|(group, members)| Partition::new(GroupId(group), &members)).collect()
+}
+
+fn configure(metadata: &mut Metadata, change: ChangeId, id: TopicId, settings: &[Setting]) -> Answer {
+    if metadata.changes.contains(&change) {
+        return Answer::Done;
+    }
+    let Some(topic) = metadata.topics.get_mut(&id) else { return no_such_topic(id) };
+    let config = &mut Arc::make_mut(topic).config;
+    settings.iter().for_each(|setting| setting.apply(config));
+    remember(metadata, change);
+    Answer::Done
+}
+
+/// Kafka's meaning of the number: the new total.
+fn add_partitions(metadata: &mut Metadata, change: ChangeId, id: TopicId, total: u32) -> Answer {
+    if metadata.changes.contains(&change) {
+        return Answer::Done;
+    }
+    let Some(topic) = metadata.topics.get(&id) else { return no_such_topic(id) };
+    let there = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+    if total > PARTITIONS_MAX {
+        let message = format!("{total} partitions asked for, at most {PARTITIONS_MAX} are possible");
+        return refused(ErrorCode::InvalidPartitions, message);
+    }
+    if total <= there {
+        let message = format!(
+            "topic {:?} has {} already, and {total} asked for: the number is the new total, and none is ever taken away",
+            topic.name.as_str(),
+            plural(topic.partitions.len(), "partition")
+        );
+        return refused(ErrorCode::InvalidPartitions, message);
+    }
+    let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(1);
+    let nodes = available(metadata).count();
+    if replicas > nodes {
+        return refused(ErrorCode::InvalidReplicas, too_few_nodes(replicas, nodes));
+    }
+    let added = new_partitions(metadata, id, there..total, replicas);
+    if let Some(topic) = metadata.topics.get_mut(&id) {
+        Arc::make_mut(topic).partitions.extend(added);
+    }
+    remember(metadata, change);
+    Answer::Done
+}
+
+fn no_such_topic(id: TopicId) -> Answer {
+    refused(ErrorCode::UnknownTopicId, format!("no topic has the id {id}"))
+}
+
+fn remember(metadata: &mut Metadata, change: ChangeId) {
+    let changes = Arc::make_mut(&mut metadata.changes);
+    if changes.len() == CHANGES_REMEMBERED {
+        changes.pop_front();
+    }
+    changes.push_back(change);
+}
+
 /// The sentence for more replicas than nodes.
 fn too_few_nodes(replicas: usize, nodes: usize) -> String {
-    let plural = |count: usize, what: &str| match count {
+    format!("{} asked for, {} in the cluster", plural(replicas, "replica"), plural(nodes, "node"))
+}
+
+fn plural(count: usize, what: &str) -> String {
+    match count {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
-    };
-    format!("{} asked for, {} in the cluster", plural(replicas, "replica"), plural(nodes, "node"))
+    }
 }
 
 fn delete(metadata: &mut Metadata, id: TopicId) -> Answer {
     let Some(topic) = metadata.topics.remove(&id) else {
-        return if metadata.deleted.contains(&id) {
-            Answer::Done
-        } else {
-            refused(ErrorCode::UnknownTopicId, format!("no topic has the id {id}"))
-        };
+        return if metadata.deleted.contains(&id) { Answer::Done } else { no_such_topic(id) };
     };
     metadata.names.remove(&topic.name);
     let deleted = Arc::make_mut(&mut metadata.deleted);
@@ -132,6 +218,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use quorate_proto::ids::Identity;
 
+    use super::super::settings::{describe, settings};
     use super::*;
 
     fn command(line: &str) -> Command {
@@ -146,6 +233,7 @@ mod tests {
                     grpc: format!("{}:7001", words[3]),
                     peer: format!("{}:7101", words[3]),
                     http: format!("{}:8081", words[3]),
+                    ..Node::default()
                 },
             },
             "create" => Command::CreateTopic {
@@ -157,6 +245,20 @@ mod tests {
             },
             "delete" => Command::DeleteTopic { id: TopicId::from_random([byte(1); 16]) },
             "ids" => Command::TakeProducerIds { count: words[1].parse().unwrap() },
+            "set" => Command::ConfigureTopic {
+                change: ChangeId::from_random([byte(1); 16]),
+                id: TopicId::from_random([byte(2); 16]),
+                settings: settings(words[3..].iter().map(|word| match word.split_once('=') {
+                    Some((key, value)) => (key, Some(value)),
+                    None => (*word, None),
+                }))
+                .unwrap(),
+            },
+            "add" => Command::AddPartitions {
+                change: ChangeId::from_random([byte(1); 16]),
+                id: TopicId::from_random([byte(2); 16]),
+                partitions: words[3].parse().unwrap(),
+            },
             other => panic!("no command {other}"),
         }
     }
@@ -184,6 +286,10 @@ mod tests {
         }
         for (name, id) in &metadata.names {
             let topic = &metadata.topics[id];
+            if topic.config != TopicConfig::default() {
+                let values: Vec<_> = describe(topic.config).into_iter().map(|(_, value)| value).collect();
+                writeln!(seen, "{name}: {}", values.join(" ")).unwrap();
+            }
             for (number, partition) in topic.partitions.iter().enumerate() {
                 let replicas: Vec<u32> = partition.replicas.iter().map(|node| node.0).collect();
                 writeln!(seen, "{name}-{number}: group {} on {replicas:?}", partition.group).unwrap();
@@ -243,6 +349,117 @@ mod tests {
                 a-0: group 3 on [1]
             "#]],
         );
+    }
+
+    #[test]
+    fn settings_change_and_a_change_that_is_tried_again_undoes_nothing() {
+        check(
+            "node 1 1 a
+             create 1 a 1
+             set 1 1 retention.ms=5 max.message.bytes=99
+             set 2 1 retention.ms=6
+             set 1 1 retention.ms=5 max.message.bytes=99
+             set 3 9 retention.ms=7
+             create 2 b 1
+             set 4 2 retention.ms=7 retention.bytes=8
+             set 5 2 retention.ms",
+            expect![[r"
+                node 1 1 a -> done
+                create 1 a 1 -> topic 1
+                set 1 1 retention.ms=5 max.message.bytes=99 -> done
+                set 2 1 retention.ms=6 -> done
+                set 1 1 retention.ms=5 max.message.bytes=99 -> done
+                set 3 9 retention.ms=7 -> UnknownTopicId: no topic has the id 09090909-0909-4909-8909-090909090909
+                create 2 b 1 -> topic 2
+                set 4 2 retention.ms=7 retention.bytes=8 -> done
+                set 5 2 retention.ms -> done
+                a: 99 CreateTime -1 6
+                a-0: group 1 on [1]
+                b: 1048588 CreateTime 8 604800000
+                b-0: group 2 on [1]
+            "]],
+        );
+    }
+
+    #[test]
+    fn partitions_are_added_up_to_a_new_total_and_once() {
+        check(
+            "node 1 1 a
+             create 1 a 1
+             create 2 b 1
+             add 1 1 3
+             add 1 1 3
+             add 2 1 3
+             add 3 1 2
+             add 4 1 0
+             add 5 1 10001
+             add 6 9 2
+             create 3 c 1
+             set 1 1 retention.ms=5
+             add 7 1 4
+             delete 1
+             add 7 1 4
+             add 8 1 5",
+            expect![[r#"
+                node 1 1 a -> done
+                create 1 a 1 -> topic 1
+                create 2 b 1 -> topic 2
+                add 1 1 3 -> done
+                add 1 1 3 -> done
+                add 2 1 3 -> InvalidPartitions: topic "a" has 3 partitions already, and 3 asked for: the number is the new total, and none is ever taken away
+                add 3 1 2 -> InvalidPartitions: topic "a" has 3 partitions already, and 2 asked for: the number is the new total, and none is ever taken away
+                add 4 1 0 -> InvalidPartitions: topic "a" has 3 partitions already, and 0 asked for: the number is the new total, and none is ever taken away
+                add 5 1 10001 -> InvalidPartitions: 10001 partitions asked for, at most 10000 are possible
+                add 6 9 2 -> UnknownTopicId: no topic has the id 09090909-0909-4909-8909-090909090909
+                create 3 c 1 -> topic 3
+                set 1 1 retention.ms=5 -> done
+                add 7 1 4 -> done
+                delete 1 -> done
+                add 7 1 4 -> done
+                add 8 1 5 -> UnknownTopicId: no topic has the id 01010101-0101-4101-8101-010101010101
+                b-0: group 2 on [1]
+                c-0: group 5 on [1]
+            "#]],
+        );
+    }
+
+    #[test]
+    fn added_partitions_have_as_many_replicas_and_are_spread_with_the_rest() {
+        let mut metadata = Metadata::default();
+        for node in 1..=4 {
+            apply(&mut metadata, command(&format!("node {node} {node} a")));
+        }
+        let (id, change) = (TopicId::from_random([1; 16]), ChangeId::from_random([1; 16]));
+        assert_eq!(apply(&mut metadata, command("create 1 a 3 3")), Answer::Topic(id));
+        let before = metadata.topics[&id].partitions.clone();
+        assert_eq!(apply(&mut metadata, Command::AddPartitions { change, id, partitions: 8 }), Answer::Done);
+        let partitions = &metadata.topics[&id].partitions;
+        assert_eq!(partitions[..3], before, "those that are there stay where they are");
+        let groups: Vec<u64> = partitions.iter().map(|partition| partition.group.0).collect();
+        assert_eq!(groups, (1..=8).collect::<Vec<_>>());
+        assert!(partitions.iter().all(|partition| partition.replicas.len() == 3));
+        for node in (1..=4).map(NodeId) {
+            let holds = partitions.iter().filter(|partition| partition.replicas.contains(&node)).count();
+            let leads = partitions.iter().filter(|partition| partition.replicas[0] == node).count();
+            assert!(holds == 6 && (1..=3).contains(&leads), "node {node} holds {holds} and leads {leads}");
+        }
+    }
+
+    #[test]
+    fn changes_are_remembered_within_a_bound() {
+        let mut metadata = Metadata::default();
+        apply(&mut metadata, command("node 1 1 a"));
+        apply(&mut metadata, command("create 1 a 1"));
+        let id = TopicId::from_random([1; 16]);
+        for number in 0..CHANGES_REMEMBERED + 10 {
+            let mut bytes = [1; 16];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            let change = ChangeId::from_random(bytes);
+            let settings = vec![Setting::RetentionMs(Some(number as u64))];
+            apply(&mut metadata, Command::ConfigureTopic { change, id, settings });
+        }
+        assert_eq!(metadata.changes.len(), CHANGES_REMEMBERED);
+        assert_eq!(metadata.topics[&id].config.retention.ms, Some(CHANGES_REMEMBERED as u64 + 9));
     }
 
     #[test]

@@ -1,25 +1,31 @@
 //! The controller as the rest of the node sees it: the metadata as applied here, and the way for commands to the
 //! metadata group's leader.
 
+mod alter;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use quorate_proto::ErrorCode;
 use quorate_proto::env::Moment;
-use quorate_proto::ids::{ClusterId, GroupId, LogIndex, NodeId, ProducerId, TopicId, TopicName};
+use quorate_proto::ids::{ClusterId, GroupId, Identity, LogIndex, NodeId, ProducerId, TopicId};
 use quorate_proto::v1::{self, peer_reply, peer_request};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info};
 
+use self::alter::Named;
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
 use super::spec::{NewTopic, warnings};
+use super::trim;
 use super::types::{
     ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
 };
+use super::voters;
 use crate::env::transport::{Lane, PeerError};
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Metadata, Node, Topic};
@@ -29,6 +35,15 @@ use crate::raft::{self, Group, GroupError, Member, Proposal, ProposeError, RaftN
 #[derive(Clone)]
 pub struct Controller {
     shared: Arc<Shared>,
+}
+
+/// For a controller's own tasks: they must not keep it.
+pub(super) struct WeakController(Weak<Shared>);
+
+impl WeakController {
+    pub(super) fn upgrade(&self) -> Option<Controller> {
+        self.0.upgrade().map(|shared| Controller { shared })
+    }
 }
 
 struct Shared {
@@ -46,8 +61,11 @@ struct Shared {
     producer_ids: Mutex<Range<i64>>,
     /// One block is taken at a time.
     taking: Semaphore,
-    task: Mutex<Option<Task>>,
+    tasks: Mutex<Vec<Task>>,
 }
+
+/// How long a node may take to say that it is there.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// What one attempt at a command came to.
 enum Attempt {
@@ -81,6 +99,10 @@ impl Controller {
         let node = raft.clone();
         let task =
             env.spawn("controller standing", async move { node.vital("watch of standing", watcher).await });
+        let trimming = trim::run(env.clone(), group.clone(), config.log_entries_max);
+        let node = raft.clone();
+        let trims = env
+            .spawn("metadata trims", async move { node.vital("trimming of the metadata", trimming).await });
         let shared = Shared {
             env: env.clone(),
             raft: raft.clone(),
@@ -93,17 +115,71 @@ impl Controller {
             up_to_date,
             producer_ids: Mutex::new(0..0),
             taking: Semaphore::new(1),
-            task: Mutex::new(Some(task)),
+            tasks: Mutex::new(vec![task, trims]),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let controller = Self { shared: Arc::new(shared) };
+        let weak = WeakController(Arc::downgrade(&controller.shared));
+        let keeping = voters::keep(weak, env.clone(), controller.role_watch(), controller.metadata());
+        let node = raft.clone();
+        let keeper =
+            env.spawn("metadata voters", async move { node.vital("keeper of voters", keeping).await });
+        controller.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
+        Ok(controller)
     }
 
-    /// Ends the controller's own task; the group itself is left to [`RaftNode::stop`].
+    /// Ends the controller's own tasks; the group itself is left to [`RaftNode::stop`].
     pub async fn stop(&self) {
-        let task = self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             task.stop().await;
         }
+    }
+
+    fn role_watch(&self) -> watch::Receiver<Role> {
+        self.shared.group.roles()
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.shared.me
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.shared.group
+    }
+
+    pub(super) fn raft(&self) -> &RaftNode {
+        &self.shared.raft
+    }
+
+    /// The nodes whose disks are nearly full, as each of them said last.
+    pub(super) fn full_disks(&self) -> BTreeSet<NodeId> {
+        let mut healths = self.shared.raft.healths();
+        healths.insert(self.shared.me, self.shared.raft.health());
+        healths.into_iter().filter(|(_, health)| health.room.is_full).map(|(node, _)| node).collect()
+    }
+
+    /// This node, and those that were heard within the time after which a member counts as silent.
+    pub fn heard_lately(&self) -> BTreeSet<NodeId> {
+        let since = self.shared.env.now() - Duration::from_millis(self.shared.config.silence_ms_max);
+        let heard = self.shared.raft.alive().into_iter().filter(|(_, at)| *at >= since);
+        heard.map(|(node, _)| node).chain([self.shared.me]).collect()
+    }
+
+    /// Who votes in the metadata group, by the newest membership in the log here.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.shared.group.seen_config().config.all_voters()
+    }
+
+    /// The disks whose vote counts whatever comes of a change that is under way: by the newest membership that is known
+    /// here to be committed, and in each of its sets. That of a node may be one that was replaced, and is not out yet.
+    pub fn voting_disks(&self) -> BTreeMap<NodeId, Identity> {
+        let config = self.shared.group.committed_config();
+        let votes = |node: &NodeId| config.voters.iter().all(|voters| voters.contains(node));
+        config.disks.iter().filter(|(node, _)| votes(node)).map(|(node, disk)| (*node, *disk)).collect()
     }
 
     /// The metadata as applied on this node.
@@ -236,6 +312,20 @@ impl Controller {
         }
     }
 
+    /// Whether a node answers, with this disk.
+    pub(super) async fn is_there(&self, node: NodeId, disk: Identity) -> bool {
+        if node == self.shared.me {
+            return true;
+        }
+        // For no entries at all: that it answers is enough, as members answer to members only.
+        let group = GroupId::METADATA.0;
+        let request = v1::FetchEntriesRequest { group, ..v1::FetchEntriesRequest::default() };
+        let body = peer_request::Body::FetchEntries(request);
+        let answer = self.shared.raft.call(node, Lane::Urgent, body, ANSWER_TIME).await;
+        answer.is_ok_and(|reply| reply.error() == ErrorCode::None)
+            && self.shared.raft.known(node) == Some(disk)
+    }
+
     async fn until_led_by_another(&self, than: NodeId) {
         let mut roles = self.shared.group.roles();
         let another = |role: &Role| match role {
@@ -292,6 +382,11 @@ impl Controller {
         *self.shared.up_to_date.borrow()
     }
 
+    /// Watches [`Controller::is_up_to_date`]. It stays true.
+    pub fn up_to_date(&self) -> watch::Receiver<bool> {
+        self.shared.up_to_date.subscribe()
+    }
+
     /// Makes a node's identity and addresses known, if they are not as known; in any case if nothing was agreed yet
     /// since this node started.
     ///
@@ -303,7 +398,8 @@ impl Controller {
         node: Node,
         timeout: Duration,
     ) -> Result<(), ControllerError> {
-        if self.is_up_to_date() && self.current().nodes.get(&id) == Some(&node) {
+        if self.is_up_to_date() && self.current().nodes.get(&id).is_some_and(|known| known.is_as_said(&node))
+        {
             return Ok(());
         }
         self.submit(Command::RegisterNode { id, node }, timeout).await.map(|_| ())
@@ -368,19 +464,11 @@ impl Controller {
     ) -> Result<(), DeleteTopicError> {
         let deadline = self.shared.env.now() + timeout;
         let unknown = || DeleteTopicError::UnknownTopic(name.to_owned());
-        let parsed: TopicName = name.parse().map_err(|_| unknown())?;
-        let found = || self.current().names.get(&parsed).copied();
-        let there = match found() {
-            Some(there) => there,
-            None => {
-                // Another node may have been told of it already.
-                self.catch_up(timeout).await?;
-                found().ok_or_else(unknown)?
-            }
+        let there = match self.named(name, id, timeout).await? {
+            Named::Topic(there) => there,
+            Named::Nothing => return Err(unknown()),
+            Named::Other => return Err(DeleteTopicError::OtherTopic),
         };
-        if id.is_some_and(|id| id != there) {
-            return Err(DeleteTopicError::OtherTopic);
-        }
         let left = deadline.since(self.shared.env.now());
         match self.submit(Command::DeleteTopic { id: there }, left).await {
             Ok(_) => {
@@ -466,9 +554,10 @@ async fn watch_standing(
             |node: NodeId| node == me || alive.get(&node).is_some_and(|heard| now.since(*heard) <= silence);
         let is_led = match role {
             Role::Leader { ready: true, .. } => {
-                let members = group.members();
-                let near = members.iter().filter(|member| heard(member.node)).count();
-                near * 2 > members.len()
+                let majority_of = |voters: &BTreeSet<NodeId>| {
+                    voters.iter().filter(|voter| heard(**voter)).count() * 2 > voters.len()
+                };
+                group.seen_config().config.voters.iter().all(majority_of)
             }
             Role::Leader { ready: false, .. } => false,
             Role::Follower { leader, .. } => leader.is_some_and(|leader| leader != me && heard(leader)),
@@ -494,8 +583,6 @@ async fn watch_standing(
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::Identity;
-
     use super::*;
     use crate::raft::alone::Alone;
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_proto::ids::LogIndex;
 use tokio::sync::watch;
 
 use super::apply::apply;
 use super::command::{Answer, Command};
+use super::saved;
 use crate::metadata::Metadata;
 use crate::raft;
 use crate::storage::{Body, Entry, Kind, LogId};
@@ -54,5 +56,19 @@ impl raft::Apply for Machine {
             self.published.send_replace(Arc::new(self.metadata.clone()));
         }
         self.applied.send_replace(last.index);
+    }
+
+    fn save(&self) -> Bytes {
+        saved::encode(&self.metadata)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        self.metadata = saved::decode(state).map_err(|error| error.to_string())?;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn fresh(&self) -> Box<dyn raft::Apply> {
+        Box::new(Self::new().0)
     }
 }

@@ -1,7 +1,9 @@
-//! Which nodes hold the partitions of a new topic. Pure and deterministic: every node computes the same.
+//! Which nodes hold new partitions, and who takes over a replica. Pure and deterministic: every node computes the same.
+//! Replicas are spread over racks first, then over nodes; a node without a rack stands alone.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use quorate_proto::ids::{NodeId, TopicId};
 
@@ -16,14 +18,12 @@ struct Load {
     holds: usize,
 }
 
-/// Places `partitions` with `replicas` each, the preferred leader first. Each replica goes to the node that holds the
-/// fewest (among those, leads the fewest), each preferred leadership to the holder that leads the fewest; among equals
-/// the order is another one per topic and partition, so that the same nodes do not always share partitions.
-///
-/// # Panics
-/// If there are fewer nodes than replicas: whoever asks has checked.
-pub(super) fn place(metadata: &Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
-    assert!(replicas <= metadata.nodes.len(), "each replica is on a node of its own");
+/// The nodes that may be given replicas.
+pub(super) fn available(metadata: &Metadata) -> impl Iterator<Item = NodeId> {
+    metadata.nodes.keys().copied().filter(|node| !metadata.draining.contains(node))
+}
+
+fn loads(metadata: &Metadata) -> BTreeMap<NodeId, Load> {
     let mut loads: BTreeMap<NodeId, Load> =
         metadata.nodes.keys().map(|node| (*node, Load::default())).collect();
     for partition in metadata.topics.values().flat_map(|topic| &topic.partitions) {
@@ -33,13 +33,62 @@ pub(super) fn place(metadata: &Metadata, id: TopicId, partitions: u32, replicas:
             load.leads += usize::from(place == 0);
         }
     }
+    loads
+}
+
+/// How many of `others` stand in the same rack as `node`.
+pub(super) fn neighbours(metadata: &Metadata, others: &[NodeId], node: NodeId) -> usize {
+    let rack = |node: NodeId| {
+        metadata.nodes.get(&node).map(|node| node.rack.as_str()).filter(|rack| !rack.is_empty())
+    };
+    let here = rack(node);
+    others.iter().filter(|other| here.is_some() && rack(**other) == here).count()
+}
+
+/// Who of `heirs` takes the place of a replica beside `others`; nobody if each of them holds one.
+pub(super) fn heir(metadata: &Metadata, others: &[NodeId], heirs: &[NodeId]) -> Option<NodeId> {
+    let loads = loads(metadata);
+    let fit = heirs.iter().copied().filter(|heir| !others.contains(heir));
+    fit.min_by_key(|heir| {
+        (neighbours(metadata, others, *heir), loads.get(heir).copied().unwrap_or_default(), *heir)
+    })
+}
+
+/// Replicas of all nodes that may be given some, counted.
+pub(super) fn held(metadata: &Metadata) -> BTreeMap<NodeId, usize> {
+    let loads = loads(metadata);
+    available(metadata).map(|node| (node, loads.get(&node).map_or(0, |load| load.holds))).collect()
+}
+
+/// Places the `partitions` of these numbers with `replicas` each, the preferred leader first. Each replica goes to the
+/// node whose rack holds the fewest of that partition, then to the one that holds the fewest (among those, leads the
+/// fewest), each preferred leadership to the holder that leads the fewest; among equals the order is another one per
+/// topic and partition, so that the same nodes do not always share partitions.
+///
+/// # Panics
+/// If there are fewer available nodes than replicas: whoever asks has checked.
+pub(super) fn place(
+    metadata: &Metadata,
+    id: TopicId,
+    partitions: Range<u32>,
+    replicas: usize,
+) -> Vec<Vec<NodeId>> {
+    assert!(replicas <= available(metadata).count(), "each replica is on a node of its own");
+    let mut loads = loads(metadata);
     let seed = mix(id.0.as_u64_pair().0 ^ id.0.as_u64_pair().1);
-    (0..partitions)
+    partitions
         .map(|partition| {
             let luck = |node: NodeId| mix(seed ^ mix((u64::from(partition) << 32) | u64::from(node.0)));
-            let mut chosen: Vec<NodeId> = metadata.nodes.keys().copied().collect();
-            chosen.sort_by_key(|node| (loads[node].holds, loads[node].leads, luck(*node)));
-            chosen.truncate(replicas);
+            let mut chosen: Vec<NodeId> = Vec::with_capacity(replicas);
+            while chosen.len() < replicas {
+                let left = available(metadata).filter(|node| !chosen.contains(node));
+                let rank = |node: &NodeId| {
+                    let load = loads[node];
+                    (neighbours(metadata, &chosen, *node), load.holds, load.leads, luck(*node))
+                };
+                let next = left.min_by_key(rank).expect("there are as many nodes as replicas");
+                chosen.push(next);
+            }
             chosen.sort_by_key(|node| (loads[node].leads, Reverse(luck(*node))));
             for (place, node) in chosen.iter().enumerate() {
                 let load = loads.get_mut(node).expect("only nodes with a load were chosen");
@@ -71,18 +120,20 @@ mod tests {
     fn cluster(nodes: u32) -> Metadata {
         let node = |id: u32| Node {
             identity: Identity::from_random([u8::try_from(id).unwrap(); 16]),
-            grpc: String::new(),
-            peer: String::new(),
-            http: String::new(),
+            ..Node::default()
         };
         Metadata { nodes: (1..=nodes).map(|id| (NodeId(id), node(id))).collect(), ..Metadata::default() }
     }
 
     fn add(metadata: &mut Metadata, id: TopicId, partitions: u32, replicas: usize) -> Vec<Vec<NodeId>> {
-        let placed = place(metadata, id, partitions, replicas);
+        let placed = place(metadata, id, 0..partitions, replicas);
         let partitions = placed
             .iter()
-            .map(|replicas| Partition { group: GroupId(1), replicas: replicas.clone() })
+            .map(|replicas| Partition {
+                group: GroupId(1),
+                replicas: replicas.clone(),
+                ..Partition::default()
+            })
             .collect();
         let name = "t".parse().unwrap();
         let topic = Topic { id, name, partitions, config: TopicConfig::default() };
@@ -120,6 +171,27 @@ mod tests {
             // A preferred leader must hold the partition: evenness of both at once can be off by one more.
             prop_assert!(spread((1..=nodes).map(leads)) <= 2);
         }
+    }
+
+    #[test]
+    fn racks_come_before_loads_and_nodes_that_leave_get_nothing() {
+        let mut metadata = cluster(6);
+        for (node, rack) in [(1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "b"), (6, "b")] {
+            metadata.nodes.get_mut(&NodeId(node)).unwrap().rack = rack.to_owned();
+        }
+        metadata.draining.insert(NodeId(6));
+        for replicas in add(&mut metadata, TopicId::from_random([9; 16]), 12, 2) {
+            assert!(replicas.contains(&NodeId(5)), "{replicas:?} are all in rack a");
+            assert!(!replicas.contains(&NodeId(6)), "{replicas:?}: node 6 is leaving");
+        }
+        let heir_of = |others: &[u32], heirs: &[u32]| {
+            let nodes = |list: &[u32]| list.iter().copied().map(NodeId).collect::<Vec<_>>();
+            heir(&metadata, &nodes(others), &nodes(heirs)).map(|node| node.0)
+        };
+        assert_eq!(heir_of(&[1], &[1, 2, 3, 5]), Some(5), "it holds the most, and is in the other rack");
+        assert_eq!(heir_of(&[5], &[1, 5]), Some(1));
+        assert_eq!(heir_of(&[1, 5], &[1, 5]), None);
+        assert_eq!(held(&metadata).len(), 5);
     }
 
     #[test]

@@ -4,21 +4,14 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{TopicId, TopicName};
 
 use super::command::Command;
+use super::settings::config;
 use super::types::CreateTopicError;
-use crate::metadata::{TimestampType, TopicConfig};
 
 /// Most partitions of one topic: each is a Raft group.
 pub const PARTITIONS_MAX: u32 = 10_000;
 
 /// Without a word on replicas there are this many, or as many as there are nodes.
 pub(super) const REPLICAS_DEFAULT_MAX: usize = 3;
-
-/// `max.message.bytes` lies in this range: below is no batch, and above one entry would hold up a peer's lane.
-const MESSAGE_BYTES: std::ops::RangeInclusive<u32> = 61..=64 << 20;
-
-const KEY_MESSAGE_BYTES: &str = "max.message.bytes";
-const KEY_TIMESTAMP_TYPE: &str = "message.timestamp.type";
-const KEYS: [&str; 2] = [KEY_MESSAGE_BYTES, KEY_TIMESTAMP_TYPE];
 
 /// A topic that somebody asks for, as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,54 +72,11 @@ pub(super) fn warnings(replicas: usize) -> Vec<String> {
     }
 }
 
-fn config(entries: &[(String, String)]) -> Result<TopicConfig, String> {
-    let mut config = TopicConfig::default();
-    for (at, (key, value)) in entries.iter().enumerate() {
-        if entries[..at].iter().any(|(earlier, _)| earlier == key) {
-            return Err(format!("config key {key:?} is given twice"));
-        }
-        match key.as_str() {
-            KEY_MESSAGE_BYTES => {
-                let bytes = value.parse().ok().filter(|bytes| MESSAGE_BYTES.contains(bytes));
-                config.message_bytes_max = bytes.ok_or_else(|| {
-                    format!(
-                        "{key} must be a number from {} to {}, not {value:?}",
-                        MESSAGE_BYTES.start(),
-                        MESSAGE_BYTES.end()
-                    )
-                })?;
-            }
-            KEY_TIMESTAMP_TYPE => {
-                config.timestamp_type = match value.as_str() {
-                    "CreateTime" => TimestampType::CreateTime,
-                    "LogAppendTime" => TimestampType::LogAppendTime,
-                    _ => return Err(format!("{key} must be CreateTime or LogAppendTime, not {value:?}")),
-                };
-            }
-            unknown => {
-                return Err(format!("unknown config key {unknown:?}: there are {}", KEYS.join(" and ")));
-            }
-        }
-    }
-    Ok(config)
-}
-
-/// A topic's configuration by Kafka's names, in order of the keys.
-pub fn describe(config: TopicConfig) -> Vec<(&'static str, String)> {
-    let timestamp_type = match config.timestamp_type {
-        TimestampType::CreateTime => "CreateTime",
-        TimestampType::LogAppendTime => "LogAppendTime",
-    };
-    vec![
-        (KEY_MESSAGE_BYTES, config.message_bytes_max.to_string()),
-        (KEY_TIMESTAMP_TYPE, timestamp_type.to_owned()),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
 
+    use super::super::settings::describe;
     use super::*;
 
     /// `name partitions replicas [key=value]...`
@@ -159,13 +109,13 @@ mod tests {
         check(
             "a 0 0",
             expect![[
-                r#"a 1 None [("max.message.bytes", "1048588"), ("message.timestamp.type", "CreateTime")]"#
+                r#"a 1 None [("max.message.bytes", "1048588"), ("message.timestamp.type", "CreateTime"), ("retention.bytes", "-1"), ("retention.ms", "604800000")]"#
             ]],
         );
         check(
-            "a 5 3 max.message.bytes=1000 message.timestamp.type=LogAppendTime",
+            "a 5 3 max.message.bytes=1000 message.timestamp.type=LogAppendTime retention.ms=-1 retention.bytes=0",
             expect![[
-                r#"a 5 Some(3) [("max.message.bytes", "1000"), ("message.timestamp.type", "LogAppendTime")]"#
+                r#"a 5 Some(3) [("max.message.bytes", "1000"), ("message.timestamp.type", "LogAppendTime"), ("retention.bytes", "0"), ("retention.ms", "-1")]"#
             ]],
         );
         check(" 1 1", expect![[r#"InvalidTopicName: a topic name must have at least one character"#]]);
@@ -182,21 +132,10 @@ mod tests {
         check("a -1 1", expect!["InvalidPartitions: -1 partitions asked for, 1 to 10000 are possible"]);
         check("a 10001 1", expect!["InvalidPartitions: 10001 partitions asked for, 1 to 10000 are possible"]);
         check("a 1 -3", expect!["InvalidReplicas: -3 replicas asked for, at least 1 is needed"]);
-        check(
-            "a 1 1 max.mesage.bytes=5",
-            expect![[
-                r#"InvalidConfig: unknown config key "max.mesage.bytes": there are max.message.bytes and message.timestamp.type"#
-            ]],
-        );
+        // The table of settings has tests of its own.
         check(
             "a 1 1 max.message.bytes=60",
             expect![[r#"InvalidConfig: max.message.bytes must be a number from 61 to 67108864, not "60""#]],
-        );
-        check(
-            "a 1 1 message.timestamp.type=never",
-            expect![[
-                r#"InvalidConfig: message.timestamp.type must be CreateTime or LogAppendTime, not "never""#
-            ]],
         );
         check(
             "a 1 1 max.message.bytes=99 max.message.bytes=100",

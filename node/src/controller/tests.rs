@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{ClusterId, NodeId};
+use quorate_proto::ids::{ChangeId, ClusterId, NodeId, TopicId};
 
 use super::*;
-use crate::metadata::Node;
+use crate::metadata::{Node, Retention, TopicConfig};
 use crate::raft::Member;
 use crate::raft::alone::{Alone, eventually};
 
@@ -33,7 +33,8 @@ fn is_ready(controller: &Controller) -> bool {
 }
 
 async fn register(alone: &Alone, controller: &Controller) {
-    let node = Node { identity: alone.identity, grpc: "a:1".into(), peer: "a:2".into(), http: "a:3".into() };
+    let (grpc, peer, http) = ("a:1".into(), "a:2".into(), "a:3".into());
+    let node = Node { identity: alone.identity, grpc, peer, http, ..Node::default() };
     controller.register_node(alone.me, node, LONG).await.unwrap();
 }
 
@@ -95,6 +96,84 @@ async fn a_topic_created_again_is_another_one() {
     let Err(CreateTopicError::Invalid { code, message }) = many else { panic!("{many:?}") };
     assert_eq!(code, ErrorCode::InvalidReplicas);
     assert_eq!(message, "3 replicas asked for, 1 node in the cluster");
+}
+
+fn change_of(name: &str, byte: u8) -> TopicChange {
+    TopicChange { name: name.to_owned(), id: None, change: Some(ChangeId::from_random([byte; 16])) }
+}
+
+#[tokio::test]
+async fn settings_change_and_are_there_after_a_restart() {
+    let alone = Alone::start().await;
+    let controller = start(&alone).await;
+    let id = create(&controller, "a").await.unwrap().id;
+    let configure = async |of: &TopicChange, key: &str, value: Option<&str>| {
+        let changes = [(key.to_owned(), value.map(str::to_owned))];
+        controller.configure_topic(of, &changes, LONG).await
+    };
+    let retention = |configured: Result<Option<TopicConfig>, AlterTopicError>| {
+        configured.unwrap().expect("this node has applied it").retention.ms
+    };
+    let first = change_of("a", 1);
+    assert_eq!(retention(configure(&first, "retention.ms", Some("5")).await), Some(5));
+    assert_eq!(retention(configure(&change_of("a", 2), "retention.ms", Some("-1")).await), None);
+    // Sent again after that, it undoes nothing.
+    assert_eq!(retention(configure(&first, "retention.ms", Some("5")).await), None);
+    let config = controller.current().topics[&id].config;
+    assert_eq!(
+        config,
+        TopicConfig { retention: Retention { ms: None, bytes: None }, ..TopicConfig::default() }
+    );
+
+    // All of it or nothing.
+    let both = [("max.message.bytes", "99"), ("retention.ms", "-2")];
+    let both = both.map(|(key, value)| (key.to_owned(), Some(value.to_owned())));
+    let refused = controller.configure_topic(&change_of("a", 3), &both, LONG).await;
+    let Err(AlterTopicError::Invalid { code: ErrorCode::InvalidConfig, message }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(message.starts_with("retention.ms must be "), "{message}");
+    assert_eq!(controller.current().topics[&id].config, config);
+    let nothing = controller.configure_topic(&change_of("a", 4), &[], LONG).await;
+    assert!(matches!(nothing, Err(AlterTopicError::Invalid { code: ErrorCode::InvalidRequest, .. })));
+    let unknown = configure(&change_of("b", 5), "retention.ms", None).await;
+    assert_eq!(unknown, Err(AlterTopicError::UnknownTopic("b".into())));
+    let other = TopicChange { id: Some(TopicId::from_random([9; 16])), ..change_of("a", 6) };
+    assert_eq!(configure(&other, "retention.ms", None).await, Err(AlterTopicError::OtherTopic));
+
+    let before = controller.current();
+    controller.stop().await;
+    drop(controller);
+    let alone = alone.restart().await;
+    let controller = begin(&alone).await;
+    eventually(&alone.env, "its log is replayed", || controller.current() == before).await;
+}
+
+#[tokio::test]
+async fn partitions_are_added_once() {
+    let alone = Alone::start().await;
+    let controller = start(&alone).await;
+    let id = create(&controller, "a").await.unwrap().id;
+    let count = || controller.current().topics[&id].partitions.len();
+    let soon = Duration::from_millis(500);
+    let (first, second) = (change_of("a", 1), change_of("a", 2));
+    assert_eq!(controller.add_partitions(&first, 3, soon).await, Ok(()));
+    assert_eq!(count(), 3);
+    assert_eq!(controller.add_partitions(&first, 3, soon).await, Ok(()), "it was this one");
+    let refused = controller.add_partitions(&second, 3, soon).await;
+    assert!(matches!(refused, Err(AlterTopicError::Invalid { code: ErrorCode::InvalidPartitions, .. })));
+    for total in [0, -1, 10_001] {
+        let refused = controller.add_partitions(&second, total, soon).await;
+        let Err(AlterTopicError::Invalid { code, message }) = refused else { panic!("{refused:?}") };
+        assert_eq!(code, ErrorCode::InvalidPartitions);
+        assert_eq!(message, format!("{total} partitions asked for, 1 to 10000 are possible"));
+    }
+    assert_eq!(count(), 3);
+    // Its topic is gone since: it was made all the same.
+    controller.delete_topic("a", None, LONG).await.unwrap();
+    assert_eq!(controller.add_partitions(&first, 3, soon).await, Ok(()));
+    let unknown = controller.add_partitions(&second, 4, soon).await;
+    assert_eq!(unknown, Err(AlterTopicError::UnknownTopic("a".to_owned())));
 }
 
 #[tokio::test]

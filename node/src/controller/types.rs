@@ -1,7 +1,7 @@
 //! What the controller is asked, and what it answers.
 
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::TopicId;
+use quorate_proto::ids::{ChangeId, TopicId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,11 +19,14 @@ pub struct ControllerConfig {
     /// Silence after which a leader or a member no longer counts as heard, in ms. At least raft's
     /// `election_timeout_ms_max`, or readiness flickers.
     pub silence_ms_max: u64,
+    /// Entries of the metadata group's log before what they came to is saved and they go. More make a node that was away
+    /// replay more; fewer write more.
+    pub log_entries_max: u64,
 }
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 1_500 }
+        Self { producer_ids_block: 1_000, retry_ms: 20, silence_ms_max: 1_500, log_entries_max: 10_000 }
     }
 }
 
@@ -37,6 +40,7 @@ impl ControllerConfig {
             ("producer_ids_block", u64::from(self.producer_ids_block)),
             ("retry_ms", self.retry_ms),
             ("silence_ms_max", self.silence_ms_max),
+            ("log_entries_max", self.log_entries_max),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("controller.{name} must be at least 1")),
@@ -100,6 +104,39 @@ pub enum CreateTopicError {
 /// Why a topic was not deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeleteTopicError {
+    /// No topic has this name.
+    #[error("no topic is called {0:?}")]
+    UnknownTopic(String),
+    /// The name stands for another topic by now.
+    #[error("the topic of this name has another id: it was deleted and created again")]
+    OtherTopic,
+    /// No leader was found in time, the outcome is unknown, or the group decided against it.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}
+
+/// A topic that is to be changed, and by which change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicChange {
+    /// Its name.
+    pub name: String,
+    /// Only the topic of this id; `None`: whichever has the name.
+    pub id: Option<TopicId>,
+    /// Asking again with the same one does nothing twice. `None`: one is drawn.
+    pub change: Option<ChangeId>,
+}
+
+/// Why a topic was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AlterTopicError {
+    /// What was asked for cannot be: not done. The code says which part of it.
+    #[error("{message}")]
+    Invalid {
+        /// For the wire.
+        code: ErrorCode,
+        /// A sentence for people.
+        message: String,
+    },
     /// No topic has this name.
     #[error("no topic is called {0:?}")]
     UnknownTopic(String),

@@ -36,6 +36,15 @@ impl fmt::Display for FileName {
     }
 }
 
+/// What is left of the file system that the folder lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that this process may still write.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
+}
+
 /// The folder. Calls block: redb needs that, and [`super::Pool`] decides where they run.
 ///
 /// After a crash a file holds what was synced, and any part of what was not; a file that was created or renamed
@@ -72,6 +81,13 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()>;
+
+    /// How much room there is. What was written and is not synced counts as taken, as far as the system knows of it;
+    /// a part of a file that was never written takes none.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn space(&self) -> io::Result<DiskSpace>;
 
     /// Where the folder is, for messages to people.
     fn describe(&self) -> String;

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::os::OsDisk;
-use super::{Disk, FileName};
+use super::{Disk, DiskSpace, FileName};
 
-/// While closed, nothing is synced: whoever syncs waits.
+/// While closed, nothing is synced: whoever syncs waits. It also says how much room the disk claims to have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>, Arc<Mutex<Option<DiskSpace>>>);
 
 impl Gate {
     pub(crate) fn close(&self) {
@@ -18,6 +18,11 @@ impl Gate {
     pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = false;
         self.0.1.notify_all();
+    }
+
+    /// The disk claims to have so much room; the truth if `None`.
+    pub(crate) fn claim(&self, space: Option<DiskSpace>) {
+        *self.1.lock().unwrap() = space;
     }
 
     fn pass(&self) {
@@ -56,6 +61,11 @@ impl Disk for GatedDisk {
 
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
         self.disk.mark(name, content)
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let claimed = *self.gate.1.lock().unwrap();
+        claimed.map_or_else(|| self.disk.space(), Ok)
     }
 
     fn describe(&self) -> String {

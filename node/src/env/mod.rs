@@ -1,10 +1,13 @@
-//! The only door outside: clock, tasks and entropy (shared with the client), disk, peers and blocking work.
+//! The only door outside: clock, tasks and entropy (shared with the client), disk, peers, blocking work, and what is
+//! counted for those who watch.
 //!
 //! Everything is passed in, never global. The real implementations are `os` and `grpc`; the simulator has its own.
 
 pub mod disk;
 pub mod grpc;
+pub mod metrics;
 pub mod os;
+pub mod overlay;
 pub mod pool;
 pub mod transport;
 
@@ -13,7 +16,8 @@ use std::sync::Arc;
 
 pub use quorate_proto::env::{Clock, Elapsed, Entropy, Mark, Moment, Point, Task, Tasks};
 
-pub use disk::{Disk, FileName};
+pub use disk::{Disk, DiskSpace, FileName};
+pub use metrics::Metrics;
 pub use pool::Pool;
 pub use transport::{PeerHandler, PeerLink, Transport};
 
@@ -28,6 +32,8 @@ pub struct Env {
     pub transport: Arc<dyn Transport>,
     /// Where blocking work runs.
     pub pool: Arc<dyn Pool>,
+    /// What the node counts of itself.
+    pub metrics: Metrics,
 }
 
 impl Deref for Env {

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
-use super::{Disk, FileName, Pool};
+use super::{Disk, DiskSpace, FileName, Pool};
 
 /// The file whose lock says that a process uses the folder. Its name is none that [`Disk`] can have.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 /// A folder of the file system, locked: no second process opens it. A cheap clone; the last one, and the last file
 /// opened through it, let the lock go.
@@ -46,6 +46,15 @@ pub enum FolderError {
         #[source]
         source: io::Error,
     },
+    /// Its file system is read-only.
+    #[error(
+        "the data folder {folder} lies on a file system that is read-only, as one becomes in which the system has found an \
+         error: see the system's log, make it writable, or name another folder"
+    )]
+    ReadOnly {
+        /// Where.
+        folder: String,
+    },
     /// It is none, or cannot be made.
     #[error("cannot use {folder} as the data folder: {source}")]
     Unusable {
@@ -66,7 +75,9 @@ impl OsDisk {
         let folder = path.display().to_string();
         let refuse = |source: io::Error| {
             let folder = folder.clone();
-            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+                FolderError::ReadOnly { folder }
+            } else if source.kind() == io::ErrorKind::PermissionDenied {
                 FolderError::NotWritable { folder, source }
             } else {
                 FolderError::Unusable { folder, source }
@@ -119,6 +130,16 @@ impl Disk for OsDisk {
 
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
         fs::write(self.file(name), content)
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let seen = rustix::fs::statvfs(&self.0.path)?;
+        // Some systems leave the size of a fragment out; what is kept for root is not for us.
+        let unit = if seen.f_frsize == 0 { seen.f_bsize } else { seen.f_frsize };
+        Ok(DiskSpace {
+            free_bytes: seen.f_bavail.saturating_mul(unit),
+            total_bytes: seen.f_blocks.saturating_mul(unit),
+        })
     }
 
     fn describe(&self) -> String {
@@ -231,6 +252,8 @@ mod tests {
         file.read(7, &mut read).unwrap();
         assert_eq!(read, [0, b'a', b'b']);
         assert!(file.read(8, &mut read).is_err(), "past the end");
+        let space = disk.space().unwrap();
+        assert!(0 < space.free_bytes && space.free_bytes <= space.total_bytes, "{space:?}");
         disk.remove(&b).unwrap();
         assert_eq!(disk.open(&b, false).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -15,8 +15,10 @@ pub struct Asker {
     pub identity: Identity,
     /// The cluster that its disk belongs to; `None` if it is fresh.
     pub cluster: Option<ClusterId>,
-    /// Whom it means to talk to.
+    /// Whom it means to talk to; node 0 stands for whoever listens there.
     pub to: NodeId,
+    /// The number of its disk's admission.
+    pub admission: u64,
     /// The nodes of its `--bootstrap`, itself included.
     pub bootstrap: BTreeSet<NodeId>,
 }
@@ -32,8 +34,21 @@ pub struct Here {
     pub bootstrap: BTreeSet<NodeId>,
     /// The identity under which we know the asker's node id.
     pub known: Option<Identity>,
+    /// The number of that identity's admission.
+    pub admission: u64,
     /// The node that we know under the asker's identity.
     pub owner: Option<NodeId>,
+    /// Whether the asker's disk was removed from our cluster, or replaced in it.
+    pub is_gone: bool,
+}
+
+/// What becomes of a node that says hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is who it says it is; that it belongs to a cluster already is not said.
+    Welcome,
+    /// It may take part once somebody admits it: a sentence for its operator.
+    Waits(String),
 }
 
 impl Asker {
@@ -48,19 +63,20 @@ impl Asker {
             identity: Identity::from_wire(&from.identity).ok_or_else(invalid)?,
             cluster: ClusterId::from_wire(&from.cluster_id),
             to: NodeId(from.to),
+            admission: from.admission,
             bootstrap: hello.bootstrap.iter().copied().map(NodeId).collect(),
         })
     }
 }
 
-/// Whether the asker may be who it says it is. That it may does not mean that it belongs to a cluster already.
+/// Whether the asker may be who it says it is.
 ///
 /// # Errors
 /// Why it is refused, as a sentence for the operator of the node that asks.
-pub fn judge_hello(here: &Here, asker: &Asker) -> Result<(), (ErrorCode, String)> {
+pub fn judge_hello(here: &Here, asker: &Asker) -> Result<Verdict, (ErrorCode, String)> {
     let wrong = |reason: String| Err((ErrorCode::WrongIdentity, reason));
-    let Asker { node, identity, cluster, to, bootstrap } = asker;
-    if *to != here.node {
+    let Asker { node, identity, cluster, to, admission, bootstrap } = asker;
+    if *to != here.node && *to != NodeId(0) {
         return wrong(format!(
             "this is node {}, not node {to}: the addresses in --bootstrap are mixed up",
             here.node
@@ -76,19 +92,36 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<(), (ErrorCode, String)
             "node {node} brings the disk of another cluster ({theirs}), this is cluster {ours}"
         ));
     }
+    if here.is_gone {
+        return wrong(format!(
+            "the disk of node {node} was removed from this cluster, or replaced in it: its data may be deleted; the node \
+             comes back on an empty data folder, by `quorate cluster add-node {node}` or `replace-node {node}`"
+        ));
+    }
     match (here.known, here.owner) {
-        (Some(known), Some(owner)) if known != *identity => {
+        (known, Some(owner)) if known != Some(*identity) && owner != *node => {
             wrong(format!("node {node} brings the disk of node {owner}: each node needs its own"))
         }
-        (Some(known), None) if known != *identity => wrong(format!(
+        // It was admitted in that one's place, and this node has not heard of it yet.
+        (Some(known), _) if known != *identity && cluster.is_some() && *admission > here.admission => {
+            Ok(Verdict::Welcome)
+        }
+        (Some(known), _) if known != *identity && cluster.is_some() => wrong(format!(
+            "node {node} is known under another identity ({known}) than its disk has ({identity}), which came before: \
+             bring back the disk that it had last"
+        )),
+        (Some(known), _) if known != *identity => Ok(Verdict::Waits(format!(
             "node {node} is known under another identity ({known}) than its disk has now ({identity}): the disk was \
              wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the \
-             disk that it had (it cannot be replaced yet)"
-        )),
-        (Some(_), _) => Ok(()),
-        (None, _) if here.cluster.is_some() => {
-            wrong(format!("node {node} is no member of this cluster, which was formed without it"))
-        }
+             disk that it had, or admit this one in its place: quorate cluster replace-node {node}"
+        ))),
+        (Some(_), _) => Ok(Verdict::Welcome),
+        // Only who was admitted keeps the id of a cluster: this node has not heard of it yet.
+        (None, _) if here.cluster.is_some() && cluster.is_some() => Ok(Verdict::Welcome),
+        (None, _) if here.cluster.is_some() => Ok(Verdict::Waits(format!(
+            "node {node} is no member of this cluster, which was formed without it; to admit it: quorate cluster \
+             add-node {node}"
+        ))),
         (None, _)
             if !here.bootstrap.contains(node) || (cluster.is_none() && here.bootstrap != *bootstrap) =>
         {
@@ -103,7 +136,7 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<(), (ErrorCode, String)
             );
             Err((ErrorCode::InvalidConfig, reason))
         }
-        (None, _) => Ok(()),
+        (None, _) => Ok(Verdict::Welcome),
     }
 }
 
@@ -129,13 +162,16 @@ mod tests {
             cluster: Some(cluster(9)),
             bootstrap: all.clone(),
             known: None,
+            admission: 0,
             owner: None,
+            is_gone: false,
         };
         let mut asker = Asker {
             node: NodeId(2),
             identity: identity(2),
             cluster: Some(cluster(9)),
             to: NodeId(1),
+            admission: 0,
             bootstrap: all,
         };
         change(&mut here, &mut asker);
@@ -145,7 +181,8 @@ mod tests {
                 [2, 3].into_iter().find(|n| identity(*n) == asker.identity).map(|n| NodeId(u32::from(n)));
         }
         let seen = match judge_hello(&here, &asker) {
-            Ok(()) => "welcome".to_owned(),
+            Ok(Verdict::Welcome) => "welcome".to_owned(),
+            Ok(Verdict::Waits(reason)) => format!("waits: {reason}"),
             Err((code, reason)) => format!("{code:?}: {reason}"),
         };
         expected.assert_eq(&seen);
@@ -178,7 +215,13 @@ mod tests {
         check(
             |_, asker| (asker.identity, asker.cluster) = (identity(7), None),
             expect![
-                "WrongIdentity: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has now (07070707-0707-0707-0707-070707070707): the disk was wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the disk that it had (it cannot be replaced yet)"
+                "waits: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has now (07070707-0707-0707-0707-070707070707): the disk was wiped or exchanged, and what it has acknowledged is gone with it, so it must not vote; bring back the disk that it had, or admit this one in its place: quorate cluster replace-node 2"
+            ],
+        );
+        check(
+            |_, asker| asker.identity = identity(7),
+            expect![
+                "WrongIdentity: node 2 is known under another identity (02020202-0202-0202-0202-020202020202) than its disk has (07070707-0707-0707-0707-070707070707), which came before: bring back the disk that it had last"
             ],
         );
         check(
@@ -194,10 +237,29 @@ mod tests {
     }
 
     #[test]
+    fn who_was_admitted_is_welcome_where_it_was_not_heard_of_and_who_was_removed_is_not() {
+        check(|_, asker| (asker.identity, asker.admission) = (identity(7), 1), expect!["welcome"]);
+        check(|_, asker| (asker.node, asker.identity) = (NodeId(4), identity(4)), expect!["welcome"]);
+        check(|_, asker| asker.to = NodeId(0), expect!["welcome"]);
+        check(
+            |here, asker| (here.is_gone, asker.node, asker.identity) = (true, NodeId(4), identity(4)),
+            expect![
+                "WrongIdentity: the disk of node 4 was removed from this cluster, or replaced in it: its data may be deleted; the node comes back on an empty data folder, by `quorate cluster add-node 4` or `replace-node 4`"
+            ],
+        );
+    }
+
+    #[test]
     fn strangers_and_mistakes_are_refused() {
         check(
-            |_, asker| (asker.node, asker.identity) = (NodeId(4), identity(4)),
-            expect!["WrongIdentity: node 4 is no member of this cluster, which was formed without it"],
+            |_, asker| (asker.node, asker.identity, asker.cluster) = (NodeId(4), identity(4), None),
+            expect![
+                "waits: node 4 is no member of this cluster, which was formed without it; to admit it: quorate cluster add-node 4"
+            ],
+        );
+        check(
+            |_, asker| (asker.node, asker.identity, asker.cluster) = (NodeId(4), identity(3), None),
+            expect!["WrongIdentity: node 4 brings the disk of node 3: each node needs its own"],
         );
         check(
             |_, asker| asker.to = NodeId(3),

@@ -20,7 +20,8 @@ use super::machine::SharedState;
 use super::tail::{Refused, Tail, Verdict};
 use super::types::{ProduceError, Produced};
 use super::watermark::Watermark;
-use crate::env::{Env, Mark, Point};
+use crate::env::metrics::TopicMeters;
+use crate::env::{Env, Mark, Moment, Point};
 use crate::metadata::{Leadership, TimestampType};
 use crate::raft::{Answer, BatchAnswer, Group, Pending, Proposal, ProposeError, RaftNode, Role};
 use crate::storage::{Kind, LogId};
@@ -28,9 +29,13 @@ use crate::storage::{Kind, LogId};
 /// A batch that passed the door.
 pub(super) struct Admitted {
     pub(super) header: BatchHeader,
+    /// What it was judged by at the door: its topic may be set otherwise by now.
+    pub(super) timestamp_type: TimestampType,
     pub(super) claim: Claim,
     pub(super) batch: Bytes,
     pub(super) progress: Progress,
+    /// When it was admitted.
+    pub(super) at: Moment,
     pub(super) reply: Reply,
     pub(super) room: Taken,
 }
@@ -42,6 +47,9 @@ struct Flying {
     claim: Claim,
     base_offset: Offset,
     log_append_time: Option<Timestamp>,
+    /// When it was proposed.
+    at: Moment,
+    bytes: usize,
     pending: Pending,
     /// Who sent it, and who sent it again since.
     replies: Vec<Reply>,
@@ -76,8 +84,8 @@ pub(super) struct Batcher {
     pub(super) state: SharedState,
     pub(super) watermark: Watermark,
     pub(super) firsts: Arc<Mutex<Firsts>>,
-    pub(super) timestamp_type: TimestampType,
     pub(super) in_flight_max: usize,
+    pub(super) meters: Arc<TopicMeters>,
 }
 
 impl Batcher {
@@ -156,6 +164,11 @@ impl Batcher {
                 None => std::future::pending().await,
             }
         };
+        // What came while leadership is being handed over would be refused; then the new leader's name can be told.
+        let admitted = async {
+            self.group.settled().await;
+            queue.recv().await
+        };
         tokio::select! {
             biased;
             changed = roles.changed(), if open => match changed {
@@ -164,7 +177,7 @@ impl Batcher {
                 Err(_) => Event::Closed,
             },
             outcome = landed => Event::Landed(outcome),
-            admitted = queue.recv(), if open && room => match admitted {
+            admitted = admitted, if open && room => match admitted {
                 Some(admitted) => Event::Batch(Box::new(admitted)),
                 None => Event::Closed,
             },
@@ -176,6 +189,10 @@ impl Batcher {
         let (result, fine) = match outcome {
             Ok((_, Answer::Batch(BatchAnswer::Accepted { base_offset }))) => {
                 assert_eq!(base_offset, batch.base_offset, "a batch is accepted where it was proposed");
+                self.env.metrics.stage_replicate.observe(self.env.now().since(batch.at));
+                self.meters.produce_batches.add(1);
+                self.meters.produce_records.add(batch.claim.records.into());
+                self.meters.produce_bytes.add_count(batch.bytes);
                 if let Mode::Leading(tail) = mode {
                     tail.landed(batch.claim.producer);
                 } else {
@@ -253,9 +270,19 @@ impl Batcher {
                 return true;
             }
         };
+        // Here and not before it was queued: one that was written before gets its answer, and what was queued while there
+        // was room does not fill the disk.
+        if let Some((node, room)) = self.raft.full_disk(&self.group) {
+            self.env.reached(Mark::ProduceRefusedFull);
+            self.firsts().refused(admitted.claim);
+            drop(admitted.reply.send(Err(ProduceError::DiskFull { node, room })));
+            return true;
+        }
         let appended_at = tail.stamp(self.env.wall());
-        let Admitted { header, claim, batch, reply, room, .. } = admitted;
-        let (body, max_timestamp, log_append_time) = match self.timestamp_type {
+        let Admitted { header, timestamp_type, claim, batch, at, reply, room, .. } = admitted;
+        let (bytes, proposed_at) = (batch.len(), self.env.now());
+        self.env.metrics.stage_queue.observe(proposed_at.since(at));
+        let (body, max_timestamp, log_append_time) = match timestamp_type {
             TimestampType::CreateTime => (batch, header.max_timestamp, None),
             TimestampType::LogAppendTime => (stamped(batch, appended_at), appended_at, Some(appended_at)),
         };
@@ -280,6 +307,8 @@ impl Batcher {
                     claim,
                     base_offset,
                     log_append_time,
+                    at: proposed_at,
+                    bytes,
                     pending,
                     replies,
                     _room: room,
@@ -316,9 +345,10 @@ impl Batcher {
                 if epoch.is_some_and(|epoch| epoch < term) {
                     self.env.reached(Mark::DuplicateAfterFailover);
                 }
-                let log_append_time = match self.timestamp_type {
-                    TimestampType::CreateTime => None,
-                    TimestampType::LogAppendTime => Some(stamp),
+                let log_append_time = match admitted.timestamp_type {
+                    TimestampType::CreateTime if stamp == admitted.header.max_timestamp => None,
+                    // It bears another time than its producer gave it: the topic was set otherwise when it was written.
+                    TimestampType::CreateTime | TimestampType::LogAppendTime => Some(stamp),
                 };
                 drop(admitted.reply.send(Ok(self.produced(base_offset, log_append_time))));
             }

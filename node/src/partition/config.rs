@@ -33,6 +33,9 @@ pub struct PartitionConfig {
     pub fetch_bytes_max: u32,
     /// Longest time that a lookup of the latest offset, or a fetch ahead of it, waits for a majority, in ms.
     pub read_barrier_timeout_ms: u64,
+    /// Topics that have metrics of their own; those of all others are counted together, under an empty name. Too many,
+    /// and whoever gathers metrics keeps a dozen series for each.
+    pub metered_topics_max: usize,
     /// Decompresses each compressed batch at the door and walks its records. Off, a client can store batches that
     /// no reader can read.
     pub verify_compressed: bool,
@@ -41,8 +44,25 @@ pub struct PartitionConfig {
     /// How far ahead of this node's clock a record's timestamp may lie, in ms. Retention by time goes by timestamps:
     /// one far ahead would keep its volume for ever.
     pub timestamp_ahead_ms_max: i64,
+    /// Gap between looks at what retention lets go, in ms. Too large, and disks hold more than topics say.
+    pub retention_check_ms: u64,
+    /// Bytes below a partition's log start that are worth trimming while it is written; once nothing more comes, the rest
+    /// goes. Too small, and what is needed to go on is saved all the time.
+    pub trim_bytes_min: u64,
+    /// Bytes below a partition's log start that its leader holds for a replica that is slow or away, at most; and no more
+    /// than a quarter of what is above it, if that is more than 8 MiB. One that needs more gets the state as of the log's
+    /// beginning, and the rest from there.
+    pub slow_replica_bytes_max: u64,
     /// Replicas that are started at the same time.
     pub starts_at_once_max: usize,
+    /// How often a node looks whether it leads what others should, in ms; 0: never. Too often costs a look at each
+    /// partition; too seldom leaves the work unevenly spread.
+    pub balance_ms: u64,
+    /// How long the process of a preferred leader must have been there before leadership goes back to it, in ms. Too
+    /// short, and one that crashes again and again takes its partitions with it each time.
+    pub balance_delay_ms: u64,
+    /// Partitions given back at the same time. Each stands still for some tens of milliseconds.
+    pub balance_at_once_max: usize,
 }
 
 impl Default for PartitionConfig {
@@ -57,10 +77,17 @@ impl Default for PartitionConfig {
             fetch_wait_ms_max: 30_000,
             fetch_bytes_max: 8 << 20,
             read_barrier_timeout_ms: 5_000,
+            metered_topics_max: 200,
             verify_compressed: true,
             decompressed_bytes_max: 64 << 20,
             timestamp_ahead_ms_max: 3_600_000,
+            retention_check_ms: 1_000,
+            trim_bytes_min: 1 << 20,
+            slow_replica_bytes_max: 64 << 20,
             starts_at_once_max: 32,
+            balance_ms: 10_000,
+            balance_delay_ms: 20_000,
+            balance_at_once_max: 8,
         }
     }
 }
@@ -81,7 +108,9 @@ impl PartitionConfig {
             ("fetch_bytes_max", u64::from(self.fetch_bytes_max)),
             ("read_barrier_timeout_ms", self.read_barrier_timeout_ms),
             ("decompressed_bytes_max", self.decompressed_bytes_max as u64),
+            ("retention_check_ms", self.retention_check_ms),
             ("starts_at_once_max", self.starts_at_once_max as u64),
+            ("balance_at_once_max", self.balance_at_once_max as u64),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("partition.{name} must be at least 1")),

@@ -5,9 +5,19 @@
 use std::collections::BTreeMap;
 
 use quorate_proto::ids::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use quorate_proto::v1;
+
+use super::saved::BadState;
 
 /// How many batches of a producer are remembered; as many as Kafka's clients keep in flight.
 pub(super) const REMEMBERED: usize = 5;
+
+/// Producers of a partition that are remembered: of more, those that have not written for the longest time go.
+pub(super) const PRODUCERS_MAX: usize = 10_000;
+
+/// A producer that has not written for so long is forgotten, in ms of the times at which batches were appended: seven
+/// days, as Kafka's `transactional.id.expiration.ms`.
+const IDLE_MS_MAX: i64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// Half of the sequence numbers: what lies less than this ahead is ahead, the rest lies behind.
 const HALF: i64 = 1 << 30;
@@ -60,13 +70,15 @@ struct Past {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Producer {
     epoch: ProducerEpoch,
+    /// When its newest batch was appended, as the log says: never below what was said of an earlier batch.
+    appended_at: Timestamp,
     /// The newest one first, at least one. Inline: most of a partition's memory would else be allocations.
     past: [Option<Past>; REMEMBERED],
 }
 
 impl Producer {
-    fn first(claim: Claim, past: Past) -> Self {
-        Self { epoch: claim.epoch, past: [Some(past), None, None, None, None] }
+    fn first(claim: Claim, past: Past, appended_at: Timestamp) -> Self {
+        Self { epoch: claim.epoch, appended_at, past: [Some(past), None, None, None, None] }
     }
 
     fn newest(&self) -> Past {
@@ -104,54 +116,137 @@ impl Producer {
         })
     }
 
-    fn record(&mut self, claim: Claim, past: Past) {
+    fn record(&mut self, claim: Claim, past: Past, appended_at: Timestamp) {
         if claim.epoch == self.epoch {
             self.past.rotate_right(1);
             self.past[0] = Some(past);
+            self.appended_at = appended_at;
         } else {
-            *self = Self::first(claim, past);
+            *self = Self::first(claim, past, appended_at);
         }
     }
 }
 
 /// The producers of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Producers(BTreeMap<ProducerId, Producer>);
+pub(super) struct Producers {
+    by_id: BTreeMap<ProducerId, Producer>,
+    /// By the offset of the newest batch: the one that has not written for the longest time first.
+    by_use: BTreeMap<Offset, ProducerId>,
+}
 
 impl Producers {
     /// What `claim` is worth. A producer that is not known, and one without an id, may write anything.
     pub(super) fn judge(&self, claim: Claim) -> Judgement {
-        match self.0.get(&claim.producer) {
+        match self.by_id.get(&claim.producer) {
             Some(producer) => producer.judge(claim),
             None => Judgement::Accept,
         }
     }
 
-    /// Remembers a batch that was judged [`Judgement::Accept`].
-    pub(super) fn record(&mut self, claim: Claim, base_offset: Offset, stamp: Timestamp) {
+    /// Remembers a batch that was judged [`Judgement::Accept`]; `base_offset` lies behind those of all before.
+    pub(super) fn record(
+        &mut self,
+        claim: Claim,
+        base_offset: Offset,
+        stamp: Timestamp,
+        appended_at: Timestamp,
+    ) {
         if claim.producer == ProducerId::NONE {
             return;
         }
         let past = Past { first: claim.sequence, last: claim.last(), base_offset, stamp };
-        self.0
-            .entry(claim.producer)
-            .and_modify(|producer| producer.record(claim, past))
-            .or_insert_with(|| Producer::first(claim, past));
+        let producer = match self.by_id.remove(&claim.producer) {
+            Some(mut producer) => {
+                self.by_use.remove(&producer.newest().base_offset);
+                producer.record(claim, past, appended_at);
+                producer
+            }
+            None => Producer::first(claim, past, appended_at),
+        };
+        self.set(claim.producer, producer);
+    }
+
+    /// Forgets those that have been idle for too long before `now`, and those that are too many. Tells how many there
+    /// were. By what the log says alone: all replicas forget the same.
+    pub(super) fn evict(&mut self, now: Timestamp) -> u64 {
+        let idle_before = now.0.saturating_sub(IDLE_MS_MAX);
+        let mut forgotten = 0;
+        while let Some((_, id)) = self.by_use.first_key_value() {
+            let id = *id;
+            let idle = self.by_id.get(&id).is_some_and(|producer| producer.appended_at.0 < idle_before);
+            if !idle && self.by_id.len() <= PRODUCERS_MAX {
+                break;
+            }
+            self.forget(id);
+            forgotten += 1;
+        }
+        forgotten
     }
 
     /// What is known of one producer.
     pub(super) fn get(&self, producer: ProducerId) -> Option<&Producer> {
-        self.0.get(&producer)
+        self.by_id.get(&producer)
     }
 
     /// Takes over what is known of one producer.
     pub(super) fn set(&mut self, id: ProducerId, producer: Producer) {
-        self.0.insert(id, producer);
+        self.by_use.insert(producer.newest().base_offset, id);
+        self.by_id.insert(id, producer);
     }
 
     /// Forgets one producer.
     pub(super) fn forget(&mut self, producer: ProducerId) {
-        self.0.remove(&producer);
+        if let Some(forgotten) = self.by_id.remove(&producer) {
+            self.by_use.remove(&forgotten.newest().base_offset);
+        }
+    }
+
+    pub(super) fn to_wire(&self) -> Vec<v1::ProducerState> {
+        let past = |past: &Past| v1::PastBatch {
+            first_sequence: past.first.0,
+            last_sequence: past.last.0,
+            base_offset: past.base_offset.0,
+            stamp_ms: past.stamp.0,
+        };
+        let producer = |id: &ProducerId| {
+            let producer = &self.by_id[id];
+            v1::ProducerState {
+                id: id.0,
+                epoch: producer.epoch.0.into(),
+                appended_at_ms: producer.appended_at.0,
+                past: producer.past.iter().flatten().map(past).collect(),
+            }
+        };
+        self.by_use.values().map(producer).collect()
+    }
+
+    pub(super) fn from_wire(producers: &[v1::ProducerState]) -> Result<Self, BadState> {
+        let mut read = Self::default();
+        for wire in producers {
+            let mut past = [None; REMEMBERED];
+            if wire.past.is_empty() || wire.past.len() > REMEMBERED {
+                return Err(BadState("a producer with an impossible number of batches"));
+            }
+            for (slot, wire) in past.iter_mut().zip(&wire.past) {
+                *slot = Some(Past {
+                    first: Sequence(wire.first_sequence),
+                    last: Sequence(wire.last_sequence),
+                    base_offset: Offset(wire.base_offset),
+                    stamp: Timestamp(wire.stamp_ms),
+                });
+            }
+            let epoch = i16::try_from(wire.epoch).map_err(|_| BadState("a producer epoch out of range"))?;
+            let appended_at = Timestamp(wire.appended_at_ms);
+            let producer = Producer { epoch: ProducerEpoch(epoch), appended_at, past };
+            let newest = producer.newest().base_offset;
+            let in_order = read.by_use.last_key_value().is_none_or(|(last, _)| *last < newest);
+            if !in_order || read.by_id.contains_key(&ProducerId(wire.id)) {
+                return Err(BadState("producers out of order"));
+            }
+            read.set(ProducerId(wire.id), producer);
+        }
+        Ok(read)
     }
 }
 
@@ -182,6 +277,25 @@ impl Firsts {
             self.0.pop_first();
         }
         self.0.insert(claim.producer, (claim.epoch, claim.sequence));
+    }
+
+    pub(super) fn to_wire(&self) -> Vec<v1::RefusedFirst> {
+        let first = |(producer, (epoch, sequence)): (&ProducerId, &(ProducerEpoch, Sequence))| {
+            v1::RefusedFirst { producer: producer.0, epoch: epoch.0.into(), sequence: sequence.0 }
+        };
+        self.0.iter().map(first).collect()
+    }
+
+    pub(super) fn from_wire(firsts: &[v1::RefusedFirst]) -> Result<Self, BadState> {
+        let mut read = Self::default();
+        for wire in firsts {
+            let epoch = i16::try_from(wire.epoch).map_err(|_| BadState("a producer epoch out of range"))?;
+            let refused = (ProducerEpoch(epoch), Sequence(wire.sequence));
+            if read.0.insert(ProducerId(wire.producer), refused).is_some() {
+                return Err(BadState("a producer is there twice"));
+            }
+        }
+        Ok(read)
     }
 
     /// A batch of the producer was taken.
@@ -235,7 +349,7 @@ mod tests {
             let claim = claim(epoch, sequence, records);
             let judgement = producers.judge(claim);
             if judgement == Judgement::Accept {
-                producers.record(claim, Offset(next), Timestamp(0));
+                producers.record(claim, Offset(next), Timestamp(0), Timestamp(0));
                 writeln!(seen, "{line} -> at {next}").unwrap();
                 next += u64::from(records);
             } else {
@@ -373,8 +487,34 @@ mod tests {
         let mut producers = Producers::default();
         let claim = Claim { producer: ProducerId::NONE, ..claim(-1, -1, 3) };
         assert_eq!(producers.judge(claim), Judgement::Accept);
-        producers.record(claim, Offset(0), Timestamp(0));
+        producers.record(claim, Offset(0), Timestamp(0), Timestamp(0));
         assert_eq!(producers.judge(claim), Judgement::Accept);
+        assert_eq!(producers, Producers::default());
+    }
+
+    #[test]
+    fn the_idle_and_those_too_many_are_forgotten() {
+        let of = |producer, sequence| Claim { producer: ProducerId(producer), ..claim(0, sequence, 1) };
+        let mut producers = Producers::default();
+        let all = i64::try_from(PRODUCERS_MAX).unwrap();
+        for producer in 0..all {
+            producers.record(
+                of(producer, 0),
+                Offset(producer.cast_unsigned()),
+                Timestamp(0),
+                Timestamp(producer),
+            );
+        }
+        assert_eq!(producers.evict(Timestamp(all)), 0);
+        // The first one writes again, so that the second one is idle for the longest time.
+        producers.record(of(0, 1), Offset(all.cast_unsigned()), Timestamp(0), Timestamp(all));
+        producers.record(of(all, 0), Offset(all.cast_unsigned() + 1), Timestamp(0), Timestamp(all));
+        assert_eq!(producers.evict(Timestamp(all)), 1);
+        assert!(producers.get(ProducerId(0)).is_some() && producers.get(ProducerId(1)).is_none());
+        assert_eq!(Producers::from_wire(&producers.to_wire()).as_ref(), Ok(&producers));
+        assert_eq!(producers.evict(Timestamp(IDLE_MS_MAX + 5)), 3, "2, 3 and 4");
+        assert!(producers.get(ProducerId(4)).is_none() && producers.get(ProducerId(5)).is_some());
+        assert_eq!(producers.evict(Timestamp(i64::MAX)), u64::try_from(PRODUCERS_MAX).unwrap() - 3);
         assert_eq!(producers, Producers::default());
     }
 
@@ -408,7 +548,7 @@ mod tests {
                 prop_assert_eq!(producers.judge(claim), model);
                 if model == Judgement::Accept {
                     let base: u64 = written.iter().map(|(_, records)| u64::from(*records)).sum();
-                    producers.record(claim, Offset(base), Timestamp(base.cast_signed()));
+                    producers.record(claim, Offset(base), Timestamp(base.cast_signed()), Timestamp(0));
                     written.push((sequence, records));
                     expected = sequence + i64::from(records);
                 }

@@ -12,7 +12,7 @@ use quorate_proto::batch::{BatchHeader, Records, patch_base_offset, patch_leader
 use quorate_proto::env::Moment;
 use quorate_proto::ids::{LeaderEpoch, LogIndex, NodeId, Offset, PartitionId, Term, Timestamp, TopicName};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Instrument, info_span};
 
 use super::batcher::{Admitted, Batcher, heard};
@@ -20,11 +20,16 @@ use super::config::PartitionConfig;
 use super::dedup::Firsts;
 use super::door::{self, Progress, Room};
 use super::index::STRIDE;
+use super::keeping::Looked;
+use super::lag;
 use super::machine::{Machine, SharedState};
 use super::outgoing::{AnswerHold, AnswerRoom};
 use super::state::State;
-use super::types::{EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced};
+use super::types::{
+    DeleteError, EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced,
+};
 use super::watermark::Watermark;
+use crate::env::metrics::{Lag, TopicMeters};
 use crate::env::{Env, Mark, Point, Task};
 use crate::metadata::{Leadership, TopicConfig};
 use crate::raft::{Group, GroupError, Member, RaftNode, Role};
@@ -33,6 +38,9 @@ use crate::storage::{Head, Kind, ReadError, Store};
 /// How late a fetch may be answered, and how short a produce may be cut, where a [`Point`] does so.
 const LATE_MAX: Duration = Duration::from_millis(200);
 const CUT_SHORT: Duration = Duration::from_millis(2);
+
+/// What is damaged on this node's disk is waited for so long before a reader is told of it: a peer has it.
+const MENDED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What every replica of a node works with.
 #[derive(Clone)]
@@ -47,17 +55,21 @@ pub(super) struct Surroundings {
 /// One replica of one partition. Cheap to clone; works until it is stopped by the manager.
 #[derive(Clone)]
 pub struct Replica {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    around: Surroundings,
-    topic: TopicConfig,
-    group: Group,
-    state: SharedState,
+pub(super) struct Shared {
+    pub(super) around: Surroundings,
+    /// The topic's settings as they are now.
+    topic: watch::Sender<TopicConfig>,
+    pub(super) group: Group,
+    pub(super) state: SharedState,
+    /// What the last look at what is kept has left.
+    pub(super) looked: Mutex<Looked>,
     watermark: Watermark,
     room: Room,
     firsts: Arc<Mutex<Firsts>>,
+    meters: Arc<TopicMeters>,
     /// `None` once the replica is stopped.
     queue: Mutex<Option<mpsc::Sender<Admitted>>>,
 }
@@ -70,6 +82,8 @@ pub(super) struct Place {
     pub(super) group: quorate_proto::ids::GroupId,
     pub(super) config: TopicConfig,
     pub(super) members: Vec<Member>,
+    /// The nodes that have its group, or may.
+    pub(super) others: Vec<NodeId>,
 }
 
 impl Replica {
@@ -78,9 +92,11 @@ impl Replica {
         let state = SharedState::default();
         let watermark = Watermark::new(around.config.fetch_waiters_max);
         let machine = Machine { env: around.env.clone(), state: state.clone(), watermark: watermark.clone() };
-        let group = around.raft.start_group(place.group, place.members, Box::new(machine)).await?;
+        let Place { group, members, others, .. } = place;
+        let group = around.raft.start_group_beside(group, members, others, Box::new(machine)).await?;
         let (queue, admitted) = mpsc::channel(around.config.queue_batches_max);
         let firsts = Arc::default();
+        let meters = around.env.metrics.topic(&place.topic, around.config.metered_topics_max);
         let batcher = Batcher {
             env: around.env.clone(),
             raft: around.raft.clone(),
@@ -88,8 +104,8 @@ impl Replica {
             state: state.clone(),
             watermark: watermark.clone(),
             firsts: Arc::clone(&firsts),
-            timestamp_type: place.config.timestamp_type,
             in_flight_max: around.config.in_flight_batches_max,
+            meters: Arc::clone(&meters),
         };
         let span =
             info_span!("replica", node = %around.me, topic = %place.topic, partition = %place.partition);
@@ -97,9 +113,25 @@ impl Replica {
         let task = around.env.spawn("batcher", async move { raft.vital("batcher", batching).await });
         let room = Room::new(around.config.queue_bytes_max);
         let queue = Mutex::new(Some(queue));
-        let topic = place.config;
-        let shared = Shared { around, topic, group, state, watermark, room, firsts, queue };
+        let topic = watch::Sender::new(place.config);
+        let looked = Mutex::default();
+        let shared = Shared { around, topic, group, state, looked, watermark, room, firsts, meters, queue };
         Ok((Self { shared: Arc::new(shared) }, task))
+    }
+
+    /// From now on the topic has these settings: the next batch is judged by them, what is in flight stays as it is.
+    /// Whether they are others than before.
+    pub(super) fn configure(&self, config: TopicConfig) -> bool {
+        let changed = self.shared.topic.send_if_modified(|now| std::mem::replace(now, config) != config);
+        if changed {
+            self.shared.around.env.reached(Mark::SettingsFollowed);
+        }
+        changed
+    }
+
+    /// The topic's settings as this node knows them. They may change at any time: to be asked for anew each time.
+    pub fn topic_config(&self) -> TopicConfig {
+        *self.shared.topic.borrow()
     }
 
     /// Takes no more batches and wakes who waits; the batcher ends once what is in flight has its answer.
@@ -108,7 +140,7 @@ impl Replica {
         self.shared.watermark.close();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
@@ -164,7 +196,8 @@ impl Replica {
     ) -> Result<oneshot::Receiver<Result<Produced, ProduceError>>, ProduceError> {
         let shared = &*self.shared;
         self.asked_to_lead(epoch, Mark::ProduceBeforeTheFirstOwnEntry).map_err(Unled::produce)?;
-        let header = door::check(&shared.around.config, shared.topic, shared.around.env.wall(), &batch)?;
+        let topic = self.topic_config();
+        let header = door::check(&shared.around.config, topic, shared.around.env.wall(), &batch)?;
         let claim = door::claim_of(&header);
         let overloaded = |what| {
             shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
@@ -186,7 +219,9 @@ impl Replica {
                 TrySendError::Closed(()) => ProduceError::Stopping,
             })?;
         let (reply, done) = oneshot::channel();
-        slot.send(Admitted { header, claim, batch, progress, reply, room });
+        let at = shared.around.env.now();
+        let timestamp_type = topic.timestamp_type;
+        slot.send(Admitted { header, timestamp_type, claim, batch, progress, at, reply, room });
         Ok(done)
     }
 
@@ -245,6 +280,13 @@ impl Replica {
                 let state = shared.state.lock();
                 self.still_leads(term, &state).map_err(Unled::fetch)?;
                 let (start, end) = (state.log_start, state.next_offset);
+                if request.offset < start {
+                    env.reached(if waited {
+                        Mark::TrimmedUnderAReader
+                    } else {
+                        Mark::ReaderBelowTheLogStart
+                    });
+                }
                 if request.offset < start || request.offset > end {
                     return Err(FetchError::OffsetOutOfRange {
                         offset: request.offset,
@@ -262,7 +304,12 @@ impl Replica {
                         Some(room) => Some(room.turn().await),
                         None => None,
                     };
-                    self.heads(range, request.offset, bytes_max).await?
+                    let heads = self.heads(range, request.offset, bytes_max).await;
+                    let (heads, full) = self.unless_trimmed(request.offset, heads)?;
+                    if heads.first().is_some_and(|first| first.base_offset > request.offset) {
+                        return Err(self.trimmed_as_a_follower());
+                    }
+                    (heads, full)
                 }
                 None => (Vec::new(), false),
             };
@@ -280,7 +327,10 @@ impl Replica {
                     }
                 }
                 env.dawdle(Point::FetchAnsweredLate, LATE_MAX).await;
-                let batches = self.read(&heads).await?;
+                let batches = self.unless_trimmed(request.offset, self.read(&heads).await)?;
+                shared.meters.fetches.add(1);
+                shared.meters.fetch_records.add(heads.iter().map(|head| u64::from(head.records)).sum());
+                shared.meters.fetch_bytes.add_count(batches.len());
                 return Ok((Fetched { batches, high_watermark, log_start, epoch: term.epoch() }, hold));
             }
             // It may wait long, and then looks again.
@@ -297,7 +347,7 @@ impl Replica {
 
     /// Waits until a majority has confirmed that all that was committed before is applied here; one of a bounded
     /// number who do.
-    async fn confirm(&self, epoch: Option<LeaderEpoch>) -> Result<(), FetchError> {
+    pub(super) async fn confirm(&self, epoch: Option<LeaderEpoch>) -> Result<(), FetchError> {
         let shared = &*self.shared;
         let _place = shared.watermark.place().map_err(|_| FetchError::Overloaded)?;
         let longest = Duration::from_millis(shared.around.config.read_barrier_timeout_ms);
@@ -308,12 +358,40 @@ impl Replica {
         Ok(())
     }
 
+    /// What was read for `offset`, unless the log start has passed that meanwhile: the log is trimmed only after that is
+    /// seen here, so nothing else is missing from it.
+    fn unless_trimmed<T>(&self, offset: Offset, read: Result<T, FetchError>) -> Result<T, FetchError> {
+        let (log_start, high_watermark) = {
+            let state = self.shared.state.lock();
+            (state.log_start, state.next_offset)
+        };
+        if offset >= log_start {
+            return read;
+        }
+        self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        Err(FetchError::OffsetOutOfRange { offset, log_start, high_watermark })
+    }
+
+    /// A leader trims only what lies before the log start that it has applied. One that led until a moment ago may trim,
+    /// or take up a base, before it has applied as much: what it was reading for somebody is not whole any more.
+    fn trimmed_as_a_follower(&self) -> FetchError {
+        self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        FetchError::NotLeader { leader: self.leadership() }
+    }
+
+    fn is_trimmed(&self, index: LogIndex) -> bool {
+        self.shared.group.log().state().purged.is_some_and(|purged| index <= purged.index)
+    }
+
     /// Why something applied could not be read. The log of a replica that is stopped may be removed at any moment:
-    /// then nothing is damaged.
-    fn unread(&self, reason: &ReadError) -> FetchError {
+    /// then nothing is damaged. What other replicas hold comes from there, here or at the next leader.
+    fn unread(&self, reason: &ReadError, range: &Range<LogIndex>) -> FetchError {
+        let damage = self.shared.group.log().damage();
         match reason {
             ReadError::Failed(_) => FetchError::Stopping,
             _ if self.is_closed() => FetchError::Stopping,
+            ReadError::Missing { index, .. } if self.is_trimmed(*index) => self.trimmed_as_a_follower(),
+            _ if damage.touches(range) && !damage.is_gone_in(range) => FetchError::NotAvailable,
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
             }
@@ -331,7 +409,11 @@ impl Replica {
         let mut bytes = 0;
         let mut from = range.start;
         while from < range.end {
-            let (heads, next) = self.log_heads(from..range.end).await?;
+            let (heads, next) = match self.log_heads(from..range.end).await {
+                Ok(read) => read,
+                Err(_) if !found.is_empty() => return Ok((found, true)),
+                Err(error) => return Err(error),
+            };
             from = next;
             let state = self.shared.state.lock();
             for head in heads {
@@ -352,22 +434,61 @@ impl Replica {
     }
 
     /// Some of the heads in a range that is applied, at least one; and where the rest begins.
-    async fn log_heads(&self, range: Range<LogIndex>) -> Result<(Vec<Head>, LogIndex), FetchError> {
+    pub(super) async fn log_heads(
+        &self,
+        range: Range<LogIndex>,
+    ) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
         let (log, from) = (self.shared.group.log(), range.start);
-        let heads = log.heads(range, stride).await.map_err(|error| self.unread(&error))?;
+        let env = &self.shared.around.env;
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let heads = loop {
+            changed.borrow_and_update();
+            let error = match log.heads(range.clone(), stride).await {
+                Ok(heads) => break heads,
+                Err(error) => error,
+            };
+            let left = until.since(env.now());
+            let first = from..from.next();
+            let gone = log.damage().is_gone_in(&first);
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
+            }
+        };
         match heads.last().map(|last| last.index.next()) {
             Some(next) => Ok((heads, next)),
-            None => Err(self.unread(&ReadError::Missing { group: log.group(), index: from })),
+            None => {
+                let missing = ReadError::Missing { group: log.group(), index: from };
+                Err(self.unread(&missing, &(from..from.next())))
+            }
         }
     }
 
-    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch.
+    /// The bodies of `heads`, one after the other, each with its base offset and leader epoch; those before the first one
+    /// that is damaged, and at least the first.
     pub(super) async fn read(&self, heads: &[Head]) -> Result<Bytes, FetchError> {
         if heads.is_empty() {
             return Ok(Bytes::new());
         }
-        let bodies = self.shared.group.log().bodies(heads).await.map_err(|error| self.unread(&error))?;
+        let (log, env) = (self.shared.group.log(), &self.shared.around.env);
+        let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
+        let (heads, bodies) = loop {
+            changed.borrow_and_update();
+            // What is known to be damaged ends what is read before it.
+            let damage = log.damage();
+            let whole = heads.iter().position(|head| damage.holds(head.index)).unwrap_or(heads.len());
+            let heads = &heads[..whole.max(1)];
+            let error = match log.bodies(heads).await {
+                Ok(bodies) => break (heads, bodies),
+                Err(error) => error,
+            };
+            let first = heads[0].index..heads[0].index.next();
+            let gone = log.damage().is_gone_in(&first);
+            let left = until.since(env.now());
+            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+                return Err(self.unread(&error, &first));
+            }
+        };
         let mut batches = BytesMut::with_capacity(bodies.iter().map(Bytes::len).sum());
         for (head, body) in heads.iter().zip(&bodies) {
             let start = batches.len();
@@ -411,22 +532,44 @@ impl Replica {
     /// The first record whose timestamp is at or after `at`: decodes one batch, or a few whose headers claim a later
     /// time than their records have.
     async fn at_time(&self, at: Timestamp) -> Result<Option<(Offset, Timestamp)>, FetchError> {
-        let range = {
-            let state = self.shared.state.lock();
-            state.index.at_time(at).map(|from| from..state.next_index)
-        };
-        let Some(Range { start: mut from, end }) = range else { return Ok(None) };
+        loop {
+            let (log_start, range) = {
+                let state = self.shared.state.lock();
+                (state.log_start, state.index.at_time(at).map(|from| from..state.next_index))
+            };
+            let found = match range {
+                Some(range) => self.at_time_in(range, log_start, at).await,
+                None => Ok(None),
+            };
+            // Otherwise something was perhaps trimmed while it was looked for.
+            if self.log_start() == log_start {
+                return found;
+            }
+            self.shared.around.env.reached(Mark::TrimmedUnderAReader);
+        }
+    }
+
+    /// [`Replica::at_time`] in a range of the log, of what lies at the log start or behind it.
+    async fn at_time_in(
+        &self,
+        range: Range<LogIndex>,
+        log_start: Offset,
+        at: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>, FetchError> {
+        let Range { start: mut from, end } = range;
         while from < end {
             let (heads, next) = self.log_heads(from..end).await?;
             from = next;
             let late_enough = |head: &Head| {
                 head.kind == Kind::Batch
                     && head.max_timestamp >= at
+                    && ends(head) > log_start
                     && !self.shared.state.lock().is_void(head.index)
             };
             for head in heads.into_iter().filter(late_enough) {
                 let batch = self.read(&[head]).await?;
-                let found = first_at(&batch, at, self.shared.around.config.decompressed_bytes_max);
+                let decompressed_bytes_max = self.shared.around.config.decompressed_bytes_max;
+                let found = first_at(&batch, at, log_start, decompressed_bytes_max);
                 if let Some(found) = found.map_err(FetchError::Damaged)? {
                     return Ok(Some(found));
                 }
@@ -447,7 +590,7 @@ impl Replica {
         let term = self.leading(current).map_err(Unled::fetch)?;
         let state = self.shared.state.lock();
         self.still_leads(term, &state).map_err(Unled::fetch)?;
-        Ok(EpochEnd { found: state.epochs.end_of(epoch, state.next_offset), epoch: term.epoch() })
+        Ok(EpochEnd { found: state.epoch_end(epoch), epoch: term.epoch() })
     }
 
     /// Exclusive end of what may be read, as applied on this node.
@@ -479,6 +622,18 @@ impl Replica {
         self.shared.state.lock().log_start
     }
 
+    /// How far the other replicas are behind, if this node leads; those that lack nothing are absent.
+    pub(super) fn lags(&self) -> Vec<(NodeId, Lag)> {
+        let shared = &*self.shared;
+        let matched = match self.role() {
+            Role::Leader { ready: true, .. } => shared.group.matched(),
+            Role::Leader { ready: false, .. } | Role::Follower { .. } => return Vec::new(),
+        };
+        let matched = matched.into_iter().map(|(node, last)| (node, last.map(|last| last.index)));
+        let wall = shared.around.env.wall();
+        lag::of(matched, &shared.state.lock(), wall, |from| shared.group.log().recent_heads(from))
+    }
+
     /// Whether this node leads the partition.
     pub fn role(&self) -> Role {
         self.shared.group.role()
@@ -507,7 +662,7 @@ impl Replica {
 
     /// The term this node leads in, if it may answer a request that names `epoch`: an entry of the term is applied,
     /// so nothing older is missing (KIP-207), and the epochs agree.
-    fn leading(&self, epoch: Option<LeaderEpoch>) -> Result<Term, Unled> {
+    pub(super) fn leading(&self, epoch: Option<LeaderEpoch>) -> Result<Term, Unled> {
         if self.is_closed() {
             return Err(Unled::Stopping);
         }
@@ -535,7 +690,7 @@ impl Replica {
 }
 
 /// Why this node does not answer as the leader.
-enum Unled {
+pub(super) enum Unled {
     NotLeader { leader: Option<Leadership> },
     Fenced { asked: LeaderEpoch, current: LeaderEpoch, leader: Option<Leadership> },
     UnknownEpoch { asked: LeaderEpoch, current: LeaderEpoch },
@@ -543,6 +698,10 @@ enum Unled {
 }
 
 impl Unled {
+    pub(super) fn delete(self) -> DeleteError {
+        DeleteError::from(self.fetch())
+    }
+
     fn produce(self) -> ProduceError {
         match self {
             Self::NotLeader { leader } => ProduceError::NotLeader { leader },
@@ -563,21 +722,22 @@ impl Unled {
 }
 
 /// The offset after a batch.
-fn ends(head: &Head) -> Offset {
+pub(super) fn ends(head: &Head) -> Offset {
     head.base_offset.plus(head.records)
 }
 
-/// The first record of a batch at or after a time.
+/// The first record of a batch at or after a time, and not before the log start.
 fn first_at(
     batch: &Bytes,
     at: Timestamp,
+    log_start: Offset,
     decompressed_bytes_max: usize,
 ) -> Result<Option<(Offset, Timestamp)>, String> {
     let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
     let records = Records::new(&header, batch, decompressed_bytes_max).map_err(|error| error.to_string())?;
     for record in records {
         let record = record.map_err(|error| error.to_string())?;
-        if record.timestamp >= at {
+        if record.timestamp >= at && record.offset >= log_start {
             return Ok(Some((record.offset, record.timestamp)));
         }
     }

@@ -1,9 +1,11 @@
 //! What a replica knows of its partition from the entries applied so far. Pure: heads only, no clock.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use quorate_proto::ids::{LogIndex, Offset, Timestamp};
+use quorate_proto::ids::{LeaderEpoch, LogIndex, Offset, Timestamp};
 
+use super::command::Command;
 use super::dedup::{Claim, Firsts, Judgement, Producers};
 use super::epochs::Epochs;
 use super::index::OffsetIndex;
@@ -20,7 +22,7 @@ pub(super) struct State {
     pub(super) next_offset: Offset,
     /// First offset that can be read.
     pub(super) log_start: Offset,
-    /// Body bytes of accepted batches, counted from the start of this process.
+    /// Body bytes of all batches that were ever accepted.
     pub(super) applied_bytes: u64,
     /// The largest `appended_at` so far.
     pub(super) appended_at: Timestamp,
@@ -29,7 +31,10 @@ pub(super) struct State {
     pub(super) firsts: Firsts,
     pub(super) epochs: Epochs,
     pub(super) index: OffsetIndex,
-    voids: BTreeSet<LogIndex>,
+    /// Batches without an offset, from the first run of the index on.
+    pub(super) voids: BTreeSet<LogIndex>,
+    /// Producers that were forgotten so far.
+    pub(super) forgotten: u64,
 }
 
 /// What became of an entry.
@@ -41,6 +46,15 @@ pub(super) enum Applied {
     Accepted { base_offset: Offset },
     /// A batch out of place: takes an index and no offset, and is never read.
     Void,
+}
+
+/// Where a run of batches lies in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    /// Its entries, and those without an offset behind it.
+    pub(super) range: Range<LogIndex>,
+    /// Bytes of all batches up to its end, from the partition's first one on.
+    pub(super) bytes_through: u64,
 }
 
 /// The producer's side of an entry.
@@ -58,14 +72,13 @@ impl State {
     /// its leader believed, offsets stay dense and no record is there twice.
     ///
     /// # Panics
-    /// If an entry is applied twice or out of order.
+    /// If an entry is applied twice or out of order, or is a command: see [`State::obey`].
     pub(super) fn apply(&mut self, head: &Head) -> Applied {
-        assert!(head.index >= self.next_index, "entries are applied in order, each once");
-        self.next_index = head.index.next();
-        self.epochs.note(head.term, self.next_offset);
+        self.begin(head);
         match head.kind {
             Kind::Batch => {}
-            Kind::Blank | Kind::Membership | Kind::Command => return Applied::NoBatch,
+            Kind::Blank | Kind::Membership => return Applied::NoBatch,
+            Kind::Command => unreachable!("a command is applied with its body"),
         }
         let claim = claim_of(head);
         let unknown = self.producers.get(claim.producer).is_none();
@@ -80,16 +93,63 @@ impl State {
             self.voids.insert(head.index);
             return Applied::Void;
         }
-        self.index.add(head.index, head.base_offset, head.max_timestamp);
+        self.index.add(head.index, head.base_offset, head.max_timestamp, self.applied_bytes);
         self.firsts.taken(claim.producer);
-        self.producers.record(claim, head.base_offset, head.max_timestamp);
-        self.next_offset = head.base_offset.plus(head.records);
         self.appended_at = self.appended_at.max(head.appended_at);
+        self.producers.record(claim, head.base_offset, head.max_timestamp, self.appended_at);
+        self.forgotten += self.producers.evict(self.appended_at);
+        self.next_offset = head.base_offset.plus(head.records);
         self.applied_bytes += u64::from(head.body_bytes);
         Applied::Accepted { base_offset: head.base_offset }
     }
 
-    /// Whether a batch of the log, already applied, has offsets.
+    /// Applies a command. The log start never goes back, nor past the next offset; what lies before it is forgotten,
+    /// whether or not the log still holds it, so that replicas that trim at different times stay equal.
+    ///
+    /// # Panics
+    /// If an entry is applied twice or out of order.
+    pub(super) fn obey(&mut self, head: &Head, command: Command) {
+        self.begin(head);
+        match command {
+            Command::SetLogStart { offset } => {
+                let log_start = offset.min(self.next_offset);
+                if log_start <= self.log_start {
+                    return;
+                }
+                self.log_start = log_start;
+                self.index.trim(log_start, self.next_offset);
+                self.epochs.trim(log_start);
+                self.voids = match self.index.first() {
+                    Some(first) => self.voids.split_off(&first),
+                    None => BTreeSet::new(),
+                };
+            }
+        }
+    }
+
+    /// The first run of the index that holds something behind `kept`.
+    pub(super) fn run_behind(&self, kept: Offset) -> Option<Behind> {
+        let runs = self.index.runs(self.next_offset, self.applied_bytes);
+        let mut runs = runs.skip_while(|run| run.end <= kept);
+        let run = runs.next()?;
+        let end = runs.next().map_or(self.next_index, |next| next.index);
+        Some(Behind { range: run.index..end, bytes_through: run.bytes_through })
+    }
+
+    fn begin(&mut self, head: &Head) {
+        assert!(head.index >= self.next_index, "entries are applied in order, each once");
+        self.next_index = head.index.next();
+        self.epochs.note(head.term, self.next_offset);
+    }
+
+    /// Where an epoch ended: [`Epochs::end_of`]; one that lies before the log start ended where the oldest that is
+    /// known begins, as Kafka answers.
+    pub(super) fn epoch_end(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let trimmed = || self.epochs.first_start().filter(|_| self.log_start > Offset(0));
+        self.epochs.end_of(epoch, self.next_offset).or_else(|| trimmed().map(|start| (epoch, start)))
+    }
+
+    /// Whether a batch of the log, already applied and not before the log start, has offsets.
     pub(super) fn is_void(&self, index: LogIndex) -> bool {
         self.voids.contains(&index)
     }
@@ -100,11 +160,11 @@ mod tests {
     use std::fmt::Write;
 
     use expect_test::{Expect, expect};
-    use quorate_proto::ids::{GroupId, LeaderEpoch, ProducerEpoch, ProducerId, Sequence, Term};
+    use quorate_proto::ids::{GroupId, ProducerEpoch, ProducerId, Sequence, Term};
 
     use super::*;
 
-    /// `term blank` or `term batch base_offset records [producer sequence]`; indexes count from 0.
+    /// `term blank`, `term batch base_offset records [producer sequence]` or `term start offset`; indexes count from 0.
     fn check(script: &str, expected: Expect) -> State {
         let mut state = State::default();
         let mut seen = String::new();
@@ -127,6 +187,12 @@ mod tests {
                 body_bytes: 100,
                 body_crc: 0,
             };
+            if words[1] == "start" {
+                let offset = Offset(number(2).unwrap().into());
+                state.obey(&Head { kind: Kind::Command, ..head }, Command::SetLogStart { offset });
+                writeln!(seen, "{line} -> log start {}", state.log_start).unwrap();
+                continue;
+            }
             let applied = state.apply(&head);
             writeln!(seen, "{line} -> {applied:?}, next {}", state.next_offset).unwrap();
         }
@@ -159,6 +225,34 @@ mod tests {
         assert_eq!(state.applied_bytes, 300);
         assert!(state.is_void(LogIndex(2)) && !state.is_void(LogIndex(4)));
         assert_eq!(state.epochs.end_of(LeaderEpoch(1), Offset(6)), Some((LeaderEpoch(1), Offset(5))));
+    }
+
+    #[test]
+    fn the_log_start_only_rises_and_never_past_the_end() {
+        let state = check(
+            "1 batch 0 3
+             1 batch 9 1
+             2 batch 3 2
+             2 start 4
+             2 start 2
+             3 batch 5 1
+             3 start 90
+             3 batch 6 1",
+            expect![[r"
+                1 batch 0 3 -> Accepted { base_offset: Offset(0) }, next 3
+                1 batch 9 1 -> Void, next 3
+                2 batch 3 2 -> Accepted { base_offset: Offset(3) }, next 5
+                2 start 4 -> log start 4
+                2 start 2 -> log start 4
+                3 batch 5 1 -> Accepted { base_offset: Offset(5) }, next 6
+                3 start 90 -> log start 6
+                3 batch 6 1 -> Accepted { base_offset: Offset(6) }, next 7
+            "]],
+        );
+        assert_eq!(state.index.at_offset(Offset(6)), Some(LogIndex(7)), "what lies before is forgotten");
+        assert!(!state.is_void(LogIndex(1)));
+        assert_eq!(state.epoch_end(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(5))));
+        assert_eq!(state.epoch_end(LeaderEpoch(3)), Some((LeaderEpoch(3), Offset(7))));
     }
 
     #[test]

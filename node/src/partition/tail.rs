@@ -83,7 +83,7 @@ impl Tail {
             {
                 self.ahead.set(claim.producer, applied.clone());
             }
-            self.ahead.record(claim, self.next_offset, max_timestamp);
+            self.ahead.record(claim, self.next_offset, max_timestamp, self.appended_at);
             *self.flying.entry(claim.producer).or_default() += 1;
         }
         self.next_offset = self.next_offset.plus(claim.records);
@@ -146,8 +146,7 @@ mod tests {
 
     #[test]
     fn stamps_never_go_back() {
-        let mut state = State::default();
-        state.appended_at = Timestamp(50);
+        let state = State { appended_at: Timestamp(50), ..State::default() };
         let mut tail = Tail::new(Term(1), &state);
         assert_eq!(tail.stamp(Timestamp(40)), Timestamp(50));
         assert_eq!(tail.stamp(Timestamp(60)), Timestamp(60));

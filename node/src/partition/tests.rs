@@ -16,7 +16,7 @@ use super::dedup::Claim;
 use super::replica::{Place, Replica, Surroundings};
 use super::*;
 use crate::env::Task;
-use crate::metadata::{TimestampType, TopicConfig};
+use crate::metadata::{Retention, TimestampType, TopicConfig};
 use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, BatchAnswer, Group, Member, Proposal, Role};
 use crate::storage::{Head, Kind};
@@ -50,6 +50,7 @@ impl Partition {
             group: GROUP,
             config: topic,
             members: vec![Member { node: alone.me, identity: alone.identity }],
+            others: Vec::new(),
         };
         let (replica, batcher) = Replica::start(around, place).await.unwrap();
         let role = || matches!(replica.role(), Role::Leader { ready: true, .. });
@@ -275,6 +276,33 @@ async fn an_entry_out_of_place_is_void_and_the_batcher_begins_anew() {
     assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
     let partition = partition.restart(TopicConfig::default()).await;
     assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 1), (1, 1), (2, 1)]));
+}
+
+#[tokio::test]
+async fn a_topic_that_is_set_otherwise_takes_what_comes_after_and_knows_what_came_before() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    assert_eq!(partition.produce(idempotent(0, 3)).await, Ok(0));
+    let set = TopicConfig {
+        message_bytes_max: 200,
+        timestamp_type: TimestampType::LogAppendTime,
+        ..TopicConfig::default()
+    };
+    assert!(partition.replica.configure(set) && !partition.replica.configure(set), "told once");
+    assert_eq!(partition.replica.topic_config(), set);
+    assert_eq!(partition.produce(idempotent(0, 3)).await, Ok(0), "the same as before");
+    assert_eq!(partition.produce(idempotent(3, 1)).await, Ok(3));
+    let refused = partition.produce(idempotent(4, 50)).await;
+    assert!(matches!(refused, Err(ProduceError::Batch(BatchError::TooLarge { .. }))), "{refused:?}");
+    assert!(partition.replica.configure(TopicConfig::default()));
+    assert_eq!(partition.produce(idempotent(4, 50)).await, Ok(4));
+    assert_eq!(partition.fetch(0, u32::MAX).await, Ok(vec![(0, 3), (3, 1), (4, 50)]));
+    // A retry is told the time that the batch bears, whatever the topic is set to now.
+    let again = async |batch| {
+        let produced = partition.replica.produce(None, batch, partition.deadline()).await.unwrap();
+        (produced.base_offset.0, produced.log_append_time.is_some())
+    };
+    assert_eq!(again(idempotent(3, 1)).await, (3, true));
+    assert_eq!(again(idempotent(4, 50)).await, (4, false));
 }
 
 #[tokio::test]
@@ -511,4 +539,109 @@ async fn fetches_of_one_reader_look_for_records_in_turn() {
     others.pop();
     assert_eq!(fetched.await.unwrap().0.high_watermark, Offset(1));
     assert!(room.turn().now_or_never().is_some(), "the turn was given back");
+}
+
+async fn delete(partition: &Partition, before: DeleteBefore) -> Result<u64, DeleteError> {
+    let deleted = partition.replica.delete_records(None, before, partition.deadline()).await;
+    deleted.map(|deleted| deleted.log_start.0)
+}
+
+#[tokio::test]
+async fn deleted_records_are_not_read_any_more_also_after_a_restart() {
+    let mut partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    for timestamps in [&[10, 20, 30][..], &[40], &[50, 60]] {
+        partition.produce(batch(ProducerStamp::NONE, timestamps)).await.unwrap();
+    }
+    let before = |offset| DeleteBefore::Offset(Offset(offset));
+    assert_eq!(delete(&partition, before(5)).await, Ok(5));
+    assert_eq!(delete(&partition, before(2)).await, Ok(5), "there is nothing more to delete");
+    let range = |offset| (Offset(offset), Offset(5), Offset(6));
+    let (offset, log_start, high_watermark) = range(7);
+    let beyond = DeleteError::OffsetOutOfRange { offset, log_start, high_watermark };
+    assert_eq!(delete(&partition, before(7)).await, Err(beyond));
+    for _ in 0..2 {
+        let (offset, log_start, high_watermark) = range(4);
+        let out = FetchError::OffsetOutOfRange { offset, log_start, high_watermark };
+        assert_eq!(partition.fetch(4, u32::MAX).await, Err(out));
+        assert_eq!(partition.fetch(5, u32::MAX).await, Ok(vec![(4, 2)]), "a batch is read as a whole");
+        let find = async |at| partition.replica.list_offset(None, at).await.unwrap().offset.map(|it| it.0);
+        assert_eq!(find(OffsetAt::Earliest).await, Some(5));
+        assert_eq!(find(OffsetAt::Timestamp(Timestamp(0))).await, Some(5), "not one that is deleted");
+        partition = partition.restart(TopicConfig::default()).await;
+    }
+    assert_eq!(delete(&partition, DeleteBefore::HighWatermark).await, Ok(6));
+    assert_eq!(partition.fetch(6, u32::MAX).await, Ok(vec![]));
+    assert_eq!(partition.produce(plain(1)).await, Ok(6));
+    assert_eq!(partition.fetch(6, u32::MAX).await, Ok(vec![(6, 1)]));
+    partition.replica.close();
+    assert_eq!(delete(&partition, DeleteBefore::HighWatermark).await, Err(DeleteError::Stopping));
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_hears_that_what_it_waits_for_is_deleted() {
+    let partition = Partition::start(Alone::start().await, TopicConfig::default()).await;
+    partition.produce(plain(2)).await.unwrap();
+    let replica = partition.replica.clone();
+    let request =
+        Fetch { epoch: None, offset: Offset(0), bytes_max: u32::MAX, bytes_min: u32::MAX, wait: LONG };
+    let mut waiting = Box::pin(async move { replica.fetch(request).await });
+    assert!((&mut waiting).now_or_never().is_none());
+    assert_eq!(delete(&partition, DeleteBefore::HighWatermark).await, Ok(2));
+    let told = waiting.await.unwrap_err();
+    assert!(matches!(told, FetchError::OffsetOutOfRange { log_start: Offset(2), .. }), "{told:?}");
+}
+
+#[tokio::test]
+async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
+    let size = idempotent(0, 1).len() as u64;
+    let retention = Retention { ms: None, bytes: Some(2 * size) };
+    let config = TopicConfig { retention, ..TopicConfig::default() };
+    let mut partition = Partition::start(Alone::start().await, config).await;
+    for sequence in 0..100 {
+        partition.produce(idempotent(sequence, 1)).await.unwrap();
+    }
+    assert_eq!(partition.replica.log_start(), Offset(0), "nobody has looked yet");
+    partition.replica.keep().await;
+    assert_eq!(partition.replica.log_start(), Offset(98));
+    assert_eq!(partition.fetch(98, u32::MAX).await, Ok(vec![(98, 1), (99, 1)]));
+    // There is little to go: the log is trimmed once nothing more comes.
+    let purged = |partition: &Partition| partition.group().log().state().purged;
+    assert_eq!(purged(&partition), None);
+    partition.replica.keep().await;
+    eventually(&partition.alone.env, "the log is trimmed", || purged(&partition).is_some()).await;
+    let group = partition.group();
+    assert_eq!(purged(&partition), group.base());
+    let first = group.log().heads(LogIndex(0)..LogIndex(u64::MAX), 1).await.unwrap();
+    assert_eq!(first[0].base_offset, Offset(98));
+    drop(group);
+    for _ in 0..2 {
+        partition = partition.restart(config).await;
+        assert_eq!(partition.replica.log_start(), Offset(98));
+        assert_eq!(partition.fetch(98, u32::MAX).await, Ok(vec![(98, 1), (99, 1)]));
+        assert_eq!(partition.produce(idempotent(99, 1)).await, Ok(99), "a retry");
+        assert_eq!(partition.produce(idempotent(95, 1)).await, Ok(95), "a retry of what is trimmed");
+        assert_eq!(partition.produce(idempotent(90, 1)).await, Err(ProduceError::DuplicateSequence));
+    }
+    assert_eq!(partition.produce(idempotent(100, 1)).await, Ok(100));
+    partition.replica.keep().await;
+    assert_eq!(partition.replica.log_start(), Offset(99));
+}
+
+#[tokio::test]
+async fn what_is_too_old_goes_and_nothing_else() {
+    let retention = Retention { ms: Some(1_000_000), bytes: None };
+    let config = TopicConfig { retention, ..TopicConfig::default() };
+    let partition = Partition::start(Alone::start().await, config).await;
+    let now = partition.alone.env.wall().0;
+    for age in [3_000_000, 2_000_000, 0, 2_000_000] {
+        partition.produce(batch(ProducerStamp::NONE, &[now - age])).await.unwrap();
+    }
+    for _ in 0..3 {
+        partition.replica.keep().await;
+        assert_eq!(partition.replica.log_start(), Offset(2), "what lies behind one that is young stays");
+    }
+    let all = TopicConfig { retention: Retention { ms: Some(0), bytes: None }, ..config };
+    let partition = partition.restart(all).await;
+    partition.replica.keep().await;
+    assert_eq!(partition.replica.log_start(), Offset(4), "0 keeps nothing");
 }

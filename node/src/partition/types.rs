@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::batch::BatchError;
-use quorate_proto::ids::{LeaderEpoch, Offset, ProducerEpoch, Timestamp};
+use quorate_proto::ids::{LeaderEpoch, NodeId, Offset, ProducerEpoch, Timestamp};
 use thiserror::Error;
 
 use crate::metadata::Leadership;
+use crate::storage::DiskRoom;
 
 /// A batch that is in the log, on the disks of a majority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,15 @@ pub enum ProduceError {
     /// A queue or the memory for unsynced entries is full: wait and retry here.
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
+    /// The disk of this node, or those of so many others that no majority would take it, is nearly full: wait, or ask who
+    /// leads by now.
+    #[error("{}", .room.refusal(*.node))]
+    DiskFull {
+        /// Whose.
+        node: NodeId,
+        /// How much is left there.
+        room: DiskRoom,
+    },
     /// The deadline passed before it was proposed, or it lost its place and must be sent again.
     #[error("not written: {0}")]
     NotAvailable(&'static str),
@@ -199,6 +209,90 @@ pub struct EpochEnd {
     pub found: Option<(LeaderEpoch, Offset)>,
     /// The epoch of the leader that answers.
     pub epoch: LeaderEpoch,
+}
+
+/// Up to where records are to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeleteBefore {
+    /// Those before this offset.
+    Offset(Offset),
+    /// All that can be read now.
+    HighWatermark,
+}
+
+/// Records are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// First offset that can still be read.
+    pub log_start: Offset,
+    /// The epoch of the leader that answers.
+    pub epoch: LeaderEpoch,
+}
+
+/// Why records were not deleted. All but [`DeleteError::Unknown`] say: surely not done.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeleteError {
+    /// Another node leads, or none yet: ask the one named.
+    #[error("this node does not lead the partition")]
+    NotLeader {
+        /// The newest leadership heard of.
+        leader: Option<Leadership>,
+    },
+    /// The request names an older leader epoch: refresh the metadata.
+    #[error("leader epoch {asked} is past: the partition is at {current}")]
+    Fenced {
+        /// What the request named.
+        asked: LeaderEpoch,
+        /// What this leader leads in.
+        current: LeaderEpoch,
+        /// The newest leadership heard of.
+        leader: Option<Leadership>,
+    },
+    /// The request names an epoch that this node has not heard of: wait and retry.
+    #[error("leader epoch {asked} is not known here yet: the partition is at {current}")]
+    UnknownEpoch {
+        /// What the request named.
+        asked: LeaderEpoch,
+        /// What this leader leads in.
+        current: LeaderEpoch,
+    },
+    /// Past what can be read.
+    #[error(
+        "records before offset {offset} cannot be deleted: the partition holds {log_start}..{high_watermark}"
+    )]
+    OffsetOutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// First offset that can be read.
+        log_start: Offset,
+        /// Exclusive end of what may be read.
+        high_watermark: Offset,
+    },
+    /// No majority confirmed in time that this node still leads, or too many ask for that.
+    #[error("no majority answered in time")]
+    NotAvailable,
+    /// The replica is being stopped: go elsewhere.
+    #[error("the replica is stopping")]
+    Stopping,
+    /// Perhaps done: asking again is harmless.
+    #[error("the outcome is not known: perhaps done")]
+    Unknown,
+}
+
+impl From<FetchError> for DeleteError {
+    /// What kept a leader from saying where its records end.
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::NotLeader { leader } => Self::NotLeader { leader },
+            FetchError::Fenced { asked, current, leader } => Self::Fenced { asked, current, leader },
+            FetchError::UnknownEpoch { asked, current } => Self::UnknownEpoch { asked, current },
+            FetchError::OffsetOutOfRange { offset, log_start, high_watermark } => {
+                Self::OffsetOutOfRange { offset, log_start, high_watermark }
+            }
+            FetchError::Overloaded | FetchError::NotAvailable | FetchError::Damaged(_) => Self::NotAvailable,
+            FetchError::Stopping => Self::Stopping,
+        }
+    }
 }
 
 /// Why a node has no replica to ask.

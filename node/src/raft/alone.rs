@@ -17,7 +17,7 @@ use super::{PeerHooks, RaftConfig, RaftNode};
 use crate::env::gate::{Gate, GatedDisk};
 use crate::env::os::{OsDisk, OsPool};
 use crate::env::transport::{Lane, LinkWatch, PeerError};
-use crate::env::{Env, PeerHandler, PeerLink, Task, Transport};
+use crate::env::{Env, Metrics, PeerHandler, PeerLink, Task, Transport};
 use crate::storage::{Store, StoreConfig};
 
 /// A node without peers.
@@ -47,7 +47,9 @@ impl Alone {
     async fn start_in(folder: TempDir, base: quorate_proto::env::Env) -> Self {
         let gate = Gate::default();
         let disk = GatedDisk { disk: OsDisk::open(folder.path()).unwrap(), gate: gate.clone() };
-        let env = Env { base, disk: Arc::new(disk), transport: Arc::new(Nobody), pool: Arc::new(OsPool) };
+        let metrics = Metrics::default();
+        let (transport, pool) = (Arc::new(Nobody), Arc::new(OsPool));
+        let env = Env { base, disk: Arc::new(disk), transport, pool, metrics };
         let me = NodeId(1);
         let (store, _) = Store::open(&env, StoreConfig::default(), me).await.unwrap();
         let identity = store.facts().identity();

@@ -27,9 +27,34 @@ pub struct RaftConfig {
     pub append_timeout_ms: u64,
     /// Gap between the beats of a node to each peer, in ms: these say who leads what.
     pub beat_ms: u64,
+    /// Gap between looks at whether logs may be trimmed, in ms. Too large, and disks hold what nobody needs.
+    pub trim_check_ms: u64,
+    /// Bytes a second that members which fell behind may take of this node's disk and links, of all groups together: bases,
+    /// and entries that are not in memory any more. Too small, and a replaced node takes for ever; too large, and it slows
+    /// the others.
+    pub catch_up_bytes_per_s: u64,
+    /// Entries of a group from one recent checkpoint to the next. More make a start after a crash longer, which replays
+    /// them; fewer write more.
+    pub checkpoint_entries: u64,
     /// After a proven death survivors stand for election one after the other, so many ms apart. Too small, and they
     /// split the vote.
     pub failover_rank_ms: u64,
+    /// Groups of a node that stand for election at the same time, where a proven death or a restart calls for many.
+    /// Too many, and those that could be led wait for all others' votes; too few, and a node that led much is replaced
+    /// slowly.
+    pub elections_at_once_max: usize,
+    /// A group in which nothing happens for so long, in ms, falls quiet: it sends no heartbeats until something does,
+    /// and the beats of its leader's node stand for them. 0: never. Too short, and a group that is written to now and
+    /// then wakes each time, for a round trip.
+    pub quiet_after_ms: u64,
+    /// How many entries a node may be behind and still be handed leadership. What it lacks it must get while nobody
+    /// writes.
+    pub transfer_behind_max: u64,
+    /// Groups whose leadership is handed over at the same time when a node stops. Each stands still meanwhile.
+    pub transfers_at_once_max: usize,
+    /// How long a node that stops may take to hand over what it leads, in ms; then it stops all the same, and the
+    /// others find out.
+    pub hand_over_ms_max: u64,
     /// Unsafe, and openraft's default: a leader that restarts takes up its term again without an election. It
     /// replicates before its own sync, so after a crash that took its tail it uses a log id a second time, and entries
     /// that were acknowledged are lost. Here for the simulator to show it; in code only.
@@ -48,7 +73,15 @@ impl Default for RaftConfig {
             append_in_flight_max: 32,
             append_timeout_ms: 5_000,
             beat_ms: 100,
+            trim_check_ms: 1_000,
+            catch_up_bytes_per_s: 64 << 20,
+            checkpoint_entries: 10_000,
             failover_rank_ms: 30,
+            elections_at_once_max: 64,
+            quiet_after_ms: 1_000,
+            transfer_behind_max: 1_000,
+            transfers_at_once_max: 32,
+            hand_over_ms_max: 3_000,
             leader_restore: false,
         }
     }
@@ -86,6 +119,11 @@ impl RaftConfig {
             self.append_timeout_ms < self.election_timeout_ms_max,
             "raft.append_timeout_ms must be at least raft.election_timeout_ms_max",
         )?;
+        refuse(self.trim_check_ms == 0, "raft.trim_check_ms must be at least 1")?;
+        refuse(self.catch_up_bytes_per_s == 0, "raft.catch_up_bytes_per_s must be at least 1")?;
+        refuse(self.checkpoint_entries == 0, "raft.checkpoint_entries must be at least 1")?;
+        refuse(self.elections_at_once_max == 0, "raft.elections_at_once_max must be at least 1")?;
+        refuse(self.transfers_at_once_max == 0, "raft.transfers_at_once_max must be at least 1")?;
         refuse(
             self.beat_ms == 0 || self.beat_ms > self.election_timeout_ms_min,
             "raft.beat_ms must be between 1 and raft.election_timeout_ms_min",

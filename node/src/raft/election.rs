@@ -152,13 +152,18 @@ async fn stand(
     until: Moment,
     config: &RaftConfig,
 ) {
-    let Some(env) = group.upgrade().map(|group| group.env.clone()) else { return };
+    let Some((env, elections)) = group.upgrade().map(|group| (group.env.clone(), group.elections.clone()))
+    else {
+        return;
+    };
     let rank = if env.perturb(Point::ElectionEarly) { 0 } else { delay_ms };
     env.sleep(Duration::from_millis(rank)).await;
     env.dawdle(Point::ElectionLate, Duration::from_millis(config.election_timeout_ms_max)).await;
     let before = dead_vote.or_else(|| group.upgrade().map(|group| Group(group).vote()));
     let mut seen: Option<(RaftVote, Moment)> = None;
     loop {
+        // Where a node has died that led much, some groups stand after the others.
+        let turn = elections.clone().acquire_owned().await.ok();
         let now = env.now();
         let Some(running) = group.upgrade().map(Group) else { return };
         let vote = running.vote();
@@ -170,6 +175,8 @@ async fn stand(
         if led || now >= prolonged.map_or(until, |(_, until)| until) {
             return;
         }
+        // It may have caught up, or been mended, by the next look.
+        let fit = running.fitness().stands;
         // Somebody stands, perhaps this node: its votes are on their way to disks.
         let candidate = !vote.committed && Some(vote) != before && vote.leader_id.voted_for != NOBODY;
         let since = match seen {
@@ -177,7 +184,7 @@ async fn stand(
             Some(_) | None => now,
         };
         seen = Some((vote, since));
-        if !candidate || now >= since + CANDIDATE || env.perturb(Point::CandidateImpatient) {
+        if fit && (!candidate || now >= since + CANDIDATE || env.perturb(Point::CandidateImpatient)) {
             // What the dead leader sent before it died is still on its way through queues, and renews its lease.
             if let Some(dead_vote) = dead_vote {
                 set_lease_aside(&running.0, dead_vote).await;
@@ -199,5 +206,6 @@ async fn stand(
         let (least, most) = RETRY_MS;
         let pause = least + env.random_below(most - least);
         env.sleep(Duration::from_millis(pause.min(config.election_timeout_ms_min))).await;
+        drop(turn);
     }
 }

@@ -15,17 +15,26 @@ use openraft::{Raft, ReadPolicy, ServerState};
 use openraft_rt::WatchReceiver;
 use quorate_proto::ids::{GroupId, NodeId, Term};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
+use super::base::Base;
+use super::fitness::Fitness;
+use super::floor::Floor;
+use super::log_store::Phase;
 use super::machine::Machine;
+use super::quiesce::Ledger;
 use super::runtime::{Registry, Scope};
 use super::timers::ElectionTimer;
+use super::trim;
 use super::types::{
     Answer, CommittedLeaderId, Config, Member, Payload, Proposal, RaftVote, log_id_from_raft, members_of,
     node_from_raft, node_to_raft, vote_to_store,
 };
 use crate::env::{Env, Mark, Moment, Point, Task};
 use crate::storage::{HardVote, Log, LogId};
+
+/// How long a group may take to save what it has applied before it ends.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// How long a proposal may take to be queued, where a [`Point`] makes it so.
 const LATE_MAX: Duration = Duration::from_millis(50);
@@ -111,6 +120,21 @@ pub(super) struct Running {
     /// The leader whose death was proven and who is being replaced, by its vote, and until when.
     pub(super) replacing: Mutex<Option<(RaftVote, Moment)>>,
     pub(super) timer: ElectionTimer,
+    /// Told to whoever waits in the log for something to be mended.
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) base: Arc<Base>,
+    pub(super) floor: Arc<Floor>,
+    /// What is quiet on this node.
+    pub(super) ledger: Arc<Ledger>,
+    /// One wakes the group at a time; others wait for that.
+    pub(super) waking: AsyncMutex<()>,
+    /// Whom this node hands leadership to, while it does.
+    pub(super) transfer: watch::Sender<Option<NodeId>>,
+    /// The newest term whose leader asked this node to take over, and whether somebody chose that.
+    pub(super) handed: Mutex<Option<(Term, bool)>>,
+    pub(super) tenure: Mutex<Tenure>,
+    /// Elections of this node that wait for no timer.
+    pub(super) elections: Arc<Semaphore>,
     /// What ends the group, once somebody has begun to.
     pub(super) ending: AsyncMutex<Option<Task>>,
 }
@@ -154,6 +178,7 @@ impl Group {
             Role::Leader { .. } => return Err(NotLeader { leader: Some(self.0.me) }),
             Role::Follower { leader, .. } => return Err(NotLeader { leader }),
         }
+        self.wake(Mark::WokenByProposal).await;
         self.0.env.dawdle(Point::ProposalLate, LATE_MAX).await;
         if self.0.env.perturb(Point::ProposalNotAppended) {
             let (refuse, outcome) = oneshot::channel();
@@ -178,7 +203,10 @@ impl Group {
             return Err(BarrierError::Timeout);
         }
         let read = self.0.scope.enter(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).boxed();
-        match self.0.env.timeout(timeout, read).await {
+        let read = self.0.env.timeout(timeout, read).await;
+        // Its heartbeats have woken the followers.
+        self.stirred_here();
+        match read {
             Ok(Ok(_applied)) => Ok(()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
                 Err(BarrierError::NotLeader { leader: leader_of(&to) })
@@ -194,6 +222,19 @@ impl Group {
     /// The vote that this node holds, as durable as its answers need it.
     pub fn hard_vote(&self) -> HardVote {
         vote_to_store(&self.vote())
+    }
+
+    /// What it may do, by what is lost of its log here.
+    pub(super) fn fitness(&self) -> Fitness {
+        Fitness::of(&self.0.log.damage())
+    }
+
+    /// What it is known up to of another member's log, if this node leads.
+    pub(super) fn matched_by(&self, member: NodeId) -> Option<LogId> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&node_to_raft(member))?;
+        matched.as_ref().map(log_id_from_raft)
     }
 
     /// The last entry that is applied here, in this life of the process.
@@ -233,7 +274,26 @@ impl Group {
         ending.get_or_insert_with(end).ended().await;
     }
 
+    /// Saves what is applied, if a start without it would take its time.
+    async fn part(&self) {
+        if self.0.raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+        let asked = self.0.raft.with_state_machine(|machine| {
+            let checkpoint = machine.parting_checkpoint();
+            Box::pin(async move { checkpoint })
+        });
+        if let Ok(Ok(Some((at, body)))) = self.0.env.timeout(PARTING, self.0.scope.enter(asked)).await {
+            let saved = trim::save_checkpoint(&self.0.log, at, body);
+            if self.0.env.timeout(PARTING, saved).await.is_err() {
+                tracing::debug!(group = %self.0.id, "checkpoint was not saved in time: the next start takes longer");
+            }
+        }
+    }
+
     async fn end(&self) {
+        self.0.phase.send_replace(Phase::Ending);
+        self.part().boxed().await;
         if let Err(error) = self.0.scope.enter(self.0.raft.shutdown()).boxed().await {
             tracing::warn!(group = %self.0.id, %error, "raft group did not shut down cleanly");
         }
@@ -242,9 +302,48 @@ impl Group {
     }
 }
 
+/// Who led last, in this life of the process.
+#[derive(Debug, Default)]
+pub(super) struct Tenure {
+    /// Since when this node leads, and in which term.
+    pub(super) led: Option<(Term, Moment)>,
+    /// The last leader that was not this node.
+    pub(super) before: Option<NodeId>,
+    /// The newest term in which it has handed its leadership over: openraft takes nothing in any more, nor does it beat,
+    /// whatever comes of it.
+    pub(super) given_up: Option<Term>,
+}
+
 impl Running {
+    pub(super) fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node hands over what it leads in `term`, if it does.
+    pub(super) fn give_up(&self, term: Term) {
+        let mut tenure = self.tenure();
+        tenure.given_up = tenure.given_up.max(Some(term));
+    }
+
     pub(super) fn replacing(&self) -> MutexGuard<'_, Option<(RaftVote, Moment)>> {
         self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node's role is another one: remembers since when it leads, and after whom.
+    pub(super) fn note_role(&self, role: Role) {
+        let now = self.env.now();
+        let mut tenure = self.tenure();
+        match role {
+            Role::Leader { term, .. } => {
+                if tenure.led.is_none_or(|(known, _)| known != term) {
+                    tenure.led = Some((term, now));
+                }
+            }
+            Role::Follower { leader, .. } => {
+                tenure.led = None;
+                tenure.before = leader.filter(|leader| *leader != self.me).or(tenure.before);
+            }
+        }
     }
 
     /// openraft has ended: this node leads no more.

@@ -1,9 +1,10 @@
 //! What this node knows of its peers' lives and of who leads what. Pure: told what happened, it says what follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_proto::ids::{GroupId, Incarnation, NodeId, Term};
 
+use super::quiet::digest_of;
 use crate::env::Moment;
 use crate::env::transport::LinkEvent;
 
@@ -30,6 +31,12 @@ struct Peer {
     taken_for_dead: bool,
     /// It was heard again, and not by another incarnation.
     lived: bool,
+    /// When this incarnation was first heard.
+    since: Option<Moment>,
+    /// It says that nobody is to hand leadership to it.
+    unfit: bool,
+    /// A digest of what it knows this node to lead, as it said last.
+    knows: Option<u64>,
 }
 
 /// The peers, and the newest heard leader of each group.
@@ -46,7 +53,45 @@ impl Liveness {
         peer.heard = Some(now);
         let before = peer.incarnation.replace(incarnation);
         peer.lived |= std::mem::take(&mut peer.taken_for_dead) && before == Some(incarnation);
+        if before != Some(incarnation) {
+            peer.since = Some(now);
+            peer.unfit = false;
+            peer.knows = None;
+        }
         before.is_some_and(|before| before != incarnation).then_some(Death(node))
+    }
+
+    /// `node` says whether leadership may be handed to it, and, as a digest, what it knows this node to lead.
+    pub(super) fn said(&mut self, node: NodeId, unfit: bool, knows: u64) {
+        let peer = self.peers.entry(node).or_default();
+        (peer.unfit, peer.knows) = (unfit, Some(knows));
+    }
+
+    /// Whether `node` is known to know that this one leads what comes to this digest.
+    pub(super) fn is_known_to(&self, node: NodeId, digest: u64) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.knows == Some(digest))
+    }
+
+    /// A digest of what `node` is known to lead.
+    pub(super) fn known_of(&self, node: NodeId) -> u64 {
+        let led = self.leaders.iter().filter(|(_, known)| known.leader == node);
+        digest_of_leads(led.map(|(group, known)| (*group, known.term)))
+    }
+
+    /// Whether `node` says that nobody is to hand leadership to it.
+    pub(super) fn is_unfit(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.unfit)
+    }
+
+    /// The peers that were heard since then, and not taken for dead afterwards.
+    pub(super) fn near(&self, since: Moment) -> BTreeSet<NodeId> {
+        let near = |peer: &Peer| !peer.taken_for_dead && peer.heard.is_some_and(|heard| heard >= since);
+        self.peers.iter().filter(|(_, peer)| near(peer)).map(|(node, _)| *node).collect()
+    }
+
+    /// Since when the process that `node` is now is known of.
+    pub(super) fn alive_since(&self, node: NodeId) -> Option<Moment> {
+        self.peers.get(&node).and_then(|peer| peer.since)
     }
 
     /// Whether `node` was taken for dead and has been heard again since; told once.
@@ -131,6 +176,12 @@ impl Liveness {
     }
 }
 
+/// Of groups that somebody leads, each in a term.
+pub(super) fn digest_of_leads(leads: impl IntoIterator<Item = (GroupId, Term)>) -> u64 {
+    let digests = leads.into_iter().map(|(group, term)| digest_of([group.0, term.0, 0]));
+    digests.fold(0, u64::wrapping_add)
+}
+
 /// The place of `me` among the `survivors` who stand for election one after the other. Drawn from group and term, so
 /// that a dead node's groups do not all go to one.
 pub(super) fn rank(survivors: &[NodeId], me: NodeId, group: GroupId, term: Term) -> u64 {
@@ -160,7 +211,10 @@ mod tests {
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "it never stood");
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
         assert_eq!(liveness.link(A, LinkEvent::Reset), None);
+        liveness.heard(A, Incarnation(1), at(5));
+        assert_eq!(liveness.near(at(5)), BTreeSet::from([A]));
         assert_eq!(liveness.link(A, LinkEvent::Refused), Some(Death(A)));
+        assert_eq!(liveness.near(at(0)), BTreeSet::new(), "who is dead is not near");
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "once");
         assert_eq!(liveness.link(A, LinkEvent::Reset), None);
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
@@ -189,6 +243,34 @@ mod tests {
         assert_eq!(liveness.heard(A, Incarnation(2), at(2)), Some(Death(A)));
         assert_eq!(liveness.heard(A, Incarnation(2), at(3)), None);
         assert_eq!(liveness.alive(), BTreeMap::from([(A, at(3))]));
+    }
+
+    #[test]
+    fn what_a_process_says_of_itself_ends_with_it() {
+        let mut liveness = Liveness::default();
+        assert_eq!(liveness.alive_since(A), None);
+        liveness.heard(A, Incarnation(1), at(5));
+        liveness.said(A, true, 7);
+        assert!(liveness.is_known_to(A, 7) && !liveness.is_known_to(A, 8));
+        liveness.heard(A, Incarnation(1), at(6));
+        assert_eq!((liveness.alive_since(A), liveness.is_unfit(A)), (Some(at(5)), true));
+        liveness.heard(A, Incarnation(2), at(7));
+        assert_eq!((liveness.alive_since(A), liveness.is_unfit(A)), (Some(at(7)), false));
+        assert!(!liveness.is_known_to(A, 7));
+    }
+
+    #[test]
+    fn what_is_known_of_a_leader_has_the_digest_of_what_it_leads() {
+        let mut liveness = Liveness::default();
+        let leads = BTreeMap::from([(G, Term(3)), (GroupId(8), Term(1))]);
+        liveness.beat(A, &leads);
+        liveness.leads(GroupId(9), Leadership { leader: B, term: Term(1) });
+        assert_eq!(liveness.known_of(A), digest_of_leads(leads.clone()));
+        assert_ne!(liveness.known_of(A), liveness.known_of(B));
+        liveness.leads(G, Leadership { leader: B, term: Term(4) });
+        assert_ne!(liveness.known_of(A), digest_of_leads(leads), "it must say so again");
+        liveness.forget_leader(A);
+        assert_eq!(liveness.known_of(A), digest_of_leads([]));
     }
 
     #[test]

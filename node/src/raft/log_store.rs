@@ -1,49 +1,88 @@
 //! openraft's log over [`storage::Log`](crate::storage::Log): the Raft log is the partition's log, kept once.
 //!
 //! Who reads what: apply (`entries_stream`) and restart (`try_get_log_entries`) get batches without their bodies;
-//! replication (`limited_get_log_entries`) gets whole entries, as many as fit the bytes of a message. An entry
-//! without its body never goes back into a log.
+//! replication (`limited_get_log_entries`) gets whole entries, as many as fit the bytes of a message, and a batch that
+//! no replica can read without its body, to be passed over. An entry without its body never goes back into a log.
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use quorate_proto::ids::LogIndex;
+use tokio::sync::watch;
 
+use super::rate::Rate;
 use super::types::{
     Config, RaftEntryOf, RaftLogId, RaftVote, entry_from_raft, entry_to_raft, log_id_from_raft,
     log_id_to_raft, vote_from_store, vote_to_store,
 };
-use crate::storage::{Body, Entry, Kind, Log, LogId};
+use crate::env::{Env, Moment};
+use crate::storage::{Body, Entry, Head, Kind, Log, LogId, ReadError};
 
 /// Heads read at once for apply and restart.
 const HEADS_MAX: usize = 512;
 
-/// One group's log, as openraft sees it.
+/// How long a start waits for something that is damaged to be mended, before it is given up and tried again.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is damaged is read again at least so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where a group is in its life, for whoever waits for its log to be mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// openraft reads what there is.
+    Starting,
+    /// It runs: a reader waits as long as it takes.
+    Running,
+    /// It ends: nobody waits any more.
+    Ending,
+}
+
+/// One group's log, as openraft sees it. What the disk has damaged is waited for: another replica has it.
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: Log,
     /// Bounds what one message of replication carries, in bytes of bodies.
     append_bytes_max: u64,
+    env: Env,
+    /// For entries that have left the memory.
+    rate: Arc<Rate>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Log, append_bytes_max: u64) -> Self {
-        Self { log, append_bytes_max }
+    pub(super) fn new(
+        log: Log,
+        append_bytes_max: u64,
+        env: Env,
+        rate: Arc<Rate>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        Self { log, append_bytes_max, env, rate, phase }
     }
 
     /// Entries of the range for apply: bodies only of those that apply looks into. At most [`HEADS_MAX`].
     async fn heads(&self, range: Range<LogIndex>) -> io::Result<Vec<RaftEntryOf>> {
-        let heads = self.log.heads(range, HEADS_MAX).await.map_err(io::Error::other)?;
-        let whole: Vec<_> = heads.iter().filter(|head| needs_body(head.kind)).copied().collect();
-        let mut bodies = match whole.is_empty() {
-            true => Vec::new(),
-            false => self.log.bodies(&whole).await.map_err(io::Error::other)?,
-        }
-        .into_iter();
+        let end = range.end.min(LogIndex(range.start.0.saturating_add(HEADS_MAX as u64)));
+        let (began, mut changed) = (self.env.now(), self.log.damage_changed());
+        let (heads, bodies) = loop {
+            changed.borrow_and_update();
+            let error = match self.heads_once(range.clone()).await {
+                Ok(read) => break read,
+                Err(error) => error,
+            };
+            if !self.mended(&(range.start..end), &mut changed, began).await {
+                return Err(io::Error::other(error));
+            }
+        };
+        let mut bodies = bodies.into_iter();
         let entry = |head: crate::storage::Head| {
             let body = match needs_body(head.kind) {
                 true => Body::Here(bodies.next().ok_or_else(|| io::Error::other("a body was not given"))?),
@@ -52,6 +91,54 @@ impl LogStore {
             entry_to_raft(Entry { head, body }).map_err(io::Error::other)
         };
         heads.into_iter().map(entry).collect()
+    }
+
+    /// Heads, and the bodies of those that need one.
+    async fn heads_once(&self, range: Range<LogIndex>) -> Result<(Vec<Head>, Vec<Bytes>), ReadError> {
+        let heads = self.log.heads(range, HEADS_MAX).await?;
+        let whole: Vec<_> = heads.iter().filter(|head| needs_body(head.kind)).copied().collect();
+        let bodies = match whole.is_empty() {
+            true => Vec::new(),
+            false => self.log.bodies(&whole).await?,
+        };
+        Ok((heads, bodies))
+    }
+
+    /// Whether to read a range again that could not be read, because of what is damaged in it: waits for a while until
+    /// it may have been mended. `changed` was marked as seen before the read.
+    async fn mended(
+        &self,
+        range: &Range<LogIndex>,
+        changed: &mut watch::Receiver<u64>,
+        began: Moment,
+    ) -> bool {
+        let mut phase = self.phase.clone();
+        let waits = match *phase.borrow_and_update() {
+            Phase::Starting => self.env.now().since(began) < START_PATIENCE,
+            Phase::Running => true,
+            Phase::Ending => false,
+        };
+        if !waits {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            told = phase.changed() => told.is_ok(),
+            again = self.log.may_be_mended(range, changed, LOOK_AGAIN) => again,
+        }
+    }
+
+    /// A batch that no replica can read, without its body: others hold it too, and what lies behind it is replicated all
+    /// the same.
+    async fn without_body(&self, only: &Range<LogIndex>) -> Option<RaftEntryOf> {
+        if !self.log.damage().is_gone_in(only) {
+            return None;
+        }
+        let head = self.log.heads(only.clone(), 1).await.ok()?.into_iter().next()?;
+        if head.index != only.start || head.kind != Kind::Batch {
+            return None;
+        }
+        entry_to_raft(Entry { head, body: Body::Absent }).ok()
     }
 
     /// The part of `range` that the log holds.
@@ -73,7 +160,11 @@ impl LogStore {
         start.max(first)..end.min(past)
     }
 
-    fn stream(&self, range: Range<u64>) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
+    /// The entries of a range that the log holds, for apply and replay: bodies only of those that apply looks into.
+    pub(super) fn stream(
+        &self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = io::Result<RaftEntryOf>> + Send + use<> {
         let chunks = stream::try_unfold((self.clone(), range), |(store, range)| async move {
             if range.is_empty() {
                 return Ok(None);
@@ -135,7 +226,31 @@ impl RaftLogReader<Config> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntryOf>> {
         let range = LogIndex(start)..LogIndex(end);
-        let entries = self.log.entries(range, self.append_bytes_max).await.map_err(io::Error::other)?;
+        let is_old = range.start < self.log.memory_start();
+        let (began, mut changed) = (self.env.now(), self.log.damage_changed());
+        let entries = loop {
+            changed.borrow_and_update();
+            let error = match self.log.entries(range.clone(), self.append_bytes_max).await {
+                Ok(entries) => break entries,
+                Err(error) => error,
+            };
+            // Only the first one can fail: what lies before the damage is given.
+            let first = range.start..range.start.next();
+            if let Some(entry) = self.without_body(&first).await {
+                return Ok(vec![entry]);
+            }
+            if !self.mended(&first, &mut changed, began).await {
+                return Err(io::Error::other(error));
+            }
+        };
+        if entries.first().is_none_or(|first| first.head.index.0 != start) {
+            // Trimmed meanwhile: nothing may be sent in its place. Nothing at all is taken for a heartbeat.
+            return Ok(Vec::new());
+        }
+        if is_old {
+            let bytes: u64 = entries.iter().map(|entry| u64::from(entry.head.body_bytes)).sum();
+            self.rate.take(&self.env, bytes).await;
+        }
         entries.into_iter().map(|entry| entry_to_raft(entry).map_err(io::Error::other)).collect()
     }
 
@@ -216,6 +331,8 @@ impl RaftLogStorage<Config> for LogStore {
     }
 
     async fn purge(&mut self, through: RaftLogId) -> io::Result<()> {
-        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)
+        self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)?;
+        tracing::info!(group = %self.log.group(), through = through.index, "log was trimmed");
+        Ok(())
     }
 }

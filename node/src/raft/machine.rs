@@ -1,21 +1,22 @@
 //! openraft's state machine over [`Apply`].
 //!
-//! Nothing of it is persisted: a restart replays the heads from the start of the log, so it starts with nothing
-//! applied. Checkpoints will change that.
+//! What is applied lies in memory. A start goes on from the group's newest checkpoint that counts and replays the heads
+//! behind it; a base that came from the leader takes the place of all of it.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use quorate_proto::ids::GroupId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::snapshot::{NoSnapshots, SnapshotData};
+use super::base::{Base, Builder, RaftSnapshot, Saved, SnapshotData, StoredMembership};
 use super::types::{Answer, Config, RaftLogId, entry_from_raft, log_id_from_raft};
-use crate::env::{Env, Point};
+use crate::env::{Env, Mark, Point};
 use crate::storage::{Entry, LogId};
 
 /// Answers held back until their entries are published: one wake of the readers for so many.
@@ -25,17 +26,30 @@ const ANSWERS_MAX: usize = 256;
 const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// What a group's owner does with what was committed. Called in log order, for each index exactly once in the life of
-/// the process: a restart begins at the start of the log.
+/// the process, but for what a checkpoint stands for: then what comes behind it follows [`Apply::restore`].
 pub trait Apply: Send + 'static {
     /// Takes an entry. `body` is `Absent` for a batch; blank and membership entries come too, as they take an index.
     /// Must be deterministic: all replicas must come to the same state and answer.
     fn apply(&mut self, entry: &Entry) -> Answer;
 
-    /// After a run of entries, and before their answers go out: publish what readers wait for.
+    /// After a run of entries, and before their answers go out; and after [`Apply::restore`]: publish what readers wait
+    /// for.
     fn applied(&mut self, last: LogId);
-}
 
-type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Config>;
+    /// All that was made of the entries so far: whoever restores it goes on as if it had applied them itself. The same
+    /// bytes on all replicas.
+    fn save(&self) -> Bytes;
+
+    /// Takes the place of all that was applied here with what [`Apply::save`] gave, here or on another replica.
+    ///
+    /// # Errors
+    /// A sentence, if it is nothing of the kind; then nothing has changed.
+    fn restore(&mut self, state: &[u8]) -> Result<(), String>;
+
+    /// Another owner of the same kind that has applied nothing, and whose doings nobody sees: the log is replayed into
+    /// it for a checkpoint as of an earlier entry.
+    fn fresh(&self) -> Box<dyn Apply>;
+}
 
 /// One group's state machine.
 pub(super) struct Machine {
@@ -45,19 +59,48 @@ pub(super) struct Machine {
     owner: Mutex<Box<dyn Apply>>,
     last: Option<RaftLogId>,
     membership: StoredMembership,
+    base: Arc<Base>,
     /// The last entry applied, for those who wait for one of a leader's own term.
     applied: Arc<watch::Sender<Option<LogId>>>,
+    /// To whoever saves recent checkpoints, one at a time.
+    checkpoints: mpsc::Sender<(LogId, SnapshotData)>,
+    /// Entries applied since the last one, and how many make the next.
+    since_checkpoint: u64,
+    checkpoint_entries: u64,
+}
+
+/// What a [`Machine`] is made of.
+pub(super) struct Parts {
+    pub(super) env: Env,
+    pub(super) group: GroupId,
+    /// Restored to `resumed`, if there is any.
+    pub(super) owner: Box<dyn Apply>,
+    /// The last entry that `owner` has applied, and the members as of it.
+    pub(super) resumed: Option<(RaftLogId, StoredMembership)>,
+    pub(super) base: Arc<Base>,
+    pub(super) applied: Arc<watch::Sender<Option<LogId>>>,
+    pub(super) checkpoints: mpsc::Sender<(LogId, SnapshotData)>,
+    pub(super) checkpoint_entries: u64,
 }
 
 impl Machine {
-    pub(super) fn new(
-        env: Env,
-        group: GroupId,
-        owner: Box<dyn Apply>,
-        applied: Arc<watch::Sender<Option<LogId>>>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { env, group, owner, resumed, base, applied, checkpoints, checkpoint_entries } = parts;
+        let (last, membership) =
+            resumed.map_or_else(Default::default, |(last, members)| (Some(last), members));
         let owner = Mutex::new(owner);
-        Self { env, group, owner, last: None, membership: StoredMembership::default(), applied }
+        Self {
+            env,
+            group,
+            owner,
+            last,
+            membership,
+            base,
+            applied,
+            checkpoints,
+            since_checkpoint: 0,
+            checkpoint_entries,
+        }
     }
 
     fn owner(&mut self) -> &mut dyn Apply {
@@ -71,11 +114,38 @@ impl Machine {
             responder.send(answer);
         }
     }
+
+    /// What is applied now, as a checkpoint, if there is anything.
+    fn checkpoint(&mut self) -> Option<(LogId, SnapshotData)> {
+        let at = self.last.as_ref().map(log_id_from_raft)?;
+        let membership = self.membership.clone();
+        let saved = Saved { membership, state: self.owner().save() };
+        self.since_checkpoint = 0;
+        Some((at, saved.encode()))
+    }
+
+    /// The same, if enough was applied since the last one that a start without it would take its time.
+    pub(super) fn parting_checkpoint(&mut self) -> Option<(LogId, SnapshotData)> {
+        if self.since_checkpoint > self.checkpoint_entries / 8 { self.checkpoint() } else { None }
+    }
+
+    /// Hands a checkpoint over to be saved, if one is due and the last one is saved.
+    fn checkpoint_if_due(&mut self) {
+        let due = self.since_checkpoint >= self.checkpoint_entries
+            || (self.since_checkpoint > 0 && self.env.perturb(Point::CheckpointEarly));
+        if !due || self.checkpoints.capacity() == 0 {
+            return;
+        }
+        if let Some(checkpoint) = self.checkpoint() {
+            // It only makes a start shorter: without anybody to save it there is none.
+            drop(self.checkpoints.try_send(checkpoint));
+        }
+    }
 }
 
 impl RaftStateMachine<Config> for Machine {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = NoSnapshots;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
         Ok((self.last, self.membership.clone()))
@@ -85,6 +155,7 @@ impl RaftStateMachine<Config> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<Config>>> + Unpin + OptionalSend,
     {
+        let began = self.env.now();
         self.env.dawdle(Point::ApplyLate, LATE_MAX).await;
         let mut answers = Vec::new();
         let mut unpublished = None;
@@ -99,6 +170,7 @@ impl RaftStateMachine<Config> for Machine {
                 self.owner().apply(&entry)
             };
             self.last = Some(id);
+            self.since_checkpoint += 1;
             let id = log_id_from_raft(&id);
             unpublished = Some(id);
             if let Some(responder) = responder {
@@ -112,28 +184,45 @@ impl RaftStateMachine<Config> for Machine {
         if let Some(last) = unpublished {
             self.publish(last, &mut answers);
         }
+        self.checkpoint_if_due();
+        self.env.metrics.stage_apply.observe(self.env.now().since(began));
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<NoSnapshots> {
-        Some(NoSnapshots)
+    /// The base is made before openraft is asked to take a snapshot: there is nothing to put off, and without one nothing
+    /// was trimmed.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        (force || self.base.at().is_some()).then(|| Builder(self.base.clone()))
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshots {
-        NoSnapshots
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.base.clone())
     }
 
     async fn install_snapshot(
         &mut self,
-        _meta: &openraft::type_config::alias::SnapshotMetaOf<Config>,
-        _snapshot: SnapshotData,
+        meta: &openraft::type_config::alias::SnapshotMetaOf<Config>,
+        snapshot: SnapshotData,
     ) -> io::Result<()> {
-        Err(NoSnapshots::error())
+        let last = meta.last_log_id.ok_or_else(|| io::Error::other("a base of no entry"))?;
+        let at = log_id_from_raft(&last);
+        let saved = Saved::decode(&snapshot).map_err(io::Error::other)?;
+        // Durable before anybody sees it; the log is trimmed to it by openraft's next step, or the next start.
+        self.base.install(at, snapshot).await?;
+        self.owner().restore(&saved.state).map_err(io::Error::other)?;
+        if self.last.is_some() {
+            self.env.reached(Mark::BaseInstalledOverState);
+        }
+        self.env.reached(Mark::BaseInstalled);
+        tracing::info!(group = %self.group, index = %at.index, "base of the leader was installed");
+        self.last = Some(last);
+        self.membership = saved.membership;
+        self.since_checkpoint = 0;
+        self.publish(at, &mut Vec::new());
+        Ok(())
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> io::Result<Option<openraft::type_config::alias::SmSnapshotOf<Config, Self>>> {
-        Ok(None)
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
+        self.base.snapshot().await
     }
 }

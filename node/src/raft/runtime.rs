@@ -126,7 +126,7 @@ impl Scope {
 
 /// A moment of the node's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Instant(Moment);
+pub(super) struct Instant(pub(super) Moment);
 
 impl openraft_rt::Instant for Instant {
     fn now() -> Self {

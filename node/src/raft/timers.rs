@@ -4,6 +4,7 @@
 //! are due at different times cannot share a message. What its ticks do is done here by the same rules: a leader
 //! beats, and a voter that has not heard one for the lease and a random time more asks for pre-votes.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use openraft::ServerState;
 use openraft_rt::WatchReceiver;
+use quorate_proto::ids::NodeId;
 
-use super::config::RaftConfig;
 use super::group::{Group, GroupRaft, Running};
 use super::node::Inner;
 use super::types::RaftVote;
-use crate::env::{Env, Moment};
+use crate::env::{Env, Mark, Moment};
 
 /// When a group on this node stands for election, if it hears nobody. Off until [`ElectionTimer::start`].
 #[derive(Debug, Default)]
@@ -48,6 +49,11 @@ enum Due {
 impl ElectionTimer {
     fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the leader is waited for.
+    pub(super) fn is_started(&self) -> bool {
+        self.lock().is_some()
     }
 
     /// The leader may be waited for from now on.
@@ -106,26 +112,35 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
             if beats {
                 beat = now + Duration::from_millis(node.config().heartbeat_ms);
             }
-            let looks =
-                node.running().into_iter().filter_map(|group| look(&group, node.config(), now, beats));
+            let heard = if beats { node.heard_lately(now) } else { BTreeSet::new() };
+            let beating = beats.then_some(&heard);
+            let looks = node.running().into_iter().filter_map(|group| look(&node, &group, now, beating));
             looks.fold(beat, Moment::min)
         };
         env.clock.sleep_until(wake).await;
     }
 }
 
-/// Does for one group what is due, and says when to come back, if before the next heartbeat.
-fn look(group: &Group, config: &RaftConfig, now: Moment, beats: bool) -> Option<Moment> {
+/// Does for one group what is due, and says when to come back, if before the next heartbeat. `beating`: who is heard,
+/// if a heartbeat is due.
+fn look(node: &Inner, group: &Group, now: Moment, beating: Option<&BTreeSet<NodeId>>) -> Option<Moment> {
+    let config = node.config();
     let (vote, state) = {
         let metrics = group.0.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         (metrics.vote, metrics.state)
     };
     if state == ServerState::Leader {
-        if beats {
+        if beating.is_some_and(|heard| !node.rests(group, heard, now)) {
             queue(group.0.scope.enter(group.0.raft.trigger().heartbeat()));
         }
         return None;
+    }
+    if !group.fitness().stands {
+        return None;
+    }
+    if let Some(kept) = node.kept_quiet(group, &vote) {
+        group.0.timer.heard(kept);
     }
     let draw = || {
         let (least, most) = (config.election_timeout_ms_min, config.election_timeout_ms_max);
@@ -134,7 +149,15 @@ fn look(group: &Group, config: &RaftConfig, now: Moment, beats: bool) -> Option<
     let lease = Duration::from_millis(config.election_timeout_ms_max);
     match group.0.timer.due(now, vote, lease, draw) {
         Due::Later(at) => at,
+        // It is about to stop: others are better leaders.
+        Due::Now if node.is_unfit() => {
+            group.0.timer.stood();
+            None
+        }
         Due::Now => {
+            if node.ledger.lock().stirred(group.id()) {
+                node.env().reached(Mark::WokenByLostContact);
+            }
             group.0.scope.start(stand(
                 group.downgrade(),
                 group.0.raft.clone(),

@@ -166,6 +166,8 @@ pub(super) enum Malformed {
     Entry { index: usize, reason: String },
     #[error("a membership entry cannot be read: {0}")]
     Membership(String),
+    #[error("a checkpoint cannot be read: {0}")]
+    Checkpoint(String),
 }
 
 /// The largest term: clients see terms as leader epochs, which are i32.
@@ -272,7 +274,7 @@ pub(super) fn members_of(membership: &RaftMembership) -> impl Iterator<Item = Me
 }
 
 fn member_to_wire(member: Member) -> v1::Member {
-    v1::Member { node: member.node.0, identity: member.identity.to_wire() }
+    v1::Member { node: member.node.0, identity: member.identity.to_wire(), ..v1::Member::default() }
 }
 
 impl Payload {

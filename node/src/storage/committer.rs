@@ -19,7 +19,7 @@ use super::state::{Active, Request, Sealing, Shared};
 use super::stream::{Item, Place};
 use super::transcript::{Line, Tail, put};
 use super::volume::Volume;
-use crate::env::{Mark, Point, pool};
+use crate::env::{Mark, Moment, Point, pool};
 
 /// What a commit, and the word of it, may take beside its writing, where a [`Point`] makes them slow.
 const LATE_MAX: Duration = Duration::from_millis(30);
@@ -100,6 +100,7 @@ async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
     let work = take(shared, &mut in_flight.requests());
     let changes = changes(shared, &in_flight.requests());
     let requests = in_flight.clone();
+    let began = shared.env.now();
     let (failure, other, meta) = (shared.failure.clone(), shared.failure.clone(), shared.meta.clone());
     let entries = pool::run(&*shared.pool, move || {
         let done = failure.catch("a commit", || {
@@ -122,7 +123,9 @@ async fn commit(shared: &Arc<Shared>, in_flight: &InFlight) {
     shared.env.dawdle(Point::SyncToldLate, LATE_MAX).await;
     match (done, noted) {
         (Ok(Ok(done)), Ok(())) if shared.failure.refusal().is_none() => {
-            accept(shared, work, done, &in_flight.requests());
+            let now = shared.env.now();
+            shared.metrics.commit_time.observe(now.since(began));
+            accept(shared, work, done, &in_flight.requests(), now);
             while let Some(request) = in_flight.next() {
                 request.answer(Ok(()));
             }
@@ -139,8 +142,13 @@ fn changes(shared: &Shared, requests: &VecDeque<Request>) -> Vec<Change> {
     for request in requests {
         match request {
             Request::Vote { group, vote, .. } => changes.push(Change::Vote(*group, *vote)),
-            Request::Remove { group, .. } => changes.push(Change::VoteGone(*group)),
-            Request::Append { .. } | Request::Truncate { .. } | Request::Trim { .. } => {}
+            Request::Remove { group, keeps_vote: false, .. } => changes.push(Change::VoteGone(*group)),
+            Request::Append { .. }
+            | Request::Remove { .. }
+            | Request::Truncate { .. }
+            | Request::Trim { .. }
+            | Request::Move { .. }
+            | Request::Repair { .. } => {}
         }
     }
     if !changes.is_empty() {
@@ -160,11 +168,12 @@ fn take(shared: &Shared, requests: &mut VecDeque<Request>) -> Work {
     let mut bytes = 0;
     while let Some(request) = state.queue.front() {
         let more = match request {
-            Request::Append { bytes, .. } => *bytes,
+            Request::Append { bytes, .. } | Request::Repair { bytes, .. } => *bytes,
             Request::Truncate { .. }
             | Request::Trim { .. }
             | Request::Vote { .. }
-            | Request::Remove { .. } => 64,
+            | Request::Remove { .. }
+            | Request::Move { .. } => 64,
         };
         if bytes + more > bytes_max && !requests.is_empty() {
             break;
@@ -217,6 +226,10 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
                 lines.push(Line::Fact(Item::Vote { group: *group, vote: *vote }));
             }
             Request::Remove { group, .. } => lines.push(Line::Fact(Item::Remove { group: *group })),
+            Request::Repair { entries, .. } => lines.extend(entries.iter().map(Line::Again)),
+            Request::Move { from, to, .. } => {
+                lines.extend(from.iter().map(|from| Line::Fact(Item::Moved { from: *from, to: *to })));
+            }
         }
     }
     for (group, committed) in &work.committed {
@@ -228,7 +241,7 @@ fn write(work: &Work, requests: &VecDeque<Request>) -> Result<Done, DiskError> {
 }
 
 /// Notes what is durable now.
-fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>) {
+fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>, now: Moment) {
     let mut state = shared.state();
     let state = &mut *state;
     if work.rolls {
@@ -247,9 +260,10 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
     let volume = state.active.volume.number;
     let mut places = done.places.into_iter();
     let mut arrivals_synced = 0;
+    let mut bytes_synced = 0;
     for request in requests {
         match request {
-            Request::Append { group, entries, bytes, arrivals, .. } => {
+            Request::Append { group, entries, bytes, arrivals, at, .. } => {
                 let durable = state.durable.entry(*group).or_default();
                 for entry in entries {
                     let follows = durable.append(*group, entry.head.log_id(), volume);
@@ -259,6 +273,10 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                 }
                 arrivals_synced = *arrivals;
                 state.unsynced_bytes -= bytes;
+                bytes_synced += bytes;
+                if !entries.is_empty() {
+                    shared.metrics.stage_sync.observe(now.since(*at));
+                }
             }
             Request::Truncate { group, from, .. } => {
                 let durable = state.durable.entry(*group).or_default();
@@ -267,11 +285,11 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
                     shared.env.reached(Mark::TruncationAcrossARoll);
                 }
                 durable.truncate(*from);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Trim { group, through, .. } => {
                 state.durable.entry(*group).or_default().purge(*through);
-                state.look_for_dead = true;
+                state.entries_went();
             }
             Request::Vote { group, vote, .. } => {
                 state.durable.entry(*group).or_default().hard.vote = Some(*vote);
@@ -279,13 +297,39 @@ fn accept(shared: &Shared, work: Work, done: Done, requests: &VecDeque<Request>)
             Request::Remove { group, .. } => {
                 state.durable.remove(group);
                 state.active.index.remove(*group);
+                state.entries_went();
+            }
+            Request::Move { from, to, .. } => {
+                for durable in state.durable.values_mut() {
+                    from.iter().for_each(|from| durable.relocate(*from, *to));
+                }
+                state.taking_over = None;
                 state.look_for_dead = true;
+            }
+            Request::Repair { group, entries, .. } => {
+                let mut moved = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    let place = places.next().expect("each entry was given a place");
+                    let durable = state.durable.get_mut(group);
+                    if durable.is_some_and(|durable| durable.write_again(entry.head.log_id(), volume)) {
+                        state.active.index.insert_again(*group, entry.head.index, place);
+                        moved.push(entry.head.index);
+                    }
+                }
+                let mended = state.mended(*group, moved.into_iter());
+                if mended > 0 {
+                    shared.metrics.repaired_entries.add(mended);
+                    shared.damaged.send_modify(|version| *version += 1);
+                }
+                state.entries_went();
             }
         }
     }
     for (group, committed) in work.committed {
         state.durable.entry(group).or_default().hard.committed = committed;
     }
+    shared.metrics.commit_bytes.observe(bytes_synced);
+    shared.room.wrote(bytes_synced);
     let recent_bytes_max =
         if shared.env.perturb(Point::RecentForgotten) { 0 } else { shared.config.recent_bytes_max };
     state.synced(arrivals_synced, recent_bytes_max);

@@ -20,6 +20,29 @@ pub struct StoreConfig {
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
+    /// All that is stored is read again within so many hours, to find what the disk has damaged while another replica
+    /// still has it; 0: never. It takes at most 5 % of the disk's time, however long it then takes. Too large: two
+    /// copies may be lost before the first is missed; too small: reading competes with the work.
+    pub scrub_hours: u32,
+    /// Whether other nodes may hold what this one has lost. Without them damage refuses the start: whoever runs the node
+    /// may have a copy. Set by whoever knows; in code only.
+    #[serde(skip, default = "yes")]
+    pub copies_elsewhere: bool,
+    /// A full volume of which less than so many percent are alive is rewritten, together with others, and goes. Too large,
+    /// and what stays is written again and again; too small, and disks hold what nobody needs. More than 100 is 100.
+    pub rewrite_below_percent: u32,
+    /// Bytes a second that rewriting may copy. Too small, and what is dead stays for long; too large, and it slows what
+    /// is written and read meanwhile.
+    pub rewrite_bytes_per_s: u64,
+    /// Bytes of the file system that are kept free: below them entries are refused until there is room again. If absent,
+    /// 2 GB or a twentieth of the file system, whichever is less; 0 keeps none. Too small, and what is under way when
+    /// the disk fills up meets its end, which stops the node: at least `partition.unsynced_bytes_max` and the size of a
+    /// volume together are safe. Too large: that much of the disk is never used.
+    pub disk_reserve_bytes: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for StoreConfig {
@@ -30,6 +53,11 @@ impl Default for StoreConfig {
             volumes_open_max: 16,
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
+            scrub_hours: 24,
+            copies_elsewhere: true,
+            rewrite_below_percent: 50,
+            rewrite_bytes_per_s: 32 << 20,
+            disk_reserve_bytes: None,
         }
     }
 }
@@ -59,6 +87,7 @@ impl StoreConfig {
             ("cache_bytes_max", u64::from(self.cache_bytes_max), (3 * commit).max(1 << 16)),
             ("volume_bytes_max", self.volume_bytes_max, 1),
             ("recent_bytes_max", self.recent_bytes_max, 1),
+            ("rewrite_bytes_per_s", self.rewrite_bytes_per_s, 1),
         ] {
             if value < at_least {
                 return Err(StoreConfigError { name, value, at_least });

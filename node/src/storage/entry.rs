@@ -139,6 +139,9 @@ pub enum Corrupt {
     /// It is whole, but it is another one than the one asked for.
     #[error("another one lies in its place")]
     Misplaced,
+    /// The file that held it cannot be read.
+    #[error("nothing of it can be read")]
+    Lost,
 }
 
 impl Head {

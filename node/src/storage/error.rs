@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 use thiserror::Error;
 
 use super::entry::Corrupt;
@@ -45,15 +45,68 @@ impl DiskError {
 
     /// What the system said, if it was the system that spoke.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.io().map(io::Error::kind)
+    }
+
+    fn io(&self) -> Option<&io::Error> {
         let mut cause: &(dyn Error + 'static) = &*self.cause;
         loop {
             if let Some(error) = cause.downcast_ref::<io::Error>() {
-                return Some(error.kind());
+                return Some(error);
             }
             if let Some(redb::Error::Io(error)) = cause.downcast_ref::<redb::Error>() {
-                return Some(error.kind());
+                return Some(error);
             }
             cause = cause.source()?;
+        }
+    }
+
+    /// Whether this says that the file is not what was written: redb or we found it so, it is not there, or the medium
+    /// does not give it back. Any other word of the system (no permission, too many open files) says nothing of the
+    /// content.
+    pub(super) fn is_damage(&self) -> bool {
+        let is_content = |error: &io::Error| match error.raw_os_error() {
+            Some(_) => is_medium(error) || error.kind() == io::ErrorKind::NotFound,
+            None => {
+                let of_a_write = error.get_ref().is_some_and(|inner| inner.is::<FailedWrite>());
+                let said_why = matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                );
+                !of_a_write && !said_why
+            }
+        };
+        self.io().is_none_or(is_content)
+    }
+}
+
+/// A write or sync that failed: it says nothing of what was written before.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct FailedWrite(#[source] io::Error);
+
+impl FailedWrite {
+    /// Wraps what the system said of a write or sync.
+    pub(super) fn wrap(error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), Self(error))
+    }
+}
+
+/// Whether it is the medium that does not give something back: EIO, of all systems that this runs on.
+pub(super) fn is_medium(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(5)
+}
+
+impl ReadError {
+    /// Whether what is read is not what was written.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt(_) => true,
+            Self::Disk(error) => error.is_damage(),
+            Self::Missing { .. } | Self::Failed(_) => false,
         }
     }
 }
@@ -61,8 +114,14 @@ impl DiskError {
 impl DiskError {
     /// What whoever runs the node can do about it, if that is known.
     fn advice(&self) -> Option<&'static str> {
-        matches!(self.io_kind()?, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            .then_some("free space where its data are, then start it again")
+        let kind = self.io_kind()?;
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Some("free space where its data are, then start it again");
+        }
+        (kind == io::ErrorKind::ReadOnlyFilesystem).then_some(
+            "the file system with its data is read-only, as one becomes in which the system has found an error: see the \
+             system's log, make it writable, then start it again",
+        )
     }
 }
 
@@ -119,6 +178,22 @@ pub enum StoreError {
         /// What is wrong with it; nothing if it is absent.
         corrupt: Option<Corrupt>,
     },
+    /// Not written: a checkpoint is of an entry that the log does not hold.
+    #[error("not written: the log of group {group} does not hold entry {index}, of which the checkpoint is")]
+    NotHeld {
+        /// Whose log.
+        group: GroupId,
+        /// Which entry.
+        index: LogIndex,
+    },
+    /// Not trimmed: what the group's owner made of the log up to there is not saved.
+    #[error("not trimmed: no checkpoint of group {group} reaches entry {index}")]
+    NoCheckpoint {
+        /// Whose log.
+        group: GroupId,
+        /// Through which entry it was to be trimmed.
+        index: LogIndex,
+    },
 }
 
 impl StoreError {
@@ -167,8 +242,8 @@ pub struct CorruptEntry {
 }
 
 /// What to expect of a folder that cannot be mended.
-const NO_COPY: &str = "; without one this node cannot run: on an empty folder the other nodes refuse it under its id, \
-    as it has lost what it acknowledged, and it cannot be replaced yet";
+const NO_COPY: &str = "; without one, start it on an empty folder: it has lost what it acknowledged, and waits until \
+    `quorate cluster replace-node` admits it again";
 
 /// Why a data folder was not opened. Nothing in it was changed, but for leftovers of an earlier crash.
 #[derive(Clone, Debug, Error)]
@@ -186,7 +261,7 @@ pub enum OpenError {
     },
     /// Written by another version of the program.
     #[error(
-        "{file} in {folder} has format version {found}, this program reads version {ours}; start the program that wrote it"
+        "{file} in {folder} has format version {found}, this program reads versions up to {ours}; start the program that wrote it"
     )]
     OtherVersion {
         /// Where.
@@ -195,7 +270,7 @@ pub enum OpenError {
         file: String,
         /// Its version.
         found: u32,
-        /// The one this program reads.
+        /// The newest one that this program reads.
         ours: u32,
     },
     /// Another node's data.
@@ -229,51 +304,6 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// A volume that must be there is not.
-    #[error("{file} is missing from {folder}; put it back{}", NO_COPY)]
-    VolumeMissing {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-    },
-    /// A volume cannot be read.
-    #[error("{file} in {folder} is damaged ({reason}); put an intact copy back{}", NO_COPY)]
-    VolumeDamaged {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A volume of another disk.
-    #[error(
-        "{file} in {folder} was written by node {node} with identity {identity}; it does not belong here: move it away"
-    )]
-    VolumeForeign {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// Whose it is.
-        node: NodeId,
-        /// Of which disk.
-        identity: Identity,
-    },
-    /// A file is an older copy of itself.
-    #[error(
-        "{file} in {folder} is an older copy: it lacks what this node has acknowledged since ({reason}); put the newest copy back{}",
-        NO_COPY
-    )]
-    OlderCopy {
-        /// Where.
-        folder: String,
-        /// Which file.
-        file: String,
-        /// By what that was seen.
-        reason: String,
-    },
     /// A checksum of ours does not fit.
     #[error("damaged data in {folder}: {corrupt}; put an intact copy of the file back{}", NO_COPY)]
     Corrupt {
@@ -282,6 +312,19 @@ pub enum OpenError {
         /// Where exactly.
         #[source]
         corrupt: CorruptEntry,
+    },
+    /// A log is not the one of which a checkpoint was made, or has lost a part of it.
+    #[error(
+        "the checkpoint of group {group} in {folder} does not fit its log: {reason}; put meta.redb and the volumes back as they were together{}",
+        NO_COPY
+    )]
+    Checkpoint {
+        /// Where.
+        folder: String,
+        /// Whose.
+        group: GroupId,
+        /// In what they differ.
+        reason: String,
     },
     /// The disk failed.
     #[error("cannot open the data folder {folder}: {source}{}", source.advice().map(|a| format!("; {a}")).unwrap_or_default())]
@@ -349,6 +392,8 @@ mod tests {
             failed(io::ErrorKind::StorageFull).advice().is_some_and(|advice| advice.contains("free space"))
         );
         assert_eq!(failed(io::ErrorKind::Other).advice(), None);
+        let read_only = failed(io::ErrorKind::ReadOnlyFilesystem).advice();
+        assert!(read_only.is_some_and(|advice| advice.contains("make it writable")), "{read_only:?}");
         let StoreError::Unknown(source) = failed(io::ErrorKind::StorageFull) else { unreachable!("made so") };
         let opened = OpenError::Disk { folder: "one".to_owned(), source }.to_string();
         assert!(opened.contains("folder one") && opened.contains("free space"), "{opened}");
@@ -357,11 +402,11 @@ mod tests {
 
     #[test]
     fn damage_says_what_to_do() {
-        let error = OpenError::VolumeMissing { folder: "one".to_owned(), file: "volume".to_owned() };
+        let error = OpenError::MetaDamaged { folder: "one".to_owned(), reason: "cut short".to_owned() };
         assert_eq!(
             error.to_string(),
-            "volume is missing from one; put it back; without one this node cannot run: on an empty folder the other nodes \
-             refuse it under its id, as it has lost what it acknowledged, and it cannot be replaced yet"
+            "meta.redb in one is damaged (cut short); put an intact copy back; without one, start it on an empty folder: it has \
+             lost what it acknowledged, and waits until `quorate cluster replace-node` admits it again"
         );
     }
 }

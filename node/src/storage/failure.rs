@@ -68,7 +68,11 @@ impl Failure {
     pub(super) fn refusal(&self) -> Option<StoreError> {
         self.first.borrow().as_deref().map(|error| match error {
             StoreError::Unknown(cause) | StoreError::Failed(cause) => StoreError::Failed(cause.clone()),
-            other @ (StoreError::Closed | StoreError::Gap { .. } | StoreError::Body { .. }) => other.clone(),
+            other @ (StoreError::Closed
+            | StoreError::Gap { .. }
+            | StoreError::Body { .. }
+            | StoreError::NotHeld { .. }
+            | StoreError::NoCheckpoint { .. }) => other.clone(),
         })
     }
 

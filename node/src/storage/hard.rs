@@ -175,6 +175,62 @@ impl Durable {
         self.clip();
     }
 
+    /// Entry `id` lies in `volume` from now on, written there once more. `false`, and nothing changes, if the log does
+    /// not hold that very entry.
+    pub(super) fn write_again(&mut self, id: LogId, volume: VolumeNumber) -> bool {
+        if self.hard.term_at(id.index) != Some(id.term) {
+            return false;
+        }
+        let at = self.spans.partition_point(|span| span.range.end <= id.index);
+        let Span { volume: old, range } = self.spans[at].clone();
+        if old == volume {
+            return true;
+        }
+        let mut parts = vec![
+            Span { volume: old, range: range.start..id.index },
+            Span { volume, range: id.index..id.index.next() },
+            Span { volume: old, range: id.index.next()..range.end },
+        ];
+        parts.retain(|span| span.range.start < span.range.end);
+        let here = at + usize::from(range.start < id.index);
+        drop(self.spans.splice(at..=at, parts));
+        // Many are moved one after the other: they shall not become as many spans.
+        if self.spans.get(here + 1).is_some_and(|next| next.volume == volume) {
+            let next = self.spans.remove(here + 1);
+            self.spans[here].range.end = next.range.end;
+        }
+        if here > 0 && self.spans[here - 1].volume == volume {
+            let moved = self.spans.remove(here);
+            self.spans[here - 1].range.end = moved.range.end;
+        }
+        true
+    }
+
+    /// What lay in one volume lies in another. Neighbours in one volume become one span: otherwise there would be one for
+    /// each volume that there ever was.
+    pub(super) fn relocate(&mut self, from: VolumeNumber, to: VolumeNumber) {
+        for span in self.spans.iter_mut().filter(|span| span.volume == from) {
+            span.volume = to;
+        }
+        self.spans.dedup_by(|next, span| {
+            let joins = next.volume == span.volume && next.range.start == span.range.end;
+            if joins {
+                span.range.end = next.range.end;
+            }
+            joins
+        });
+    }
+
+    /// The part of a range that is alive in a volume.
+    pub(super) fn live_in(&self, volume: VolumeNumber, range: &Range<LogIndex>) -> Range<LogIndex> {
+        let parts = self.spans.iter().filter(|span| span.volume == volume);
+        let live = parts.map(|span| span.range.start.max(range.start)..span.range.end.min(range.end));
+        live.filter(|part| part.start < part.end).fold(range.end..range.end, |live, part| {
+            let start = live.start.min(part.start);
+            start..if live.start < live.end { live.end.max(part.end) } else { part.end }
+        })
+    }
+
     fn clip(&mut self) {
         let live = self.hard.range();
         self.spans.retain_mut(|span| {
@@ -241,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_written_once_more_lies_elsewhere() {
+        let mut durable =
+            durable(&[(1, 0, 1), (1, 1, 1), (1, 2, 1), (1, 3, 1), (2, 4, 2), (2, 5, 3), (2, 6, 3)]);
+        let starts = [id(1, 0), id(2, 4)];
+        assert!(durable.write_again(id(1, 1), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 2), (1, 2, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.write_again(id(1, 2), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 3), (1, 3, 4), (2, 4, 5), (3, 5, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.write_again(id(1, 3), VolumeNumber(3)));
+        assert!(durable.write_again(id(2, 4), VolumeNumber(3)));
+        check(&durable, &[(1, 0, 1), (3, 1, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.write_again(id(1, 0), VolumeNumber(3)), "the first one");
+        check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
+        assert!(durable.write_again(id(1, 0), VolumeNumber(3)), "it is there");
+        assert!(!durable.write_again(id(2, 0), VolumeNumber(4)), "another entry");
+        assert!(!durable.write_again(id(2, 7), VolumeNumber(4)), "not in the log");
+        check(&durable, &[(3, 0, 7)], &starts, Some(id(2, 6)));
+    }
+
+    #[test]
     fn what_is_trimmed_leaves_the_terms_behind_it() {
         let mut durable = durable(&[(1, 0, 1), (1, 1, 1), (1, 2, 2), (4, 3, 2)]);
         durable.purge(id(1, 1));
@@ -257,6 +333,24 @@ mod tests {
         ));
         durable.append(GROUP, id(9, 51), VolumeNumber(2)).expect("follows");
         check(&durable, &[(2, 51, 52)], &[id(9, 51)], Some(id(9, 51)));
+    }
+
+    #[test]
+    fn what_was_rewritten_into_one_volume_is_one_span() {
+        let mut durable = durable(&[(1, 0, 1), (1, 1, 2), (1, 2, 3), (1, 3, 4), (1, 4, 5)]);
+        let volume = VolumeNumber;
+        for from in [1, 2, 4] {
+            durable.relocate(volume(from), volume(9));
+        }
+        let starts = [id(1, 0)];
+        check(&durable, &[(9, 0, 2), (3, 2, 3), (9, 3, 4), (5, 4, 5)], &starts, Some(id(1, 4)));
+        let live = |volume, range: Range<u64>| {
+            durable.live_in(VolumeNumber(volume), &(LogIndex(range.start)..LogIndex(range.end)))
+        };
+        assert_eq!(live(9, 1..3), LogIndex(1)..LogIndex(2));
+        assert!(live(3, 3..5).is_empty() && live(9, 4..9).is_empty());
+        durable.relocate(volume(3), volume(9));
+        check(&durable, &[(9, 0, 4), (5, 4, 5)], &starts, Some(id(1, 4)));
     }
 
     #[test]

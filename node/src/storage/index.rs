@@ -4,11 +4,11 @@
 //! A value of table `index` has the key (group, first index) and holds the places of consecutive indexes, 8 bytes
 //! each (key u32, offset u32, little endian), with the CRC-32C of key and places behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use redb::ReadTransaction;
+use redb::{ReadTransaction, ReadableTable as _};
 
 use super::entry::{Corrupt, array};
 use super::error::Fault;
@@ -22,6 +22,8 @@ const PLACES_PER_VALUE: usize = 4_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryIndex {
     groups: BTreeMap<GroupId, Run>,
+    /// Entries that were written once more: they count above the others.
+    again: BTreeMap<(GroupId, LogIndex), Place>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,17 +49,36 @@ impl MemoryIndex {
         }
         run.places.truncate(to_usize(index.0 - run.first.0));
         run.places.push(place);
+        // Those stood in the log before they were truncated.
+        let stale = self.again.range((group, index)..=(group, LogIndex(u64::MAX))).map(|(key, _)| *key);
+        for key in stale.collect::<Vec<_>>() {
+            self.again.remove(&key);
+        }
     }
 
-    /// Where the entries of a range lie, which must be among those noted.
-    pub(super) fn places(&self, group: GroupId, range: Range<LogIndex>) -> &[Place] {
-        let run = self.groups.get(&group).expect("a span of the volume has entries in its index");
-        assert!(run.first <= range.start && range.end <= run.end(), "a span lies within the volume's index");
-        &run.places[to_usize(range.start.0 - run.first.0)..to_usize(range.end.0 - run.first.0)]
+    /// Notes where an entry lies that the log holds, and that was written once more.
+    pub(super) fn insert_again(&mut self, group: GroupId, index: LogIndex, place: Place) {
+        self.again.insert((group, index), place);
+    }
+
+    /// Where the entries of a range lie; [`Place::NOWHERE`] for those that are not noted, as what told of them was
+    /// damaged.
+    pub(super) fn places(&self, group: GroupId, range: Range<LogIndex>) -> Vec<Place> {
+        let run = self.groups.get(&group);
+        let mut again = self.again.range((group, range.start)..(group, range.end)).peekable();
+        let place = |index: u64| {
+            if let Some((_, place)) = again.next_if(|((_, of), _)| of.0 == index) {
+                return *place;
+            }
+            let place = run.and_then(|run| run.places.get(to_usize(index.checked_sub(run.first.0)?)));
+            place.copied().unwrap_or(Place::NOWHERE)
+        };
+        (range.start.0..range.end.0).map(place).collect()
     }
 
     pub(super) fn remove(&mut self, group: GroupId) {
         self.groups.remove(&group);
+        self.again.retain(|(of, _), _| *of != group);
     }
 
     pub(super) fn entries(&self) -> u64 {
@@ -66,21 +87,48 @@ impl MemoryIndex {
 
     /// Keys and values of the index to be written, in order of the keys.
     pub(super) fn encode(&self) -> impl Iterator<Item = ((u64, u64), Vec<u8>)> {
-        self.groups.iter().flat_map(|(group, run)| {
-            let mut first = run.first.0;
-            run.places.chunks(PLACES_PER_VALUE).map(move |places| {
-                let key = (group.0, first);
-                first += to_u64(places.len());
-                let mut value = Vec::with_capacity(places.len() * 8 + 4);
-                for place in places {
-                    value.extend(place.key.to_le_bytes());
-                    value.extend(place.offset.to_le_bytes());
-                }
-                let crc = crc_of(key, &value);
-                value.extend(crc.to_le_bytes());
-                (key, value)
+        let groups = self.groups.keys().chain(self.again.keys().map(|(group, _)| group));
+        let groups = groups.collect::<BTreeSet<_>>();
+        groups.into_iter().flat_map(move |group| {
+            self.runs(*group).into_iter().flat_map(move |run| {
+                let mut first = run.first.0;
+                let chunks = run.places.chunks(PLACES_PER_VALUE).map(|places| {
+                    let key = (group.0, first);
+                    first += to_u64(places.len());
+                    let mut value = Vec::with_capacity(places.len() * 8 + 4);
+                    for place in places {
+                        value.extend(place.key.to_le_bytes());
+                        value.extend(place.offset.to_le_bytes());
+                    }
+                    let crc = crc_of(key, &value);
+                    value.extend(crc.to_le_bytes());
+                    (key, value)
+                });
+                chunks.collect::<Vec<_>>()
             })
         })
+    }
+
+    /// All that is noted of a group, without gaps within a run: each index once, wherever it lies.
+    fn runs(&self, group: GroupId) -> Vec<Run> {
+        let run = self.groups.get(&group);
+        let mut again = self.again.range((group, LogIndex(0))..=(group, LogIndex(u64::MAX))).peekable();
+        if again.peek().is_none() {
+            return run.cloned().into_iter().collect();
+        }
+        let mut all: BTreeMap<u64, Place> = BTreeMap::new();
+        if let Some(run) = run {
+            all.extend((run.first.0..).zip(run.places.iter().copied()));
+        }
+        all.extend(again.map(|((_, index), place)| (index.0, *place)));
+        let mut runs: Vec<Run> = Vec::new();
+        for (index, place) in all {
+            match runs.last_mut() {
+                Some(run) if run.end().0 == index => run.places.push(place),
+                Some(_) | None => runs.push(Run { first: LogIndex(index), places: vec![place] }),
+            }
+        }
+        runs
     }
 }
 
@@ -107,6 +155,28 @@ pub(super) fn find(
         })
         .collect::<Vec<_>>();
     if found.is_empty() { Err(at(Corrupt::Short)) } else { Ok(found) }
+}
+
+/// Tells of each entry that a sealed volume has noted, alive or not.
+pub(super) fn each(
+    read: &ReadTransaction,
+    mut tell: impl FnMut(GroupId, LogIndex, Place) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    for row in read.open_table(INDEX)?.iter()? {
+        let (key, value) = row?;
+        let (key, value) = (key.value(), value.value());
+        let at = |corrupt| Fault::corrupt("index", format!("group {}, index {}", key.0, key.1), corrupt);
+        let places = value.len().checked_sub(4).ok_or_else(|| at(Corrupt::Short))?;
+        check_index_crc(key, &value[..places], u32::from_le_bytes(array(&value[places..]))).map_err(at)?;
+        for (bytes, index) in value[..places].chunks_exact(8).zip(key.1..) {
+            let place = Place {
+                key: u32::from_le_bytes(array(bytes)),
+                offset: u32::from_le_bytes(array(&bytes[4..])),
+            };
+            tell(GroupId(key.0), LogIndex(index), place)?;
+        }
+    }
+    Ok(())
 }
 
 fn crc_of(key: (u64, u64), places: &[u8]) -> u32 {
@@ -149,5 +219,28 @@ mod tests {
         assert_eq!(index.places(group, LogIndex(100)..LogIndex(101)), [place(100)]);
         index.insert(group, LogIndex(3), place(3));
         assert_eq!(index.entries(), 1);
+    }
+
+    #[test]
+    fn what_was_written_once_more_counts_and_what_nobody_noted_is_nowhere() {
+        let (mut index, group) = (MemoryIndex::default(), GroupId(4));
+        for i in 5..9 {
+            index.insert(group, LogIndex(i), place(u32::try_from(i).expect("small")));
+        }
+        index.insert_again(group, LogIndex(2), place(20));
+        index.insert_again(group, LogIndex(6), place(60));
+        index.insert_again(GroupId(9), LogIndex(1), place(1));
+        let nowhere = Place::NOWHERE;
+        let all = [place(20), nowhere, nowhere, place(5), place(60), place(7), place(8), nowhere];
+        assert_eq!(index.places(group, LogIndex(2)..LogIndex(10)), all);
+        let keys = index.encode().map(|(key, value)| (key, value.len())).collect::<Vec<_>>();
+        assert_eq!(keys, [((4, 2), 12), ((4, 5), 36), ((9, 1), 12)]);
+        index.insert(group, LogIndex(6), place(61));
+        assert_eq!(
+            index.places(group, LogIndex(2)..LogIndex(7)),
+            [all[0], nowhere, nowhere, all[3], place(61)]
+        );
+        index.remove(group);
+        assert_eq!(index.places(group, LogIndex(2)..LogIndex(3)), [nowhere]);
     }
 }

@@ -1,5 +1,5 @@
 //! What is done beside the commits, off their path: seals full volumes, makes the next one ahead of time, removes
-//! those that hold nothing alive.
+//! those that hold nothing alive; when there is nothing else to do, those with little that is alive are rewritten.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tracing::{info, warn};
 
+use super::compact::{Compactor, Outcome};
 use super::error::DiskError;
 use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
 use super::state::Shared;
-use super::volume::{Volume, VolumeNumber, guarded_disk};
-use crate::env::{Mark, Point, pool};
+use super::volume::{Owner, Volume, VolumeNumber, guarded_disk};
+use crate::env::{Disk, FileName, Mark, Point, pool};
 
 /// How long a step may be held back, where a [`Point`] does.
 const LATE_MAX: Duration = Duration::from_millis(500);
@@ -36,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 async fn keep(shared: &Arc<Shared>) {
+    let mut compactor = Compactor::default();
     loop {
         let step = {
             let state = shared.state();
@@ -46,7 +48,15 @@ async fn keep(shared: &Arc<Shared>) {
             next(shared)
         };
         let Some(step) = step else {
-            shared.to_keep.notified().await;
+            match compactor.step(shared).await {
+                Outcome::Did => {}
+                Outcome::NothingToDo => compactor.rest(shared).await,
+                Outcome::Failed => {
+                    shared.kept.notify_one();
+                    shared.to_commit.notify_one();
+                    return;
+                }
+            }
             continue;
         };
         let late = match &step {
@@ -76,10 +86,14 @@ fn next(shared: &Shared) -> Option<Step> {
         return Some(Step::Seal(sealing.volume.clone(), sealing.index.clone()));
     }
     if state.spare.is_none() {
-        return Some(Step::Prepare(state.active.volume.number.next()));
+        return Some(Step::Prepare(state.next_number()));
     }
     if state.look_for_dead {
-        let dead = state.sealed.values().find(|volume| !state.is_alive(volume.number)).cloned();
+        // The newest one, if others were rewritten into it, stays until there is a newer: should its file come back after
+        // a power cut, it is known by its number for one that was removed.
+        let newest = state.newest_number();
+        let is_dead = |volume: &&Arc<Volume>| volume.number < newest && !state.is_alive(volume.number);
+        let dead = state.sealed.values().find(is_dead).cloned();
         state.look_for_dead = dead.is_some();
         return dead.map(Step::Remove);
     }
@@ -99,14 +113,20 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             let mut state = shared.state();
             state.sealing = None;
             state.sealed.insert(volume.number, volume.clone());
-            state.look_for_dead = true;
+            state.entries_went();
             shared.env.reached(Mark::VolumeSealed);
+            shared.metrics.volumes_sealed.add(1);
             info!(volume = %volume.number, bytes = seal.bytes, entries = index.entries(), "volume was sealed");
         }
         Step::Prepare(number) => {
             let volume = Volume::create(&shared.disk, shared.owner, *number, shared.config.active_cache())?;
             shared.meta.write(&[Change::Volume(*number, None)])?;
-            shared.state().spare = Some(Arc::new(volume));
+            {
+                let mut state = shared.state();
+                state.spare = Some(Arc::new(volume));
+                state.look_for_dead = true;
+            }
+            shared.room.to_look.notify_one();
         }
         Step::Remove(volume) => {
             shared.meta.write(&[Change::VolumeGone(volume.number)])?;
@@ -117,6 +137,9 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
             }
             remove(shared, volume);
             shared.env.reached(Mark::VolumeRemoved);
+            shared.metrics.volumes_removed.add(1);
+            // There may be room again.
+            shared.room.to_look.notify_one();
             info!(volume = %volume.number, "volume without live entries was removed");
         }
     }
@@ -140,10 +163,33 @@ pub(super) fn seal(volume: &Volume, index: &MemoryIndex) -> Result<Seal, DiskErr
 
 /// Takes away the file of a volume that is not listed any more. If that fails, the next start does it.
 fn remove(shared: &Shared, volume: &Volume) {
-    let removed = volume
-        .close()
-        .and_then(|()| guarded_disk("remove", volume.file(), || Ok(shared.disk.remove(volume.file())?)));
+    let removed = volume.close().and_then(|()| discard(&shared.disk, shared.owner, volume, volume.is_lost()));
     if let Err(error) = removed {
         warn!(volume = %volume.number, error = &error as &dyn std::error::Error, "volume could not be removed");
     }
+}
+
+/// Takes away the file of a volume. If it is not sure to be ours, one of another node is kept under another name: it may
+/// be all that its owner has. Blocks.
+pub(super) fn discard(
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    volume: &Volume,
+    perhaps_foreign: bool,
+) -> Result<(), DiskError> {
+    if perhaps_foreign {
+        let in_its_place = Volume::sealed(disk, volume.number, 0);
+        let label = in_its_place.label();
+        // It was read only: what its closing says does not matter.
+        drop(in_its_place.close());
+        if label.is_ok_and(|label| label.owner != owner) {
+            let aside = FileName::new(format!("foreign-{}", volume.file()));
+            warn!(file = %volume.file(), kept_as = %aside, "file of another node is in the data folder");
+            return guarded_disk("rename", volume.file(), || Ok(disk.publish(volume.file(), &aside)?));
+        }
+    }
+    guarded_disk("remove", volume.file(), || match disk.remove(volume.file()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => Ok(removed?),
+    })
 }

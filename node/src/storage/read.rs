@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::ids::{GroupId, LogIndex};
 
+use super::damage::Part;
 use super::entry::{Body, Corrupt, Entry, Head};
 use super::error::{Fault, ReadError};
 use super::index;
@@ -17,11 +18,23 @@ use super::volume::Volume;
 use crate::env::{Mark, Point, pool};
 
 /// Where a run of entries lies on the disk.
-struct Piece {
+pub(super) struct Piece {
     volume: Arc<Volume>,
     range: Range<LogIndex>,
     /// Their places, if the volume's index is in memory.
     places: Option<Vec<Place>>,
+}
+
+impl Piece {
+    /// Its entries, each alone.
+    fn each(&self) -> impl Iterator<Item = Self> {
+        let indexes = (self.range.start.0..self.range.end.0).map(LogIndex);
+        indexes.enumerate().map(move |(at, index)| Self {
+            volume: self.volume.clone(),
+            range: index..index.next(),
+            places: self.places.as_ref().map(|places| vec![places[at]]),
+        })
+    }
 }
 
 /// What is wanted of each entry, and when it is enough.
@@ -32,8 +45,18 @@ struct Wanted {
     bytes_max: u64,
 }
 
+/// Why a read gave nothing.
+enum Missed {
+    /// Its volume was rewritten meanwhile: it is to be begun anew.
+    Moved,
+    Failed(ReadError),
+}
+
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
+
+/// At most so many entries are looked at for one step of the scrubber.
+const SCRUB_PLACES: usize = 1_000;
 
 /// What a read from disk may take at most, where a [`Point`] makes it slow.
 const LATE_MAX: Duration = Duration::from_millis(100);
@@ -46,6 +69,21 @@ impl Shared {
         range: Range<LogIndex>,
         count_max: usize,
     ) -> Result<Vec<Head>, ReadError> {
+        loop {
+            match self.try_heads(group, range.clone(), count_max).await {
+                Ok(heads) => return Ok(heads),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_heads(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        count_max: usize,
+    ) -> Result<Vec<Head>, Missed> {
         let count_max = if self.env.perturb(Point::HeadsReadOne) { count_max.min(1) } else { count_max };
         let wanted = Wanted { bodies: false, count_max, bytes_max: u64::MAX };
         let (pieces, memory) = {
@@ -77,6 +115,21 @@ impl Shared {
         range: Range<LogIndex>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        loop {
+            match self.try_entries(group, range.clone(), bytes_max).await {
+                Ok(entries) => return Ok(entries),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_entries(
+        self: &Arc<Self>,
+        group: GroupId,
+        range: Range<LogIndex>,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, Missed> {
         let bytes_max = if self.env.perturb(Point::EntriesReadOne) { 0 } else { bytes_max };
         let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
         let (pieces, memory) = {
@@ -89,9 +142,11 @@ impl Shared {
             (pieces, visible.entries_in_memory(border..end, bytes_max, border == range.start))
         };
         if pieces.is_empty() {
+            self.metrics.cache_hits.add_count(memory.len());
             return Ok(memory);
         }
         let (mut entries, complete) = self.from_disk(group, pieces, wanted).await?;
+        self.metrics.cache_misses.add_count(entries.len());
         if complete {
             let mut left = bytes_max.saturating_sub(entries.iter().map(|entry| bytes_of(&entry.head)).sum());
             for entry in memory {
@@ -100,6 +155,7 @@ impl Shared {
                     break;
                 }
                 left -= takes;
+                self.metrics.cache_hits.add(1);
                 entries.push(entry);
             }
         }
@@ -112,7 +168,17 @@ impl Shared {
         group: GroupId,
         heads: &[Head],
     ) -> Result<Vec<Bytes>, ReadError> {
-        let missing = |head: &Head| ReadError::Missing { group, index: head.index };
+        loop {
+            match self.try_bodies(group, heads).await {
+                Ok(bodies) => return Ok(bodies),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+            }
+        }
+    }
+
+    async fn try_bodies(self: &Arc<Self>, group: GroupId, heads: &[Head]) -> Result<Vec<Bytes>, Missed> {
+        let missing = |head: &Head| Missed::Failed(ReadError::Missing { group, index: head.index });
         let mut bodies = Vec::with_capacity(heads.len());
         let mut jobs = Vec::new();
         {
@@ -130,6 +196,8 @@ impl Shared {
                 jobs.push((at, *head, state.pieces(group, head.index..head.index.next(), 1).0));
             }
         }
+        self.metrics.cache_hits.add_count(heads.len() - jobs.len());
+        self.metrics.cache_misses.add_count(jobs.len());
         if jobs.is_empty() {
             return Ok(bodies);
         }
@@ -163,7 +231,11 @@ impl Shared {
                     }
                     Ok(())
                 });
-                read.map_err(|error| shared.judge(group, first, error))?;
+                read.map_err(|error| {
+                    let pieces = here.iter().flat_map(|(_, _, pieces)| pieces);
+                    pieces.for_each(|piece| shared.examine(group, piece));
+                    shared.judge(group, first, &volume, error)
+                })?;
             }
             Ok(bodies)
         })
@@ -176,7 +248,7 @@ impl Shared {
         group: GroupId,
         pieces: Vec<Piece>,
         wanted: Wanted,
-    ) -> Result<(Vec<Entry>, bool), ReadError> {
+    ) -> Result<(Vec<Entry>, bool), Missed> {
         self.env.dawdle(Point::ReadLate, LATE_MAX).await;
         let shared = self.clone();
         pool::run(&*self.pool, move || {
@@ -189,7 +261,14 @@ impl Shared {
                 match all {
                     Ok(true) => {}
                     Ok(false) => return Ok((found, false)),
-                    Err(error) => return Err(shared.judge(group, piece.range.start, error)),
+                    Err(error) => {
+                        shared.examine(group, piece);
+                        // What lies before the damage is whole.
+                        if !found.is_empty() {
+                            return Ok((found, false));
+                        }
+                        return Err(shared.judge(group, piece.range.start, &piece.volume, error));
+                    }
                 }
             }
             Ok((found, true))
@@ -199,17 +278,97 @@ impl Shared {
 
     /// A read that failed because its volume went away, as it was dead, found nothing damaged; nor did one in a store
     /// that has failed: a volume whose closing failed cannot be opened any more.
-    fn judge(&self, group: GroupId, index: LogIndex, error: ReadError) -> ReadError {
+    fn judge(&self, group: GroupId, index: LogIndex, volume: &Volume, error: ReadError) -> Missed {
         if let Some(refusal) = self.failure.refusal() {
-            return ReadError::Failed(refusal);
+            return Missed::Failed(ReadError::Failed(refusal));
         }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
         if held {
-            return error;
+            return if state.has_volume(volume.number) { Missed::Failed(error) } else { Missed::Moved };
         }
         self.env.reached(Mark::ReadOfWhatWentAway);
-        ReadError::Missing { group, index }
+        Missed::Failed(ReadError::Missing { group, index })
+    }
+
+    /// Finds out which entries of a piece cannot be read, and notes them. Blocks.
+    fn examine(&self, group: GroupId, piece: &Piece) {
+        let (mut news, mut first) = (0_u64, None);
+        for (index, part, error) in self.unreadable(group, piece) {
+            if !error.is_damage() || !self.state().note_damage(group, index, part, piece.volume.number) {
+                continue;
+            }
+            self.env.reached(match part {
+                Part::Head => Mark::HeadFoundDamaged,
+                Part::Body => Mark::BodyFoundDamaged,
+            });
+            news += 1;
+            first.get_or_insert((index, error));
+        }
+        if let Some((index, error)) = first {
+            tracing::error!(
+                %group,
+                %index,
+                entries = news,
+                error = &error as &dyn std::error::Error,
+                "damaged entries were found"
+            );
+            self.metrics.damaged_entries.add(news);
+            self.damaged.send_modify(|version| *version += 1);
+        }
+        piece.volume.forget_pages();
+    }
+
+    /// The entries of a piece that cannot be read, and why: each is looked at alone, as one that makes redb panic says
+    /// nothing of the others. None if the store has failed. Blocks.
+    fn unreadable(&self, group: GroupId, piece: &Piece) -> Vec<(LogIndex, Part, ReadError)> {
+        let mut found = Vec::new();
+        for one in piece.each() {
+            let read =
+                |bodies| self.use_volume(group, &one.volume, |read| read_one(read, group, &one, bodies));
+            if let Err(error) = read(true) {
+                let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                found.push((one.range.start, part, error));
+            }
+            if self.failure.refusal().is_some() {
+                return Vec::new();
+            }
+        }
+        found
+    }
+
+    /// Notes whatever cannot be read among the next entries of a group from `from` on, at most so many bytes of bodies
+    /// and [`SCRUB_PLACES`] entries; tells where it stopped and how many bytes it read. For the scrubber. Blocks.
+    pub(super) fn scrub_some(
+        &self,
+        group: GroupId,
+        from: LogIndex,
+        bytes_max: u64,
+    ) -> Option<(LogIndex, u64)> {
+        let piece = {
+            let state = self.state();
+            let durable = state.durable.get(&group)?;
+            let visible = state.visible.get(&group)?;
+            // What is in memory comes from the disk later, and is read then.
+            let synced = clip(&durable.hard.range(), &(from..visible.memory_start()));
+            let range = clip(&visible.hard.range(), &synced);
+            if range.start >= range.end {
+                return None;
+            }
+            state.pieces(group, range, SCRUB_PLACES).0.into_iter().next()?
+        };
+        let wanted = Wanted { bodies: true, count_max: usize::MAX, bytes_max };
+        let (mut bytes, mut found) = (0, Vec::new());
+        let read = self.use_volume(group, &piece.volume, |read| {
+            read_piece(read, group, &piece, wanted, &mut bytes, &mut found)
+        });
+        let bytes = found.iter().map(|entry| bytes_of(&entry.head)).sum::<u64>();
+        if read.is_ok() {
+            let last = found.last().map_or(piece.range.end, |entry| entry.head.index.next());
+            return Some((last, bytes));
+        }
+        self.examine(group, &piece);
+        Some((piece.range.end, bytes))
     }
 
     /// Reads in a volume, and keeps the number of open ones within its bound.
@@ -254,6 +413,29 @@ impl Shared {
 }
 
 impl State {
+    /// The entries of a group as the disk holds them, from `from` on, at most `count_max`: each whole, or what of it
+    /// cannot be read. Empty behind the last one. Blocks.
+    pub(super) fn look(&self, group: GroupId, from: LogIndex, count_max: usize) -> Vec<Looked> {
+        let Some(durable) = self.durable.get(&group) else { return Vec::new() };
+        let range = clip(&durable.hard.range(), &(from..LogIndex(u64::MAX)));
+        let mut looked = Vec::new();
+        for piece in self.pieces(group, range, count_max).0 {
+            for one in piece.each() {
+                let read = |bodies| one.volume.read(|read| read_one(read, group, &one, bodies));
+                looked.push(match read(true) {
+                    Ok(entry) => Looked::Whole(entry),
+                    Err(error) => {
+                        // redb refuses all reads after one has failed: the next one opens the file anew.
+                        drop(one.volume.close());
+                        let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                        Looked::Damaged { index: one.range.start, part, error }
+                    }
+                });
+            }
+        }
+        looked
+    }
+
     /// Where a range lies on the disk, and whether that is all of it: at most `count_max` entries are.
     fn pieces(&self, group: GroupId, range: Range<LogIndex>, count_max: usize) -> (Vec<Piece>, bool) {
         let count_max = u64::try_from(count_max).unwrap_or(u64::MAX).min(PLACES_MAX);
@@ -277,11 +459,27 @@ impl State {
                 } else {
                     (self.sealed.get(&span.volume).expect("a volume with a live span is kept"), None)
                 };
-                Piece { volume: volume.clone(), range, places: places.map(<[Place]>::to_vec) }
+                Piece { volume: volume.clone(), range, places }
             })
             .collect();
         (pieces, whole)
     }
+}
+
+/// An entry on the disk.
+pub(super) enum Looked {
+    Whole(Entry),
+    Damaged { index: LogIndex, part: Part, error: ReadError },
+}
+
+/// Reads the one entry of a piece.
+fn read_one(read: &redb::ReadTransaction, group: GroupId, one: &Piece, bodies: bool) -> Result<Entry, Fault> {
+    let wanted = Wanted { bodies, count_max: 1, bytes_max: u64::MAX };
+    let (mut bytes, mut found) = (0, Vec::new());
+    read_piece(read, group, one, wanted, &mut bytes, &mut found)?;
+    found.pop().ok_or_else(|| {
+        Fault::corrupt("index", format!("group {group}, index {}", one.range.start), Corrupt::Short)
+    })
 }
 
 /// The part of a range that lies within another one; empty at its start or end if none does.

@@ -1,24 +1,31 @@
 //! Opening a data folder, after whatever happened to it: finds out what the disk holds, finishes what was left half
 //! done, and reports both. A crash in the middle is harmless: the next opening does the same again.
 
+mod losses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use quorate_proto::ids::{GroupId, Identity, NodeId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use tracing::{error, warn};
 
+use losses::{GIVEN_UP, Hurt};
+
+use super::checkpoints::{self, CheckpointKind, Checkpoints, Worth, judge};
 use super::config::StoreConfig;
+use super::damage::{Damage, Lost};
 use super::error::{DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
 use super::hard::Durable;
 use super::index::MemoryIndex;
 use super::keeper;
-use super::replay::{Replayed, replay};
+use super::replay::{Replayed, replay, salvage};
 use super::rewrite::{self, copy_anew, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
-use super::volume::{FORMAT, Owner, Volume, VolumeNumber, guarded_disk};
+use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
 
 /// What was found when a data folder was opened, and what was done about it.
@@ -41,6 +48,14 @@ pub struct RecoveryReport {
     pub leftovers: u64,
     /// The process before ended after a failed write or sync: what was in doubt was written anew.
     pub failed_before: bool,
+    /// `meta.redb` was damaged or missing, and was made anew of what the volumes say.
+    pub meta_rebuilt: bool,
+    /// Volumes that cannot be read any more, or are not there, and hold entries.
+    pub volumes_lost: u64,
+    /// Entries known to be damaged.
+    pub damaged_entries: u64,
+    /// Groups that may lack what they had acknowledged.
+    pub groups_behind: u64,
 }
 
 /// A folder, opened.
@@ -68,43 +83,25 @@ pub(super) fn recover(
         folder.remove(name, &mut report)?;
     }
     let half_made = report.leftovers;
-    let on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
+    let mut on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
     if report.failed_before && names.contains(&meta_file()) {
         folder.disk(copy_anew(disk, &meta_file()))?;
     }
-    let (meta, mut content) =
-        folder.meta(names.contains(&meta_file()), &on_disk, Owner { node, identity: fresh }, &mut report)?;
+    let mut hurt = Hurt::default();
+    let ours = Owner { node, identity: fresh };
+    let (meta, mut content) = folder.meta(names.contains(&meta_file()), &on_disk, ours, &mut report)?;
+    folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
-            folder.disk(copy_anew(disk, &number.file()))?;
+            if folder.disk(copy_anew(disk, &number.file()))? > 0 {
+                hurt.unreadable.insert(*number);
+            }
         }
     }
-    folder.settle_unknown(&on_disk, &content, &mut report)?;
+    folder.settle_unknown(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
     let unlisted = report.leftovers - half_made;
-    let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report)?;
-    let mut found = folder.newest(&mut volumes, &meta, &mut content)?;
-    if report.failed_before {
-        let mut doubtful = volumes.unsealed.into_iter().map(|(volume, replayed)| (volume, replayed.index));
-        let mut doubtful = doubtful.by_ref().collect::<Vec<_>>();
-        doubtful.push((found.active.volume, found.active.index));
-        let old = rewrite::In {
-            doubtful,
-            spares: std::mem::take(&mut volumes.spares),
-            durable: &mut found.durable,
-            commit: found.commit,
-        };
-        found.active = rewrite(disk, config, content.owner, &meta, &mut content, old)
-            .map_err(|error| folder.read_error(error))?;
-        found.commit += u64::from(found.active.begun);
-        folder.remove(&marker(), &mut report)?;
-    } else {
-        for (volume, replayed) in volumes.unsealed {
-            let seal = folder.disk(keeper::seal(&volume, &replayed.index))?;
-            folder.note(&meta, &mut content, volume.number, Some(seal))?;
-            volumes.sealed.insert(volume.number, volume);
-            report.sealed += 1;
-        }
-    }
+    let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
+    let mut found = folder.newest(&mut volumes, &meta, &mut content, &mut hurt)?;
     let (mut newer_in_meta, mut newer_in_volume) = (false, false);
     for (group, vote) in &content.votes {
         let hard = &mut found.durable.entry(*group).or_default().hard;
@@ -113,12 +110,67 @@ pub(super) fn recover(
         newer_in_volume |= *vote != newest;
         hard.vote = Some(newest);
     }
-    folder.check_spans(&found, &volumes.sealed)?;
+    // Before anything that was found is given up: a start that is cut off must not make the next one sure of itself.
+    folder.note_losses(&meta, &mut content, &found, &hurt)?;
+    if report.failed_before || found.broken {
+        let doubtful = volumes.unsealed.drain(..).map(|unsealed| (unsealed.volume, unsealed.replayed.index));
+        let mut doubtful = doubtful.collect::<Vec<_>>();
+        doubtful.push((found.active.volume, found.active.index));
+        let old = rewrite::In {
+            doubtful,
+            spares: std::mem::take(&mut volumes.spares),
+            durable: &mut found.durable,
+            commit: found.commit,
+            newest_lost: hurt.lost.keys().next_back().copied(),
+        };
+        let (active, cut) = rewrite(disk, config, content.owner, &meta, &mut content, old)
+            .map_err(|error| folder.read_error(error))?;
+        found.active = active;
+        if !cut.is_empty() {
+            hurt.lose_tail("entries at the end of a log cannot be read");
+        }
+        found.commit += u64::from(found.active.begun);
+        if report.failed_before {
+            folder.remove(&marker(), &mut report)?;
+        }
+    } else {
+        for Unsealed { volume, replayed, .. } in volumes.unsealed.drain(..) {
+            match keeper::seal(&volume, &replayed.index) {
+                Ok(seal) => {
+                    folder.note(&meta, &mut content, volume.number, Some(seal))?;
+                    volumes.sealed.insert(volume.number, volume);
+                    report.sealed += 1;
+                }
+                Err(error) => match folder.unfit(ReadError::Disk(error)) {
+                    Unfit::Damaged(why) => {
+                        // What this says does not matter any more.
+                        drop(volume.close());
+                        hurt.lose(volume.number, &why);
+                    }
+                    Unfit::Refused(error) => return Err(error),
+                },
+            }
+        }
+    }
+    let mut damage = folder.settle_lost(&meta, &mut content, &found, &mut volumes, &mut hurt)?;
+    let (checkpoints, to_be_trimmed) =
+        folder.checkpoints(&meta, &mut content, &found.durable, &mut damage)?;
+    if content.format != FORMAT {
+        // Before anything is written that an older program would take for damage: it says so instead.
+        folder.disk(meta.write(&[Change::Format(FORMAT)]))?;
+        content.format = FORMAT;
+    }
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
-    report.volumes = count(volumes.sealed.len()) + u64::from(found.active.begun);
+    let spans = || found.durable.values().flat_map(|durable| &durable.spans);
+    let unread = volumes.sealed.values().filter(|volume| volume.is_lost()).map(|volume| volume.number);
+    let unread = unread.collect::<Vec<_>>();
+    let lost = unread.iter().filter(|number| spans().any(|span| span.volume == **number)).count();
+    report.volumes = count(volumes.sealed.len() - unread.len()) + u64::from(found.active.begun);
+    report.volumes_lost = count(lost);
     report.groups = count(found.durable.len());
-    let spans = found.durable.values().flat_map(|durable| &durable.spans);
-    report.entries = spans.map(|span| span.range.end.0 - span.range.start.0).sum();
+    report.entries = spans().map(|span| span.range.end.0 - span.range.start.0).sum();
+    report.damaged_entries = damage.values().map(Damage::entries).sum();
+    report.groups_behind = count(damage.values().filter(|damage| damage.lost.any()).count());
     let marks = [
         (report.created, Mark::FirstStart),
         (report.repaired > 0, Mark::RestartAfterACrash),
@@ -130,9 +182,16 @@ pub(super) fn recover(
         (newer_in_volume, Mark::VoteNewerInItsVolume),
         (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
+        (to_be_trimmed, Mark::RestartInTheMiddleOfACatchUp),
+        (report.meta_rebuilt, Mark::MetaRebuilt),
+        (lost > 0, Mark::VolumeFoundLost),
+        (hurt.tail.is_some(), Mark::TailFoundLost),
     ];
     let marks = marks.into_iter().filter(|(reached, _)| *reached).map(|(_, mark)| mark).collect();
-    let state = State::new(found.durable, found.active, volumes.sealed, volumes.spares.pop(), found.commit);
+    let spare = volumes.spares.pop();
+    let mut state = State::new(found.durable, checkpoints, found.active, volumes.sealed, spare, found.commit);
+    state.damage = damage;
+    state.forgot_below = content.forgot;
     Ok(Recovered { meta, content, state, report, marks })
 }
 
@@ -146,15 +205,33 @@ struct Folder<'a> {
 struct Volumes {
     sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
     /// Begun and not sealed; ascending. The last one is the active one.
-    unsealed: Vec<(Arc<Volume>, Replayed)>,
+    unsealed: Vec<Unsealed>,
     /// Made ahead, without content; descending.
     spares: Vec<Arc<Volume>>,
+}
+
+struct Unsealed {
+    volume: Arc<Volume>,
+    /// As far as its stream is whole.
+    replayed: Replayed,
+    /// What is damaged in it.
+    trouble: Option<String>,
 }
 
 struct Found {
     active: Active,
     durable: BTreeMap<GroupId, Durable>,
     commit: u64,
+    /// The active volume is damaged: nothing more may be written to it.
+    broken: bool,
+}
+
+/// Why a volume is not used.
+enum Unfit {
+    /// It is not what was written: what it held must come from elsewhere.
+    Damaged(String),
+    /// That says nothing of its content.
+    Refused(OpenError),
 }
 
 impl Folder<'_> {
@@ -175,21 +252,26 @@ impl Folder<'_> {
         owner: Owner,
         report: &mut RecoveryReport,
     ) -> Result<(Meta, MetaContent), OpenError> {
-        if !exists {
-            if !on_disk.is_empty() {
-                return Err(OpenError::MetaMissing { folder: self.path.clone(), volumes: on_disk.len() });
-            }
+        if !exists && on_disk.is_empty() {
             report.created = true;
             let content = MetaContent::empty(FORMAT, owner);
             let meta = self.disk(Meta::create(self.disk, &content))?;
             return Ok((meta, content));
         }
-        let (meta, content, repaired) = Meta::open(self.disk).map_err(|error| match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
-                OpenError::MetaDamaged { folder: self.path.clone(), reason: error.to_string() }
+        let opened = if exists { Some(Meta::open(self.disk)) } else { None };
+        let (meta, content, repaired) = match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(ReadError::Disk(error))) if !error.is_damage() => return Err(self.disk_error(error)),
+            Some(Err(error)) => {
+                let reason = error.to_string();
+                let damaged = OpenError::MetaDamaged { folder: self.path.clone(), reason };
+                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(damaged));
             }
-        })?;
+            None => {
+                let missing = OpenError::MetaMissing { folder: self.path.clone(), volumes: on_disk.len() };
+                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(missing));
+            }
+        };
         self.check_format(&meta_file(), content.format)?;
         if content.owner.node != owner.node {
             return Err(OpenError::OtherNode {
@@ -203,7 +285,7 @@ impl Folder<'_> {
     }
 
     fn check_format(&self, file: &FileName, found: u32) -> Result<(), OpenError> {
-        if found == FORMAT {
+        if (FORMAT_OLDEST..=FORMAT).contains(&found) {
             return Ok(());
         }
         Err(OpenError::OtherVersion {
@@ -214,39 +296,76 @@ impl Folder<'_> {
         })
     }
 
+    /// Removes what others were being rewritten into when a crash came: they are still there.
+    fn give_up_unfinished(
+        &self,
+        on_disk: &mut BTreeSet<VolumeNumber>,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+    ) -> Result<(), OpenError> {
+        for number in std::mem::take(&mut content.unfinished) {
+            if on_disk.remove(&number) {
+                self.remove(&number.file(), report)?;
+            }
+            // The newest one stays noted: should its file come back after a power cut, nothing else would tell what it is.
+            if content.volumes.keys().next_back().is_some_and(|newest| number < *newest) {
+                self.disk(meta.write(&[Change::VolumeGone(number)]))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Volumes that `meta.redb` does not list are a removed one whose removal came undone, or the next one made just
-    /// before a crash.
+    /// before a crash. One that has begun all the same shows that `meta.redb` is an older copy.
     fn settle_unknown(
         &self,
         on_disk: &BTreeSet<VolumeNumber>,
-        content: &MetaContent,
+        meta: &Meta,
+        content: &mut MetaContent,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<(), OpenError> {
         let newest = content.volumes.keys().next_back().copied();
         let unknown = on_disk.iter().filter(|number| !content.volumes.contains_key(number));
         for number in unknown.copied().collect::<Vec<_>>() {
-            if newest.is_some_and(|newest| number < newest) {
-                self.remove(&number.file(), report)?;
+            let begun = if newest.is_some_and(|newest| number < newest) {
+                Ok(false)
             } else {
-                let opened = Volume::open(self.disk, number, self.config.active_cache());
-                let opened = opened.map_err(|error| self.volume_error(number, ReadError::Disk(error)));
-                let volume = opened?.volume;
-                let begun = self.label(&volume, content.owner).map(drop).and_then(|()| {
-                    let replayed = replay(&volume).map_err(|error| self.read_error(error))?;
-                    self.disk(volume.close())?;
-                    Ok(replayed.is_some())
-                })?;
-                if begun {
-                    return Err(OpenError::MetaDamaged {
-                        folder: self.path.clone(),
-                        reason: format!("it is older than {}, which it does not list", number.file()),
-                    });
+                self.has_begun(number, content.owner)
+            };
+            match begun {
+                Ok(true) => {
+                    hurt.lose_tail(&format!(
+                        "meta.redb does not list {}: it is an older copy",
+                        number.file()
+                    ));
+                    self.note(meta, content, number, None)?;
                 }
                 // After kill -9 its name may not be durable. It is made again.
-                self.remove(&number.file(), report)?;
+                Ok(false) => {
+                    let volume = Volume::sealed(self.disk, number, 0);
+                    report.leftovers += 1;
+                    self.disk(keeper::discard(self.disk, content.owner, &volume, true))?;
+                }
+                Err(Unfit::Damaged(why)) => {
+                    hurt.lose_tail(&format!("{} is damaged ({why})", number.file()));
+                    hurt.lose(number, &why);
+                }
+                Err(Unfit::Refused(error)) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Whether a volume that is not listed holds anything.
+    fn has_begun(&self, number: VolumeNumber, owner: Owner) -> Result<bool, Unfit> {
+        let opened = Volume::open(self.disk, number, self.config.active_cache());
+        let volume = opened.map_err(|error| self.unfit(ReadError::Disk(error)))?.volume;
+        self.label(&volume, owner)?;
+        let replayed = replay(&volume).map_err(|error| self.unfit(error))?;
+        volume.close().map_err(|error| self.unfit(ReadError::Disk(error)))?;
+        Ok(replayed.is_some())
     }
 
     /// Opens all volumes that `meta.redb` lists.
@@ -256,71 +375,119 @@ impl Folder<'_> {
         meta: &Meta,
         content: &mut MetaContent,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<Volumes, OpenError> {
         let mut volumes = Volumes { sealed: BTreeMap::new(), unsealed: Vec::new(), spares: Vec::new() };
+        // Not sealed, and damaged or gone.
+        let mut open_and_lost = BTreeSet::new();
         for (number, seal) in content.volumes.clone() {
-            if !on_disk.contains(&number) {
-                let file = number.file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
-            }
-            if let Some(seal) = seal {
-                let volume = self.sealed(number, seal, content.owner)?;
-                volumes.sealed.insert(number, Arc::new(volume));
-                continue;
-            }
-            let opened = Volume::open(self.disk, number, self.config.active_cache())
-                .map_err(|error| self.volume_error(number, ReadError::Disk(error)))?;
-            report.repaired += u64::from(opened.repaired);
-            let volume = Arc::new(opened.volume);
-            let is_sealed = self.label(&volume, content.owner)?;
-            if is_sealed && !report.failed_before {
-                self.disk(volume.close())?;
-                let (bytes, crc) = self.disk(volume.measure())?;
-                self.note(meta, content, number, Some(Seal { bytes, crc }))?;
-                volumes.sealed.insert(number, volume);
-                report.sealed += 1;
-                continue;
-            }
-            match replay(&volume).map_err(|error| self.read_error(error))? {
-                Some(replayed) if volumes.spares.is_empty() => volumes.unsealed.push((volume, replayed)),
-                Some(_) => return Err(self.older_copy(&volumes.spares[0], "it holds nothing")),
-                None => volumes.spares.push(volume),
+            let fit = match seal {
+                _ if !on_disk.contains(&number) => Err(Unfit::Damaged("it is missing".to_owned())),
+                Some(seal) => self.sealed(number, seal, content.owner).map(|volume| {
+                    volumes.sealed.insert(number, Arc::new(volume));
+                }),
+                None => self.unsealed(number, meta, content, report, hurt, &mut volumes),
+            };
+            match fit {
+                Ok(()) => {}
+                Err(Unfit::Damaged(why)) => {
+                    hurt.lose(number, &why);
+                    if seal.is_none() {
+                        open_and_lost.insert(number);
+                    }
+                }
+                Err(Unfit::Refused(error)) => return Err(error),
             }
         }
+        // What was made before one that has begun had begun itself.
+        let newest = volumes.unsealed.last().map(|unsealed| unsealed.volume.number);
+        let (emptied, spares): (Vec<_>, Vec<_>) =
+            volumes.spares.drain(..).partition(|spare| newest.is_some_and(|newest| spare.number < newest));
+        for spare in emptied {
+            self.disk(spare.close())?;
+            hurt.lose(spare.number, "it is an older copy: it holds nothing, and a newer one does");
+        }
+        volumes.spares = spares;
         volumes.spares.reverse();
+        // Whatever came after a newest one that has begun may have begun as well.
+        if let Some(lost) = open_and_lost.iter().find(|lost| newest.is_none_or(|newest| **lost > newest)) {
+            hurt.lose_tail(&format!("{} was perhaps written last", lost.file()));
+        }
         Ok(volumes)
     }
 
-    fn sealed(&self, number: VolumeNumber, seal: Seal, owner: Owner) -> Result<Volume, OpenError> {
+    /// Opens a volume that is not listed as sealed.
+    fn unsealed(
+        &self,
+        number: VolumeNumber,
+        meta: &Meta,
+        content: &mut MetaContent,
+        report: &mut RecoveryReport,
+        hurt: &Hurt,
+        volumes: &mut Volumes,
+    ) -> Result<(), Unfit> {
+        let unfit = |error: DiskError| self.unfit(ReadError::Disk(error));
+        let opened = Volume::open(self.disk, number, self.config.active_cache()).map_err(unfit)?;
+        report.repaired += u64::from(opened.repaired);
+        let volume = Arc::new(opened.volume);
+        let is_sealed = self.label(&volume, content.owner)?;
+        if is_sealed && !report.failed_before {
+            volume.close().map_err(unfit)?;
+            let (bytes, crc) = volume.measure().map_err(unfit)?;
+            self.note(meta, content, number, Some(Seal { bytes, crc })).map_err(Unfit::Refused)?;
+            volumes.sealed.insert(number, volume);
+            report.sealed += 1;
+            return Ok(());
+        }
+        let (replayed, trouble) = salvage(&volume);
+        let trouble = match trouble {
+            Some(error) => match self.unfit(error) {
+                Unfit::Damaged(why) => Some(why),
+                refused @ Unfit::Refused(_) => return Err(refused),
+            },
+            None if hurt.unreadable.contains(&number) => Some("parts of it cannot be read".to_owned()),
+            None => None,
+        };
+        if replayed.commit == 0 && trouble.is_none() {
+            volumes.spares.push(volume);
+        } else {
+            volumes.unsealed.push(Unsealed { volume, replayed, trouble });
+        }
+        Ok(())
+    }
+
+    fn sealed(&self, number: VolumeNumber, seal: Seal, owner: Owner) -> Result<Volume, Unfit> {
         let volume = Volume::sealed(self.disk, number, self.config.active_cache());
-        let length = self.disk(volume.length())?;
+        let unfit = |error: DiskError| self.unfit(ReadError::Disk(error));
+        if seal == GIVEN_UP {
+            return Err(Unfit::Damaged("it was found damaged before".to_owned()));
+        }
+        let length = volume.length().map_err(unfit)?;
         if length != seal.bytes {
-            let reason = format!("{length} bytes, {} when it was closed", seal.bytes);
-            return Err(self.older_copy(&volume, &reason));
+            let reason = format!("it is an older copy: {length} bytes, {} when it was closed", seal.bytes);
+            return Err(Unfit::Damaged(reason));
         }
         let is_sealed = self.label(&volume, owner)?;
-        self.disk(volume.close())?;
-        if is_sealed { Ok(volume) } else { Err(self.older_copy(&volume, "it was not closed for good")) }
+        volume.close().map_err(unfit)?;
+        if is_sealed {
+            Ok(volume)
+        } else {
+            Err(Unfit::Damaged("it is an older copy: it was not closed for good".to_owned()))
+        }
     }
 
     /// Checks whose volume it is; tells whether it is sealed.
-    fn label(&self, volume: &Volume, owner: Owner) -> Result<bool, OpenError> {
-        let label = volume.label().map_err(|error| self.volume_error(volume.number, error))?;
-        self.check_format(volume.file(), label.format)?;
+    fn label(&self, volume: &Volume, owner: Owner) -> Result<bool, Unfit> {
+        let label = volume.label().map_err(|error| self.unfit(error))?;
+        self.check_format(volume.file(), label.format).map_err(Unfit::Refused)?;
         if label.owner != owner {
-            return Err(OpenError::VolumeForeign {
-                folder: self.path.clone(),
-                file: volume.file().to_string(),
-                node: label.owner.node,
-                identity: label.owner.identity,
-            });
+            return Err(Unfit::Damaged(format!(
+                "it was written by node {} with identity {}",
+                label.owner.node, label.owner.identity
+            )));
         }
         if label.number != volume.number {
-            return Err(OpenError::VolumeDamaged {
-                folder: self.path.clone(),
-                file: volume.file().to_string(),
-                reason: format!("it is {} under another name", label.number.file()),
-            });
+            return Err(Unfit::Damaged(format!("it is {} under another name", label.number.file())));
         }
         Ok(label.sealed)
     }
@@ -331,23 +498,21 @@ impl Folder<'_> {
         volumes: &mut Volumes,
         meta: &Meta,
         content: &mut MetaContent,
+        hurt: &mut Hurt,
     ) -> Result<Found, OpenError> {
-        let Some((volume, replayed)) = volumes.unsealed.pop() else {
-            let lost =
-                volumes.spares.last().filter(|_| !volumes.sealed.is_empty() || content.witness.is_some());
-            if let Some(lost) = lost {
-                return Err(
-                    self.older_copy(lost, "it holds nothing, although this node has acknowledged entries")
-                );
-            }
-            if let Some((number, _)) = volumes.sealed.last_key_value() {
-                let file = number.next().file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
+        let witness = content.witness.map_or(0, |witness| witness.commit);
+        let Some(Unsealed { volume, mut replayed, trouble }) = volumes.unsealed.pop() else {
+            let mut base = Replayed::default();
+            if !volumes.sealed.is_empty() || !hurt.lost.is_empty() || witness > 0 || content.forgot.is_some()
+            {
+                hurt.lose_tail("no volume holds the newest commits");
+                base = self.before(volumes)?;
             }
             let volume = match volumes.spares.pop() {
                 Some(volume) => volume,
                 None => {
-                    let number = VolumeNumber(1);
+                    let known = content.volumes.keys().chain(hurt.lost.keys()).max().copied();
+                    let number = known.unwrap_or(VolumeNumber(0)).next();
                     let cache = self.config.active_cache();
                     let volume = self.disk(Volume::create(self.disk, content.owner, number, cache))?;
                     self.note(meta, content, number, None)?;
@@ -356,32 +521,129 @@ impl Folder<'_> {
             };
             let active =
                 Active { volume, index: MemoryIndex::default(), tail: Tail::default(), begun: false };
-            return Ok(Found { active, durable: BTreeMap::new(), commit: 0 });
+            let commit = base.commit.max(witness);
+            return Ok(Found { active, durable: base.durable, commit, broken: false });
         };
-        if let Some(witness) = content.witness
-            && replayed.commit < witness.commit
-        {
-            let reason =
-                format!("its last commit is {}, {} was acknowledged", replayed.commit, witness.commit);
-            return Err(self.older_copy(&volume, &reason));
+        // Those before it are lost with what is damaged in them; this one tells what they held.
+        let (broken, whole): (Vec<_>, Vec<_>) =
+            volumes.unsealed.drain(..).partition(|unsealed| unsealed.trouble.is_some());
+        volumes.unsealed = whole;
+        for Unsealed { volume, trouble, .. } in broken {
+            self.disk(volume.close())?;
+            hurt.lose(volume.number, &trouble.unwrap_or_default());
         }
-        let active = Active { volume, index: replayed.index, tail: replayed.tail, begun: true };
-        Ok(Found { active, durable: replayed.durable, commit: replayed.commit })
+        if let Some(why) = &trouble {
+            hurt.lose_tail(&format!("{} is damaged ({why})", volume.file()));
+            // Its beginning tells of all groups, unless that is damaged.
+            for (group, state) in self.before(volumes)?.durable {
+                replayed.durable.entry(group).or_insert(state);
+            }
+        } else if replayed.commit < witness {
+            hurt.lose_tail(&format!(
+                "{} is an older copy: its last commit is {}, {witness} was acknowledged",
+                volume.file(),
+                replayed.commit
+            ));
+        }
+        let active =
+            Active { volume, index: replayed.index, tail: replayed.tail, begun: replayed.commit > 0 };
+        let commit = replayed.commit.max(witness);
+        Ok(Found { active, durable: replayed.durable, commit, broken: trouble.is_some() })
     }
 
-    /// Each span must lie in a volume that is here.
-    fn check_spans(
-        &self,
-        found: &Found,
-        sealed: &BTreeMap<VolumeNumber, Arc<Volume>>,
-    ) -> Result<(), OpenError> {
-        for span in found.durable.values().flat_map(|durable| &durable.spans) {
-            if span.volume != found.active.volume.number && !sealed.contains_key(&span.volume) {
-                let file = span.volume.file().to_string();
-                return Err(OpenError::VolumeMissing { folder: self.path.clone(), file });
+    /// What the newest readable one of the volumes before the active one says at its end.
+    fn before(&self, volumes: &Volumes) -> Result<Replayed, OpenError> {
+        let unsealed = volumes.unsealed.iter().map(|unsealed| &unsealed.volume);
+        let mut all = volumes.sealed.values().chain(unsealed).collect::<Vec<_>>();
+        all.sort_by_key(|volume| volume.number);
+        for volume in all.into_iter().rev() {
+            match replay(volume) {
+                Ok(Some(replayed)) if replayed.tells => return Ok(replayed),
+                // One that others were rewritten into holds entries, and tells of nothing else.
+                Ok(Some(_) | None) => {}
+                Err(error) => match self.unfit(error) {
+                    Unfit::Damaged(why) => {
+                        warn!(volume = %volume.number, why, "stream of a volume cannot be read");
+                    }
+                    Unfit::Refused(error) => return Err(error),
+                },
             }
         }
-        Ok(())
+        Ok(Replayed::default())
+    }
+
+    /// Judges each group's checkpoints by its log, and takes away those that count for nothing. Gives those that count,
+    /// and whether a log is still to be trimmed to one of them.
+    fn checkpoints(
+        &self,
+        meta: &Meta,
+        content: &mut MetaContent,
+        durable: &BTreeMap<GroupId, Durable>,
+        damage: &mut BTreeMap<GroupId, Damage>,
+    ) -> Result<(Checkpoints, bool), OpenError> {
+        let mut behind = BTreeSet::new();
+        let mut misfit = |group: GroupId, reason: String| {
+            if !self.config.copies_elsewhere {
+                return Err(OpenError::Checkpoint { folder: self.path.clone(), group, reason });
+            }
+            error!(%group, reason, "base and log of a group do not fit; what is missing must come from other replicas");
+            behind.insert(group);
+            Ok(())
+        };
+        let (mut kept, mut worthless, mut to_be_trimmed) = (Checkpoints::new(), Vec::new(), false);
+        for ((group, kind), head) in &content.checkpoints {
+            let log = durable.get(group).map(|durable| &durable.hard);
+            match judge(log, *kind, head) {
+                worth @ (Worth::Counts | Worth::LogToBeTrimmed) => {
+                    to_be_trimmed |= worth == Worth::LogToBeTrimmed;
+                    kept.insert((*group, *kind), head.at);
+                }
+                Worth::Nothing => worthless.push((*group, *kind)),
+                Worth::DoesNotFit => {
+                    let last = log.and_then(|log| log.last).map_or(LogIndex(0), |last| last.index);
+                    let reason = format!("it is of entry {}, and the log ends at {last}", head.at.index);
+                    misfit(*group, reason)?;
+                    if last < head.at.index {
+                        // It holds more than the log, whose end is lost: the log goes on behind it.
+                        to_be_trimmed = true;
+                        kept.insert((*group, *kind), head.at);
+                    } else {
+                        worthless.push((*group, *kind));
+                    }
+                }
+            }
+        }
+        let mut baseless = BTreeSet::new();
+        for (group, durable) in durable {
+            let base = kept.get(&(*group, CheckpointKind::Base));
+            if let Some(purged) = durable.hard.purged
+                && base.is_none_or(|base| base.index < purged.index)
+            {
+                let reason =
+                    format!("the log begins behind entry {}, and there is none so far", purged.index);
+                misfit(*group, reason)?;
+                baseless.insert(*group);
+            }
+        }
+        // First: without it, nothing would tell of what is missing.
+        let mut changes = Vec::new();
+        for group in behind {
+            let lost = content.lost.entry(group).or_default();
+            *lost = lost.and(Lost { tail: true, vote: false });
+            changes.push(Change::Lost(group, *lost));
+            let damage = damage.entry(group).or_default();
+            (damage.lost, damage.base) = (*lost, baseless.contains(&group));
+        }
+        if !changes.is_empty() {
+            self.disk(meta.write(&changes))?;
+        }
+        if !worthless.is_empty() {
+            let cleared = meta.transact(|write| {
+                worthless.iter().try_for_each(|(group, kind)| checkpoints::clear(write, *group, *kind))
+            });
+            self.disk(cleared)?;
+        }
+        Ok((kept, to_be_trimmed))
     }
 
     fn note(
@@ -396,20 +658,12 @@ impl Folder<'_> {
         Ok(())
     }
 
-    fn older_copy(&self, volume: &Volume, reason: &str) -> OpenError {
-        OpenError::OlderCopy {
-            folder: self.path.clone(),
-            file: volume.file().to_string(),
-            reason: reason.to_owned(),
-        }
-    }
-
     fn disk<T>(&self, result: Result<T, DiskError>) -> Result<T, OpenError> {
         result.map_err(|error| self.disk_error(error))
     }
 
     fn disk_error(&self, source: DiskError) -> OpenError {
-        if is_permission(&source) {
+        if source.io_kind() == Some(io::ErrorKind::PermissionDenied) {
             OpenError::NotWritable { folder: self.path.clone(), source }
         } else {
             OpenError::Disk { folder: self.path.clone(), source }
@@ -426,21 +680,12 @@ impl Folder<'_> {
         }
     }
 
-    /// A volume that does not open is damaged, unless it is a matter of permissions.
-    fn volume_error(&self, number: VolumeNumber, error: ReadError) -> OpenError {
-        match error {
-            ReadError::Disk(error) if is_permission(&error) => self.disk_error(error),
-            ReadError::Disk(_) | ReadError::Corrupt(_) | ReadError::Missing { .. } | ReadError::Failed(_) => {
-                OpenError::VolumeDamaged {
-                    folder: self.path.clone(),
-                    file: number.file().to_string(),
-                    reason: error.to_string(),
-                }
-            }
+    /// What an error says of the volume in which it was met.
+    fn unfit(&self, error: ReadError) -> Unfit {
+        if error.is_damage() {
+            Unfit::Damaged(error.to_string())
+        } else {
+            Unfit::Refused(self.read_error(error))
         }
     }
-}
-
-fn is_permission(error: &DiskError) -> bool {
-    matches!(error.io_kind(), Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem))
 }

@@ -1,18 +1,20 @@
 //! After a failed write or sync: what the page cache shows of the files that were open then may not lie on the disk,
 //! and a later sync would not tell. So each is copied as it looks, byte by byte, before redb opens it: opening mends
 //! a file in place, and would put a synced head upon pages that are not there. Then the volumes' live content goes
-//! into a new, synced one before anything counts.
+//! into a new, synced one before anything counts. The same is done with an active volume that is found damaged, as far
+//! as it can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use redb::WriteTransaction;
+use redb::{StorageBackend, WriteTransaction};
 use tracing::info;
 
 use super::config::StoreConfig;
-use super::entry::{Body, Entry};
-use super::error::{DiskError, Fault, ReadError};
+use super::damage::Lost;
+use super::entry::{Body, Corrupt, Entry};
+use super::error::{DiskError, Fault, ReadError, is_medium};
 use super::facts::{Change, Meta, MetaContent};
 use super::hard::{Durable, Span};
 use super::index::MemoryIndex;
@@ -28,6 +30,9 @@ const COPY_BYTES: u64 = 4 << 20;
 /// Of a file copied as it looks, so much at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
 
+/// Of a chunk that cannot be read as a whole, so much at a time.
+const PAGE_BYTES: usize = 4_096;
+
 /// What there is.
 pub(super) struct In<'a> {
     /// The volumes that were open, and where their entries lie; the active one last.
@@ -37,37 +42,75 @@ pub(super) struct In<'a> {
     pub(super) durable: &'a mut BTreeMap<GroupId, Durable>,
     /// The last commit of the active volume.
     pub(super) commit: u64,
+    /// The newest volume that was found lost, which may not be listed.
+    pub(super) newest_lost: Option<VolumeNumber>,
 }
 
-/// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. Blocks.
+/// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. What the medium does not
+/// give back is zeroes in the copy: how many bytes that is. Blocks.
 ///
 /// # Errors
-/// Whatever the disk says; the file is still there then.
-pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<(), DiskError> {
+/// Whatever else the disk says; the file is still there then.
+pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, DiskError> {
     guarded_disk("copy", file, || {
         let temporary = FileName::new(format!("{file}.tmp"));
         let (old, new) = (disk.open(file, false)?, disk.open(&temporary, true)?);
         let length = old.len()?;
         new.set_len(length)?;
         let mut chunk = Vec::new();
-        let mut offset = 0;
+        let (mut offset, mut unreadable) = (0, 0);
         while offset < length {
             let bytes = (length - offset).min(CHUNK_BYTES);
             chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
-            old.read(offset, &mut chunk)?;
-            new.write(offset, &chunk)?;
+            match old.read(offset, &mut chunk) {
+                Ok(()) => {}
+                Err(error) if is_medium(&error) => unreadable += read_around(&*old, offset, &mut chunk)?,
+                Err(error) => return Err(error.into()),
+            }
+            // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
+            if chunk.iter().any(|byte| *byte != 0) {
+                new.write(offset, &chunk)?;
+            }
             offset += bytes;
         }
         new.sync_data()?;
         new.close()?;
         old.close()?;
         drop((old, new));
-        Ok(disk.publish(&temporary, file)?)
+        disk.publish(&temporary, file)?;
+        Ok(unreadable)
     })
 }
 
+/// Reads a chunk page by page, with zeroes for those that cannot be read: how many bytes that is.
+fn read_around(file: &dyn StorageBackend, offset: u64, chunk: &mut [u8]) -> Result<u64, Fault> {
+    let mut unreadable = 0;
+    for (at, page) in (0_u64..).zip(chunk.chunks_mut(PAGE_BYTES)) {
+        let page_bytes = u64::try_from(PAGE_BYTES).expect("small");
+        match file.read(offset + at * page_bytes, page) {
+            Ok(()) => {}
+            Err(error) if is_medium(&error) => {
+                page.fill(0);
+                unreadable += u64::try_from(page.len()).expect("small");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(unreadable)
+}
+
+/// What of a group's log lies in doubtful volumes.
+struct Moved {
+    group: GroupId,
+    /// Amid it: entries that were written once more. They keep their place in the log.
+    inner: Vec<Span>,
+    /// Its end, which is written as it was at first.
+    tail: Vec<Span>,
+}
+
 /// Writes the live content of the doubtful volumes into a new one, which is the active one from then on, and gives
-/// the old ones up. Blocks.
+/// the old ones up. A log ends before the first entry of its end that cannot be read: which ones do. That is noted
+/// before the old volumes go. Blocks.
 pub(super) fn rewrite(
     disk: &Arc<dyn Disk>,
     config: &StoreConfig,
@@ -75,10 +118,10 @@ pub(super) fn rewrite(
     meta: &Meta,
     content: &mut MetaContent,
     old: In<'_>,
-) -> Result<Active, ReadError> {
-    let number = content.volumes.keys().next_back().copied().unwrap_or(VolumeNumber(0)).next();
-    // Before anything else: left in front of a volume that has begun, one without content is taken for an older copy,
-    // and the folder does not open any more.
+) -> Result<(Active, BTreeSet<GroupId>), ReadError> {
+    let newest = content.volumes.keys().next_back().copied().max(old.newest_lost);
+    let number = newest.unwrap_or(VolumeNumber(0)).next();
+    // Before anything else: left in front of a volume that has begun, one without content is taken for an older copy.
     for volume in &old.spares {
         give_up(disk, meta, content, volume)?;
     }
@@ -88,21 +131,36 @@ pub(super) fn rewrite(
     let numbers = old.doubtful.iter().map(|(volume, _)| volume.number).collect::<BTreeSet<_>>();
     let mut moved = Vec::new();
     for (group, durable) in old.durable.iter_mut() {
-        let first = durable.spans.iter().position(|span| numbers.contains(&span.volume));
-        if let Some(first) = first {
-            let spans = durable.spans[first..].to_vec();
-            durable.truncate(spans[0].range.start);
-            moved.push((*group, spans));
+        let kept = durable.spans.iter().rposition(|span| !numbers.contains(&span.volume));
+        let tail = durable.spans.split_off(kept.map_or(0, |last| last + 1));
+        if let Some(first) = tail.first() {
+            durable.truncate(first.range.start);
+        }
+        let mut inner = Vec::new();
+        for span in durable.spans.iter_mut().filter(|span| numbers.contains(&span.volume)) {
+            inner.push(span.clone());
+            span.volume = number;
+        }
+        if !inner.is_empty() || !tail.is_empty() {
+            moved.push(Moved { group: *group, inner, tail });
         }
     }
     let mut active =
         Active { volume: Arc::new(new), index: MemoryIndex::default(), tail: Tail::default(), begun: false };
+    let mut cut = BTreeSet::new();
     if old.commit > 0 {
         let volume = active.volume.clone();
         let mut trouble = None;
         let written = volume.write(|write| {
             let copied = copy(write, &mut active, old.durable, &old.doubtful, &moved, old.commit + 1);
-            copied.map_err(|error| {
+            let noted = copied.and_then(|cut| {
+                let changes = lose(content, &cut);
+                if !changes.is_empty() {
+                    meta.write(&changes)?;
+                }
+                Ok(cut)
+            });
+            noted.map_err(|error| {
                 trouble = Some(error);
                 Fault::Other("the old volume could not be read".to_owned())
             })
@@ -110,14 +168,30 @@ pub(super) fn rewrite(
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
-        written?;
+        cut = written?;
         active.begun = true;
     }
     for (volume, _) in &old.doubtful {
         give_up(disk, meta, content, volume)?;
     }
-    info!(volume = %number, entries = active.index.entries(), "what was in doubt was written anew");
-    Ok(active)
+    info!(
+        volume = %number,
+        entries = active.index.entries(),
+        groups_cut = cut.len(),
+        "what was in doubt was written anew"
+    );
+    Ok((active, cut))
+}
+
+/// Notes that these groups' logs may have gone on; what is to be written for it.
+fn lose(content: &mut MetaContent, groups: &BTreeSet<GroupId>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for group in groups {
+        let lost = content.lost.entry(*group).or_default();
+        *lost = lost.and(Lost { tail: true, vote: false });
+        changes.push(Change::Lost(*group, *lost));
+    }
+    changes
 }
 
 /// Takes a volume off the list, and then its file away.
@@ -134,14 +208,15 @@ fn give_up(
     guarded_disk("remove", volume.file(), || Ok(disk.remove(volume.file())?))
 }
 
+/// Copies what was moved; gives the groups whose end could not be read.
 fn copy(
     write: &WriteTransaction,
     active: &mut Active,
     durable: &mut BTreeMap<GroupId, Durable>,
     doubtful: &[(Arc<Volume>, MemoryIndex)],
-    moved: &[(GroupId, Vec<Span>)],
+    moved: &[Moved],
     commit: u64,
-) -> Result<(), ReadError> {
+) -> Result<BTreeSet<GroupId>, ReadError> {
     let file = active.volume.file().clone();
     let into_error = |fault: Fault| fault.into_read_error("write", &file);
     let base = durable
@@ -149,11 +224,31 @@ fn copy(
         .map(|(group, state)| Line::Fact(Item::State { group: *group, state: state.clone() }))
         .collect::<Vec<_>>();
     put(write, &mut active.tail, commit, &base).map_err(into_error)?;
-    for (group, spans) in moved {
-        for span in spans {
+    let mut cut = BTreeSet::new();
+    for Moved { group, inner, tail } in moved {
+        for span in inner {
             let mut next = span.range.start;
             while next < span.range.end {
-                let entries = read(doubtful, *group, span, next)?;
+                let Some(entries) = read(doubtful, *group, span, next)? else {
+                    // It stays a hole.
+                    next = next.next();
+                    continue;
+                };
+                let lines = entries.iter().map(Line::Again).collect::<Vec<_>>();
+                let places = put(write, &mut active.tail, commit, &lines).map_err(into_error)?;
+                for (entry, place) in entries.iter().zip(places) {
+                    active.index.insert_again(*group, entry.head.index, place);
+                    next = entry.head.index.next();
+                }
+            }
+        }
+        'end: for span in tail {
+            let mut next = span.range.start;
+            while next < span.range.end {
+                let Some(entries) = read(doubtful, *group, span, next)? else {
+                    cut.insert(*group);
+                    break 'end;
+                };
                 let lines = entries.iter().map(Line::Entry).collect::<Vec<_>>();
                 let places = put(write, &mut active.tail, commit, &lines).map_err(into_error)?;
                 for (entry, place) in entries.iter().zip(places) {
@@ -166,31 +261,42 @@ fn copy(
             }
         }
     }
-    Ok(())
+    Ok(cut)
 }
 
-/// Reads some entries of a span from `from` on, at least one.
+/// Reads some entries of a span from `from` on, at least one; `None` if that one is damaged.
 fn read(
     doubtful: &[(Arc<Volume>, MemoryIndex)],
     group: GroupId,
     span: &Span,
     from: LogIndex,
-) -> Result<Vec<Entry>, ReadError> {
+) -> Result<Option<Vec<Entry>>, ReadError> {
     let (volume, index) = doubtful
         .iter()
         .find(|(volume, _)| volume.number == span.volume)
         .expect("a doubtful span lies in a doubtful volume");
-    volume.read(|read| {
+    let mut entries = Vec::new();
+    let read = volume.read(|read| {
         let mut reader = Reader::new(read)?;
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        for place in index.places(group, from..span.range.end) {
-            let (head, body) = reader.head(*place)?;
+        let mut bytes = 0;
+        for (at, place) in (from.0..).zip(index.places(group, from..span.range.end)) {
+            let (head, body) = reader.head(place)?;
+            if head.group != group || head.index.0 != at {
+                let place = format!("group {group}, index {at}");
+                return Err(Fault::corrupt("head", place, Corrupt::Misplaced));
+            }
             bytes += bytes_of(&head);
             if bytes > COPY_BYTES && !entries.is_empty() {
                 break;
             }
             entries.push(Entry { head, body: Body::Here(reader.body(&head, body)?) });
         }
-        Ok(entries)
-    })
+        Ok(())
+    });
+    match read {
+        Err(error) if !error.is_damage() => Err(error),
+        Ok(()) | Err(_) if !entries.is_empty() => Ok(Some(entries)),
+        Ok(()) => unreachable!("a span is not empty"),
+        Err(_) => Ok(None),
+    }
 }

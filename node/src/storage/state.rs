@@ -8,19 +8,22 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::{GroupId, LogIndex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::checkpoints::Checkpoints;
 use super::config::StoreConfig;
+use super::damage::{Damage, Part};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::StoreError;
 use super::facts::Meta;
 use super::failure::Failure;
 use super::hard::{Durable, Hard, HardVote};
 use super::index::MemoryIndex;
+use super::room::Room;
 use super::transcript::Tail;
 use super::volume::{Owner, Volume, VolumeNumber};
 use crate::env::pool::Pool;
-use crate::env::{Disk, Env};
+use crate::env::{Disk, DiskSpace, Env, Metrics, Moment};
 
 /// Called once what was appended is synced, or once it is unknown whether it ever will be.
 pub type OnSync = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -29,11 +32,47 @@ type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// What the committer is asked to write, in order.
 pub(super) enum Request {
-    Append { group: GroupId, entries: Vec<Entry>, bytes: u64, arrivals: u64, done: OnSync },
-    Truncate { group: GroupId, from: LogIndex, reply: Reply },
-    Trim { group: GroupId, through: LogId, reply: Reply },
-    Vote { group: GroupId, vote: HardVote, reply: Reply },
-    Remove { group: GroupId, reply: Reply },
+    Append {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        arrivals: u64,
+        at: Moment,
+        done: OnSync,
+    },
+    Truncate {
+        group: GroupId,
+        from: LogIndex,
+        reply: Reply,
+    },
+    Trim {
+        group: GroupId,
+        through: LogId,
+        reply: Reply,
+    },
+    Vote {
+        group: GroupId,
+        vote: HardVote,
+        reply: Reply,
+    },
+    Remove {
+        group: GroupId,
+        /// Vote and what may be missing stay.
+        keeps_vote: bool,
+        reply: Reply,
+    },
+    Move {
+        from: Vec<VolumeNumber>,
+        to: VolumeNumber,
+        reply: Reply,
+    },
+    /// Entries that the log holds, written once more.
+    Repair {
+        group: GroupId,
+        entries: Vec<Entry>,
+        bytes: u64,
+        reply: Reply,
+    },
 }
 
 impl Request {
@@ -45,7 +84,9 @@ impl Request {
             Self::Truncate { reply, .. }
             | Self::Trim { reply, .. }
             | Self::Vote { reply, .. }
-            | Self::Remove { reply, .. } => drop(reply.send(result)),
+            | Self::Remove { reply, .. }
+            | Self::Move { reply, .. }
+            | Self::Repair { reply, .. } => drop(reply.send(result)),
         }
     }
 }
@@ -59,18 +100,27 @@ pub(super) struct Shared {
     pub(super) owner: Owner,
     pub(super) meta: Arc<Meta>,
     pub(super) failure: Failure,
+    pub(super) metrics: Metrics,
+    pub(super) room: Room,
     state: Mutex<State>,
+    /// Held by whoever writes checkpoints, which blocks: the older of two never replaces the newer.
+    pub(super) checkpointing: Mutex<()>,
     /// There is something for the committer.
     pub(super) to_commit: Notify,
     /// There is something for the keeper.
     pub(super) to_keep: Notify,
     /// The keeper has done something.
     pub(super) kept: Notify,
+    /// The scrubber is to look whether it must end.
+    pub(super) to_scrub: Notify,
+    /// Changes whenever something is found damaged, or is whole again.
+    pub(super) damaged: watch::Sender<u64>,
 }
 
 pub(super) struct State {
     pub(super) visible: BTreeMap<GroupId, Visible>,
     pub(super) durable: BTreeMap<GroupId, Durable>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) queue: VecDeque<Request>,
     /// Groups whose `committed` is to ride along with the next commit.
     pub(super) committed: BTreeSet<GroupId>,
@@ -84,8 +134,21 @@ pub(super) struct State {
     pub(super) spare: Option<Arc<Volume>>,
     /// Some sealed volume may have no live span any more.
     pub(super) look_for_dead: bool,
+    /// Some sealed volume may have little that is alive.
+    pub(super) look_for_sparse: bool,
+    /// The volume that others are being rewritten into, or were last: its number is not given out again, as somebody may
+    /// still be about to read it.
+    pub(super) aside: Option<VolumeNumber>,
+    /// A volume that holds what others hold, and is about to take their place.
+    pub(super) taking_over: Option<VolumeNumber>,
     /// The number of the last commit that is durable.
     pub(super) commit: u64,
+    /// Groups of which something is lost.
+    pub(super) damage: BTreeMap<GroupId, Damage>,
+    /// Of groups below this that are not known here, nobody knows whether they ever were.
+    pub(super) forgot_below: Option<GroupId>,
+    pub(super) repaired_entries: u64,
+    pub(super) scrubs: u64,
     pub(super) failed: bool,
     pub(super) closing: bool,
 }
@@ -139,8 +202,11 @@ impl Shared {
         meta: Arc<Meta>,
         failure: Failure,
         state: State,
+        space: Option<DiskSpace>,
     ) -> Self {
         Self {
+            metrics: env.metrics.clone(),
+            room: Room::new(config.disk_reserve_bytes, space),
             env: env.base.clone(),
             disk: env.disk.clone(),
             pool: env.pool.clone(),
@@ -149,9 +215,12 @@ impl Shared {
             meta,
             failure,
             state: Mutex::new(state),
+            checkpointing: Mutex::new(()),
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
+            to_scrub: Notify::new(),
+            damaged: watch::Sender::new(0),
         }
     }
 
@@ -183,6 +252,7 @@ impl Shared {
 impl State {
     pub(super) fn new(
         durable: BTreeMap<GroupId, Durable>,
+        checkpoints: Checkpoints,
         active: Active,
         sealed: BTreeMap<VolumeNumber, Arc<Volume>>,
         spare: Option<Arc<Volume>>,
@@ -195,6 +265,7 @@ impl State {
         Self {
             visible,
             durable,
+            checkpoints,
             queue: VecDeque::new(),
             committed: BTreeSet::new(),
             recent: Recent::default(),
@@ -205,10 +276,59 @@ impl State {
             open: VecDeque::new(),
             spare,
             look_for_dead: true,
+            look_for_sparse: true,
+            aside: None,
+            taking_over: None,
             commit,
+            damage: BTreeMap::new(),
+            forgot_below: None,
+            repaired_entries: 0,
+            scrubs: 0,
             failed: false,
             closing: false,
         }
+    }
+
+    /// Notes that a part of an entry cannot be read, which is said to lie in `volume`; `false` if that is known, or if
+    /// it is none of the log any more, or in memory, or lies elsewhere by now.
+    pub(super) fn note_damage(
+        &mut self,
+        group: GroupId,
+        index: LogIndex,
+        part: Part,
+        volume: VolumeNumber,
+    ) -> bool {
+        let (Some(visible), Some(durable)) = (self.visible.get(&group), self.durable.get(&group)) else {
+            return false;
+        };
+        let at = durable.spans.partition_point(|span| span.range.end <= index);
+        let lies_there =
+            durable.spans.get(at).is_some_and(|span| span.volume == volume && span.range.start <= index);
+        let held = visible.hard.range().contains(&index) && index < visible.memory_start();
+        held && lies_there && self.damage.entry(group).or_default().note(index, part)
+    }
+
+    /// A log has changed its range: what was lost of the rest concerns nobody.
+    fn clip_damage(&mut self, group: GroupId) {
+        let range = self.visible.get(&group).map(|visible| visible.hard.range());
+        if let (Some(damage), Some(range)) = (self.damage.get_mut(&group), range) {
+            damage.clip(&range);
+            if damage.is_none() {
+                self.damage.remove(&group);
+            }
+        }
+    }
+
+    /// Entries are whole again; how many of them were not.
+    pub(super) fn mended(&mut self, group: GroupId, indexes: impl Iterator<Item = LogIndex>) -> u64 {
+        let Some(damage) = self.damage.get_mut(&group) else { return 0 };
+        let mended = indexes.filter(|index| damage.mended(*index)).count();
+        if damage.is_none() {
+            self.damage.remove(&group);
+        }
+        let mended = u64::try_from(mended).expect("a count fits 64 bits");
+        self.repaired_entries += mended;
+        mended
     }
 
     /// Makes entries readable; all of them or none.
@@ -243,6 +363,7 @@ impl State {
             let removed = visible.recent.pop_back();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn trim(&mut self, group: GroupId, through: LogId) {
@@ -252,10 +373,12 @@ impl State {
             let removed = visible.recent.pop_front();
             self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
         }
+        self.clip_damage(group);
     }
 
     pub(super) fn remove(&mut self, group: GroupId) {
         self.committed.remove(&group);
+        self.damage.remove(&group);
         if let Some(visible) = self.visible.remove(&group) {
             self.recent.bytes -= visible.recent.iter().map(|(_, entry)| memory_of(entry)).sum::<u64>();
         }
@@ -284,9 +407,37 @@ impl State {
         }
     }
 
-    /// Whether a volume holds anything that is alive.
+    /// Whether a volume holds anything that is alive, or is about to.
     pub(super) fn is_alive(&self, volume: VolumeNumber) -> bool {
-        self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+        self.taking_over == Some(volume)
+            || self.durable.values().any(|durable| durable.spans.iter().any(|span| span.volume == volume))
+    }
+
+    /// Entries went: volumes may have become dead or sparse.
+    pub(super) fn entries_went(&mut self) {
+        self.look_for_dead = true;
+        self.look_for_sparse = true;
+    }
+
+    /// Whether a volume of that number is here, whatever it is for.
+    pub(super) fn has_volume(&self, number: VolumeNumber) -> bool {
+        self.active.volume.number == number
+            || self.sealing.as_ref().is_some_and(|sealing| sealing.volume.number == number)
+            || self.sealed.contains_key(&number)
+    }
+
+    /// The number of the newest volume that is listed.
+    pub(super) fn newest_number(&self) -> VolumeNumber {
+        let active = self.active.volume.number;
+        let spare = self.spare.as_ref().map_or(active, |spare| spare.number);
+        let sealed = self.sealed.last_key_value().map_or(active, |(number, _)| *number);
+        active.max(spare).max(sealed)
+    }
+
+    /// A number above those of all volumes.
+    pub(super) fn next_number(&self) -> VolumeNumber {
+        let newest = self.newest_number();
+        self.aside.map_or(newest, |aside| aside.max(newest)).next()
     }
 }
 

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
+use futures_util::future::select;
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
 use tokio::sync::{oneshot, watch};
 use tracing::info;
 
+use super::checkpoints::CheckpointKind;
 use super::committer;
 use super::config::StoreConfig;
+use super::damage::{Damage, DamageCounts, Lost};
 use super::entry::{Body, Entry, Head, LogId};
 use super::error::{DiskError, OpenError, ReadError, StoreError};
 use super::facts::{Change, Facts, Witness};
@@ -22,7 +25,9 @@ use super::failure::Failure;
 use super::hard::{Hard, HardVote, LogState};
 use super::keeper;
 use super::recovery::{RecoveryReport, recover};
-use super::state::{OnSync, Request, Shared};
+use super::room::{self, DiskRoom};
+use super::scrub;
+use super::state::{OnSync, Request, Shared, Visible, bytes_of};
 use crate::env::{Env, Mark, Point, Task, pool};
 
 /// All groups' logs on one disk. A cheap clone; the last one dropped stops the writing, whatever is queued.
@@ -53,9 +58,12 @@ impl Store {
         let began = env.now();
         let fresh = Identity::from_random(env.random_bytes());
         let (disk, settings) = (env.disk.clone(), config.clone());
-        let recovered = pool::run(&*env.pool, move || recover(&disk, &settings, node, fresh)).await?;
+        let (recovered, space) =
+            pool::run(&*env.pool, move || (recover(&disk, &settings, node, fresh), disk.space().ok())).await;
+        let recovered = recovered?;
         let report = recovered.report;
         recovered.marks.iter().for_each(|mark| env.reached(*mark));
+        env.metrics.damaged_entries.add(report.damaged_entries);
         info!(
             created = report.created,
             volumes = report.volumes,
@@ -65,18 +73,26 @@ impl Store {
             sealed = report.sealed,
             leftovers = report.leftovers,
             failed_before = report.failed_before,
+            meta_rebuilt = report.meta_rebuilt,
+            volumes_lost = report.volumes_lost,
+            damaged_entries = report.damaged_entries,
+            groups_behind = report.groups_behind,
             elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
             "store was opened"
         );
         let failure = Failure::new(env);
         let meta = Arc::new(recovered.meta);
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
-        let shared =
-            Arc::new(Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state));
-        let tasks = vec![
+        let shared = Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state, space);
+        let shared = Arc::new(shared);
+        let mut tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),
             env.spawn("storage-keeper", keeper::run(shared.clone())),
+            env.spawn("storage-room", room::run(shared.clone())),
         ];
+        if shared.config.scrub_hours > 0 {
+            tasks.push(env.spawn("storage-scrubber", scrub::run(shared.clone())));
+        }
         Ok((Self(Arc::new(Inner { shared, facts, tasks: Mutex::new(tasks) })), report))
     }
 
@@ -87,7 +103,52 @@ impl Store {
 
     /// A group's log; empty if the disk has nothing of it.
     pub fn log(&self, group: GroupId) -> Log {
-        Log { shared: self.0.shared.clone(), group }
+        Log { shared: self.0.shared.clone(), facts: self.0.facts.clone(), group }
+    }
+
+    /// How much of the disk is damaged.
+    pub fn damage_counts(&self) -> DamageCounts {
+        let state = self.0.shared.state();
+        let behind = state.damage.values().filter(|damage| damage.is_behind()).count();
+        DamageCounts {
+            damaged_entries: state.damage.values().map(Damage::entries).sum(),
+            repaired_entries: state.repaired_entries,
+            groups_behind: u64::try_from(behind).expect("a count fits 64 bits"),
+            scrubs: state.scrubs,
+        }
+    }
+
+    /// Changes whenever something is found damaged, or is whole again.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.0.shared.damaged.subscribe()
+    }
+
+    /// Whether nobody knows if a group of which there is nothing on this disk was ever here: what told of it may be
+    /// lost, with a vote. Never for groups that the disk knows.
+    pub fn may_have_forgotten(&self, group: GroupId) -> bool {
+        let state = self.0.shared.state();
+        let is_known =
+            state.visible.get(&group).is_some_and(|visible| visible.hard.state() != LogState::default());
+        !is_known && state.forgot_below.is_some_and(|below| group < below)
+    }
+
+    /// Whether groups may have been here of which nothing is known, and it is not known either up to which.
+    pub fn forgot_any(&self) -> bool {
+        self.0.shared.state().forgot_below == Some(GroupId(u64::MAX))
+    }
+
+    /// No group from `below` on was ever on this disk without being known: those were not made when it lost what it
+    /// knew. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn forgot_none_from(&self, below: GroupId) -> Result<(), StoreError> {
+        if !self.forgot_any() {
+            return Ok(());
+        }
+        self.0.facts.set_forgot(below).await?;
+        self.0.shared.state().forgot_below = Some(below);
+        Ok(())
     }
 
     /// Groups that have anything on this disk, or are about to.
@@ -100,6 +161,12 @@ impl Store {
             .collect()
     }
 
+    /// Groups that may lack what they had acknowledged. Of some of them nothing else may be on this disk.
+    pub fn groups_behind(&self) -> Vec<GroupId> {
+        let state = self.0.shared.state();
+        state.damage.iter().filter(|(_, damage)| damage.is_behind()).map(|(group, _)| *group).collect()
+    }
+
     /// Removes all that is known of a group, which must not be used any more. Durable on return.
     ///
     /// # Errors
@@ -108,9 +175,11 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.0.shared.enqueue(|state| {
             state.remove(group);
-            Ok(Request::Remove { group, reply })
+            Ok(Request::Remove { group, keeps_vote: false, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        // Only now: without its checkpoint a log that is still there could not be read.
+        self.0.shared.forget_checkpoints(group).await
     }
 
     /// Bytes of entries that were appended and are not synced yet: whoever admits more stops at
@@ -119,12 +188,22 @@ impl Store {
         self.0.shared.state().unsynced_bytes
     }
 
-    /// How many volumes hold something alive, or are there to be written: any other is about to be removed.
+    /// How much room the disk had a moment ago.
+    pub fn room(&self) -> DiskRoom {
+        self.0.shared.room.now()
+    }
+
+    /// Watches [`Store::room`].
+    pub fn rooms(&self) -> watch::Receiver<DiskRoom> {
+        self.0.shared.room.watch()
+    }
+
+    /// How many volumes hold something alive, are there to be written, or are the newest: any other is about to be removed.
     pub fn volumes_alive(&self) -> usize {
         let state = self.0.shared.state();
         let spans = state.durable.values().flat_map(|durable| &durable.spans);
         let mut volumes = spans.map(|span| span.volume).collect::<BTreeSet<_>>();
-        volumes.insert(state.active.volume.number);
+        volumes.extend([state.active.volume.number, state.newest_number()]);
         volumes.extend(state.sealing.as_ref().map(|sealing| sealing.volume.number));
         volumes.extend(state.spare.as_ref().map(|spare| spare.number));
         volumes.len()
@@ -147,6 +226,8 @@ impl Store {
         shared.to_commit.notify_one();
         shared.kept.notify_one();
         shared.to_keep.notify_one();
+        shared.to_scrub.notify_one();
+        shared.room.to_look.notify_one();
         let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             // A panic was a failure, and has been told: whoever closes the store ends for that reason.
@@ -194,8 +275,9 @@ impl fmt::Debug for Store {
 /// One group's log. A cheap clone. All that is said here of durability holds against kill -9 and power cuts.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
-    group: GroupId,
+    pub(super) shared: Arc<Shared>,
+    facts: Facts,
+    pub(super) group: GroupId,
 }
 
 impl Log {
@@ -241,7 +323,16 @@ impl Log {
     /// Not appended, and `done` is not called: the disk has failed or the store is closed, the entries do not follow,
     /// or a body is absent or another one's.
     pub fn append(&self, entries: Vec<Entry>, done: OnSync) -> Result<(), StoreError> {
-        for entry in &entries {
+        self.check(&entries)?;
+        let (group, at) = (self.group, self.shared.env.now());
+        self.shared.enqueue(move |state| {
+            let bytes = state.append(group, &entries)?;
+            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), at, done })
+        })
+    }
+
+    fn check(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        for entry in entries {
             assert_eq!(entry.head.group, self.group, "an entry goes into its own group's log");
             let corrupt = match &entry.body {
                 Body::Absent => Some(None),
@@ -251,11 +342,7 @@ impl Log {
                 return Err(StoreError::Body { group: self.group, index: entry.head.index, corrupt });
             }
         }
-        let group = self.group;
-        self.shared.enqueue(move |state| {
-            let bytes = state.append(group, &entries)?;
-            Ok(Request::Append { group, entries, bytes, arrivals: state.arrivals(), done })
-        })
+        Ok(())
     }
 
     /// Removes `from` and all entries behind it, in order with appends. Durable on return; they never come back.
@@ -279,14 +366,20 @@ impl Log {
     /// Removes `through` and all entries before it; past the end, the log goes on behind it. Durable on return.
     ///
     /// # Errors
-    /// The disk failed or the store is closed.
+    /// [`StoreError::NoCheckpoint`]: the base does not reach so far. Else the disk failed or the store is closed.
     pub async fn trim_prefix(&self, through: LogId) -> Result<(), StoreError> {
         let (group, (reply, answer)) = (self.group, oneshot::channel());
         self.shared.enqueue(|state| {
+            let base = state.checkpoints.get(&(group, CheckpointKind::Base));
+            if base.is_none_or(|base| base.index < through.index) {
+                return Err(StoreError::NoCheckpoint { group, index: through.index });
+            }
             state.trim(group, through);
             Ok(Request::Trim { group, through, reply })
         })?;
-        answered(answer).await
+        answered(answer).await?;
+        self.shared.env.reached(Mark::LogTrimmed);
+        Ok(())
     }
 
     /// Saves the vote. Durable on return.
@@ -344,12 +437,141 @@ impl Log {
         self.shared.bodies(self.group, heads).await
     }
 
+    /// What is known to be lost of it.
+    pub fn damage(&self) -> Damage {
+        self.shared.state().damage.get(&self.group).cloned().unwrap_or_default()
+    }
+
+    /// Changes whenever [`Log::damage`] of any group does.
+    pub fn damage_changed(&self) -> watch::Receiver<u64> {
+        self.shared.damaged.subscribe()
+    }
+
+    /// For whoever could not read a range, and had marked `changed` as seen before: whether to try again, as something
+    /// was found or mended since. Waits for that, at most for `wait`, if part of the range is known to be damaged.
+    pub async fn may_be_mended(
+        &self,
+        range: &Range<LogIndex>,
+        changed: &mut watch::Receiver<u64>,
+        wait: Duration,
+    ) -> bool {
+        if changed.has_changed().unwrap_or(false) {
+            return true;
+        }
+        if !self.damage().touches(range) {
+            return false;
+        }
+        select(std::pin::pin!(changed.changed()), self.shared.env.sleep(wait)).await;
+        true
+    }
+
+    /// The term of an entry that the log holds, whether or not that can be read.
+    pub fn term_of(&self, index: LogIndex) -> Option<Term> {
+        let state = self.shared.state();
+        state.visible.get(&self.group).and_then(|visible| visible.hard.term_at(index))
+    }
+
+    /// Writes entries once more that could not be read, as another replica holds them: those of the log's own index and
+    /// term are read from there from now on. The others are left out. In order with appends and truncations; durable on
+    /// return. Entries are checked as by [`Log::append`].
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed; a body is absent, or another one's.
+    pub async fn repair(&self, mut entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.check(&entries)?;
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        self.shared.enqueue(move |state| {
+            let held = state.visible.get(&group).map(|visible| &visible.hard);
+            entries.retain(|entry| {
+                held.is_some_and(|held| held.term_at(entry.head.index) == Some(entry.head.term))
+            });
+            let bytes = entries.iter().map(|entry| bytes_of(&entry.head)).sum();
+            Ok(Request::Repair { group, entries, bytes, reply })
+        })?;
+        answered(answer).await
+    }
+
+    /// Notes that no other replica can read the body of an entry that is damaged here: whoever reads it is told so.
+    pub fn note_gone(&self, index: LogIndex) {
+        let news = {
+            let mut state = self.shared.state();
+            state.damage.get_mut(&self.group).is_some_and(|damage| damage.is_gone(index))
+        };
+        if news {
+            tracing::error!(group = %self.group, %index, "body of an entry is lost: no replica can read it");
+            self.shared.damaged.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Notes what may be missing of it, or that nothing is any more. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps noted, or not.
+    pub async fn set_lost(&self, lost: Lost) -> Result<(), StoreError> {
+        self.facts.set_lost(self.group, lost).await?;
+        {
+            let mut state = self.shared.state();
+            let damage = state.damage.entry(self.group).or_default();
+            damage.lost = lost;
+            if damage.is_none() {
+                state.damage.remove(&self.group);
+            }
+        }
+        self.shared.damaged.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Notes that its base cannot be read: what was applied here cannot be had again without one of a peer.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed.
+    pub async fn lose_base(&self) -> Result<(), StoreError> {
+        // Whoever gives up its log has lost the end of it too.
+        self.set_lost(self.damage().lost.and(Lost { tail: true, vote: false })).await?;
+        self.shared.state().damage.entry(self.group).or_default().base = true;
+        Ok(())
+    }
+
+    /// Gives up all that it holds, and its checkpoints: it begins anew with what a peer has. Vote and what may be missing
+    /// stay. Durable on return.
+    ///
+    /// # Errors
+    /// The disk failed or the store is closed: perhaps given up, or not.
+    pub async fn begin_anew(&self) -> Result<(), StoreError> {
+        let (group, (reply, answer)) = (self.group, oneshot::channel());
+        let (vote, lost) = (self.state().vote, self.damage().lost);
+        if let Some(vote) = vote {
+            // It may lie in a volume alone, whose word of the group ends here.
+            self.save_vote(vote).await?;
+        }
+        self.shared.enqueue(|state| {
+            state.remove(group);
+            // Nobody may take it meanwhile for one that has not voted, or that misses nothing.
+            state.visible.entry(group).or_default().hard.vote = vote;
+            state.damage.entry(group).or_default().lost = lost;
+            Ok(Request::Remove { group, keeps_vote: true, reply })
+        })?;
+        answered(answer).await?;
+        self.shared.forget_checkpoints(group).await?;
+        self.set_lost(lost).await?;
+        match vote {
+            Some(vote) => self.save_vote(vote).await,
+            None => Ok(()),
+        }
+    }
+
     /// Heads of the newest entries, from `from` or later to the end: those that are in memory. Never reads the disk.
     pub fn recent_heads(&self, from: LogIndex) -> Vec<Head> {
         let state = self.shared.state();
         let Some(visible) = state.visible.get(&self.group) else { return Vec::new() };
         let end = visible.hard.range().end;
         visible.heads_in_memory(from.max(visible.memory_start())..end).collect()
+    }
+
+    /// The first entry that is in memory, with all behind it; the end of the log if none is.
+    pub fn memory_start(&self) -> LogIndex {
+        let state = self.shared.state();
+        state.visible.get(&self.group).map_or(LogIndex(0), Visible::memory_start)
     }
 
     /// The first entry that the log holds of each term, ascending.

@@ -14,6 +14,8 @@
 //! | 5 truncate | group, first index removed |
 //! | 6 trim | group, term and index of the last one removed |
 //! | 7 remove | group |
+//! | 8 moved: all that was alive in one volume lies in another | from (u32), to (u32) |
+//! | 9 again | as 1; an entry that the log holds, written once more as it could not be read: it lies here from now on |
 //!
 //! Bodies of one commit lie end to end, cut into values where it suits redb's pages; a body may begin anywhere in one
 //! value and go on in the next ones.
@@ -37,6 +39,11 @@ pub(super) struct Place {
     pub(super) offset: u32,
 }
 
+impl Place {
+    /// Where an entry lies of which nobody knows where it lies: nothing stands there.
+    pub(super) const NOWHERE: Self = Self { key: u32::MAX, offset: 0 };
+}
+
 /// One thing that happened, as the stream tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
@@ -47,6 +54,8 @@ pub(super) enum Item {
     Truncate { group: GroupId, from: LogIndex },
     Trim { group: GroupId, through: LogId },
     Remove { group: GroupId },
+    Moved { from: VolumeNumber, to: VolumeNumber },
+    Again { head: Head, body: Place },
 }
 
 impl Item {
@@ -55,9 +64,7 @@ impl Item {
         out.extend([0; 5]);
         let tag = match self {
             Self::Entry { head, body } => {
-                out.extend(head.encode());
-                out.extend(body.key.to_le_bytes());
-                out.extend(body.offset.to_le_bytes());
+                put_entry(out, head, *body);
                 1
             }
             Self::State { group, state } => {
@@ -89,6 +96,15 @@ impl Item {
                 out.extend(group.0.to_le_bytes());
                 7
             }
+            Self::Moved { from, to } => {
+                out.extend(from.0.to_le_bytes());
+                out.extend(to.0.to_le_bytes());
+                8
+            }
+            Self::Again { head, body } => {
+                put_entry(out, head, *body);
+                9
+            }
         };
         let length = u32::try_from(out.len() - start - 5).expect("an item is far below 4 GB");
         out[start] = tag;
@@ -106,16 +122,15 @@ impl Item {
         check_crc(&value[offset..end], u32::from_le_bytes(array(crc)))?;
         let mut payload = Payload(&value[offset + 5..end]);
         let item = match header[0] {
-            1 => Self::Entry {
-                head: Head::decode(payload.take(Head::BYTES)?)?,
-                body: Place { key: payload.u32()?, offset: payload.u32()? },
-            },
+            1 => Self::Entry { head: payload.head()?, body: payload.place()? },
             2 => Self::State { group: payload.group()?, state: payload.state()? },
             3 => Self::Vote { group: payload.group()?, vote: payload.vote()? },
             4 => Self::Committed { group: payload.group()?, committed: payload.optional(Payload::id)? },
             5 => Self::Truncate { group: payload.group()?, from: payload.index()? },
             6 => Self::Trim { group: payload.group()?, through: payload.id()? },
             7 => Self::Remove { group: payload.group()? },
+            8 => Self::Moved { from: payload.volume()?, to: payload.volume()? },
+            9 => Self::Again { head: payload.head()?, body: payload.place()? },
             _ => return Err(Corrupt::Unknown("tag")),
         };
         if !payload.0.is_empty() {
@@ -162,8 +177,12 @@ impl Packer {
         Place { key: self.next_key + before, offset }
     }
 
-    /// The values, with consecutive keys from the one given at the start.
+    /// The values, with consecutive keys from the one given at the start. A commit of nothing is one of no items: its
+    /// number is found again.
     pub(super) fn finish(mut self) -> Vec<Vec<u8>> {
+        if self.open.is_empty() && self.full.is_empty() {
+            put_value_header(&mut self.open, self.commit);
+        }
         if !self.open.is_empty() {
             self.full.push(self.open);
         }
@@ -207,6 +226,12 @@ pub(super) fn cut(mut bytes: usize) -> Vec<usize> {
         bytes -= length;
     }
     values
+}
+
+fn put_entry(out: &mut Vec<u8>, head: &Head, body: Place) {
+    out.extend(head.encode());
+    out.extend(body.key.to_le_bytes());
+    out.extend(body.offset.to_le_bytes());
 }
 
 fn put_optional<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
@@ -273,6 +298,14 @@ impl<'a> Payload<'a> {
         Ok(u64::from_le_bytes(array(self.take(8)?)))
     }
 
+    fn head(&mut self) -> Result<Head, Corrupt> {
+        Head::decode(self.take(Head::BYTES)?)
+    }
+
+    fn place(&mut self) -> Result<Place, Corrupt> {
+        Ok(Place { key: self.u32()?, offset: self.u32()? })
+    }
+
     fn group(&mut self) -> Result<GroupId, Corrupt> {
         self.u64().map(GroupId)
     }
@@ -301,8 +334,12 @@ impl<'a> Payload<'a> {
         (0..count).map(|_| read(self)).collect()
     }
 
+    fn volume(&mut self) -> Result<VolumeNumber, Corrupt> {
+        self.u32().map(VolumeNumber)
+    }
+
     fn span(&mut self) -> Result<Span, Corrupt> {
-        let volume = VolumeNumber(self.u32()?);
+        let volume = self.volume()?;
         Ok(Span { volume, range: self.index()?..self.index()? })
     }
 
@@ -364,6 +401,8 @@ mod tests {
             Item::Truncate { group, from: LogIndex(3) },
             Item::Trim { group, through: id(1, 3) },
             Item::Remove { group },
+            Item::Moved { from: VolumeNumber(2), to: VolumeNumber(7) },
+            Item::Again { head, body: Place { key: 3, offset: 0 } },
         ]
     }
 

@@ -11,6 +11,8 @@ use super::volume::{BODIES, STREAM};
 /// One thing to be written.
 pub(super) enum Line<'a> {
     Entry(&'a Entry),
+    /// An entry that the log holds, once more.
+    Again(&'a Entry),
     Fact(Item),
 }
 
@@ -38,6 +40,11 @@ pub(super) fn put(
         match line {
             Line::Entry(entry) => {
                 let item = Item::Entry { head: entry.head, body: place.here() };
+                places.push(packer.push(&item));
+                place.advance(to_usize(entry.head.body_bytes));
+            }
+            Line::Again(entry) => {
+                let item = Item::Again { head: entry.head, body: place.here() };
                 places.push(packer.push(&item));
                 place.advance(to_usize(entry.head.body_bytes));
             }
@@ -77,8 +84,9 @@ fn bodies_of<'a>(lines: &'a [Line<'a>]) -> Result<Vec<&'a [u8]>, Fault> {
     let mut bodies = Vec::with_capacity(lines.len());
     for line in lines {
         match line {
-            Line::Entry(Entry { body: Body::Here(body), .. }) => bodies.push(&body[..]),
-            Line::Entry(Entry { body: Body::Absent, .. }) => {
+            Line::Entry(Entry { body: Body::Here(body), .. })
+            | Line::Again(Entry { body: Body::Here(body), .. }) => bodies.push(&body[..]),
+            Line::Entry(Entry { body: Body::Absent, .. }) | Line::Again(Entry { body: Body::Absent, .. }) => {
                 return Err(Fault::Other("an entry came without its body".to_owned()));
             }
             Line::Fact(_) => {}
@@ -152,13 +160,14 @@ impl Reader {
         let at = |corrupt| Fault::corrupt("head", describe(place), corrupt);
         let value = self.stream.get(place.key)?.ok_or_else(|| at(Corrupt::Short))?;
         match Item::decode(value, to_usize(place.offset)).map_err(at)?.0 {
-            Item::Entry { head, body } => Ok((head, body)),
+            Item::Entry { head, body } | Item::Again { head, body } => Ok((head, body)),
             Item::State { .. }
             | Item::Vote { .. }
             | Item::Committed { .. }
             | Item::Truncate { .. }
             | Item::Trim { .. }
-            | Item::Remove { .. } => Err(at(Corrupt::Misplaced)),
+            | Item::Remove { .. }
+            | Item::Moved { .. } => Err(at(Corrupt::Misplaced)),
         }
     }
 

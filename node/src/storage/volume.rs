@@ -10,6 +10,14 @@
 //! | `index` | group, first index | where the heads lie (see `index`); written when the volume is sealed |
 //!
 //! A volume that has nothing in its stream is a spare: it counts for nothing yet.
+//!
+//! A folder's format is that of its `meta.redb`; a volume has that of the program that began it, or an older one. A
+//! folder of an older format is opened, and from then on has the newest: what was written by then stays as it is.
+//!
+//! | format | what it has that the one before has not |
+//! | --- | --- |
+//! | 1 | |
+//! | 2 | item 8 of the stream; state 2 of a volume in `meta.redb`, and its table `checkpoints`; commands in partitions' logs |
 
 use std::fmt;
 use std::io;
@@ -23,12 +31,15 @@ use redb::{
 };
 
 use super::entry::{Corrupt, array, check_crc};
-use super::error::{DiskError, Fault, ReadError, said};
+use super::error::{CorruptEntry, DiskError, FailedWrite, Fault, ReadError, said};
 use super::failure::marker;
 use crate::env::{Disk, FileName};
 
-/// Version of the format of all files of the data folder.
-pub(super) const FORMAT: u32 = 1;
+/// Version of the format in which files of the data folder are written.
+pub(super) const FORMAT: u32 = 2;
+
+/// The oldest version that is read, with all between.
+pub(super) const FORMAT_OLDEST: u32 = 1;
 
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 pub(super) const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");
@@ -85,12 +96,21 @@ pub(super) struct Volume {
     /// Held for reading by whoever uses the file, for writing by whoever opens or closes it.
     handle: RwLock<Handle>,
     cache_bytes: usize,
+    /// Why it is not to be read, if it is not what was written, or is not there.
+    lost: Option<CorruptEntry>,
 }
 
 enum Handle {
     Closed,
     Writer(Database),
     Reader(ReadOnlyDatabase),
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        dropped(std::mem::replace(handle, Handle::Closed), &self.name);
+    }
 }
 
 /// How an opening went.
@@ -108,9 +128,21 @@ impl Volume {
         number: VolumeNumber,
         cache_bytes: usize,
     ) -> Result<Self, DiskError> {
-        let name = number.file();
-        let temporary = FileName::new(format!("{name}.tmp"));
-        guarded_disk("create", &temporary, || {
+        let volume = Self::begin(disk, owner, number, cache_bytes)?;
+        volume.close()?;
+        volume.publish()?;
+        Ok(Self::open(disk, number, cache_bytes)?.volume)
+    }
+
+    /// Makes a volume without content under a temporary name, to be filled and published: until then a start removes it.
+    pub(super) fn begin(
+        disk: &Arc<dyn Disk>,
+        owner: Owner,
+        number: VolumeNumber,
+        cache_bytes: usize,
+    ) -> Result<Self, DiskError> {
+        let temporary = FileName::new(format!("{}.tmp", number.file()));
+        let db = guarded_disk("create", &temporary, || {
             let db = create_database(disk, &temporary, cache_bytes)?;
             let label = Label { format: FORMAT, owner, number, sealed: false };
             let write = db.begin_write()?;
@@ -124,11 +156,16 @@ impl Volume {
                 write.open_table(INDEX)?;
             }
             write.commit()?;
-            db.close()?;
-            disk.publish(&temporary, &name)?;
-            Ok(())
+            Ok(db)
         })?;
-        Ok(Self::open(disk, number, cache_bytes)?.volume)
+        let handle = RwLock::new(Handle::Writer(db));
+        Ok(Self { number, name: temporary, disk: disk.clone(), handle, cache_bytes, lost: None })
+    }
+
+    /// Gives a closed volume that was begun under a temporary name its own. It is not open then.
+    pub(super) fn publish(self) -> Result<Self, DiskError> {
+        guarded_disk("publish", &self.name, || Ok(self.disk.publish(&self.name, &self.number.file())?))?;
+        Ok(Self::sealed(&self.disk, self.number, self.cache_bytes))
     }
 
     /// Opens a volume for writing, repairing it if it was not closed cleanly.
@@ -139,15 +176,27 @@ impl Volume {
     ) -> Result<Opened, DiskError> {
         let name = number.file();
         let (db, repaired) = guarded_disk("open", &name, || open_database(disk, &name, cache_bytes))?;
-        let volume =
-            Self { number, name, disk: disk.clone(), handle: RwLock::new(Handle::Writer(db)), cache_bytes };
+        let handle = RwLock::new(Handle::Writer(db));
+        let volume = Self { number, name, disk: disk.clone(), handle, cache_bytes, lost: None };
         Ok(Opened { volume, repaired })
     }
 
     /// A sealed volume, not opened yet.
     pub(super) fn sealed(disk: &Arc<dyn Disk>, number: VolumeNumber, cache_bytes: usize) -> Self {
         let handle = RwLock::new(Handle::Closed);
-        Self { number, name: number.file(), disk: disk.clone(), handle, cache_bytes }
+        Self { number, name: number.file(), disk: disk.clone(), handle, cache_bytes, lost: None }
+    }
+
+    /// A volume that entries were written to, and that cannot be read any more: each read says why.
+    pub(super) fn lost(disk: &Arc<dyn Disk>, number: VolumeNumber, why: CorruptEntry) -> Self {
+        let mut volume = Self::sealed(disk, number, 0);
+        volume.lost = Some(why);
+        volume
+    }
+
+    /// Whether it is [`Volume::lost`].
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     pub(super) fn file(&self) -> &FileName {
@@ -159,6 +208,9 @@ impl Volume {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, ReadError> {
+        if let Some(why) = &self.lost {
+            return Err(ReadError::Corrupt(why.clone()));
+        }
         let handle = self.opened()?;
         guarded(|| {
             let read = match &*handle {
@@ -225,6 +277,15 @@ impl Volume {
             Handle::Closed => Ok(()),
             Handle::Writer(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
             Handle::Reader(db) => guarded_disk("close", &self.name, || Ok(db.close()?)),
+        }
+    }
+
+    /// Lets go of pages that were read: what was damaged is read from the disk once more when it is asked for again.
+    /// One that is written to keeps them.
+    pub(super) fn forget_pages(&self) {
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*handle, Handle::Reader(_)) {
+            dropped(std::mem::replace(&mut *handle, Handle::Closed), &self.name);
         }
     }
 
@@ -359,6 +420,17 @@ pub(super) fn guarded_disk<T>(
     })
 }
 
+/// Drops a database of redb's, which then closes its file: damaged pages make it panic there too, and nobody waits for
+/// the outcome.
+pub(super) fn dropped<T>(db: T, file: &FileName) {
+    if let Err(error) = guarded_disk("close", file, || {
+        drop(db);
+        Ok(())
+    }) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a file was not closed cleanly");
+    }
+}
+
 /// A file of the environment's as redb wants it. A write or sync that fails marks the folder at once, whoever it was
 /// for: opening and closing write too.
 pub(super) struct Backend {
@@ -372,9 +444,10 @@ impl Backend {
     }
 
     fn marked(&self, result: io::Result<()>) -> io::Result<()> {
-        result.inspect_err(|error| {
+        result.map_err(|error| {
             // Best effort: see `failure`.
             drop(self.disk.mark(&marker(), error.to_string().as_bytes()));
+            FailedWrite::wrap(error)
         })
     }
 }

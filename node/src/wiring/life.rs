@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use quorate_proto::ids::NodeId;
+use quorate_proto::ids::{GroupId, NodeId};
 use tokio::sync::watch;
 
 use super::{NodeConfig, Readiness};
 use crate::api::{Parts, Stage};
-use crate::controller::{Controller, ControllerError, Standing};
+use crate::controller::{Command, Controller, ControllerError, Standing, WaitingRoom};
 use crate::env::Env;
 use crate::join::Join;
 use crate::metadata::{Metadata, Node};
-use crate::partition::PartitionManager;
+use crate::partition::{Members, PartitionManager, move_partitions};
 use crate::raft::{GroupError, RaftNode};
 use crate::storage::Store;
 
@@ -31,6 +32,7 @@ pub(super) struct Life {
     pub(super) store: Store,
     pub(super) raft: RaftNode,
     pub(super) join: Join,
+    pub(super) waiting: WaitingRoom,
     pub(super) stage: watch::Sender<Stage>,
     pub(super) readiness: watch::Sender<Readiness>,
 }
@@ -98,23 +100,76 @@ impl Life {
         let (env, raft, config) = (&self.env, &self.raft, &self.config);
         let members = self.join.members();
         let controller = Controller::start(env, raft, config.controller.clone(), config.id, members).await?;
-        let metadata = controller.metadata();
+        let (metadata, up_to_date) = (controller.metadata(), controller.up_to_date());
+        let settings = config.partition.clone();
         let partitions =
-            PartitionManager::start(env, raft, &self.store, config.partition.clone(), config.id, metadata);
-        Ok(Arc::new(Parts { controller, partitions, raft: raft.clone() }))
+            PartitionManager::start(env, raft, &self.store, settings, config.id, metadata, up_to_date);
+        let waiting = self.waiting.clone();
+        Ok(Arc::new(Parts { controller, partitions, raft: raft.clone(), waiting }))
     }
 
-    /// Runs as a member of the cluster; ends when this node turns out to be refused, with the reason.
+    /// Runs as a member of the cluster; ends when this node turns out to be refused or removed, with the reason.
     async fn work(&self, parts: &Parts) -> String {
-        let refused = std::pin::pin!(self.join.refused(&self.raft));
+        let (controller, metadata) = (parts.controller.clone(), parts.controller.metadata());
+        let removed = self.join.follow(&self.raft, metadata, move || controller.applied()).boxed();
+        let refused = select(self.join.refused(&self.raft).boxed(), removed);
+        let refused = refused.map(|reason| reason.factor_first().0);
         let registering = std::pin::pin!(self.register(parts));
         let following = std::pin::pin!(self.follow_addresses(parts));
         let judging = std::pin::pin!(self.judge_readiness(parts));
-        let working = std::pin::pin!(futures_util::future::join3(registering, following, judging));
-        match select(refused, working).await {
-            Either::Left((reason, _)) => reason,
-            Either::Right((((), (), ()), _)) => "the metadata group has ended".to_owned(),
+        let recalling = std::pin::pin!(self.recall(parts));
+        let moving = self.move_partitions(parts).boxed();
+        let working = futures_util::future::join5(registering, following, judging, recalling, moving);
+        let working = std::pin::pin!(working);
+        let anew = std::pin::pin!(self.begins_anew());
+        match select(select(refused, anew), working).await {
+            Either::Left((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => reason,
+            Either::Right((((), (), (), (), ()), _)) => "the metadata group has ended".to_owned(),
         }
+    }
+
+    /// Ready when the metadata group is to be stopped and started again, with the reason.
+    async fn begins_anew(&self) -> String {
+        let mut groups = self.raft.begin_anew();
+        if groups.wait_for(|groups| groups.contains(&GroupId::METADATA)).await.is_err() {
+            return std::future::pending().await;
+        }
+        "the metadata group is started again, as its log is damaged on this node".to_owned()
+    }
+
+    /// Once this node knows again which groups there are, it knows too which were never here: those that were made
+    /// since its disk lost what it knew.
+    async fn recall(&self, parts: &Parts) {
+        let (store, controller) = (&self.store, &parts.controller);
+        while store.forgot_any() {
+            let is_whole = !store.log(GroupId::METADATA).damage().lost.any();
+            if is_whole && controller.is_up_to_date() {
+                let below = GroupId(controller.current().next_group);
+                if let Err(error) = store.forgot_none_from(below).await {
+                    tracing::warn!(node = %self.config.id, %error, "what the disk had lost was not noted");
+                    return;
+                }
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    /// Makes the members of the groups that this node leads equal to what was agreed on.
+    async fn move_partitions(&self, parts: &Parts) {
+        let (controller, node) = (parts.controller.clone(), self.config.id);
+        let report = move |members: Members| {
+            let controller = controller.clone();
+            async move {
+                let Members { topic, partition, version, disks, changing } = members;
+                let command = Command::ReportMembers { topic, partition, version, disks, changing };
+                if let Err(error) = controller.submit(command, REGISTER_TIME).await {
+                    tracing::debug!(%node, %partition, %error, "members of a partition were not reported");
+                }
+            }
+            .boxed()
+        };
+        let (env, raft, metadata) = (self.env.clone(), self.raft.clone(), parts.controller.metadata());
+        move_partitions(env, raft, node, metadata, Arc::new(report)).await;
     }
 
     /// Stops the groups: a refused node takes no part.
@@ -142,6 +197,8 @@ impl Life {
                     grpc: addresses.grpc,
                     peer: addresses.peer,
                     http: addresses.http,
+                    // Its rack it says itself.
+                    ..Node::default()
                 };
                 // It registers itself as well: this is only sooner.
                 drop(controller.register_node(node, known, REGISTER_TIME).await);
@@ -154,11 +211,13 @@ impl Life {
             grpc: config.advertise_grpc.clone(),
             peer: config.advertise_peer.clone(),
             http: config.advertise_http.clone(),
+            rack: config.rack.clone(),
+            admission: 0,
         };
         let mut metadata = controller.metadata();
         loop {
-            let registered =
-                || controller.is_up_to_date() && controller.current().nodes.get(&id) == Some(&us);
+            let is_known = || controller.current().nodes.get(&id).is_some_and(|known| known.is_as_said(&us));
+            let registered = || controller.is_up_to_date() && is_known();
             self.until_done(registered, || controller.register_node(id, us.clone(), REGISTER_TIME)).await;
             // Another one may have registered us with addresses that we had before.
             if metadata.changed().await.is_err() {
@@ -255,8 +314,9 @@ fn readiness(disk: Option<String>, standing: Standing, metadata: &Metadata, memb
     if let Some(missing) = missing {
         return Readiness::NotReady(missing.to_owned());
     }
-    // Or a topic created now would be placed on too few.
-    let missing = members.iter().find(|member| !metadata.nodes.contains_key(member));
+    // Or a topic created now would be placed on too few. Who was removed since does not come any more.
+    let is_removed = |member: &NodeId| metadata.removed.iter().any(|(removed, _)| removed == member);
+    let missing = members.iter().find(|member| !metadata.nodes.contains_key(member) && !is_removed(member));
     match missing {
         Some(node) => Readiness::NotReady(format!("node {node} has not registered yet")),
         None => Readiness::Ready,
@@ -271,13 +331,9 @@ mod tests {
 
     #[test]
     fn ready_means_able_to_commit() {
-        let node = Node {
-            identity: Identity::from_random([1; 16]),
-            grpc: String::new(),
-            peer: String::new(),
-            http: String::new(),
-        };
-        let metadata = Metadata { nodes: [(NodeId(1), node)].into(), ..Metadata::default() };
+        let node = Node { identity: Identity::from_random([1; 16]), ..Node::default() };
+        let mut metadata = Metadata { nodes: [(NodeId(1), node)].into(), ..Metadata::default() };
+        Arc::make_mut(&mut metadata.removed).push_back((NodeId(3), Identity::from_random([3; 16])));
         let check = |disk: Option<&str>, standing, members: &[NodeId], reason: Option<&str>| {
             let expected = reason.map_or(Readiness::Ready, |reason| Readiness::NotReady(reason.to_owned()));
             assert_eq!(readiness(disk.map(str::to_owned), standing, &metadata, members), expected);
@@ -290,5 +346,6 @@ mod tests {
         let unregistered = "it hears the metadata group's leader, and has not registered since it started";
         check(None, Standing::Unregistered, &one, Some(unregistered));
         check(None, Standing::Ready, &[NodeId(1), NodeId(2)], Some("node 2 has not registered yet"));
+        check(None, Standing::Ready, &[NodeId(1), NodeId(3)], None);
     }
 }

@@ -1,5 +1,6 @@
 //! A node with its sockets: clients over gRPC, people and monitors over HTTP.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -14,15 +15,13 @@ use super::{Node, NodeConfig, Readiness, StartError, api_settings};
 use crate::api::{self, Api, Stage};
 use crate::config::ApiConfig;
 use crate::env::grpc::bind;
-use crate::env::{Env, Task};
+use crate::env::{Env, Metrics, Task};
 use crate::http::{self, Faces};
 use crate::raft::Role;
 use crate::storage::{OpenError, Store};
 
 /// What clients' connections may take to end.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
-/// How often the recorder of metrics is swept.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How a node ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,24 +43,6 @@ pub enum ServeError {
     Listen(#[from] io::Error),
 }
 
-/// Renders and sweeps metrics.
-pub trait Recorder: Send + Sync + 'static {
-    /// All metrics in Prometheus' text form.
-    fn render(&self) -> String;
-    /// Bounds the memory of what was recorded; called every few seconds.
-    fn sweep(&self);
-}
-
-impl Recorder for metrics_exporter_prometheus::PrometheusHandle {
-    fn render(&self) -> String {
-        Self::render(self)
-    }
-
-    fn sweep(&self) {
-        self.run_upkeep();
-    }
-}
-
 /// Runs a node until `asked` is ready, or until it must stop itself.
 ///
 /// # Errors
@@ -70,7 +51,6 @@ impl Recorder for metrics_exporter_prometheus::PrometheusHandle {
 pub async fn serve(
     env: Env,
     config: NodeConfig,
-    recorder: Arc<dyn Recorder>,
     asked: impl Future<Output = ()>,
 ) -> Result<Ended, ServeError> {
     config.validate().map_err(StartError::from)?;
@@ -85,11 +65,8 @@ pub async fn serve(
     };
     let asked = std::pin::pin!(asked);
     let (stopping, stopped) = watch::channel(false);
-    let faces = Arc::new(NodeFaces {
-        seen: OnceLock::new(),
-        folder: OnceLock::new(),
-        recorder: Arc::clone(&recorder),
-    });
+    let faces =
+        Arc::new(NodeFaces { seen: OnceLock::new(), folder: OnceLock::new(), metrics: env.metrics.clone() });
     let answering_http = http.map(|listener| {
         let (faces, stopped) = (Arc::clone(&faces), stopped.clone());
         env.spawn("http", async move {
@@ -97,13 +74,6 @@ pub async fn serve(
                 tracing::error!(%error, "HTTP listener ended");
             }
         })
-    });
-    let sweeper = env.clone();
-    let sweeping = env.spawn("metrics upkeep", async move {
-        loop {
-            sweeper.sleep(UPKEEP).await;
-            recorder.sweep();
-        }
     });
 
     let (id, api_config, settings) = (config.id, config.api.clone(), api_settings(&config));
@@ -135,7 +105,7 @@ pub async fn serve(
     });
 
     let mut stopped_itself = node.stopped_itself();
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         biased;
         reason = stopped_itself.wait_for(Option::is_some) => match reason {
             Ok(reason) => Ended::Itself(reason.clone().unwrap_or_default()),
@@ -144,12 +114,20 @@ pub async fn serve(
         () = asked => Ended::Asked,
     };
     tracing::info!(node = %id, "node stops");
+    if ended == Ended::Asked {
+        tokio::select! {
+            biased;
+            Ok(reason) = stopped_itself.wait_for(Option::is_some) => {
+                ended = Ended::Itself(reason.clone().unwrap_or_default());
+            }
+            () = node.hand_over() => {}
+        }
+    }
     stopping.send_replace(true);
     for task in [serving, answering_http].into_iter().flatten() {
         // Whoever is still connected after that is cut off.
         env.timeout(DRAIN_TIME_MAX, task.join()).await.ok();
     }
-    sweeping.stop().await;
     match &ended {
         Ended::Asked => node.stop().await,
         // Nothing more may be written, and nothing needs to be: the process ends as it stands.
@@ -196,7 +174,7 @@ struct NodeFaces {
     seen: OnceLock<Seen>,
     /// Why the data folder is not this node's.
     folder: OnceLock<String>,
-    recorder: Arc<dyn Recorder>,
+    metrics: Metrics,
 }
 
 /// What is looked at of a node that has started.
@@ -207,19 +185,30 @@ struct Seen {
 }
 
 impl Seen {
-    fn record(&self) {
-        let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let unsynced = usize::try_from(self.store.unsynced_bytes()).unwrap_or(usize::MAX);
-        metrics::gauge!("quorate_unsynced_bytes").set(count(unsynced));
-        let stage = self.stage.borrow().clone();
-        let groups = stage.as_ref().map(|parts| parts.partitions.groups()).unwrap_or_default();
+    /// What is not counted as it happens, but is so at this moment.
+    fn record(&self, metrics: &Metrics) {
+        metrics.unsynced_bytes.set(self.store.unsynced_bytes());
+        metrics.volumes.set_count(self.store.volumes_alive());
+        let room = self.store.room();
+        metrics.disk_free_bytes.set(room.free_bytes);
+        metrics.disk_reserve_bytes.set(room.reserve_bytes);
+        metrics.disk_full.set(room.is_full.into());
+        let Ok(parts) = self.stage.borrow().clone() else {
+            metrics.replicas.set(0);
+            metrics.partitions_led.set(0);
+            metrics.groups_quiet.set(0);
+            metrics.set_lags(&BTreeMap::new());
+            return;
+        };
+        let groups = parts.partitions.groups();
         let leads = |group: &&GroupId| {
-            let role =
-                stage.as_ref().ok().and_then(|parts| parts.raft.group(**group)).map(|group| group.role());
+            let role = parts.raft.group(**group).map(|group| group.role());
             matches!(role, Some(Role::Leader { .. }))
         };
-        metrics::gauge!("quorate_replicas").set(count(groups.len()));
-        metrics::gauge!("quorate_partitions_led").set(count(groups.iter().filter(leads).count()));
+        metrics.replicas.set_count(groups.len());
+        metrics.groups_quiet.set_count(parts.raft.quiet_groups());
+        metrics.partitions_led.set_count(groups.iter().filter(leads).count());
+        metrics.set_lags(&parts.partitions.lags());
     }
 }
 
@@ -238,10 +227,10 @@ impl Faces for NodeFaces {
     }
 
     fn metrics(&self) -> String {
-        metrics::gauge!("quorate_ready").set(if self.ready().is_ok() { 1.0 } else { 0.0 });
+        self.metrics.ready.set(self.ready().is_ok().into());
         if let Some(seen) = self.seen.get() {
-            seen.record();
+            seen.record(&self.metrics);
         }
-        self.recorder.render()
+        self.metrics.render()
     }
 }

@@ -82,6 +82,12 @@ named! {
         HeadsReadOne = "heads-read-one",
         /// A read of entries gives one, as it may.
         EntriesReadOne = "entries-read-one",
+        /// The scrubber does not rest.
+        ScrubHasty = "scrub-hasty",
+        /// Entries asked of a peer, to mend what is damaged here, come late.
+        RepairLate = "repair-late",
+        /// A peer's word on what a replica may have lost is not heard: it is asked again.
+        RejoinUnheard = "rejoin-unheard",
         /// A read from the disk takes long.
         ReadLate = "read-late",
         /// A truncation is slow to reach the disk.
@@ -90,6 +96,26 @@ named! {
         VoteSavedLate = "vote-saved-late",
         /// What is committed in a partition is not noted; it is a hint only.
         CommittedNotNoted = "committed-not-noted",
+        /// A checkpoint is slow to reach the disk.
+        CheckpointLate = "checkpoint-late",
+        /// The keeper comes late to go on with rewriting a volume.
+        RewriteLate = "rewrite-late",
+        /// A volume is rewritten although most of it is alive.
+        RewriteEarly = "rewrite-early",
+        /// A log is trimmed late after its base was raised.
+        TrimLate = "trim-late",
+        /// A replica makes a checkpoint before it is due.
+        CheckpointEarly = "checkpoint-early",
+        /// A leader does not hold its log for a replica that is slow.
+        SlowReplicaNotWaitedFor = "slow-replica-not-waited-for",
+        /// The sending of a checkpoint to a member ends in the middle.
+        CatchUpInterrupted = "catch-up-interrupted",
+        /// A piece of a checkpoint is sent late.
+        CatchUpLate = "catch-up-late",
+        /// A heartbeat does not say from where on the leader needs its log.
+        TrimUntold = "trim-untold",
+        /// Records are not looked at for being too old or too many.
+        RetentionSkipped = "retention-skipped",
         /// A proposal is slow to be queued.
         ProposalLate = "proposal-late",
         /// A proposal is refused after it was queued, and those behind it are not: openraft does so to a leader that is
@@ -131,6 +157,10 @@ named! {
         BeatSkipped = "beat-skipped",
         /// A beat says that the node leads nothing, as one from before an election.
         BeatWithoutLeads = "beat-without-leads",
+        /// A follower forgets that a group is quiet: its leader does not know.
+        QuietForgotten = "quiet-forgotten",
+        /// Whoever is to take over leadership is not told: the leader that hands it over leads no more all the same.
+        TransferUntold = "transfer-untold",
         /// A connection that was reset is taken for a proof of death, as if a refusal had followed.
         ResetTakenForDeath = "reset-taken-for-death",
         /// A hello's answer is not heard.
@@ -139,6 +169,8 @@ named! {
         NotLeading = "not-leading",
         /// A batch is refused as by a disk that does not keep up.
         ProduceOverloaded = "produce-overloaded",
+        /// A follower refuses entries as one whose disk is nearly full.
+        AppendRefusedFull = "append-refused-full",
         /// A batch is refused as by a leader that has just been deposed.
         ProduceNotLeader = "produce-not-leader",
         /// A produce is answered almost at once, whatever became of it.
@@ -205,6 +237,12 @@ named! {
         HintIgnored = "hint-ignored",
         /// There is no pause before another try.
         BackoffCutShort = "backoff-cut-short",
+        /// What the metadata group agreed on about members is followed late.
+        MembersFollowedLate = "members-followed-late",
+        /// A leader takes its time before the next change of its group's members.
+        MembersChangedLate = "members-changed-late",
+        /// A leader's word of who the members are is not sent; it comes again.
+        MembersUntold = "members-untold",
     }
 }
 
@@ -229,6 +267,30 @@ named! {
         TakenForDeadAndLived = "taken-for-dead-and-lived",
         /// A survivor took over from a leader whose death was proven.
         ElectionAfterAProvenDeath = "election-after-a-proven-death",
+        /// A leader asked its followers to be quiet.
+        QuietBegun = "quiet-begun",
+        /// All of them agreed.
+        QuietConfirmed = "quiet-confirmed",
+        /// Leader and follower took different groups for quiet, and it was told whole.
+        QuietToldAgain = "quiet-told-again",
+        /// Something was proposed in a quiet group.
+        WokenByProposal = "woken-by-proposal",
+        /// In a quiet group a leader or a follower was not heard any more.
+        WokenByLostContact = "woken-by-lost-contact",
+        /// In a quiet group somebody asked its leader for a vote.
+        WokenByAVoteRequest = "woken-by-a-vote-request",
+        /// The leader of a quiet group handed it over.
+        WokenByATransfer = "woken-by-a-transfer",
+        /// A vote was refused in a quiet group because the node of its leader lives.
+        VoteRefusedInAQuietGroup = "vote-refused-in-a-quiet-group",
+        /// Leadership was handed to another node.
+        Transferred = "transferred",
+        /// An heir did not take over in time.
+        TransferNotTaken = "transfer-not-taken",
+        /// A node that was asked to stop handed over what it led.
+        HandedOverAtStop = "handed-over-at-stop",
+        /// Leadership was given back to the preferred leader.
+        GivenBack = "given-back",
         /// A follower's log did not hold what a leader's entries follow.
         AppendConflicts = "append-conflicts",
         /// A leader heard from a follower that there is a newer one.
@@ -255,6 +317,46 @@ named! {
         SealedVolumeRead = "sealed-volume-read",
         /// A read failed because its entries had been removed meanwhile.
         ReadOfWhatWentAway = "read-of-what-went-away",
+        /// The live entries of a volume were copied, and the volume went.
+        VolumeRewritten = "volume-rewritten",
+        /// A volume that was being rewritten died meanwhile.
+        RewritingGivenUp = "rewriting-given-up",
+        /// A read had to begin again because its volume had been rewritten.
+        ReadOfARewrittenVolume = "read-of-a-rewritten-volume",
+        /// The base of a group was saved.
+        BaseSaved = "base-saved",
+        /// A recent checkpoint of a group was saved.
+        RecentCheckpointSaved = "recent-checkpoint-saved",
+        /// A log was trimmed to its base.
+        LogTrimmed = "log-trimmed",
+        /// A follower trimmed what its own log start does not say yet.
+        TrimmedByTheLeadersWord = "trimmed-by-the-leaders-word",
+        /// A leader trimmed what a slow replica would have needed.
+        SlowReplicaCutOff = "slow-replica-cut-off",
+        /// A leader began to send its base to a member that lacks what lies before it.
+        CatchUpBegun = "catch-up-begun",
+        /// The sending of a base ended before it was installed.
+        CatchUpBroken = "catch-up-broken",
+        /// A base of a leader took the place of a member's own state.
+        BaseInstalled = "base-installed",
+        /// A base was installed where there were entries applied.
+        BaseInstalledOverState = "base-installed-over-state",
+        /// A store was opened whose log had not been trimmed to the base that it had from a peer.
+        RestartInTheMiddleOfACatchUp = "restart-in-the-middle-of-a-catch-up",
+        /// A group started from a base behind which its log begins.
+        StartFromABase = "start-from-a-base",
+        /// A group started from a recent checkpoint.
+        StartFromARecentCheckpoint = "start-from-a-recent-checkpoint",
+        /// The log start of a partition was raised.
+        LogStartRaised = "log-start-raised",
+        /// A reader asked for what lies before the log start.
+        ReaderBelowTheLogStart = "reader-below-the-log-start",
+        /// A reader waited, or read, while what it wanted was trimmed.
+        TrimmedUnderAReader = "trimmed-under-a-reader",
+        /// Records were deleted because somebody asked for it.
+        RecordsDeleted = "records-deleted",
+        /// A producer was forgotten because it was idle for long, or there were too many.
+        ProducerForgotten = "producer-forgotten",
         /// A write or sync failed, and the store with it.
         WriteFailed = "write-failed",
         /// A store was made in an empty folder.
@@ -277,6 +379,34 @@ named! {
         VoteNewerInMeta = "vote-newer-in-meta",
         /// After a crash a vote was newer in the volume than in the small database.
         VoteNewerInItsVolume = "vote-newer-in-its-volume",
+        /// The small database was damaged or gone, and was made anew of what the volumes say.
+        MetaRebuilt = "meta-rebuilt",
+        /// A volume could not be read any more, or was gone, and held entries.
+        VolumeFoundLost = "volume-found-lost",
+        /// The newest commits may have been missing when a store was opened.
+        TailFoundLost = "tail-found-lost",
+        /// An entry was found of which nothing could be read.
+        HeadFoundDamaged = "head-found-damaged",
+        /// An entry was found whose body could not be read.
+        BodyFoundDamaged = "body-found-damaged",
+        /// The scrubber has read everything.
+        AllScrubbed = "all-scrubbed",
+        /// Entries that were damaged here were written once more, as a peer held them.
+        RepairedFromPeer = "repaired-from-peer",
+        /// An entry that was damaged here came from nobody who was asked.
+        NoCopyFound = "no-copy-found",
+        /// A replica that had lost the end of its log has caught up, and may vote again.
+        TailLostRejoined = "tail-lost-rejoined",
+        /// A vote was refused because this node's replica may have lost one, or the end of its log.
+        VoteLostRefused = "vote-lost-refused",
+        /// A leader knew that a replica had held more than it showed.
+        RevertSeenByItsLeader = "revert-seen-by-its-leader",
+        /// A leader that could not read all of its log handed over.
+        DamagedLeaderHandsOver = "damaged-leader-hands-over",
+        /// The end of a log that nobody had committed was given up, as it could not be read.
+        DamagedTailGivenUp = "damaged-tail-given-up",
+        /// A group was started again in a running process, because of what was found damaged.
+        GroupRestartedForDamage = "group-restarted-for-damage",
         /// An entry was out of place when it was applied.
         EntryVoid = "entry-void",
         /// A batch that had been applied came again, and got the first answer.
@@ -291,6 +421,14 @@ named! {
         SequenceGap = "sequence-gap",
         /// A batch was refused because the disk did not keep up.
         DiskDoesNotKeepUp = "disk-does-not-keep-up",
+        /// A batch was refused because a disk was nearly full.
+        ProduceRefusedFull = "refused-full",
+        /// A node whose disk was nearly full handed a partition over to one with room.
+        HandedOverFull = "handed-over-full",
+        /// A follower whose disk was nearly full refused entries.
+        FollowerFull = "follower-full",
+        /// A disk that was nearly full had room again.
+        DiskHasRoomAgain = "recovered-full",
         /// A batch was not proposed before its deadline.
         ProduceNotProposedInTime = "produce-not-proposed-in-time",
         /// A batch that was proposed had no answer at its deadline.
@@ -311,6 +449,22 @@ named! {
         TopicDeletedWhileTheNodeWasDown = "topic-deleted-while-the-node-was-down",
         /// A replica of a deleted topic was removed.
         ReplicaRemoved = "replica-removed",
+        /// A replica was removed because its partition is held by other nodes now.
+        ReplicaMovedAway = "replica-moved-away",
+        /// A node's disk was admitted to the cluster, the first of that node or another one.
+        NodeAdmitted = "node-admitted",
+        /// A node was removed from the cluster.
+        NodeRemoved = "node-removed",
+        /// A membership of a group was appended.
+        MembersChanged = "members-changed",
+        /// A leader ended a change of members that another one had begun.
+        ChangeOfAnotherEnded = "change-of-another-ended",
+        /// A leader that has no place among the new members let another one lead.
+        LeaderMadeWay = "leader-made-way",
+        /// A node that was removed, or replaced, noticed it.
+        RemovalNoticed = "removal-noticed",
+        /// A replica that ran went over to other settings of its topic.
+        SettingsFollowed = "settings-followed",
         /// A produce reached a leader that had not applied an entry of its own.
         ProduceBeforeTheFirstOwnEntry = "produce-before-the-first-own-entry",
         /// A fetch reached a leader that had not applied an entry of its own.
@@ -339,6 +493,10 @@ named! {
         SlowLeaderAbandoned = "slow-leader-abandoned",
         /// A producer found that its topic had been deleted.
         ProducerFoundTheTopicGone = "producer-found-the-topic-gone",
+        /// A producer went over to what its topic had become: it had grown, or takes other sizes.
+        ProducerFollowedTheTopic = "producer-followed-the-topic",
+        /// A consumer of a whole topic began with a partition that had been added.
+        ConsumerFoundANewPartition = "consumer-found-a-new-partition",
         /// A consumer found that its topic had been deleted.
         ConsumerFoundTheTopicGone = "consumer-found-the-topic-gone",
         /// A consumer did not wait any more for a leader that had been replaced.

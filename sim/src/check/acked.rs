@@ -1,5 +1,6 @@
-//! Acked means there: each acknowledged record stands in the log at its offset, byte for byte
-//! (oracle O-11; ARCHITECTURE, the first two promises).
+//! Acked means there: each acknowledged record stands in the log at its offset, byte for byte, for as long as the log
+//! does not start behind it (oracle O-11; ARCHITECTURE, the first two promises). Whether it may start there is another
+//! promise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,7 +53,7 @@ impl Check for Acked {
         for ((place, base), (records, said)) in &self.batches {
             // A deleted topic is not there; one that could not be read is another promise broken.
             let Some(scan) = evidence.scan.get(place) else { continue };
-            for (offset, record) in (*base..).zip(records) {
+            for (offset, record) in (*base..).zip(records).filter(|(offset, _)| *offset >= scan.start.0) {
                 let Some(record) = record else { continue };
                 let what = match standing(scan, offset) {
                     Some(there) if there == Some(*record) => continue,
@@ -134,6 +135,7 @@ fn stamp(stamp: Option<i64>) -> String {
 pub(super) fn standing(scan: &Scan, offset: u64) -> Option<Option<RecordId>> {
     // Dense offsets stand at their own place; where they are not, that is another promise broken.
     let is_it = |(at, _): &&(Offset, Option<RecordId>)| at.0 == offset;
-    let dense = usize::try_from(offset).ok().and_then(|at| scan.records.get(at)).filter(is_it);
+    let at = offset.checked_sub(scan.start.0).and_then(|at| usize::try_from(at).ok());
+    let dense = at.and_then(|at| scan.records.get(at)).filter(is_it);
     dense.or_else(|| scan.records.iter().find(is_it)).map(|(_, record)| *record)
 }

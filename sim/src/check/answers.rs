@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::{NodeId, TopicId};
 
 use super::{Check, Found, Seen};
@@ -72,6 +73,12 @@ impl Check for Answers {
                     if let Some((_, acked)) = self.places.get_mut(place) {
                         acked.get_or_insert(at);
                     }
+                }
+                // Its topic takes smaller ones by now: an answer for good, and the next try has its own time.
+                (Ask::Produce { place, .. }, Told::Refused { code: ErrorCode::BatchTooLarge, .. })
+                    if self.places.get(place).is_some_and(|(_, acked)| acked.is_none()) =>
+                {
+                    self.places.remove(place);
                 }
                 (_, Told::Topics(topics)) => {
                     self.names.extend(topics.iter().map(|(name, id, _)| (*id, name.clone())));

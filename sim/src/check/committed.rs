@@ -1,5 +1,5 @@
 //! O-06, committed is for ever: what one node once knew to be committed at an index is what every node knows there, and
-//! no replica that holds it cuts it (Raft §5.4.3).
+//! no replica that holds it cuts it (Raft §5.4.3). What a replica trims is committed, and is what others know there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,10 +27,14 @@ impl Judge for Committed {
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
             Sight::Log { node, group, from, .. } => self.cut(at, *node, *group, *from, found),
+            Sight::Trimmed { node, group, through } => {
+                let line = Line { index: through.index, term: through.term, digest: None };
+                self.know(at, *node, *group, line, found);
+            }
             Sight::Opened { node, .. } | Sight::DiskLost { node } => {
                 self.looked.retain(|(of, _), _| of != node);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.looked.remove(&(*node, *group));
             }
             Sight::Replica { node, group, replica } => {
@@ -47,27 +51,34 @@ impl Judge for Committed {
 impl Committed {
     fn committed(&mut self, at: Duration, node: NodeId, group: GroupId, end: LogIndex, found: &mut Found) {
         let looked = self.looked.entry((node, group)).or_default();
-        let known = self.known.entry(group).or_default();
-        for index in (looked.0..end.0).map(LogIndex) {
-            let Some(line) = self.logs.line(node, group, index) else { continue };
-            let (first, by, then) = known.at(index).get_or_insert((*line, node, at));
-            let differs = match (first.digest, line.digest) {
-                (Some(one), Some(other)) => one != other,
-                _ => false,
-            };
-            if first.term != line.term || differs {
-                let what = format!(
-                    "what is committed stays: entry {index} of group {group} is committed with term {} and {}, as \
-                     node {by} knew at {then:?}, and with term {} and {}, as node {node} knows",
-                    first.term,
-                    content(first.digest),
-                    line.term,
-                    content(line.digest)
-                );
-                found.tell(ID, at, what);
+        let news = looked.0..end.0;
+        *looked = (*looked).max(end);
+        for index in news.map(LogIndex) {
+            if let Some(line) = self.logs.line(node, group, index).copied() {
+                self.know(at, node, group, line, found);
             }
         }
-        *looked = (*looked).max(end);
+    }
+
+    /// A replica knows an entry to be committed.
+    fn know(&mut self, at: Duration, node: NodeId, group: GroupId, line: Line, found: &mut Found) {
+        let Line { index, term, digest } = line;
+        let known = self.known.entry(group).or_default();
+        let (first, by, then) = known.at(index).get_or_insert((line, node, at));
+        let differs = match (first.digest, digest) {
+            (Some(one), Some(other)) => one != other,
+            _ => false,
+        };
+        if first.term != term || differs {
+            let what = format!(
+                "what is committed stays: entry {index} of group {group} is committed with term {} and {}, as node \
+                 {by} knew at {then:?}, and with term {term} and {}, as node {node} knows",
+                first.term,
+                content(first.digest),
+                content(digest)
+            );
+            found.tell(ID, at, what);
+        }
     }
 
     fn cut(&self, at: Duration, node: NodeId, group: GroupId, from: LogIndex, found: &mut Found) {
@@ -99,6 +110,39 @@ mod tests {
             broken(&format!("{first}\nlog 2 from 0: 1 2\nreplica 2 t2 committed 1/2 last 1/2")),
             ["O-06"]
         );
+    }
+
+    #[test]
+    fn what_is_trimmed_is_what_was_committed() {
+        let first = "log 1 from 0: 1 1 2\nreplica 1 t2 applied 2/2 committed 2/2 last 2/2";
+        assert!(broken(&format!("{first}\ntrimmed 1 1/1\nlog 2 from 0: 1\ntrimmed 2 2/2")).is_empty());
+        assert_eq!(broken(&format!("{first}\ntrimmed 2 2/3")), ["O-06"], "a checkpoint of another history");
+        let alone = "trimmed 2 2/3\nlog 1 from 0: 1 1 2\nreplica 1 t2 applied 2/2 committed 2/2 last 2/2";
+        assert_eq!(broken(alone), ["O-06"], "told late");
+        let lagged =
+            "log 1 from 0: 1 1 1\nlog 2 from 0: 1 2 2\nreplica 2 t2 applied 2/2 committed 2/2 last 2/2";
+        assert!(broken(&format!("{lagged}\ntrimmed 1 2/2")).is_empty(), "its own tail was never committed");
+    }
+
+    #[test]
+    fn only_a_log_that_is_given_up_as_a_whole_takes_what_is_committed_with_it() {
+        let first = "log 1 from 0: 1 1\nreplica 1 t1 committed 1/1 last 1/1";
+        assert!(broken(&format!("{first}\nrestarted 1 emptied\nlog 1 from 0: 1 1")).is_empty());
+        assert_eq!(
+            broken(&format!("{first}\nrestarted 1\nlog 1 from 1: 2")),
+            ["O-06"],
+            "it was started again"
+        );
+        assert_eq!(
+            broken(&format!(
+                "{first}\nrestarted 1 emptied\nlog 1 from 0: 1 2\nreplica 1 t2 committed 1/2 last 1/2"
+            )),
+            ["O-06"],
+            "another one in its place"
+        );
+        let base_last = "restarted 1 emptied\ntrimmed 1 0/1\nrestarted 1 emptied\nlog 1 from 0: 1 1";
+        assert!(broken(&format!("{first}\n{base_last}")).is_empty(), "its checkpoint went after its log");
+        assert_eq!(broken(&format!("{first}\ntrimmed 1 0/1\nlog 1 from 1:")), ["O-06"], "its end alone went");
     }
 
     #[test]

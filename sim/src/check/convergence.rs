@@ -1,15 +1,17 @@
 //! O-28, replicas converge: once all is mended and nobody writes, every replica of a group has the same log on its
 //! platters and came to the same state, and all nodes have the same metadata. Judged by
-//! platters, read back whole, and by what processes made of them.
+//! platters, read back whole, and by what processes made of them. Each replica trims its own log when it comes to that:
+//! they are compared from where the one begins that begins last. Two checkpoints of one entry are the same, at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::Metadata;
+use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
-use super::words::{entry, nodes};
+use super::words::{entry, nodes, told};
 use super::{Found, Judge};
 use crate::observe::{Line, Sight};
 
@@ -17,11 +19,37 @@ const ID: &str = "O-28";
 
 #[derive(Default)]
 pub(super) struct Convergence {
-    logs: BTreeMap<(GroupId, NodeId), Vec<Line>>,
+    logs: BTreeMap<(GroupId, NodeId), OnPlatter>,
     states: BTreeMap<(GroupId, NodeId), (LogIndex, u64)>,
+    /// The first that was seen of each entry.
+    checkpoints: BTreeMap<(GroupId, LogIndex), (LogId, u64, NodeId)>,
     metadata: BTreeMap<NodeId, (LogIndex, Arc<Metadata>)>,
     /// The groups on each node's platters.
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
+}
+
+/// A log as platters have it.
+#[derive(Default)]
+struct OnPlatter {
+    /// The last entry that was trimmed.
+    after: Option<LogId>,
+    lines: Vec<Line>,
+}
+
+impl OnPlatter {
+    /// Its first index.
+    fn start(&self) -> LogIndex {
+        self.after.map_or(LogIndex(0), |after| after.index.next())
+    }
+
+    /// The index behind its last one.
+    fn end(&self) -> LogIndex {
+        self.lines.last().map_or(self.start(), |last| last.index.next())
+    }
+
+    fn line(&self, index: LogIndex) -> Option<&Line> {
+        self.lines.get(usize::try_from(index.0.checked_sub(self.start().0)?).ok()?)
+    }
 }
 
 impl Judge for Convergence {
@@ -29,10 +57,25 @@ impl Judge for Convergence {
 
     fn see(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
-            Sight::OnPlatter { node, group, lines } => {
-                self.logs.insert((*group, *node), lines.clone());
+            Sight::OnPlatter { node, group, after, lines } => {
+                let on_platter = OnPlatter { after: *after, lines: lines.clone() };
+                self.logs.insert((*group, *node), on_platter);
             }
-            Sight::Applied { node, group, next, digest } => {
+            Sight::Checkpoint { node, group, at: of, digest } => {
+                let known = self.checkpoints.entry((*group, of.index)).or_insert((*of, *digest, *node));
+                if (known.0, known.1) != (*of, *digest) {
+                    let what = format!(
+                        "checkpoints of one entry are equal: of group {group} node {} has one of {} with the checksum \
+                         {:016x}, and node {node} one of {} with {digest:016x}",
+                        known.2,
+                        told(Some(known.0)),
+                        known.1,
+                        told(Some(*of))
+                    );
+                    found.tell(ID, at, what);
+                }
+            }
+            Sight::Applied { node, group, next, digest, .. } => {
                 self.states.insert((*group, *node), (*next, *digest));
             }
             Sight::Metadata { node, applied, metadata } => {
@@ -119,18 +162,25 @@ impl Convergence {
 
     fn judge_group(&self, at: Duration, group: GroupId, replicas: &[NodeId], found: &mut Found) {
         let Some((first, rest)) = replicas.split_first() else { return };
-        let log = |node: &NodeId| self.logs.get(&(group, *node)).map(Vec::as_slice).unwrap_or_default();
+        let nothing = OnPlatter::default();
+        let log = |node: &NodeId| self.logs.get(&(group, *node)).unwrap_or(&nothing);
         for node in rest {
             let (one, other) = (log(first), log(node));
-            let length = one.len().max(other.len());
-            if let Some(at_entry) = (0..length).find(|at| one.get(*at) != other.get(*at)) {
+            let both = one.start().max(other.start())..one.end().max(other.end());
+            let differing =
+                (both.start.0..both.end.0).map(LogIndex).find(|at| one.line(*at) != other.line(*at));
+            if one.end() != other.end() || differing.is_some() {
+                let at_entry = differing.unwrap_or(one.end().min(other.end()));
                 let what = format!(
-                    "replicas converge: the logs of group {group} on the platters of nodes {first} and {node} part: \
-                     the first has {} where the other has {}; they have {} and {} entries",
-                    entry(one.get(at_entry)),
-                    entry(other.get(at_entry)),
-                    one.len(),
-                    other.len()
+                    "replicas converge: the logs of group {group} on the platters of nodes {first} and {node} part at \
+                     {at_entry}: the first has {} where the other has {}; they have the entries from {} to {} and from \
+                     {} to {}",
+                    entry(one.line(at_entry)),
+                    entry(other.line(at_entry)),
+                    one.start(),
+                    one.end(),
+                    other.start(),
+                    other.end()
                 );
                 found.tell(ID, at, what);
             }
@@ -178,5 +228,34 @@ mod tests {
                 .is_empty(),
             "not a member"
         );
+    }
+
+    #[test]
+    fn logs_that_begin_elsewhere_are_compared_where_both_are() {
+        let same = "applied 2 before 3 gives 7";
+        let trimmed = |log: &str| broken(&format!("{HEAD}\nplatter 2 after {log}\n{same}\nquiet"));
+        assert!(trimmed("0/1: 1 2").is_empty());
+        assert!(trimmed("2/2:").is_empty(), "nothing is left, and it ends where the other does");
+        assert_eq!(trimmed("0/1: 1 3"), ["O-28"], "another tail");
+        assert_eq!(trimmed("0/1: 1"), ["O-28"], "shorter");
+        assert_eq!(trimmed("1/1:"), ["O-28"], "shorter, and empty");
+        assert_eq!(trimmed("3/2:"), ["O-28"], "a checkpoint of what the other has not");
+    }
+
+    #[test]
+    fn checkpoints_that_differ_are_seen() {
+        assert_eq!(
+            broken("checkpoint 1 at 5/2 gives 7\ncheckpoint 2 at 5/2 gives 8"),
+            ["O-28"],
+            "another state"
+        );
+        assert_eq!(
+            broken("checkpoint 1 at 5/2 gives 7\ncheckpoint 2 at 5/3 gives 7"),
+            ["O-28"],
+            "another entry"
+        );
+        let moved_on =
+            "checkpoint 1 at 5/2 gives 7\ncheckpoint 2 at 3/1 gives 6\ncheckpoint 2 at 5/2 gives 7";
+        assert!(broken(moved_on).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Leader epochs: they rise along the log, an epoch has one leader, a request with another epoch than the leader's is
-//! refused, and where an epoch is said to have ended, it ended (oracle O-18; KIP-101, KIP-320).
+//! refused, and where an epoch is said to have ended, it ended, of what is left above the log start (oracle O-18;
+//! KIP-101, KIP-320).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::NodeId;
 
+use super::log_starts::LogStarts;
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place};
 use crate::wire::{Ask, Asked, Standing, Told};
@@ -32,6 +34,8 @@ pub(super) struct Epochs {
     asked: BTreeMap<u64, usize>,
     /// Batches with their epochs, by base offset.
     logs: BTreeMap<Place, BTreeMap<u64, Standing>>,
+    /// Of epochs that ended below the log start nobody need know.
+    starts: LogStarts,
     ended: Vec<Ended>,
 }
 
@@ -41,6 +45,7 @@ impl Check for Epochs {
     }
 
     fn see(&mut self, at: Duration, seen: &Seen<'_>, found: &mut Found) {
+        self.starts.see(seen);
         match seen {
             Seen::Asked(asked) => {
                 let Some(place) = asked.place() else { return };
@@ -69,15 +74,14 @@ impl Check for Epochs {
         for ended in &self.ended {
             let Ended { place, asked, found: said, leader, text } = ended;
             let Some(log) = self.logs.get(place) else { continue };
-            // What came after the leader that answered was not for it to know.
-            let wrong =
-                log.values().filter(|standing| standing.epoch <= *leader).find(|standing| match said {
-                    None => standing.epoch <= *asked,
-                    Some((largest, at)) if standing.epoch <= *largest => {
-                        standing.end() > *at && largest < leader
-                    }
-                    Some((_, at)) => standing.epoch <= *asked || standing.base < *at,
-                });
+            let start = self.starts.highest(*place);
+            // What came after the leader that answered was not for it to know, nor what lay below the log start.
+            let told_of = |standing: &&Standing| standing.epoch <= *leader && standing.end() > start;
+            let wrong = log.values().filter(told_of).find(|standing| match said {
+                None => standing.epoch <= *asked,
+                Some((largest, at)) if standing.epoch <= *largest => standing.end() > *at && largest < leader,
+                Some((_, at)) => standing.epoch <= *asked || standing.base < *at,
+            });
             if let Some(standing) = wrong {
                 let what = format!(
                     "an epoch ended where it is said to: {text}; but {}..{} is of epoch {}",

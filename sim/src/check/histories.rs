@@ -6,28 +6,38 @@
 //! | --- | --- |
 //! | `ask c1 n2 e3 call produce 7:0:5 r1,r2` | client 1 asks node 2 in epoch 3; `call` names the call |
 //! | `.. fetch 5`, `.. latest`, `.. earliest`, `.. time 40`, `.. end-of 2` | other questions of partition 0 of topic 1 |
-//! | `.. producer`, `.. create`, `.. delete` | questions about the topic itself |
+//! | `.. producer`, `.. create`, `.. create ms=9 bytes=50`, `.. delete`, `.. grow 4` | questions about the topic itself |
+//! | `.. configure ms=9 bytes=`, `.. delete-records 5`, `.. delete-records all` | retention changed, or back to the default; records before an offset deleted, or all |
 //! | `tell call at 5 e3`, `.. at 5 e3 stamp 90` | acked |
 //! | `tell call hw 9 e3 \| 5 e2 7:0:5 r1,r2 \| ..` | fetched: high watermark, then batches |
+//! | `tell call hw 9 e3 from 4 \| ..` | the same, of a log that starts at 4 |
 //! | `tell call found 5 e3`, `.. found 5 time 90 e3`, `.. found none e3` | looked up |
 //! | `tell call ended 2 5 e3`, `.. ended none e3` | an epoch's end |
 //! | `tell call refused`, `.. unreached`, `.. unknown`, `.. out-of-range 0 9`, `.. garbled` | other answers |
-//! | `tell call id 7`, `.. topic 1`, `.. deleted` | a producer id; a topic created, deleted |
+//! | `tell call id 7`, `.. topic 1`, `.. deleted`, `.. grown` | a producer id; a topic created, deleted, grown |
+//! | `tell call configured`, `.. records-deleted 5` | settings changed; records deleted, with the log start |
 //! | `topics 1 2 1` | metadata: topic number, partitions, number of its name |
+//! | `holds 7 2` | node 1 has applied entry 7 of the metadata group; topic 1 has so many partitions then |
 //! | `sent r1`, `sent r1 loosely` | a record is sent, by a producer that promises order or not |
 //! | `learnt r1 acked 5`, `.. failed`, `.. unknown` | its outcome |
 //! | `assign k1 beginning 0`, `.. end 5`, `.. offset 5 5`, `read k1 5 r1` | a consumer (a client of the same number) |
+//! | `assign k1 resetting 0` | one that goes to the log start by itself |
 //! | `follows k1 5` | at the end it reads on, and is to be given 5 next |
 //! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
+//! | `log-from 4 r5 r6` | the final scan of a log that starts at 4 |
+//! | `readable n1 4 9`, `.. at 7` | node 1 has applied what makes its log readable from 4 to 9; that is all before entry 7 |
+//! | `wall 5000`, `settled 5000` | a wall clock shows that time, 1000 at first; all was whole for eight seconds, and all clocks show it |
 //!
-//! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number.
+//! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number, and it takes 100
+//! bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_node::metadata::{Metadata, Partition, Retention, Topic, TopicConfig};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{NodeId, Offset, PartitionId, TopicId};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Offset, PartitionId, TopicId};
 
 use super::{Panel, Seen, StartAt};
 use crate::history::{Evidence, Outcome, Place, Read, RecordId, Scan, Sent, Target};
@@ -36,6 +46,9 @@ use crate::wire::{Ask, Asked, Batch, FindAt, Standing, Told};
 
 mod bad;
 mod legal;
+mod starts;
+
+const GROUP: GroupId = GroupId(1);
 
 fn topic(number: u8) -> TopicId {
     TopicId::from_random([number; 16])
@@ -47,6 +60,19 @@ fn place() -> Place {
 
 fn target() -> Target {
     Target { topic: "t1".to_owned(), partition: PartitionId(0) }
+}
+
+/// With topic 1 of so many partitions.
+fn metadata(partitions: u64, retention: Retention) -> Metadata {
+    let partition =
+        |group| Partition { group: GroupId(group), replicas: vec![NodeId(1)], ..Partition::default() };
+    let topic = Topic {
+        id: topic(1),
+        name: "t1".parse().unwrap(),
+        partitions: (1..=partitions).map(partition).collect(),
+        config: TopicConfig { retention, ..TopicConfig::default() },
+    };
+    Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }
 }
 
 fn record(word: &str) -> Option<RecordId> {
@@ -76,6 +102,7 @@ fn batch(stamp: &str, records: &str) -> Arc<Batch> {
         crc: crc32c::crc32c(records.trim_end_matches('!').as_bytes()) + u32::from(records.ends_with('!')),
         times: words.iter().map(time).collect(),
         records: words.iter().map(|word| record(word.trim_end_matches('!'))).collect(),
+        bytes: u64::try_from(words.len()).unwrap() * 100,
     })
 }
 
@@ -85,6 +112,8 @@ struct Player {
     evidence: Evidence,
     now: Duration,
     calls: BTreeMap<String, Asked>,
+    /// Topic 1's, as the nodes have it.
+    retention: Retention,
 }
 
 impl Player {
@@ -105,6 +134,9 @@ impl Player {
                 let asked =
                     self.calls.get(words[1]).unwrap_or_else(|| panic!("no call: {}", words[1])).clone();
                 let told = told(&words[2..]);
+                if let (Ask::Configure { changes, .. }, Told::Configured) = (&asked.ask, &told) {
+                    changes.iter().for_each(|(key, value)| self.set(key, value.as_deref()));
+                }
                 self.see(&Seen::Told(&asked, &told));
             }
             "topics" => {
@@ -113,6 +145,11 @@ impl Player {
                 let partitions = usize::try_from(number(words[2])).unwrap();
                 let told = Told::Topics(vec![(format!("t{}", words[3]), id, partitions)]);
                 self.see(&Seen::Told(&asked, &told));
+            }
+            "holds" => {
+                let metadata = Arc::new(metadata(number(words[2]), self.retention));
+                let applied = LogIndex(number(words[1]));
+                self.see(&Seen::Node(&Sight::Metadata { node: NodeId(1), applied, metadata }));
             }
             "sent" => {
                 let sent = Sent {
@@ -143,13 +180,14 @@ impl Player {
             "assign" => {
                 let position = number(words[words.len() - 1]);
                 let start = match words[2] {
-                    "beginning" => StartAt::Beginning,
+                    "beginning" | "resetting" => StartAt::Beginning,
                     "end" => StartAt::End,
                     "offset" => StartAt::Offset(Offset(number(words[3]))),
                     other => panic!("no start: {other}"),
                 };
                 let consumer = u32::try_from(number(&words[1][1..])).unwrap();
-                self.see(&Seen::Assigned { consumer, target: &target(), start, position: Offset(position) });
+                let (position, resets) = (Offset(position), words[2] == "resetting");
+                self.see(&Seen::Assigned { consumer, target: &target(), start, position, resets });
             }
             "read" => {
                 let consumer = u32::try_from(number(&words[1][1..])).unwrap();
@@ -166,9 +204,24 @@ impl Player {
                 let election_timeout = Duration::from_millis(700);
                 self.see(&Seen::Node(&Sight::Healed { core: core.collect(), election_timeout }));
             }
-            "log" => {
-                let records = (0..).map(Offset).zip(words[1..].iter().map(|word| record(word))).collect();
-                self.evidence.scan.insert(place(), Scan { target: Some(target()), records });
+            "log" => self.scan(0, &words[1..]),
+            "log-from" => self.scan(number(words[1]), &words[2..]),
+            "wall" => {
+                self.see(&Seen::Node(&Sight::Wall { newest: i64::try_from(number(words[1])).unwrap() }))
+            }
+            "settled" => {
+                let oldest = i64::try_from(number(words[1])).unwrap();
+                self.see(&Seen::Node(&Sight::Settled { oldest, whole_for: Duration::from_secs(8) }));
+            }
+            "readable" => {
+                let node = NodeId(u32::try_from(number(&words[1][1..])).unwrap());
+                let (applied, metadata) = (LogIndex(1), Arc::new(metadata(1, self.retention)));
+                self.see(&Seen::Node(&Sight::Metadata { node, applied, metadata }));
+                // Each as of a later entry.
+                let now = u64::try_from(self.now.as_millis()).unwrap();
+                let next = LogIndex(words.get(5).map_or(now, |next| number(next)));
+                let readable = Offset(number(words[2]))..Offset(number(words[3]));
+                self.see(&Seen::Node(&Sight::Applied { node, group: GROUP, next, digest: 0, readable }));
             }
             "log-at" => {
                 let scan = self.evidence.scan.entry(place()).or_default();
@@ -177,6 +230,23 @@ impl Player {
             "over" => {}
             other => panic!("no such line: {other}"),
         }
+    }
+
+    /// A setting has that value from now on; -1 is no bound, and no value is the default.
+    fn set(&mut self, key: &str, value: Option<&str>) {
+        let default = Retention::default();
+        let bound = |default: Option<u64>| value.map_or(default, |value| value.parse().ok());
+        match key {
+            "retention.ms" => self.retention.ms = bound(default.ms),
+            "retention.bytes" => self.retention.bytes = bound(default.bytes),
+            other => panic!("no setting: {other}"),
+        }
+    }
+
+    fn scan(&mut self, start: u64, records: &[&str]) {
+        let records = (start..).map(Offset).zip(records.iter().map(|word| record(word))).collect();
+        let scan = Scan { target: Some(target()), start: Offset(start), records };
+        self.evidence.scan.insert(place(), scan);
     }
 
     fn asked(&self, client: u32, node: u32, ask: Ask) -> Asked {
@@ -198,14 +268,35 @@ impl Player {
                 Ask::EpochEnd { place, current: epoch, epoch: i32::try_from(number(words[5])).unwrap() }
             }
             "producer" => Ask::Producer,
-            "create" => Ask::Create { name: "t1".to_owned() },
+            "create" => {
+                let configs = settings(&words[5..]).into_iter().map(|(key, value)| (key, value.unwrap()));
+                Ask::Create { name: "t1".to_owned(), configs: configs.collect() }
+            }
+            "configure" => Ask::Configure { name: "t1".to_owned(), changes: settings(&words[5..]) },
+            "delete-records" => {
+                let before = if words[5] == "all" { -1 } else { i64::try_from(number(words[5])).unwrap() };
+                Ask::DeleteRecords { place, before }
+            }
             "delete" => Ask::Delete { name: "t1".to_owned(), id: None },
+            "grow" => {
+                let partitions = i32::try_from(number(words[5])).unwrap();
+                Ask::AddPartitions { name: "t1".to_owned(), partitions }
+            }
             other => panic!("no question: {other}"),
         };
         let asked = self.asked(client, node, ask);
         self.see(&Seen::Asked(&asked));
         self.calls.insert(words[3].to_owned(), asked);
     }
+}
+
+/// `ms=9 bytes=`: retention.ms is to be 9, and retention.bytes what it is by default.
+fn settings(words: &[&str]) -> Vec<(String, Option<String>)> {
+    let setting = |word: &&str| {
+        let (key, value) = word.split_once('=').unwrap();
+        (format!("retention.{key}"), Some(value.to_owned()).filter(|value| !value.is_empty()))
+    };
+    words.iter().map(setting).collect()
 }
 
 fn told(words: &[&str]) -> Told {
@@ -218,7 +309,9 @@ fn told(words: &[&str]) -> Told {
             epoch: epoch(words[2]),
         },
         "hw" => {
-            let batches = words[3..].split(|word| *word == "|").filter(|words| !words.is_empty());
+            let from = words.get(3).is_some_and(|word| *word == "from");
+            let (log_start, rest) = if from { (signed(words[4]), &words[5..]) } else { (0, &words[3..]) };
+            let batches = rest.split(|word| *word == "|").filter(|words| !words.is_empty());
             let batches = batches.map(|words| Standing {
                 base: number(words[0]),
                 epoch: epoch(words[1]),
@@ -226,7 +319,7 @@ fn told(words: &[&str]) -> Told {
                 batch: batch(words[2], words[3]),
             });
             let batches = batches.collect();
-            Told::Fetched { high_watermark: signed(words[1]), log_start: 0, epoch: epoch(words[2]), batches }
+            Told::Fetched { high_watermark: signed(words[1]), log_start, epoch: epoch(words[2]), batches }
         }
         "found" if words[1] == "none" => Told::Found { offset: None, time: None, epoch: epoch(words[2]) },
         "found" if words[2] == "time" => Told::Found {
@@ -242,6 +335,7 @@ fn told(words: &[&str]) -> Told {
         },
         "refused" => Told::Refused { code: ErrorCode::NotLeader, high_watermark: -1, log_start: -1 },
         "too-late" => Told::Refused { code: ErrorCode::DuplicateSequence, high_watermark: -1, log_start: -1 },
+        "too-large" => Told::Refused { code: ErrorCode::BatchTooLarge, high_watermark: -1, log_start: -1 },
         "out-of-range" => Told::Refused {
             code: ErrorCode::OffsetOutOfRange,
             log_start: signed(words[1]),
@@ -253,6 +347,9 @@ fn told(words: &[&str]) -> Told {
         "id" => Told::Producer(signed(words[1])),
         "topic" => Told::Created(topic(u8::try_from(number(words[1])).unwrap())),
         "deleted" => Told::Deleted,
+        "grown" => Told::PartitionsAdded,
+        "configured" => Told::Configured,
+        "records-deleted" => Told::RecordsDeleted { log_start: signed(words[1]) },
         other => panic!("no answer: {other}"),
     }
 }
@@ -260,6 +357,7 @@ fn told(words: &[&str]) -> Told {
 /// Which promises a history breaks, each once.
 fn broken(history: &str) -> Vec<&'static str> {
     let mut player = Player::default();
+    player.line("wall 1000");
     let lines = history.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
     lines.for_each(|line| player.line(line));
     let found = player.panel.end(&player.evidence, player.now);

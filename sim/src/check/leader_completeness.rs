@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 
 use super::logs::{ByIndex, Logs};
@@ -40,7 +41,7 @@ impl Judge for LeaderCompleteness {
                 self.replicas.retain(|(of, _), _| of != node);
                 self.cut.retain(|(of, _), _| of != node);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
                 self.looked.remove(&(*node, *group));
                 self.replicas.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));
@@ -79,7 +80,7 @@ impl LeaderCompleteness {
             let late =
                 newest.filter(|(term, leader)| known.2 < *term && self.logs.of(*leader, group).is_some());
             if let Some((term, leader)) = late
-                && self.logs.line(leader, group, index).is_none_or(|line| line.term != known.0)
+                && !self.logs.holds(leader, group, LogId { term: known.0, index })
                 && self.replicas.get(&(leader, group)).is_some_and(|seen| seen.leads && seen.term == term)
             {
                 let what = format!(
@@ -98,7 +99,7 @@ impl LeaderCompleteness {
         let Some(committed) = self.committed.get(&group) else { return };
         let Some(log) = self.logs.of(node, group) else { return };
         let missing = committed.iter().find(|(index, (of, _, known_in))| {
-            *known_in < term && log.line(*index).is_none_or(|line| line.term != *of)
+            *known_in < term && !log.holds(LogId { term: *of, index: *index })
         });
         if let Some((index, (of, by, known_in))) = missing {
             let what = format!(
@@ -139,6 +140,21 @@ mod tests {
             ["O-03"],
             "told late"
         );
+    }
+
+    #[test]
+    fn what_a_leader_trimmed_it_has() {
+        let history = "log 1 from 0: 1 1 1\nlog 2 from 0: 1\nreplica 1 t1 leads committed 2/1 last 2/1";
+        let caught_up = format!("{history}\ntrimmed 2 1/1\nlog 2 from 2: 1");
+        assert!(broken(&format!("{caught_up}\nreplica 2 t2 leads last 2/1")).is_empty());
+        let short = format!("{history}\ntrimmed 2 1/1");
+        assert_eq!(broken(&format!("{short}\nreplica 2 t2 leads last 1/1")), ["O-03"], "and no more");
+        let leads =
+            "log 1 from 0: 1 1 1\nreplica 1 t1 leads applied 2/1 committed 2/1 last 2/1\ntrimmed 1 1/1";
+        let goes_on = format!(
+            "{leads}\nreplica 1 t1 leads checkpoint 1/1 purged 1/1 applied 2/1 committed 2/1 last 2/1"
+        );
+        assert!(broken(&goes_on).is_empty(), "a leader may trim its log");
     }
 
     #[test]

@@ -59,13 +59,17 @@ impl Judge for LogMatching {
                 (*node, *group, prev, lines)
             }
             Sight::Sent { node, group, prev, lines } => (*node, *group, *prev, lines),
-            Sight::OnPlatter { node, group, lines } => (*node, *group, None, lines),
+            Sight::OnPlatter { node, group, after, lines } => (*node, *group, *after, lines),
+            Sight::Trimmed { node, group, through } => {
+                if let Some(cut) = self.cuts.get_mut(&(*node, *group)) {
+                    cut.end = cut.end.max(through.index.next());
+                }
+                return self.logs.see(sight);
+            }
             Sight::Matched { node, group, through, .. } => {
                 if let Some(cut) = self.cuts.get_mut(&(*node, *group)) {
                     // An answer that was long on its way tells of what is cut by now.
-                    let line = self.logs.line(*node, *group, through.index);
-                    cut.told |=
-                        through.index >= cut.from && line.is_some_and(|line| line.term == through.term);
+                    cut.told |= through.index >= cut.from && self.logs.holds(*node, *group, *through);
                 }
                 return;
             }
@@ -75,11 +79,11 @@ impl Judge for LogMatching {
                 }
                 return;
             }
-            Sight::DiskLost { node } => {
+            Sight::DiskLost { node } | Sight::Damaged { node } => {
                 self.cuts.retain(|(of, _), _| of != node);
                 return self.logs.see(sight);
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.cuts.remove(&(*node, *group));
                 return self.logs.see(sight);
             }
@@ -88,7 +92,7 @@ impl Judge for LogMatching {
                 self.cuts.retain(|(of, _), _| of != node);
                 self.logs.see(sight);
                 for (group, on_disk) in groups {
-                    let mut before = None;
+                    let mut before = on_disk.purged;
                     for line in on_disk.lines() {
                         self.judge(at, (*node, *group), before, &line, found);
                         before = Some(LogId { term: line.term, index: line.index });
@@ -200,5 +204,30 @@ mod tests {
         assert!(broken(&last_words).is_empty(), "written as it stopped");
         assert!(broken("open 1: 1 1 2\nlog 1 from 3: 2x\nlog 2 from 0: 1 1 2 2x").is_empty());
         assert!(broken("log 1 from 0: 1 1\nsent 1 from 1: 1\nsent 1 from 1: 1").is_empty(), "sent again");
+    }
+
+    #[test]
+    fn chains_begin_anew_behind_what_was_trimmed() {
+        let trimmed = "log 1 from 0: 1 1 2 2\nlog 2 from 0: 1 1 2 2\ntrimmed 1 2/2";
+        assert!(broken(&format!("{trimmed}\nlog 1 from 4: 3\nlog 2 from 4: 3")).is_empty());
+        assert_eq!(broken(&format!("{trimmed}\nlog 1 from 4: 3\nlog 2 from 4: 3x")), ["O-02"]);
+        // A replica that lagged takes a checkpoint as of entry 9, and has nothing before it.
+        let caught_up = "log 1 from 0: 1 1 2 2 2 2 2 2 2 2\nlog 2 from 0: 1 1\ntrimmed 2 9/2";
+        assert!(broken(&format!("{caught_up}\nlog 1 from 10: 2\nlog 2 from 10: 2")).is_empty());
+        assert_eq!(
+            broken("log 1 from 0: 1 1 2 3\nlog 2 from 0: 1\ntrimmed 2 2/1\nlog 2 from 3: 3"),
+            ["O-02"],
+            "another predecessor"
+        );
+        assert_eq!(
+            broken("log 1 from 0: 1 1 2 3\nplatter 2 after 2/2: 3x"),
+            ["O-02"],
+            "on the platters of a log that begins there"
+        );
+        let cut = "log 1 from 0: 1 1 1 1\nlog 1 from 2:\ntrimmed 1 9/2\nmatched 1 t2 9/2\nend 1";
+        assert!(
+            broken(&format!("{cut}\nopen 1 vote 2/2 checkpoint 9/2 after 9/2:")).is_empty(),
+            "a checkpoint in its place"
+        );
     }
 }

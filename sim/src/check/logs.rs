@@ -14,6 +14,8 @@ pub(super) struct Logs(BTreeMap<(GroupId, NodeId), Log>);
 /// One replica's.
 #[derive(Debug, Default)]
 pub(super) struct Log {
+    /// The last entry that was trimmed: what lies before is known by a checkpoint alone.
+    trimmed: Option<LogId>,
     /// The first entry's index.
     first: u64,
     lines: Vec<Line>,
@@ -26,15 +28,20 @@ impl Logs {
             Sight::Opened { node, groups, .. } => {
                 self.forget(*node);
                 for (group, on_disk) in groups {
-                    self.0.entry((*group, *node)).or_default().write(on_disk.lines());
+                    let log = self.0.entry((*group, *node)).or_default();
+                    log.trimmed = on_disk.purged;
+                    log.write(on_disk.lines());
                 }
+            }
+            Sight::Trimmed { node, group, through } => {
+                self.0.entry((*group, *node)).or_default().trim(*through);
             }
             Sight::Log { node, group, from, lines } => {
                 let log = self.0.entry((*group, *node)).or_default();
                 log.cut(*from);
                 log.write(lines.iter().copied());
             }
-            Sight::Removed { node, group, .. } => {
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
                 self.0.remove(&(*group, *node));
             }
             Sight::DiskLost { node } => self.forget(*node),
@@ -58,12 +65,27 @@ impl Logs {
 
     /// A replica's entry before that one.
     pub(super) fn before(&self, node: NodeId, group: GroupId, index: LogIndex) -> Option<LogId> {
-        let line = self.line(node, group, LogIndex(index.0.checked_sub(1)?))?;
-        Some(LogId { term: line.term, index: line.index })
+        let (log, before) = (self.of(node, group)?, LogIndex(index.0.checked_sub(1)?));
+        let trimmed = log.trimmed.filter(|trimmed| trimmed.index == before);
+        trimmed.or_else(|| log.line(before).map(|line| LogId { term: line.term, index: line.index }))
+    }
+
+    /// Whether a replica has that entry, or had it and trimmed it.
+    pub(super) fn holds(&self, node: NodeId, group: GroupId, id: LogId) -> bool {
+        self.of(node, group).is_some_and(|log| log.holds(id))
     }
 }
 
 impl Log {
+    /// `through` and all before it are gone, by right or because a checkpoint took the place of the whole log.
+    fn trim(&mut self, through: LogId) {
+        let next = through.index.0 + 1;
+        let gone = usize::try_from(next.saturating_sub(self.first)).expect("logs are short here");
+        self.lines.drain(..gone.min(self.lines.len()));
+        self.first = self.first.max(next);
+        self.trimmed = Some(through);
+    }
+
     fn cut(&mut self, from: LogIndex) {
         let keep = usize::try_from(from.0.saturating_sub(self.first)).expect("logs are short here");
         self.lines.truncate(keep);
@@ -82,6 +104,15 @@ impl Log {
     /// An entry.
     pub(super) fn line(&self, index: LogIndex) -> Option<&Line> {
         self.lines.get(usize::try_from(index.0.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Whether it has that entry, or had it and trimmed it.
+    pub(super) fn holds(&self, id: LogId) -> bool {
+        match self.trimmed {
+            Some(trimmed) if id.index < trimmed.index => true,
+            Some(trimmed) if id.index == trimmed.index => id.term == trimmed.term,
+            Some(_) | None => self.line(id.index).is_some_and(|line| line.term == id.term),
+        }
     }
 
     /// Its entries from there on.

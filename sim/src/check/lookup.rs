@@ -1,9 +1,10 @@
-//! A lookup by time finds the first record of that time or later, of what could be read then
-//! (oracle `lookup`).
+//! A lookup by time finds the first record of that time or later, of what could be read then: what lies below the log
+//! start may be found no more (oracle `lookup`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::log_starts::LogStarts;
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place};
 use crate::wire::{Ask, FindAt, Told};
@@ -26,6 +27,7 @@ pub(super) struct Lookup {
     times: BTreeMap<Place, BTreeMap<u64, i64>>,
     /// High watermarks told, by epoch.
     told: BTreeMap<(Place, i32), u64>,
+    starts: LogStarts,
     /// What was told when a call was asked.
     asked: BTreeMap<u64, BTreeMap<i32, u64>>,
     answers: Vec<Answer>,
@@ -37,6 +39,7 @@ impl Check for Lookup {
     }
 
     fn see(&mut self, at: Duration, seen: &Seen<'_>, _found: &mut Found) {
+        self.starts.see(seen);
         match seen {
             Seen::Asked(asked) => {
                 if let Ask::Find { place, at: FindAt::Time(_), .. } = &asked.ask {
@@ -81,7 +84,8 @@ impl Check for Lookup {
         for answer in &self.answers {
             let Some(times) = self.times.get(&answer.place) else { continue };
             let until = answer.found.map_or(answer.floor, |(offset, _)| offset);
-            let earlier = times.range(..until).find(|(_, time)| **time >= answer.time);
+            let start = self.starts.highest(answer.place).min(until);
+            let earlier = times.range(start..until).find(|(_, time)| **time >= answer.time);
             let why = match (earlier, answer.found) {
                 (Some((offset, time)), _) => format!("{offset} has the time {time}"),
                 (None, Some((offset, time))) => match times.get(&offset) {

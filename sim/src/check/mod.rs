@@ -16,8 +16,10 @@ mod epochs;
 mod growth;
 #[cfg(test)]
 mod histories;
+mod keep;
 mod leader_completeness;
 mod log_matching;
+mod log_starts;
 mod logs;
 mod lookup;
 mod members;
@@ -29,11 +31,14 @@ mod platters;
 mod prefix;
 mod progress;
 pub mod promises;
+mod readmitted;
 mod recovery;
 mod replicas;
+mod settings;
 mod shadow;
 #[cfg(test)]
 mod sights;
+mod start;
 mod state_machine;
 mod topics;
 mod uncommitted;
@@ -72,12 +77,15 @@ fn all() -> Vec<Box<dyn Check>> {
         Box::<order::Order>::default(),
         Box::<once::Once>::default(),
         Box::<dense::Dense>::default(),
+        Box::<start::Start>::default(),
         Box::<watermark::Watermark>::default(),
         Box::<prefix::Prefix>::default(),
         Box::<uncommitted::Uncommitted>::default(),
         Box::<epochs::Epochs>::default(),
         Box::<topics::Topics>::default(),
+        Box::<settings::Settings>::default(),
         Box::<lookup::Lookup>::default(),
+        of_nodes::<readmitted::Readmitted>(),
         of_nodes::<recovery::Recovery>(),
         of_nodes::<after_failure::AfterFailure>(),
         of_nodes::<progress::Progress>(),
@@ -124,6 +132,8 @@ pub enum Seen<'a> {
         start: StartAt,
         /// Where it begins.
         position: Offset,
+        /// Whether it goes to the log start by itself where its position cannot be read.
+        resets: bool,
     },
     /// A consumer was given a record.
     Read(&'a Read),

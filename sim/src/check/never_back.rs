@@ -51,6 +51,9 @@ impl Judge for NeverBack {
                     found.tell(ID, at, what);
                 }
             }
+            Sight::Restarted { node, group, .. } => {
+                self.replicas.remove(&(*node, *group));
+            }
             Sight::Replica { node, group, replica } => {
                 self.gone.remove(&(*node, *group));
                 let before = self.replicas.insert((*node, *group), *replica).unwrap_or_default();
@@ -134,6 +137,14 @@ mod tests {
         );
         assert_eq!(broken("leads 1 t4\nend 1\nopen 1:"), ["O-07"]);
         assert_eq!(broken("removed 1 assigned"), ["O-07"]);
+    }
+
+    #[test]
+    fn a_replica_that_is_started_again_may_begin_to_apply_anew() {
+        let log = "log 1 from 0: 1 1 1\nreplica 1 t1 applied 2/1 committed 2/1 last 2/1";
+        let anew = "replica 1 t1 applied 1/1 committed 2/1 last 2/1";
+        assert_eq!(broken(&format!("{log}\n{anew}")), ["O-07"]);
+        assert!(broken(&format!("{log}\nrestarted 1\n{anew}")).is_empty());
     }
 
     #[test]

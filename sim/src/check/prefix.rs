@@ -1,15 +1,17 @@
 //! A consumer sees what stands there, one record after the other: from the position that it was given, without a gap
-//! or a repetition, unless it seeks (oracle O-16; `Consumer` in the client).
+//! or a repetition, unless it seeks (oracle O-16; `Consumer` in the client). Where its position is below the log start
+//! it is told so, and goes on at the log start if it seeks there, or if that is what it was made to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::{PartitionId, TopicId};
 
 use super::shadow::Before;
 use super::{Check, Found, Seen, StartAt};
 use crate::history::{Evidence, Place, Read, RecordId, Target};
-use crate::wire::{Ask, Told};
+use crate::wire::{Ask, FindAt, Told};
 
 const ID: &str = "O-16";
 
@@ -19,6 +21,8 @@ struct Position {
     /// The topics that it may be reading.
     topics: BTreeSet<TopicId>,
     before: String,
+    /// Whether it goes to the log start by itself.
+    resets: bool,
 }
 
 #[derive(Default)]
@@ -28,6 +32,10 @@ pub(super) struct Prefix {
     standing: BTreeMap<(Place, u64), Option<RecordId>>,
     /// Offsets that each client was told when it looked for one.
     found: BTreeMap<(u32, PartitionId), BTreeSet<u64>>,
+    /// Log starts that each client was told when it looked for one.
+    starts: BTreeMap<(u32, PartitionId), BTreeSet<u64>>,
+    /// Log starts that each client was told because its position could not be read.
+    ranges: BTreeMap<(u32, PartitionId), BTreeSet<u64>>,
 }
 
 impl Check for Prefix {
@@ -43,8 +51,16 @@ impl Check for Prefix {
                         self.names.entry(name.clone()).or_default().insert(*id);
                     }
                 }
-                (Ask::Find { place, .. }, Told::Found { offset: Some(offset), .. }) => {
-                    self.found.entry((asked.client, place.partition)).or_default().insert(*offset);
+                (Ask::Find { place, at, .. }, Told::Found { offset: Some(offset), .. }) => {
+                    let told = if *at == FindAt::Earliest { &mut self.starts } else { &mut self.found };
+                    told.entry((asked.client, place.partition)).or_default().insert(*offset);
+                }
+                (
+                    Ask::Fetch { place, .. },
+                    Told::Refused { code: ErrorCode::OffsetOutOfRange, log_start, .. },
+                ) => {
+                    let told = self.ranges.entry((asked.client, place.partition)).or_default();
+                    told.extend(u64::try_from(*log_start));
                 }
                 _ => {}
             },
@@ -56,14 +72,15 @@ impl Check for Prefix {
                     }
                 }
             }
-            Seen::Assigned { consumer, target, start, position } => {
+            Seen::Assigned { consumer, target, start, position, resets } => {
                 let key = (*consumer, target.partition);
+                let told_to = |told: &BTreeMap<(u32, PartitionId), BTreeSet<u64>>| {
+                    told.get(&key).is_some_and(|told| told.contains(&position.0))
+                };
                 let fits = match start {
-                    StartAt::Beginning => position.0 == 0,
+                    StartAt::Beginning => position.0 == 0 || told_to(&self.starts),
                     StartAt::Offset(offset) => position == offset,
-                    StartAt::End | StartAt::Time(_) => {
-                        self.found.get(&key).is_some_and(|told| told.contains(&position.0))
-                    }
+                    StartAt::End | StartAt::Time(_) => told_to(&self.found),
                 };
                 if !fits {
                     let what = format!(
@@ -75,7 +92,7 @@ impl Check for Prefix {
                 }
                 let topics = self.names.get(&target.topic).cloned().unwrap_or_default();
                 let before = format!("began there at {at:?}");
-                let position = Position { next: position.0, topics, before };
+                let position = Position { next: position.0, topics, before, resets: *resets };
                 self.positions.insert((*consumer, (*target).clone()), position);
             }
             Seen::Read(read) => self.read(at, read, found),
@@ -112,7 +129,10 @@ impl Prefix {
             tell("which was not assigned to it".to_owned());
             return;
         };
-        if position.next != offset.0 {
+        let key = (*consumer, target.partition);
+        let mut told = self.ranges.get(&key).into_iter().chain(self.starts.get(&key));
+        let reset = position.resets && told.any(|told| told.contains(&offset.0));
+        if position.next != offset.0 && !reset {
             tell(format!("but {} comes next: it {}", position.next, position.before));
         }
         position.next = offset.0 + 1;

@@ -27,6 +27,8 @@ pub(super) struct Progress {
     committed: BTreeMap<GroupId, LogIndex>,
     /// The voters of the groups that exist, as the newest metadata have them.
     groups: BTreeMap<GroupId, BTreeSet<NodeId>>,
+    /// Who votes in each group, by the newest membership that was seen, and where that lies.
+    configs: BTreeMap<GroupId, (LogIndex, Vec<BTreeSet<NodeId>>)>,
     metadata_of: LogIndex,
     terms: BTreeMap<GroupId, Term>,
     healed: Option<Healed>,
@@ -63,8 +65,14 @@ impl Judge for Progress {
                 }
                 self.look(at, *group);
             }
-            Sight::Voters { group: GroupId::METADATA, voters, .. } => {
-                self.groups.insert(GroupId::METADATA, voters.iter().copied().collect());
+            Sight::Config { group, at: place, config, .. } => {
+                let newest = self.configs.entry(*group).or_default();
+                if place.index >= newest.0 {
+                    *newest = (place.index, config.voters.clone());
+                }
+                if *group == GroupId::METADATA {
+                    self.groups.insert(*group, config.all_voters());
+                }
             }
             Sight::Metadata { applied, metadata, .. } if *applied > self.metadata_of => {
                 self.metadata_of = *applied;
@@ -141,11 +149,13 @@ fn reached(last: Option<LogIndex>) -> String {
 }
 
 impl Progress {
-    /// Whether a group's majority lies in the core, so that it must make progress.
+    /// Whether a group's majority lies in the core, so that it must make progress: of those who are to hold it, and of
+    /// each set of those who vote while its members change.
     fn is_core(&self, healed: &Healed, group: GroupId) -> bool {
-        self.groups
-            .get(&group)
-            .is_some_and(|voters| voters.intersection(&healed.core).count() * 2 > voters.len())
+        let has_majority =
+            |voters: &BTreeSet<NodeId>| voters.intersection(&healed.core).count() * 2 > voters.len();
+        let sets = self.configs.get(&group).map(|(_, sets)| sets.as_slice()).unwrap_or_default();
+        self.groups.get(&group).is_some_and(has_majority) && sets.iter().all(has_majority)
     }
 
     fn seen(&self, group: GroupId) -> impl Iterator<Item = (&(GroupId, NodeId), &Seen)> + Clone {

@@ -59,7 +59,7 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-08",
-        what: "trimmed <= applied <= committed <= end of the log",
+        what: "trimmed <= checkpoint <= applied <= committed <= end of the log",
         files: &["bounds.rs"],
         source: "Raft paper, sections 5.3 and 7",
     },
@@ -71,9 +71,9 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-10",
-        what: "the voters are those that were assigned",
+        what: "members change one step at a time, and come to be those that are wanted",
         files: &["members.rs"],
-        source: "Raft paper, section 6",
+        source: "Raft paper, section 6; Raft dissertation, section 4.1",
     },
     Promise {
         id: "O-11",
@@ -95,9 +95,9 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-14",
-        what: "offsets are dense and rise; nothing is gone that was not deleted by right",
-        files: &["dense.rs"],
-        source: "offsets as consumers know them",
+        what: "offsets are dense and rise; a log starts where retention or a deletion allows, and never falls back",
+        files: &["dense.rs", "start.rs"],
+        source: "offsets as consumers know them; retention.ms, retention.bytes and DeleteRecords as in Kafka",
     },
     Promise {
         id: "O-15",
@@ -124,16 +124,28 @@ pub const ALL: &[Promise] = &[
         source: "KIP-101, KIP-320",
     },
     Promise {
+        id: "O-21",
+        what: "what a disk has damaged comes back from the other replicas",
+        files: &["complaints.rs"],
+        source: "Alagappan et al., Protocol-Aware Recovery for Consensus-Based Storage, 2018",
+    },
+    Promise {
         id: "O-22",
-        what: "wrong bytes are never served",
-        files: &["uncommitted.rs"],
-        source: "batches carry a checksum",
+        what: "wrong bytes are never served, nor sent to another replica",
+        files: &["uncommitted.rs", "complaints.rs"],
+        source: "batches and entries carry checksums",
     },
     Promise {
         id: "O-23",
-        what: "a node with a disk that is not its own does not take part",
+        what: "a node with a disk that is not its own, or has lost its newest, does not take part in elections",
+        files: &["complaints.rs", "readmitted.rs"],
+        source: "a node is who its disk says it is; Protocol-Aware Recovery, section 3",
+    },
+    Promise {
+        id: "O-24",
+        what: "what no replica has any more is refused as damaged, neither invented nor passed over",
         files: &["complaints.rs"],
-        source: "a node is who its disk says it is",
+        source: "Protocol-Aware Recovery, section 3",
     },
     Promise {
         id: "O-25",
@@ -155,14 +167,14 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "O-28",
-        what: "once all is mended and nobody writes, replicas are equal",
+        what: "once all is mended and nobody writes, replicas are equal; checkpoints of one entry always are",
         files: &["replicas.rs", "convergence.rs", "complaints.rs"],
         source: "Raft paper, section 5.4.3",
     },
     Promise {
         id: "O-29",
-        what: "nothing grows without a bound",
-        files: &["growth.rs"],
+        what: "nothing grows without a bound; what has expired goes",
+        files: &["growth.rs", "start.rs"],
         source: "resources stay in proportion to what a node holds",
     },
     Promise {
@@ -173,8 +185,9 @@ pub const ALL: &[Promise] = &[
     },
     Promise {
         id: "metadata",
-        what: "a topic's id is its own for ever; a name that is taken is not given again",
-        files: &["topics.rs"],
+        what: "a topic's id is its own for ever; a name that is taken is not given again; partitions are as many as were \
+               asked for, and stay; settings are what was acknowledged last",
+        files: &["topics.rs", "settings.rs"],
         source: "topics as clients know them",
     },
     Promise {

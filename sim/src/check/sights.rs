@@ -1,12 +1,13 @@
 //! Hand-made histories of nodes, for the tests of the checks that judge them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::{Metadata, Partition, Topic, TopicConfig};
+use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term, TopicId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term, TopicId};
 
 use super::{Panel, Seen};
 use crate::history::Evidence;
@@ -15,7 +16,8 @@ use crate::observe::{Line, OnDisk, Replica, Sight, Usage};
 const GROUP: GroupId = GroupId(1);
 
 /// Which promises a history breaks. A line is a sight of group 1; entries are given by their terms, `2x` is another
-/// one of term 2 than `2`, and `4/2` is entry 4 of term 2.
+/// one of term 2 than `2`, and `4/2` is entry 4 of term 2. What a disk holds may begin `after 4/2`, and have a
+/// `checkpoint 6/2`.
 pub(super) fn broken(history: &str) -> Vec<&'static str> {
     let mut panel = Panel::default();
     let mut at = Duration::ZERO;
@@ -42,7 +44,7 @@ fn sight(line: &str) -> Sight {
         "open" => {
             let node = words.node();
             let mut groups = BTreeMap::new();
-            let on_disk = on_disk(words.vote(), tail);
+            let on_disk = words.on_disk(tail);
             if on_disk != OnDisk::default() {
                 groups.insert(group, on_disk);
             }
@@ -50,6 +52,8 @@ fn sight(line: &str) -> Sight {
         }
         "end" => Sight::Ended { node: words.node() },
         "lost" => Sight::DiskLost { node: words.node() },
+        "damaged" => Sight::Damaged { node: words.node() },
+        "back" => Sight::GivenBack { node: words.node() },
         "log" => {
             let node = words.node();
             let from = words.number_after("from");
@@ -60,7 +64,17 @@ fn sight(line: &str) -> Sight {
             let from = words.number_after("from");
             Sight::Sent { node, group, prev: None, lines: lines(from, tail) }
         }
-        "platter" => Sight::OnPlatter { node: words.node(), group, lines: lines(0, tail) },
+        "platter" => {
+            let node = words.node();
+            let after = words.id_after("after");
+            Sight::OnPlatter { node, group, after, lines: lines(behind(after), tail) }
+        }
+        "trimmed" => Sight::Trimmed { node: words.node(), group, through: words.id().unwrap() },
+        "checkpoint" => {
+            let node = words.node();
+            let at = words.id_after("at").unwrap();
+            Sight::Checkpoint { node, group, at, digest: words.number_after("gives") }
+        }
         "replica" => {
             let node = words.node();
             let mut replica = Replica { term: words.term(), ..Replica::default() };
@@ -68,6 +82,7 @@ fn sight(line: &str) -> Sight {
                 match what {
                     "leads" => replica.leads = true,
                     "purged" => replica.purged = words.id(),
+                    "checkpoint" => replica.checkpoint = words.id(),
                     "applied" => replica.applied = words.id(),
                     "committed" => replica.committed = words.id(),
                     "last" => replica.last = words.id(),
@@ -77,6 +92,7 @@ fn sight(line: &str) -> Sight {
             Sight::Replica { node, group, replica }
         }
         "removed" => Sight::Removed { node: words.node(), group, assigned: words.flag("assigned") },
+        "restarted" => Sight::Restarted { node: words.node(), group, emptied: words.flag("emptied") },
         "stands" => Sight::Stands { node: words.node(), group, term: words.term() },
         "leads" => Sight::Leads { node: words.node(), group, term: words.term() },
         "granted" => {
@@ -95,7 +111,13 @@ fn sight(line: &str) -> Sight {
         "applied" => {
             let node = words.node();
             let next = LogIndex(words.number_after("before"));
-            Sight::Applied { node, group, next, digest: words.number_after("gives") }
+            let digest = words.number_after("gives");
+            let readable = if words.0.is_empty() {
+                Offset(0)..Offset(0)
+            } else {
+                Offset(words.number_after("from"))..Offset(words.number_after("to"))
+            };
+            Sight::Applied { node, group, next, digest, readable }
         }
         "assigned" => {
             let applied = LogIndex(words.number_after("at"));
@@ -103,27 +125,29 @@ fn sight(line: &str) -> Sight {
         }
         "voters" => {
             let node = words.node();
+            let at = match words.flag("at") {
+                true => words.id().unwrap(),
+                false => LogId { term: Term(0), index: LogIndex(0) },
+            };
             assert_eq!(words.next(), "is");
-            let voters = words.0.iter().map(|word| NodeId(word.parse().unwrap())).collect();
-            Sight::Voters { node, group, voters }
+            Sight::Config { node, group, at, config: config(words.0.make_contiguous()) }
         }
         "platters" => {
             let nodes = line["platters".len()..].split('|').map(|part| {
                 let (head, tail) = part.split_once(':').unwrap();
                 let mut words = Words(head.split_whitespace().collect());
                 let node = words.node();
-                (node, BTreeMap::from([(group, on_disk(words.vote(), tail))]))
+                (node, BTreeMap::from([(group, words.on_disk(tail))]))
             });
             Sight::Platters { nodes: nodes.collect() }
         }
         "twice" => {
             let node = words.node();
-            let vote = words.vote();
             let (once, twice) = tail.split_once('|').unwrap();
             let (head, tail) = twice.split_once(':').unwrap_or(("", twice));
-            let again = Words(head.split_whitespace().collect()).vote();
-            let of = |vote, terms| BTreeMap::from([(group, on_disk(vote, terms))]);
-            Sight::RecoveredTwice { node, once: of(vote, once), twice: of(again, tail) }
+            let mut again = Words(head.split_whitespace().collect());
+            let of = |words: &mut Words<'_>, terms| BTreeMap::from([(group, words.on_disk(terms))]);
+            Sight::RecoveredTwice { node, once: of(&mut words, once), twice: of(&mut again, tail) }
         }
         "failed" => {
             let node = words.node();
@@ -154,6 +178,30 @@ fn sight(line: &str) -> Sight {
     }
 }
 
+/// `1 2 3 ; 1 2 4' + 5`: sets of voters, and learners; `4'` is node 4 with another disk.
+fn config(words: &[&str]) -> GroupConfig {
+    let mut config = GroupConfig { voters: vec![BTreeSet::new()], disks: BTreeMap::new() };
+    let mut learners = false;
+    for word in words {
+        match *word {
+            ";" => config.voters.push(BTreeSet::new()),
+            "+" => learners = true,
+            word => {
+                let id: u32 = word.trim_end_matches('\'').parse().unwrap();
+                config.disks.insert(NodeId(id), disk(id, word.ends_with('\'')));
+                if !learners {
+                    config.voters.last_mut().unwrap().insert(NodeId(id));
+                }
+            }
+        }
+    }
+    config
+}
+
+fn disk(node: u32, other: bool) -> Identity {
+    Identity::from_random([u8::try_from(node).unwrap() + 100 * u8::from(other); 16])
+}
+
 struct Words<'a>(VecDeque<&'a str>);
 
 impl<'a> Words<'a> {
@@ -179,6 +227,11 @@ impl<'a> Words<'a> {
         self.next().parse().unwrap()
     }
 
+    /// The entry behind that word, if it comes next.
+    fn id_after(&mut self, word: &str) -> Option<LogId> {
+        if self.flag(word) { self.id() } else { None }
+    }
+
     fn flag(&mut self, word: &str) -> bool {
         let there = self.0.front() == Some(&word);
         if there {
@@ -195,6 +248,23 @@ impl<'a> Words<'a> {
         let committed = self.flag("leads");
         Some(HardVote { term: Term(term.parse().unwrap()), node: node.parse().unwrap(), committed })
     }
+
+    /// What a disk holds, with entries of these terms.
+    fn on_disk(&mut self, terms: &str) -> OnDisk {
+        let vote = self.vote();
+        let checkpoint = self.id_after("checkpoint");
+        let purged = self.id_after("after");
+        let lines = lines(behind(purged), terms);
+        let ids = lines.iter().map(|line| LogId { term: line.term, index: line.index }).collect::<Vec<_>>();
+        let mut starts = ids.clone();
+        starts.dedup_by_key(|id| id.term);
+        OnDisk { vote, purged, checkpoint, last: ids.last().copied().or(purged), starts }
+    }
+}
+
+/// The index behind what was trimmed.
+fn behind(after: Option<LogId>) -> u64 {
+    after.map_or(0, |after| after.index.0 + 1)
 }
 
 fn lines(from: u64, terms: &str) -> Vec<Line> {
@@ -206,21 +276,13 @@ fn lines(from: u64, terms: &str) -> Vec<Line> {
     lines.collect()
 }
 
-fn on_disk(vote: Option<HardVote>, terms: &str) -> OnDisk {
-    let lines = lines(0, terms);
-    let ids = lines.iter().map(|line| LogId { term: line.term, index: line.index }).collect::<Vec<_>>();
-    let mut starts = ids.clone();
-    starts.dedup_by_key(|id| id.term);
-    OnDisk { vote, purged: None, last: ids.last().copied(), starts }
-}
-
 /// With group 1 on these nodes.
 fn metadata(replicas: &str) -> Metadata {
     let replicas = replicas.split_whitespace().map(|word| NodeId(word.parse().unwrap())).collect();
     let topic = Topic {
         id: TopicId::from_random([1; 16]),
         name: "t".parse().unwrap(),
-        partitions: vec![Partition { group: GROUP, replicas }],
+        partitions: vec![Partition { group: GROUP, replicas, ..Partition::default() }],
         config: TopicConfig::default(),
     };
     Metadata { topics: BTreeMap::from([(topic.id, Arc::new(topic))]), ..Metadata::default() }

@@ -1,5 +1,5 @@
 //! A reader never sees what can still vanish: a fetch returns nothing at or above the high watermark that it reports,
-//! and what was fetched once stands there for ever (oracle O-17).
+//! and what was fetched once stands there for as long as the log does not start behind it (oracle O-17).
 
 use std::time::Duration;
 
@@ -63,8 +63,9 @@ impl Check for Uncommitted {
     fn end(&mut self, evidence: &Evidence, end: Duration, found: &mut Found) {
         for ((place, base), (records, said)) in &self.fetched {
             let Some(scan) = evidence.scan.get(place) else { continue };
-            let gone =
-                (*base..).zip(records).find(|(offset, record)| standing(scan, *offset) != Some(**record));
+            let kept = (*base..).zip(records).filter(|(offset, _)| *offset >= scan.start.0);
+            let mut kept = kept.map(|(offset, record)| (offset, *record));
+            let gone = kept.find(|(offset, record)| standing(scan, *offset) != Some(*record));
             if let Some((offset, _)) = gone {
                 let what = format!(
                     "what was read once stands for ever: {said}; but at the end {offset} holds {}",

@@ -93,7 +93,7 @@ impl Check for Watermark {
     fn end(&mut self, evidence: &Evidence, end: Duration, found: &mut Found) {
         for (place, log) in &self.logs {
             let Some(scan) = evidence.scan.get(place) else { continue };
-            let last = scan.records.last().map_or(0, |(offset, _)| offset.0 + 1);
+            let last = scan.records.last().map_or(scan.start.0, |(offset, _)| offset.0 + 1);
             let said = log.words.iter().filter(|word| word.kind != Kind::Acked);
             if let Some(word) = said.max_by_key(|word| word.end).filter(|word| word.end > last) {
                 let what = format!(

@@ -80,7 +80,7 @@ mod tests {
         let id = LogId { term: Term(3), index: LogIndex(7) };
         let line = Line { index: id.index, term: id.term, digest: Some(0xab) };
         let given = HardVote { term: Term(4), node: 2, committed: false };
-        let found = OnDisk { vote: Some(given), purged: None, last: Some(id), starts: vec![id] };
+        let found = OnDisk { vote: Some(given), last: Some(id), starts: vec![id], ..OnDisk::default() };
         assert_eq!(told(Some(id)), "entry 7 of term 3");
         assert_eq!(entry(Some(&line)), "entry 7 of term 3 with the checksum 00000000000000ab");
         assert_eq!(

@@ -86,6 +86,30 @@ impl Cluster {
         true
     }
 
+    /// Has a node hand what it leads to another one: all of it, or the group at this place among them. The node does so in
+    /// its own time, if it can.
+    pub fn transfer(&self, node: NodeId, to: NodeId, place: Option<usize>) {
+        let (Some(running), Some(life)) = (self.running(node), self.life(node)) else { return };
+        let led = self.leads(node).into_iter().collect::<Vec<_>>();
+        if led.is_empty() {
+            return;
+        }
+        let chosen = match place {
+            Some(place) => vec![led[place % led.len()]],
+            None => led,
+        };
+        self.note(Event::Fault(format!("has node{node} hand {} groups to node{to}", chosen.len())));
+        self.tally.count("leader transfer");
+        let raft = running.raft().clone();
+        let work = async move {
+            for group in chosen {
+                // It is refused where it cannot be done.
+                drop(raft.transfer(group, to).await);
+            }
+        };
+        drop(life.start("leader transfer", Box::pin(work)));
+    }
+
     /// Clears away whoever ran in a node's place with a disk that is not the node's, and gives it its own back.
     pub async fn give_back(&mut self, node: NodeId) {
         if self.machine(node).own_disk.is_none() {
@@ -196,6 +220,26 @@ impl Cluster {
         };
         self.note(Event::Fault(said));
         self.machine(node).disk.set_pace(pace.unwrap_or(self.knobs.pace), Dice::new(dice.bits()));
+    }
+
+    /// There is room for `left` bytes more on the node's disk, and no more than that; `false` if it is down.
+    pub fn fill_disk(&mut self, node: NodeId, left: u64) -> bool {
+        if !self.is_up(node) {
+            return false;
+        }
+        self.note(Event::Fault(format!("leaves room for {left} bytes on the disk of node{node}")));
+        let disk = &self.machine(node).disk;
+        disk.set_capacity(Some(disk.used() + left));
+        true
+    }
+
+    /// There is room on the node's disk again, and on its own if another one is in its place.
+    pub fn make_room(&self, node: NodeId) {
+        let machine = self.machine(node);
+        self.note(Event::Fault(format!("makes room on the disk of node{node}")));
+        for disk in [Some(&machine.disk), machine.own_disk.as_ref()].into_iter().flatten() {
+            disk.set_capacity(None);
+        }
     }
 
     /// Takes back what threatens a node's disk.

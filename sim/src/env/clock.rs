@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct SimClock(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     works: Mutex<Works>,
+    /// The latest time that its wall clock has told, in ms.
+    latest: AtomicI64,
     /// Told when the works were changed: who sleeps must reckon anew.
     changed: Notify,
 }
@@ -157,7 +160,18 @@ impl SimClock {
 
     /// How far the wall clock is ahead of true time, in milliseconds.
     pub fn wall_ahead_ms(&self) -> i64 {
-        self.wall().0 - WALL_AT_START - signed_ms(now())
+        self.shows().0 - WALL_AT_START - signed_ms(now())
+    }
+
+    /// What the wall clock shows, asked by nobody who lives by it.
+    pub fn shows(&self) -> Timestamp {
+        let works = self.works();
+        Timestamp(WALL_AT_START + works.wall_ahead_ms + signed_ms(works.now()))
+    }
+
+    /// The latest time that anybody was told, however the clock was set since; 0 if nobody has asked.
+    pub fn latest_told(&self) -> Timestamp {
+        Timestamp(self.0.latest.load(Ordering::Relaxed))
     }
 
     fn change(&self, change: impl FnOnce(&mut Works)) {
@@ -188,8 +202,9 @@ impl Clock for SimClock {
     }
 
     fn wall(&self) -> Timestamp {
-        let works = self.works();
-        Timestamp(WALL_AT_START + works.wall_ahead_ms + signed_ms(works.now()))
+        let told = self.shows();
+        self.0.latest.fetch_max(told.0, Ordering::Relaxed);
+        told
     }
 
     fn sleep_until(&self, until: Moment) -> BoxFuture<'static, ()> {
@@ -304,5 +319,18 @@ mod tests {
         clock.reset(Duration::from_secs(1), 17);
         assert_eq!(clock.wall_ahead_ms(), 17);
         assert_eq!(Clock::now(&clock), Moment(Duration::from_secs(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_time_told_is_known_when_the_wall_is_set_back() {
+        begin();
+        let clock = SimClock::new(Duration::from_secs(9), 250);
+        assert_eq!(clock.latest_told(), Timestamp(0));
+        clock.step_wall(3_600_000);
+        let told = clock.wall();
+        clock.step_wall(-3_600_000);
+        assert_eq!((clock.latest_told(), clock.shows()), (told, Timestamp(WALL_AT_START + 250)));
+        clock.step_wall(7_200_000);
+        assert_eq!(clock.latest_told(), told, "nobody has asked");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use quorate_node::env::transport::{Lane, LinkWatch};
-use quorate_node::env::{Env, PeerHandler, PeerLink, Task, Tasks, Transport};
+use quorate_node::env::{Env, Metrics, PeerHandler, PeerLink, Task, Tasks, Transport};
 use quorate_proto::env::Unprobed;
 use quorate_proto::ids::NodeId;
 use quorate_proto::v1::Sender;
@@ -45,6 +45,7 @@ pub fn alone(disk: &SimDisk, seed: u64) -> Env {
         disk: Arc::new(disk.clone()),
         transport: Arc::new(Nobody),
         pool: Arc::new(InlinePool),
+        metrics: Metrics::default(),
     }
 }
 
@@ -60,6 +61,7 @@ pub fn still(disk: &SimDisk) -> Env {
         disk: Arc::new(disk.clone()),
         transport: Arc::new(Nobody),
         pool: Arc::new(InlinePool),
+        metrics: Metrics::default(),
     }
 }
 

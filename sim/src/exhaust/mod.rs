@@ -2,6 +2,7 @@
 //! disk operation of theirs, once for the node whose operation it is and once for all nodes at that moment; each is
 //! followed by all oracles. What chance brings rarely at a given moment, this brings at each.
 
+pub mod blocks;
 mod scripts;
 
 use std::collections::BTreeMap;
@@ -23,9 +24,6 @@ use crate::trace::Show;
 use crate::workload::Workload;
 
 pub use scripts::{ALL, Script};
-
-/// The scripts are short: more disk operations than this, over all nodes, would make the whole take too long.
-pub const OPERATIONS_MAX: u64 = 500;
 
 /// How long a machine is without power.
 const DARK: Duration = Duration::from_millis(200);
@@ -52,6 +50,8 @@ pub struct Outcome {
     pub script: &'static str,
     /// Disk operations under scrutiny, over all nodes.
     pub operations: u64,
+    /// As many as it may have.
+    pub operations_max: u64,
     /// Points that were tried.
     pub points: u64,
     /// Those at which the power went: all of them, unless something is wrong.
@@ -68,7 +68,7 @@ pub struct Outcome {
 pub fn exhaust(script: &Script, every: u32, jobs: u32, stop: Option<&AtomicBool>) -> Outcome {
     let began = Instant::now();
     let (report, counts) = play(script, None, Options::default());
-    let mut outcome = Outcome { script: script.name, ..Outcome::default() };
+    let mut outcome = Outcome { script: script.name, operations_max: script.max, ..Outcome::default() };
     outcome.operations = counts.operations.values().sum();
     outcome.violations.extend(said(script, None, &report));
     let points = points(&counts.operations)
@@ -152,6 +152,7 @@ pub fn at_point(script: &Script, point: Point, show: Show) -> (Outcome, String) 
     let outcome = Outcome {
         script: script.name,
         operations: counts.operations.values().sum(),
+        operations_max: script.max,
         points: 1,
         struck: u64::from(counts.cuts > 0),
         again: counts.cuts.saturating_sub(1),
@@ -256,6 +257,11 @@ impl Director<'_> {
             self.arm(*node);
             self.stage.cluster.start(*node).await;
         }
+    }
+
+    /// Kills a node, which stays down.
+    async fn kill(&mut self, node: NodeId) {
+        self.stage.cluster.crash(node, Crash::Kill, &mut self.stage.dice).await;
     }
 
     /// Time passes.

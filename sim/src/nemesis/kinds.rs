@@ -69,6 +69,10 @@ pub enum Kind {
     Stall,
     /// A sync fails.
     FailSync,
+    /// A disk is nearly full for a while: entries must be refused before it is.
+    DiskFull,
+    /// A disk has no room any more for a write, and has it again after a while.
+    Enospc,
     /// A client is cut off from nodes, though these hear each other.
     CutClient,
     /// A client's request is lost with its connection.
@@ -83,12 +87,30 @@ pub enum Kind {
     PauseClient,
     /// A client's wall clock is stepped, and set right after a while.
     StepClient,
+    /// What a node leads is handed to another one, in whatever state that is.
+    Transfer,
+    /// All nodes are asked to stop, one after the other.
+    Rolling,
+    /// A node loses its disk for good, and is replaced.
+    LoseDisk,
+    /// A node is removed, and comes again as a new one.
+    Leave,
+    /// A partition moves to other nodes.
+    Reassign,
+    /// Sectors of a sealed volume rot.
+    Rot,
+    /// A node comes back without one of its sealed volumes, or with another one in its place.
+    LoseVolume,
+    /// A node comes back with its small database damaged or gone.
+    LoseMeta,
+    /// A node comes back with what it wrote last damaged, gone, or older than it was.
+    LoseTail,
 }
 
 use Kind::*;
 
 /// All kinds, each with its class and how common it is beside the others.
-pub const ALL: [(Kind, Class, u64); 39] = [
+pub const ALL: [(Kind, Class, u64); 50] = [
     (CutLink, Class::Network, 6),
     (Partition, Class::Network, 6),
     (Strand, Class::Network, 5),
@@ -121,6 +143,8 @@ pub const ALL: [(Kind, Class, u64); 39] = [
     (SlowDisk, Class::Disk, 2),
     (Stall, Class::Disk, 4),
     (FailSync, Class::Disk, 3),
+    (DiskFull, Class::Disk, 3),
+    (Enospc, Class::Disk, 2),
     (CutClient, Class::Client, 4),
     (LoseClientRequest, Class::Client, 3),
     (LoseClientReply, Class::Client, 5),
@@ -128,6 +152,15 @@ pub const ALL: [(Kind, Class, u64); 39] = [
     (SlowReader, Class::Client, 1),
     (PauseClient, Class::Client, 2),
     (StepClient, Class::Client, 1),
+    (Transfer, Class::Process, 4),
+    (Rolling, Class::Process, 1),
+    (LoseDisk, Class::Membership, 2),
+    (Leave, Class::Membership, 2),
+    (Reassign, Class::Membership, 3),
+    (Rot, Class::Damage, 4),
+    (LoseVolume, Class::Damage, 3),
+    (LoseMeta, Class::Damage, 2),
+    (LoseTail, Class::Damage, 3),
 ];
 
 #[cfg(test)]

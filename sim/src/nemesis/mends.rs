@@ -25,16 +25,22 @@ pub(super) enum Mend {
     Quick(NodeId),
     /// A node's disk is as quick as before.
     Disk(NodeId),
+    /// There is room on a node's disk again.
+    Room(NodeId),
     /// A wall clock is set right by so much.
     StepBack(NodeId, i64),
     /// A wall clock is stepped by so much, and back, so many times more.
     Strobe(NodeId, i64, u32),
     /// A clock goes on.
     Thaw(NodeId),
+    /// What has rotted on a node's disk can be read again.
+    Heal(NodeId),
     /// A client goes on.
     ResumeClient(Host),
     /// A client's wall clock is set right by so much.
     StepClientBack(Host, i64),
+    /// The next node of a rolling restart is asked to stop.
+    Stop(NodeId),
 }
 
 impl Nemesis {
@@ -59,6 +65,7 @@ impl Nemesis {
                 cluster.slow_down(node, Duration::ZERO);
             }
             Mend::Disk(node) => cluster.set_pace(node, None, &mut self.dice),
+            Mend::Room(node) => cluster.make_room(node),
             Mend::StepBack(node, by) => {
                 cluster.note(Event::Fault(format!("sets the wall clock of node{node} right by {by} ms")));
                 cluster.clock(node).step_wall(by);
@@ -74,12 +81,16 @@ impl Nemesis {
                 cluster.note(Event::Fault(format!("the clock of node{node} goes on")));
                 cluster.clock(node).freeze(false);
             }
+            Mend::Heal(node) => cluster.heal_disk(node),
             Mend::ResumeClient(client) => {
                 let paused = cluster.network().client(client).filter(Life::is_paused);
                 if let Some(life) = paused {
                     cluster.note(Event::Fault(format!("resumes {client}")));
                     life.resume();
                 }
+            }
+            Mend::Stop(node) => {
+                cluster.stop(node);
             }
             Mend::StepClientBack(client, by) => {
                 if let Some(clock) = cluster.network().client_clock(client) {
@@ -115,6 +126,8 @@ impl Nemesis {
             cluster.resume(*node);
             cluster.slow_down(*node, Duration::ZERO);
             cluster.spare_disk(*node);
+            cluster.heal_disk(*node);
+            cluster.make_room(*node);
             cluster.set_pace(*node, None, &mut self.dice);
             let clock = cluster.clock(*node);
             clock.freeze(false);
@@ -130,9 +143,12 @@ impl Nemesis {
             | Mend::Resume(node)
             | Mend::Quick(node)
             | Mend::Disk(node)
+            | Mend::Room(node)
             | Mend::StepBack(node, _)
             | Mend::Strobe(node, ..)
-            | Mend::Thaw(node) => nodes.contains(node),
+            | Mend::Stop(node)
+            | Mend::Thaw(node)
+            | Mend::Heal(node) => nodes.contains(node),
             Mend::Link(..) | Mend::ResumeClient(_) | Mend::StepClientBack(..) => false,
         };
         self.mends.retain(|(_, mend)| !is_theirs(mend));

@@ -1,5 +1,6 @@
 //! When faults strike, and that they end.
 
+mod damage;
 mod kinds;
 mod mends;
 mod phases;

@@ -20,6 +20,8 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const FAULTS: Duration = Duration::from_secs(36);
 /// How long a part of the nodes stays broken while the rest must work.
 const FROZEN: Duration = Duration::from_secs(9);
+/// How long changes of members may take, once all is mended.
+const MEMBERS: Duration = Duration::from_secs(60);
 /// How long clients go on after everything was mended.
 const HEALED: Duration = Duration::from_secs(8);
 
@@ -29,6 +31,9 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     nemesis.first_starts(&mut stage.cluster).await;
     stage.open().await;
     stage.workload.begin();
+    if nemesis.plan.has_operator() {
+        stage.workload.operate(stage.cluster.orders().clone());
+    }
     let cluster = &mut stage.cluster;
     let began = clock::now();
     phase(cluster, "warm-up: clients work, and nothing strikes");
@@ -36,6 +41,10 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     phase(cluster, if nemesis.plan.calm { "calm: hardly anything strikes" } else { "faults strike" });
     nemesis.spoil(cluster);
     nemesis.strike_until(cluster, began + WARM_UP + faults_for.unwrap_or(FAULTS)).await;
+    if nemesis.plan.has_operator() {
+        phase(cluster, "what was begun of members' coming and going ends");
+        nemesis.settle_members(cluster).await;
+    }
     if nemesis.plan.calm {
         nemesis.wait(cluster, clock::now() + FROZEN).await;
     } else {
@@ -46,6 +55,7 @@ pub async fn play(stage: &mut Stage, plan: Plan, dice: Dice, faults_for: Option<
     nemesis.mend_all(cluster).await;
     cluster.healed(cluster.nodes());
     nemesis.wait(cluster, clock::now() + HEALED).await;
+    cluster.observer().settled(HEALED);
 }
 
 fn phase(cluster: &Cluster, what: &str) {
@@ -53,6 +63,25 @@ fn phase(cluster: &Cluster, what: &str) {
 }
 
 impl Nemesis {
+    /// Mends everything, and waits until nobody waits to be admitted, nor is to leave.
+    async fn settle_members(&mut self, cluster: &mut Cluster) {
+        self.mend_all(cluster).await;
+        self.whole.clear();
+        let late = clock::now() + MEMBERS;
+        while !cluster.orders().are_done() {
+            if clock::now() > late {
+                let orders = cluster.orders().all();
+                let what = format!(
+                    "changes of members end once all is mended: {MEMBERS:?} later there are {orders:?}"
+                );
+                cluster.history().complain("O-27", what);
+                return;
+            }
+            cluster.welcome_back().await;
+            self.wait(cluster, clock::now() + Duration::from_millis(100)).await;
+        }
+    }
+
     /// Nodes that start for the first time fall on the way, and form a cluster all the same.
     async fn first_starts(&mut self, cluster: &mut Cluster) {
         if !self.plan.rough_start {
@@ -87,6 +116,7 @@ impl Nemesis {
     /// Mends a core of the nodes, breaks the others for good, and sees to it that the core works.
     async fn freeze(&mut self, cluster: &mut Cluster) {
         let nodes = cluster.nodes();
+        self.until_whole(cluster).await;
         let mut shuffled = nodes.clone();
         for place in (1..shuffled.len()).rev() {
             shuffled.swap(place, self.dice.place(place + 1));
@@ -122,7 +152,7 @@ impl Nemesis {
         let others = cluster.nodes().into_iter().filter(|other| *other != node).map(Host::Node);
         let others = others.collect::<Vec<_>>();
         let network = cluster.network().clone();
-        match self.dice.below(8) {
+        match self.dice.below(9) {
             0 => {
                 if cluster.is_stranger(node) {
                     cluster.give_back(node).await;
@@ -158,6 +188,11 @@ impl Nemesis {
             6 => {
                 cluster.note(Event::Fault(format!("freezes the clock of {here} for good")));
                 cluster.clock(node).freeze(true);
+            }
+            7 => {
+                // Its disk stays nearly full: the core has room.
+                let left = cluster.disk_reserve() / 4;
+                cluster.fill_disk(node, left);
             }
             _ => {
                 // Whole, but for its way to one of the core.

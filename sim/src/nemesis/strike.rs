@@ -102,6 +102,21 @@ impl Nemesis {
             Kind::Stop => {
                 cluster.stop(node);
             }
+            Kind::Transfer => {
+                if let Some(to) = self.other(&nodes, node) {
+                    let all = self.dice.chance(300);
+                    let at = self.dice.place(1_000);
+                    cluster.transfer(node, to, (!all).then_some(at));
+                }
+            }
+            Kind::Rolling => {
+                cluster.tally().count("rolling restart");
+                let mut at = clock::now();
+                for node in nodes {
+                    self.mend_at(at, Mend::Stop(node));
+                    at += self.dice.time(100 * MS, 6_000 * MS);
+                }
+            }
             Kind::Stranger => self.bring_stranger(cluster, &nodes, node, until).await,
             Kind::SlowDisk => {
                 let read_max = self.dice.time(MS / 100, 20 * MS);
@@ -123,6 +138,25 @@ impl Nemesis {
                 let successes = self.dice.below(10);
                 cluster.fail_sync(node, successes, pages);
             }
+            Kind::Rot | Kind::LoseVolume | Kind::LoseMeta | Kind::LoseTail => {
+                self.damage(cluster, kind, node, until).await;
+            }
+            Kind::DiskFull => {
+                // The reserve is touched and not used up.
+                let reserve = cluster.disk_reserve();
+                let left = self.dice.between(reserve / 4, reserve - 1);
+                if cluster.fill_disk(node, left) {
+                    cluster.tally().count("full disk");
+                    self.mend_at(until, Mend::Room(node));
+                }
+            }
+            Kind::Enospc => {
+                // Counted when a write finds no room.
+                let left = self.dice.below(20_000);
+                if cluster.fill_disk(node, left) {
+                    self.mend_at(until, Mend::Room(node));
+                }
+            }
             Kind::CutClient
             | Kind::LoseClientRequest
             | Kind::LoseClientReply
@@ -130,6 +164,7 @@ impl Nemesis {
             | Kind::SlowReader
             | Kind::PauseClient
             | Kind::StepClient => self.touch_client(cluster, kind, node, until),
+            Kind::LoseDisk | Kind::Leave | Kind::Reassign => self.change_members(cluster, kind, node).await,
             // These are there all the time, or at restarts.
             Kind::Loss
             | Kind::Tail
@@ -138,6 +173,31 @@ impl Nemesis {
             | Kind::Drift
             | Kind::HourBack
             | Kind::CutInRecovery => {}
+        }
+    }
+
+    /// One disk at a time, and only while nobody leaves: what lies on the other disks is a majority of all that counts.
+    async fn change_members(&mut self, cluster: &mut Cluster, kind: Kind, node: NodeId) {
+        cluster.welcome_back().await;
+        let nodes = cluster.nodes();
+        let is_whole = cluster.damaged().is_none();
+        let is_free =
+            is_whole && cluster.orders().are_done() && !nodes.iter().any(|node| cluster.is_stranger(*node));
+        match kind {
+            Kind::LoseDisk if is_free && nodes.len() >= 3 => {
+                self.loops.remove(&node);
+                self.mends.retain(|(_, mend)| !matches!(mend, Mend::Start(of, _) if *of == node));
+                cluster.resume(node);
+                cluster.spare_disk(node);
+                cluster.lose_disk(node).await;
+            }
+            Kind::Leave if is_free && nodes.len() >= 4 => {
+                cluster.note(Event::Fault(format!("node{node} is to leave")));
+                cluster.tally().count("node leaves");
+                cluster.orders().leave(node);
+            }
+            Kind::Reassign => cluster.orders().move_one(),
+            _ => {}
         }
     }
 

@@ -120,6 +120,11 @@ impl Plan {
         }
     }
 
+    /// Whether an operator is needed.
+    pub fn has_operator(&self) -> bool {
+        [Kind::LoseDisk, Kind::Leave, Kind::Reassign].iter().any(|kind| self.kinds.contains(kind))
+    }
+
     /// The kinds that are on.
     pub fn kinds(&self) -> &BTreeSet<Kind> {
         &self.kinds

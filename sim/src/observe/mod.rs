@@ -3,9 +3,12 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "what concerns somebody is named, the rest is not")]
 
+mod disks;
 mod platter;
 mod reach;
+mod settings;
 mod sight;
+mod terms;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -16,9 +19,9 @@ use std::time::Duration;
 
 use quorate_node::api::{Parts, Stage};
 use quorate_node::raft::{RaftNode, Role};
-use quorate_node::storage::{Head, LogId, LogState, Store, StoreConfig};
+use quorate_node::storage::{CheckpointKind, Head, LogId, LogState, Store, StoreConfig};
 use quorate_node::wiring::Node;
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term};
 use tokio::sync::watch;
 
 pub use platter::Aside;
@@ -26,6 +29,7 @@ pub use sight::{Line, OnDisk, Replica, Sight, Usage};
 
 use crate::check::Seen;
 use crate::dice::Dice;
+use crate::env::clock::SimClock;
 use crate::env::disk::{DiskEvent, SimDisk};
 use crate::env::network::{Frame, Tap, Wire};
 use crate::env::tasks::{Host, Life};
@@ -42,12 +46,6 @@ const MATCHES_PER_LOOK: u64 = 512;
 const STARTS_PER_DOUBLE_RECOVERY: u64 = 4;
 /// All nodes' platters are looked at after this many frames.
 const FRAMES_PER_LOOK: u64 = 8_000;
-
-/// What a disk holds of each group.
-type Groups = BTreeMap<GroupId, OnDisk>;
-
-/// All entries of each group on a disk.
-type Logs = BTreeMap<GroupId, Vec<Line>>;
 
 /// Watches a run. Clones share it.
 #[derive(Clone)]
@@ -73,6 +71,7 @@ struct State {
 
 struct Machine {
     disk: SimDisk,
+    clock: SimClock,
     config: StoreConfig,
     life: Option<Life>,
     running: Option<Running>,
@@ -80,8 +79,23 @@ struct Machine {
     identity: Option<Identity>,
     groups: BTreeMap<GroupId, Shadow>,
     metadata_applied: LogIndex,
+    /// The checkpoints that were read from its platters, by their last entry.
+    checkpoints: BTreeMap<GroupId, LogId>,
+    /// Whether its disk was damaged: a checkpoint that is not there, or cannot be read, may be lost.
+    damaged: bool,
+    /// Whether its disk was damaged beyond what the atlas allows.
+    spoilt: bool,
+    /// What its disk held before its newest was damaged, until a process has opened it.
+    unseen: Option<Unseen>,
     /// What was durable when a sync failed, if one did in this life.
     failed: Option<BTreeMap<GroupId, Option<LogId>>>,
+}
+
+/// A disk before it was damaged.
+struct Unseen {
+    held: SimDisk,
+    /// How many operations there were by then on the disk itself.
+    operations: u64,
 }
 
 /// What is looked at of a node: its parts, since a node that stops is nobody's any more, and writes all the same.
@@ -96,12 +110,16 @@ struct Running {
 #[derive(Default)]
 struct Shadow {
     log: LogState,
+    /// Whether the log held anything, or had trimmed it; a checkpoint ahead of it does not count.
+    held: bool,
     starts: Vec<LogId>,
     /// What it took for committed when it was opened.
     hint: Option<LogId>,
     replica: Option<Replica>,
     next: LogIndex,
-    voters: Vec<NodeId>,
+    log_start: Offset,
+    /// Where the membership lies that it was seen with last.
+    config_at: Option<LogId>,
     /// Whether its log was cut since it last told how far it holds it.
     cut: bool,
 }
@@ -114,10 +132,11 @@ impl Observer {
     }
 
     /// There is a machine.
-    pub fn machine(&self, node: NodeId, disk: SimDisk) {
+    pub fn machine(&self, node: NodeId, disk: SimDisk, clock: SimClock) {
         let mut state = self.state();
         let machine = Machine {
             disk,
+            clock,
             config: StoreConfig::default(),
             life: None,
             running: None,
@@ -125,6 +144,10 @@ impl Observer {
             identity: None,
             groups: BTreeMap::new(),
             metadata_applied: LogIndex(0),
+            checkpoints: BTreeMap::new(),
+            damaged: false,
+            spoilt: false,
+            unseen: None,
             failed: None,
         };
         state.machines.insert(node, machine);
@@ -139,12 +162,12 @@ impl Observer {
         let starts = state.starts;
         let Some(machine) = state.machines.get_mut(&node) else { return };
         machine.config = config.clone();
-        if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) {
+        if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) && !machine.is_spoilt() {
             let dice = Dice::named(starts, "recovered twice");
-            match recover_twice(&machine.disk, config, node, dice) {
+            match disks::recover_twice(&machine.disk, config, node, dice) {
                 Ok((once, twice, logs)) => {
-                    for (group, lines) in logs {
-                        self.show(&Sight::OnPlatter { node, group, lines });
+                    for (group, (after, lines)) in logs {
+                        self.show(&Sight::OnPlatter { node, group, after, lines });
                     }
                     self.show(&Sight::RecoveredTwice { node, once, twice });
                 }
@@ -171,15 +194,16 @@ impl Observer {
         });
         machine.parts = Weak::new();
         machine.metadata_applied = LogIndex(0);
+        machine.unseen = None;
         machine.failed = None;
         machine.identity = Some(identity);
         machine.groups = groups
             .iter()
             .map(|(group, found)| {
-                let log = running.store().log(*group).state();
-                let shadow =
-                    Shadow { log, starts: found.starts.clone(), hint: log.committed, ..Shadow::default() };
-                (*group, shadow)
+                let log = running.store().log(*group);
+                let (held, log) = (log.state().last.is_some(), platter::state_of(&log));
+                let (starts, hint) = (found.starts.clone(), log.committed);
+                (*group, Shadow { log, held, starts, hint, ..Shadow::default() })
             })
             .collect();
         self.show(&Sight::Opened { node, identity, groups });
@@ -206,8 +230,38 @@ impl Observer {
     pub fn disk_lost(&self, node: NodeId) {
         if let Some(machine) = self.state().machines.get_mut(&node) {
             machine.identity = None;
+            machine.unseen = None;
+            machine.checkpoints.clear();
         }
         self.show(&Sight::DiskLost { node });
+    }
+
+    /// The newest that a node's disk `held` is damaged: what it told that it holds is not there any more.
+    pub fn disk_damaged(&self, node: NodeId, held: SimDisk) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.damaged = true;
+            let operations = machine.disk.operations();
+            machine.unseen.get_or_insert(Unseen { held, operations });
+        }
+        self.show(&Sight::Damaged { node });
+    }
+
+    /// A node's disk is damaged beyond what the atlas allows, in the volume that is written to: a process goes on with
+    /// it, and a loss of power would take the whole volume. Until the disk gives back what it held, nothing is promised
+    /// of what it comes to then.
+    pub fn disk_spoilt(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.spoilt = true;
+        }
+    }
+
+    /// Some of what was damaged on a node's disk can be read again. It may be all of it, and nobody may have noticed.
+    pub fn disk_healed(&self, node: NodeId, is_up: bool) {
+        let mut state = self.state();
+        let is_back = state.machines.get_mut(&node).is_some_and(|machine| machine.has_again(node, is_up));
+        if is_back {
+            self.show(&Sight::GivenBack { node });
+        }
     }
 
     /// Something happened on a node's disk.
@@ -218,7 +272,7 @@ impl Observer {
                 self.reach().synced(node);
             }
             DiskEvent::Cut { .. } => self.look_at(node),
-            DiskEvent::SyncFailed { .. } => {
+            DiskEvent::SyncFailed { .. } | DiskEvent::NoSpace { .. } => {
                 let mut state = self.state();
                 let Some(running) = state.machines.get(&node).and_then(|machine| machine.running.clone())
                 else {
@@ -246,40 +300,24 @@ impl Observer {
         self.show(&Sight::Healed { core, election_timeout });
     }
 
+    /// Everything was whole for so long, and clients went on: what was to be done in the background is done.
+    pub fn settled(&self, whole_for: Duration) {
+        self.look_at_all();
+        let shown = self.state().machines.values().map(|machine| machine.clock.shows().0).min();
+        if let Some(oldest) = shown {
+            self.show(&Sight::Settled { oldest, whole_for });
+        }
+    }
+
     /// Looks at everything: at the end of a phase.
     pub fn look_at_all(&self) {
         let nodes = self.state().machines.keys().copied().collect::<Vec<_>>();
         for node in nodes {
             self.look_at(node);
         }
-        let state = self.state();
-        self.look_at_platters(&state, None);
+        let mut state = self.state();
+        self.look_at_platters(&mut state, None);
         self.look_at_usage(&state);
-    }
-
-    /// Nobody writes any more, and everything had the time to arrive: reads all that lies on the platters.
-    pub fn quiet(&self) {
-        self.look_at_all();
-        let state = self.state();
-        for (node, machine) in &state.machines {
-            let aside = match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
-                Ok(aside) => aside,
-                Err(said) => {
-                    self.0.history.complain("O-05", format!("platters of node {node}: {said}"));
-                    continue;
-                }
-            };
-            for group in aside.groups().into_keys() {
-                match aside.heads(group) {
-                    Ok(heads) => {
-                        let lines = heads.iter().map(line_of).collect();
-                        self.show(&Sight::OnPlatter { node: *node, group, lines });
-                    }
-                    Err(said) => self.0.history.complain("O-28", format!("platters of node {node}: {said}")),
-                }
-            }
-        }
-        self.show(&Sight::Quiet);
     }
 
     /// Lets go of all that it watches.
@@ -328,12 +366,13 @@ impl Observer {
     /// Looks at all replicas of a node.
     fn look_at(&self, node: NodeId) {
         let mut state = self.state();
+        let latest = state.latest_wall();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         let mut on_disk = running.store.groups();
         on_disk.retain(|group| !is_being_removed(machine, &running, *group));
         for group in &on_disk {
-            self.look_at_replica(node, machine, &running, *group);
+            self.look_at_replica(node, machine, &running, *group, latest);
         }
         let gone = machine.groups.keys().filter(|group| !on_disk.contains(group)).copied();
         for group in gone.collect::<Vec<_>>() {
@@ -357,17 +396,26 @@ impl Observer {
 
     fn look_at_one(&self, node: NodeId, group: GroupId) {
         let mut state = self.state();
+        let latest = state.latest_wall();
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         if !is_being_removed(machine, &running, group) {
-            self.look_at_replica(node, machine, &running, group);
+            self.look_at_replica(node, machine, &running, group, latest);
         }
     }
 
-    fn look_at_replica(&self, node: NodeId, machine: &mut Machine, running: &Running, group: GroupId) {
+    /// `latest`: the latest time that a wall clock has told anybody, in ms. By it a leader may have raised a log start.
+    fn look_at_replica(
+        &self,
+        node: NodeId,
+        machine: &mut Machine,
+        running: &Running,
+        group: GroupId,
+        latest: i64,
+    ) {
         let parts = parts_of(machine, running);
         let log = running.store.log(group);
-        let now = log.state();
+        let now = platter::state_of(&log);
         if let Some(failed) = &mut machine.failed {
             let through = log.last_durable();
             if through.is_some() && failed.insert(group, through) != Some(through) {
@@ -375,9 +423,23 @@ impl Observer {
             }
         }
         let shadow = machine.groups.entry(group).or_default();
+        let holds = log.state().last.is_some();
+        // Its checkpoints go last: for a moment it looks as if it went on behind one of them.
+        let emptied = (shadow.held && !holds) || (shadow.log.last.is_some() && now.last.is_none());
+        if emptied && log.damage().lost.any() {
+            *shadow = Shadow { hint: now.committed, ..Shadow::default() };
+            self.show(&Sight::Restarted { node, group, emptied: true });
+        }
+        if now.purged != shadow.log.purged
+            && let Some(through) = now.purged
+        {
+            self.show(&Sight::Trimmed { node, group, through });
+            terms::trim(&mut shadow.starts, &mut shadow.log.last, through);
+        }
         if now.last != shadow.log.last || now.purged != shadow.log.purged {
-            let starts = log.term_starts();
-            let from = parting(&shadow.starts, shadow.log.last, &starts, now.last);
+            let starts = platter::starts_of(&log);
+            let begin = now.purged.map_or(LogIndex(0), |purged| purged.index.next());
+            let from = terms::parting(&shadow.starts, shadow.log.last, &starts, now.last).max(begin);
             let mut lines = OnDisk { last: now.last, starts: starts.clone(), ..OnDisk::default() }
                 .lines()
                 .filter(|line| line.index >= from)
@@ -399,10 +461,13 @@ impl Observer {
                 }
             }
             shadow.starts = starts;
-            shadow.cut |= shadow.log.last.is_some_and(|last| last.index >= from);
-            self.show(&Sight::Log { node, group, from, lines });
+            let is_cut = shadow.log.last.is_some_and(|last| last.index >= from);
+            shadow.cut |= is_cut;
+            if is_cut || !lines.is_empty() {
+                self.show(&Sight::Log { node, group, from, lines });
+            }
         }
-        shadow.log = now;
+        (shadow.log, shadow.held) = (now, holds);
         let raft = running.raft.group(group);
         // What its owner has acted upon, perhaps in the middle of a run that its Raft has not told of yet.
         let mut acted = None;
@@ -414,10 +479,20 @@ impl Observer {
             if next != shadow.next {
                 let mut hash = Fold::default();
                 shadow.next = replica.hash_state(&mut hash);
-                self.show(&Sight::Applied { node, group, next, digest: hash.finish() });
+                let readable = replica.log_start()..replica.high_watermark();
+                if readable.start > shadow.log_start {
+                    shadow.log_start = readable.start;
+                    self.show(&Sight::Wall { newest: latest });
+                }
+                self.show(&Sight::Applied { node, group, next, digest: hash.finish(), readable });
             }
         }
-        let Some(raft) = raft else { return };
+        let Some(raft) = raft else {
+            if shadow.replica.take().is_some() {
+                self.show(&Sight::Restarted { node, group, emptied: false });
+            }
+            return;
+        };
         let vote = raft.hard_vote();
         if vote.term == Term(0) && raft.voters().is_empty() {
             // Its Raft has just been made, and has not said anything of itself.
@@ -426,6 +501,10 @@ impl Observer {
         let applied = raft.applied();
         let before = shadow.replica.and_then(|replica| replica.committed);
         let committed = known_committed(now.committed, shadow.hint, applied.max(before), acted);
+        // What is in a checkpoint is committed; while one from a peer is taken up it is ahead of all else.
+        let checkpoint = log.checkpoint_at(CheckpointKind::Base);
+        let at_least = |id: Option<LogId>| if index_of(id) < index_of(checkpoint) { checkpoint } else { id };
+        let (committed, applied) = (at_least(committed), applied.and_then(|id| at_least(Some(id))));
         if now.committed != shadow.hint {
             shadow.hint = None;
         }
@@ -437,60 +516,29 @@ impl Observer {
             leads: matches!(raft.role(), Role::Leader { term, .. }
                 if term == vote.term && now.vote.is_none_or(|saved| saved.term == term)),
             purged: now.purged,
+            checkpoint,
             applied,
             committed,
             last: now.last,
         };
-        if shadow.replica != Some(replica) {
-            let before = shadow.replica.replace(replica);
-            if before.is_none_or(|before| before.term != replica.term || before.leads != replica.leads) {
-                let voters = raft.voters();
-                if voters != shadow.voters {
-                    shadow.voters.clone_from(&voters);
-                    self.show(&Sight::Voters { node, group, voters });
-                }
+        if raft.config_at() != shadow.config_at {
+            let seen = raft.seen_config();
+            shadow.config_at = seen.at;
+            if let Some(at) = seen.at {
+                self.show(&Sight::Config { node, group, at, config: seen.config });
             }
+        }
+        if shadow.replica != Some(replica) {
+            shadow.replica = Some(replica);
             self.show(&Sight::Replica { node, group, replica });
         }
     }
 
-    /// Looks at the platters of one node, or of all.
-    fn look_at_platters(&self, state: &State, only: Option<NodeId>) {
-        let mut nodes = BTreeMap::new();
-        for (node, machine) in &state.machines {
-            if only.is_some_and(|only| only != *node) {
-                continue;
-            }
-            match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
-                Ok(aside) => {
-                    nodes.insert(*node, aside.groups());
-                }
-                Err(said) => self.0.history.complain("O-05", format!("platters of node {node}: {said}")),
-            }
-        }
-        self.show(&Sight::Platters { nodes });
-    }
-
-    fn look_at_usage(&self, state: &State) {
-        for (node, machine) in &state.machines {
-            let (Some(life), Some(running)) = (&machine.life, &machine.running) else { continue };
-            let groups = running.store.groups();
-            let last = groups.iter().filter_map(|group| running.store.log(*group).state().last);
-            let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-            let usage = Usage {
-                tasks: count(life.tasks()),
-                files: machine.disk.open_files(),
-                disk_bytes: machine.disk.bytes(),
-                volumes: machine.disk.count(|name| name.starts_with("volume-") && name.ends_with(".redb")),
-                volumes_alive: count(running.store.volumes_alive()),
-                entries: last.map(|last| last.index.0 + 1).sum(),
-                groups: count(groups.len()),
-            };
-            self.show(&Sight::Usage { node: *node, usage });
-        }
-    }
-
     fn said(&self, node: NodeId, said: Said) {
+        for spoilt in said.spoilt {
+            let what = format!("wrong bytes are never sent to another replica: node {node} sent {spoilt}");
+            self.0.history.complain("O-22", what);
+        }
         let mut votes = false;
         let mut matches = 0;
         for sight in &said.sights {
@@ -532,12 +580,45 @@ impl Observer {
         if vote_due || match_due || cut_due {
             // What it has removed since is on its way from the platters.
             self.look_at(node);
-            self.look_at_platters(&self.state(), Some(node));
+            self.look_at_platters(&mut self.state(), Some(node));
         }
     }
 }
 
+impl Machine {
+    /// Whether its disk is damaged beyond what the atlas allows, and has not given back what it held.
+    fn is_spoilt(&self) -> bool {
+        self.spoilt && self.disk.harmed() > 0
+    }
+
+    /// Whether its disk holds again what it held before it was damaged, and nobody who is there has seen it otherwise.
+    /// Told once.
+    fn has_again(&mut self, node: NodeId, is_up: bool) -> bool {
+        let Some(unseen) = &self.unseen else { return false };
+        if is_up && self.disk.operations() != unseen.operations {
+            return false;
+        }
+        let held = |disk: &SimDisk| {
+            let aside = Aside::recover(&disk.copy_as_seen(), &self.config, node).ok()?;
+            let groups = aside.groups();
+            let lost = groups.keys().map(|group| aside.has_lost(*group)).collect::<Vec<_>>();
+            Some((groups, lost))
+        };
+        let before = held(&unseen.held);
+        let is_back = before.is_some() && before == held(&self.disk);
+        if is_back {
+            self.unseen = None;
+        }
+        is_back
+    }
+}
+
 impl State {
+    /// The latest time that any node's wall clock has told, in ms.
+    fn latest_wall(&self) -> i64 {
+        self.machines.values().map(|machine| machine.clock.latest_told().0).max().unwrap_or_default()
+    }
+
     /// Whether a frame comes from a node with a disk that is not its own.
     fn is_stranger(&self, from: Host, frame: Frame<'_>) -> bool {
         let sender = match frame {
@@ -599,19 +680,8 @@ fn parts_of(machine: &mut Machine, running: &Running) -> Option<Arc<Parts>> {
     Some(Arc::clone(parts))
 }
 
-/// Where two logs part, by the terms of their entries: all before is the same.
-fn parting(before: &[LogId], last_before: Option<LogId>, now: &[LogId], last_now: Option<LogId>) -> LogIndex {
-    let end = |starts: &[LogId], last: Option<LogId>| match last {
-        Some(last) if !starts.is_empty() => last.index.next(),
-        Some(_) | None => LogIndex(0),
-    };
-    let shorter = end(before, last_before).min(end(now, last_now));
-    let differs = before.iter().zip(now).find(|(one, other)| one != other);
-    let differs = differs.map(|(one, other)| one.index.min(other.index)).or_else(|| {
-        let longer = if before.len() > now.len() { before } else { now };
-        longer.get(before.len().min(now.len())).map(|start| start.index)
-    });
-    differs.map_or(shorter, |differs| differs.min(shorter))
+fn index_of(id: Option<LogId>) -> Option<LogIndex> {
+    id.map(|id| id.index)
 }
 
 /// The last entry that a replica takes for committed. Until it says something else than what its disk gave it as a hint,
@@ -637,59 +707,9 @@ fn digest(head: &[u8]) -> u64 {
     hash.finish()
 }
 
-/// Recovers copies of a disk as its next process will find it: once, and again after the power went in the middle.
-fn recover_twice(
-    disk: &SimDisk,
-    config: &StoreConfig,
-    node: NodeId,
-    mut dice: Dice,
-) -> Result<(Groups, Groups, Logs), String> {
-    let copy = disk.copy_as_seen();
-    let aside =
-        Aside::recover(&copy, config, node).map_err(|said| format!("node {node} did not recover: {said}"))?;
-    let operations = copy.operations();
-    let once = aside.groups();
-    let mut logs = BTreeMap::new();
-    for group in once.keys() {
-        let heads =
-            aside.heads(*group).map_err(|said| format!("node {node} recovered a log in part: {said}"))?;
-        logs.insert(*group, heads.iter().map(line_of).collect());
-    }
-    drop(aside);
-    let copy = disk.copy_as_seen();
-    copy.cut_power_at(dice.below(operations.max(1)));
-    drop(Aside::recover(&copy, config, node));
-    copy.crash(&mut dice);
-    let twice = Aside::recover(&copy, config, node);
-    let twice = twice.map_err(|said| format!("node {node} did not recover a second time: {said}"))?;
-    Ok((once, twice.groups(), logs))
-}
-
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::Term;
-
     use super::*;
-
-    fn ids(starts: &[(u64, u64)]) -> Vec<LogId> {
-        starts.iter().map(|(term, index)| LogId { term: Term(*term), index: LogIndex(*index) }).collect()
-    }
-
-    #[test]
-    fn logs_part_where_their_terms_do() {
-        let at = |before: &[(u64, u64)], last: (u64, u64), now: &[(u64, u64)], end: (u64, u64)| {
-            let id = |id: (u64, u64)| ids(&[id]).pop();
-            parting(&ids(before), id(last), &ids(now), id(end)).0
-        };
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 9)), 5);
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0)], (1, 2)), 3);
-        assert_eq!(at(&[(1, 0)], (1, 4), &[(1, 0), (2, 3)], (2, 9)), 3);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 3)], (3, 5)), 3);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0), (3, 2)], (3, 2)), 2);
-        assert_eq!(at(&[(1, 0), (2, 3)], (2, 5), &[(1, 0)], (1, 5)), 3);
-        assert_eq!(parting(&[], None, &ids(&[(1, 0)]), ids(&[(1, 4)]).pop()), LogIndex(0));
-        assert_eq!(parting(&ids(&[(1, 0)]), ids(&[(1, 4)]).pop(), &[], None), LogIndex(0));
-    }
 
     #[test]
     fn until_it_says_something_else_a_hint_counts_as_far_as_it_was_acted_upon() {
@@ -705,17 +725,5 @@ mod tests {
         assert_eq!(known(Some(9), Some(9), None, Some(10)), Some(9), "nothing told it of a tenth");
         assert_eq!(known(None, None, None, Some(0)), None, "nothing told it of any");
         assert_eq!(known(Some(12), Some(9), Some(11), Some(12)), Some(12));
-    }
-
-    #[test]
-    fn what_was_found_spells_out_its_entries() {
-        let found =
-            OnDisk { last: ids(&[(3, 4)]).pop(), starts: ids(&[(1, 0), (3, 2)]), ..OnDisk::default() };
-        let terms = found.lines().map(|line| (line.index.0, line.term.0)).collect::<Vec<_>>();
-        assert_eq!(terms, [(0, 1), (1, 1), (2, 3), (3, 3), (4, 3)]);
-        assert_eq!(found.term_at(LogIndex(1)), Some(Term(1)));
-        assert_eq!(found.term_at(LogIndex(4)), Some(Term(3)));
-        assert_eq!(found.term_at(LogIndex(5)), None);
-        assert_eq!(OnDisk::default().lines().count(), 0);
     }
 }

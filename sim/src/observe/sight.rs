@@ -1,12 +1,14 @@
 //! What can be seen of nodes from outside: what their disks hold, what they say to each other, what they know.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_node::metadata::Metadata;
+use quorate_node::raft::GroupConfig;
 use quorate_node::storage::{HardVote, LogId};
-use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Term};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId, Offset, Term};
 
 /// Something that was seen of a node. Told only where it is news.
 #[derive(Clone, Debug)]
@@ -30,6 +32,26 @@ pub enum Sight {
         /// Which node's.
         node: NodeId,
     },
+    /// The newest entries or votes on a node's disk were damaged while it was down. Unlike a lost disk, it may come back
+    /// under its old identity.
+    Damaged {
+        /// Which node's.
+        node: NodeId,
+    },
+    /// Before any process ran on it, a damaged disk held again all that it had held: nothing is lost.
+    GivenBack {
+        /// Which node's.
+        node: NodeId,
+    },
+    /// A replica was stopped, and is started again while its process runs on.
+    Restarted {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// Whether it has given up its log, as it lacks what that begins with: others hold all of it.
+        emptied: bool,
+    },
     /// A replica's log was cut or has grown.
     Log {
         /// Whose.
@@ -40,6 +62,26 @@ pub enum Sight {
         from: LogIndex,
         /// What stands there now.
         lines: Vec<Line>,
+    },
+    /// The beginning of a replica's log is gone: trimmed, or a checkpoint took the place of the whole log.
+    Trimmed {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// The last entry that is gone.
+        through: LogId,
+    },
+    /// A replica has another checkpoint than before.
+    Checkpoint {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// The last entry that is in it.
+        at: LogId,
+        /// A hash of its content.
+        digest: u64,
     },
     /// A replica, whenever anything of it has changed.
     Replica {
@@ -94,7 +136,9 @@ pub enum Sight {
         node: NodeId,
         /// Of which group.
         group: GroupId,
-        /// All entries.
+        /// The last entry that was trimmed.
+        after: Option<LogId>,
+        /// All entries behind it.
         lines: Vec<Line>,
     },
     /// A node says that it has given its vote.
@@ -129,6 +173,20 @@ pub enum Sight {
         next: LogIndex,
         /// A hash of all that it made of them.
         digest: u64,
+        /// The offsets that can be read, as it has it: from the log start to the high watermark.
+        readable: Range<Offset>,
+    },
+    /// What a wall clock has shown.
+    Wall {
+        /// The latest time that any node of the run was told, in ms.
+        newest: i64,
+    },
+    /// Clients have written for a while with everything whole: what was to be trimmed by now is.
+    Settled {
+        /// What the wall clock shows that is furthest behind, in ms.
+        oldest: i64,
+        /// Since when everything is whole.
+        whole_for: Duration,
     },
     /// What a node's copy of the metadata is.
     Metadata {
@@ -139,14 +197,16 @@ pub enum Sight {
         /// The copy.
         metadata: Arc<Metadata>,
     },
-    /// Who may vote, as a replica sees it.
-    Voters {
+    /// Who the members of a group are, by the newest membership in a replica's log.
+    Config {
         /// Whose view.
         node: NodeId,
         /// Of which group.
         group: GroupId,
-        /// In order.
-        voters: Vec<NodeId>,
+        /// Where the membership lies in its log.
+        at: LogId,
+        /// The members.
+        config: GroupConfig,
     },
     /// What platters hold, as a process would find them after a power cut at this moment.
     Platters {
@@ -217,6 +277,8 @@ pub struct OnDisk {
     pub vote: Option<HardVote>,
     /// The last entry that was trimmed.
     pub purged: Option<LogId>,
+    /// The last entry in the checkpoint from which the log goes on.
+    pub checkpoint: Option<LogId>,
     /// The last entry of the log; `purged` if it holds none.
     pub last: Option<LogId>,
     /// The first entry that the log holds of each term.
@@ -234,6 +296,8 @@ pub struct Replica {
     pub leads: bool,
     /// The last entry that was trimmed.
     pub purged: Option<LogId>,
+    /// The last entry in the checkpoint from which its log goes on.
+    pub checkpoint: Option<LogId>,
     /// The last entry that it has applied in this life.
     pub applied: Option<LogId>,
     /// The last entry that it knows to be committed.
@@ -257,7 +321,7 @@ pub struct Usage {
     pub volumes_alive: u64,
     /// Groups on its disk.
     pub groups: u64,
-    /// Entries in their logs.
+    /// Entries that their logs hold: what was trimmed takes no room.
     pub entries: u64,
 }
 
@@ -271,6 +335,15 @@ pub(super) fn term_at(starts: &[LogId], last: Option<LogId>, index: LogIndex) ->
 }
 
 impl OnDisk {
+    /// Whether the log has that entry, or had it and trimmed it.
+    pub fn holds(&self, id: LogId) -> bool {
+        match self.purged {
+            Some(purged) if id.index < purged.index => true,
+            Some(purged) if id.index == purged.index => id.term == purged.term,
+            Some(_) | None => self.term_at(id.index) == Some(id.term),
+        }
+    }
+
     /// The term of an entry that the log holds.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         term_at(&self.starts, self.last, index)

@@ -22,6 +22,8 @@ pub(super) struct Said {
     pub(super) groups: Vec<GroupId>,
     /// Whether a producer is told that a batch is written.
     pub(super) acked: bool,
+    /// Entries that are not what was written, in words.
+    pub(super) spoilt: Vec<String>,
 }
 
 /// Frames in flight: an answer does not repeat what was asked.
@@ -37,6 +39,8 @@ enum Asked {
     Vote(GroupId, Term),
     Append(GroupId, Term),
     Heartbeats(Vec<(GroupId, Term)>),
+    /// The last piece of a checkpoint that takes the place of a log up to there.
+    Checkpoint(GroupId, Term, LogId),
 }
 
 impl Wires {
@@ -53,6 +57,9 @@ impl Wires {
             }
             Frame::Answer(frame) => {
                 for reply in &frame.replies {
+                    if let Some(peer_reply::Body::FetchEntries(reply)) = &reply.body {
+                        said.spoilt.extend(spoilt(&reply.entries));
+                    }
                     let asked = self.asked.remove(&(wire.connection, reply.correlation));
                     if let (Some(asked), Some(body)) = (asked, &reply.body) {
                         self.answer(wire, &asked, body, &mut said);
@@ -91,6 +98,14 @@ impl Wires {
                 let groups = beats.groups.iter().map(|request| self.append(node, request, said));
                 Asked::Heartbeats(groups.collect())
             }
+            peer_request::Body::Snapshot(request) => {
+                let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
+                self.leads(node, group, term, said);
+                let piece = u64::try_from(request.piece.len()).unwrap_or(u64::MAX);
+                let is_last = request.offset.saturating_add(piece) >= request.length;
+                let Some(at) = request.last_log_id.as_ref().filter(|_| is_last) else { return };
+                Asked::Checkpoint(group, term, log_id(at))
+            }
             _ => return,
         };
         self.asked.insert((wire.connection, correlation), asked);
@@ -108,6 +123,13 @@ impl Wires {
             (Asked::Append(group, term), peer_reply::Body::Append(reply)) => {
                 self.appended(node, *group, *term, reply, said);
             }
+            (Asked::Checkpoint(group, term, at), peer_reply::Body::Snapshot(reply)) => {
+                said.groups.push(*group);
+                // A newer term says that nothing was taken up.
+                if term_of(reply.vote.as_ref()) <= *term {
+                    self.matched(node, *group, *term, *at, said);
+                }
+            }
             (Asked::Heartbeats(groups), peer_reply::Body::Heartbeats(reply)) => {
                 for ((group, term), reply) in groups.iter().zip(&reply.groups) {
                     if let Some(reply) = &reply.reply {
@@ -121,11 +143,9 @@ impl Wires {
 
     fn append(&mut self, node: NodeId, request: &v1::AppendRequest, said: &mut Said) -> (GroupId, Term) {
         let (group, term) = (GroupId(request.group), term_of(request.vote.as_ref()));
-        said.groups.push(group);
-        if self.leads.insert((node, group), term) != Some(term) {
-            said.sights.push(Sight::Leads { node, group, term });
-        }
+        self.leads(node, group, term, said);
         if !request.entries.is_empty() {
+            said.spoilt.extend(spoilt(&request.entries));
             let heads = request.entries.iter().filter_map(|entry| {
                 let head = Head::decode(&entry.head).ok()?;
                 Some(Line { index: head.index, term: head.term, digest: Some(digest(&entry.head)) })
@@ -148,12 +168,35 @@ impl Wires {
         if let Some(append_reply::Result::Matched(matched)) = &reply.result
             && let Some(through) = &matched.log_id
         {
-            let through = log_id(through);
-            if self.matched.insert((node, group), (term, through)) != Some((term, through)) {
-                said.sights.push(Sight::Matched { node, group, term, through });
-            }
+            self.matched(node, group, term, log_id(through), said);
         }
     }
+
+    /// A node speaks as a leader.
+    fn leads(&mut self, node: NodeId, group: GroupId, term: Term, said: &mut Said) {
+        said.groups.push(group);
+        if self.leads.insert((node, group), term) != Some(term) {
+            said.sights.push(Sight::Leads { node, group, term });
+        }
+    }
+
+    /// A node says that it holds its log that far.
+    fn matched(&mut self, node: NodeId, group: GroupId, term: Term, through: LogId, said: &mut Said) {
+        if self.matched.insert((node, group), (term, through)) != Some((term, through)) {
+            said.sights.push(Sight::Matched { node, group, term, through });
+        }
+    }
+}
+
+/// Entries whose checksums do not fit, as one that was read from a damaged disk and sent all the same.
+fn spoilt(entries: &[v1::Entry]) -> impl Iterator<Item = String> {
+    entries.iter().filter_map(|entry| match Head::decode(&entry.head) {
+        Ok(head) => {
+            let wrong = head.verify_body(&entry.body).err()?;
+            Some(format!("the body of entry {} of group {}: {wrong}", head.index, head.group))
+        }
+        Err(wrong) => Some(format!("a head: {wrong}")),
+    })
 }
 
 fn term_of(vote: Option<&v1::RaftVote>) -> Term {

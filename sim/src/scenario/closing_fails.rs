@@ -9,7 +9,7 @@ use futures_util::future::{join_all, select};
 use quorate_client::{Client, ConsumeError, ConsumerConfig, Partitions, ProducerConfig, Record, Start};
 use quorate_proto::ids::PartitionId;
 
-use crate::cluster::{Knobs, Tempo};
+use crate::cluster::{Keeping, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::disk::DirtyPages;
 use crate::env::probe::Points;
@@ -26,6 +26,7 @@ const PLACE: (&str, PartitionId) = ("orders", PartitionId(0));
 /// What is read comes from the disk, from volumes that are soon full.
 fn small(knobs: &mut Knobs) {
     knobs.tempo = Tempo::Usual;
+    knobs.keeping = Keeping::as_it_is();
     knobs.volume_bytes_max = 6_000;
     knobs.recent_bytes_max = 1;
     knobs.commit_bytes_max = 4 << 20;
@@ -33,6 +34,8 @@ fn small(knobs: &mut Knobs) {
     knobs.fetch_bytes_max = 8 << 20;
     knobs.pool_wait_max = Duration::from_millis(5);
     knobs.points = Points::none();
+    knobs.trims = false;
+    knobs.without_rest();
 }
 
 /// Plays it. The seed says which sync fails.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_proto::ids::PartitionId;
 
-use crate::cluster::{Crash, Knobs, Tempo};
+use crate::cluster::{Crash, Keeping, Knobs, Tempo};
 use crate::env::clock;
 use crate::env::probe::Points;
 use crate::env::tasks::Host;
@@ -21,11 +21,15 @@ use crate::run::{Options, on_stage};
 /// The order of events is all that is unusual.
 pub(super) fn usual(knobs: &mut Knobs) {
     knobs.tempo = Tempo::Usual;
+    knobs.keeping = Keeping::as_it_is();
     knobs.commit_bytes_max = 4 << 20;
     knobs.append_bytes_max = 1 << 20;
     knobs.append_in_flight_max = 32;
     knobs.in_flight_batches_max = 4_096;
     knobs.points = Points::none();
+    // What is written can be read for as long as the story goes on.
+    knobs.trims = false;
+    knobs.without_rest();
 }
 
 fn with_restore(knobs: &mut Knobs) {

@@ -1,9 +1,13 @@
 //! Written-out runs, one file each, for orders of events that chance brings too rarely.
 
+pub mod all_copies_damaged;
 pub mod closing_fails;
 pub mod deposed_leader;
+pub mod full_disks;
 pub mod hanging_leader;
 pub mod leader_restore;
+pub mod members_change;
+pub mod quiet_group;
 
 use crate::report::Report;
 use crate::run::{self, Options};
@@ -12,13 +16,23 @@ use crate::run::{self, Options};
 pub type Play = fn(u64, Options) -> Report;
 
 /// The scenarios: by name, how they are played, and what happens in them.
-pub const ALL: [(&str, Play, &str); 5] = [
+pub const ALL: [(&str, Play, &str); 9] = [
+    (
+        "all-copies-damaged",
+        all_copies_damaged::play,
+        "all three copies of a batch are damaged: nobody serves it, and everything else goes on",
+    ),
     (
         "closing-fails",
         closing_fails::play,
         "the sync fails with which a full volume is closed; the seed says which one, counted from there",
     ),
     ("deposed-leader", deposed_leader::play, "a leader that others have replaced is asked for what is newer"),
+    (
+        "full-disks",
+        full_disks::play,
+        "disks become nearly full, all or the leader's alone (odd seeds), and there is room again",
+    ),
     (
         "hanging-leader",
         hanging_leader::play,
@@ -33,6 +47,16 @@ pub const ALL: [(&str, Play, &str); 5] = [
         "leader-restore-default",
         |seed, options| leader_restore::play(seed, true, options),
         "the same with openraft's default, which loses what was acked: breaks promises on purpose",
+    ),
+    (
+        "members-change",
+        members_change::play,
+        "a partition moves and a lost disk is replaced, while whoever carries that out dies in the middle of it",
+    ),
+    (
+        "quiet-group",
+        quiet_group::play,
+        "a group falls quiet, wakes under its leader, and loses it; the seed says how: killed, without power, cut off",
     ),
 ];
 

@@ -111,7 +111,7 @@ impl ByHand {
     }
 
     async fn something(&mut self, target: &Target, leader: Leader) {
-        match self.dice.below(20) {
+        match self.dice.below(20 + u64::from(self.shape.is_trimmed())) {
             0..6 => self.write_one(target).await,
             6..9 => self.write_a_row(target).await,
             9..12 => self.write_again(target).await,
@@ -133,6 +133,7 @@ impl ByHand {
                     self.look_up(target, node, leader).await;
                 }
             },
+            19 if self.shape.is_trimmed() => self.delete_records(target, leader).await,
             _ => self.ask_for_an_epoch(target, leader).await,
         }
     }
@@ -332,6 +333,24 @@ impl ByHand {
         };
         let node = self.node_for(target);
         self.call(node, Call::EpochEnd(request), PATIENCE).await;
+    }
+
+    /// Mostly some records; at times all, or more than there are.
+    async fn delete_records(&mut self, target: &Target, leader: Leader) {
+        let before = match self.dice.below(10) {
+            0 => -1,
+            1 | 2 => around(leader.end, &mut self.dice).to_wire(),
+            _ => Offset(self.dice.below(leader.end.0 / 2 + 1)).to_wire(),
+        };
+        let request = v1::DeleteRecordsRequest {
+            topic_id: leader.topic.to_wire(),
+            partition: target.partition.0,
+            leader_epoch: self.some_epoch(leader),
+            before_offset: before,
+            timeout_ms: u32::try_from(self.dice.between(1, 3_000)).unwrap_or(1_000),
+        };
+        let node = self.node_for(target);
+        self.call(node, Call::DeleteRecords(request), PATIENCE).await;
     }
 
     /// Mostly the epoch that was heard of last; at times one before it, one to come, or none.

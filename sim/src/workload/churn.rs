@@ -1,11 +1,13 @@
-//! Topics that come and go while they are written to, at times under the same name at once.
+//! Topics that come and go while they are written to, at times under the same name at once, and change meanwhile.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quorate_client::{AdminError, NewTopic, ProducerConfig};
 use quorate_proto::ids::PartitionId;
 use tokio::sync::watch;
 
+use super::altering::Altering;
 use super::consuming::Consuming;
 use super::producing::Producing;
 use super::shape::Shape;
@@ -25,6 +27,7 @@ pub(super) async fn churn(world: World, number: u32, shape: Shape, going: watch:
     let mut producing = Producing::new(world.clone(), number, shape, config.clone());
     let (client, process) = world.client(number);
     let producer = client.producer(config);
+    let mut altering = Altering::new(world.clone(), client.clone(), number);
     let mut again = false;
     let mut round = 0;
     let mut readers = 0;
@@ -53,11 +56,19 @@ pub(super) async fn churn(world: World, number: u32, shape: Shape, going: watch:
             readers += 1;
             process.start("reader", Box::pin(Consuming::new(world.clone(), number).read_until_gone(target)));
         }
+        let whole = altering.wants_a_whole_reader().then_some(READERS + readers);
+        if let Some(number) = whole {
+            readers += 1;
+            let reading = Consuming::new(world.clone(), number).read_all_until_gone(name.clone());
+            process.start("reader", Box::pin(reading));
+        }
         let writing_for = dice.time(Duration::from_millis(20), Duration::from_secs(4));
         let count = dice.between(1, 5);
+        let partitions = AtomicU32::new(partitions);
         let writing = async {
             loop {
-                let partition = i32::try_from(dice.below(partitions.into())).unwrap_or(0);
+                let there = u64::from(partitions.load(Ordering::Relaxed));
+                let partition = i32::try_from(dice.below(there)).unwrap_or(0);
                 let target = Target { topic: name.clone(), partition: PartitionId(partition) };
                 producing.send_all(&producer, &target, count).await;
                 clock::sleep(Duration::from_millis(200)).await;
@@ -67,6 +78,7 @@ pub(super) async fn churn(world: World, number: u32, shape: Shape, going: watch:
         tokio::select! {
             biased;
             () = writing => {}
+            () = altering.work(&name, &partitions, whole) => {}
             () = clock::sleep(writing_for) => {}
             // The last one stays.
             _ = over.changed() => break,

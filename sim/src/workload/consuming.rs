@@ -1,8 +1,11 @@
 //! Consumers of the SDK: those that follow the log, and those that seek.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate_client::{Client, ConsumeError, Consumer, ConsumerConfig, Partitions, Start};
+use quorate_client::{
+    Client, ConsumeError, ConsumedRecord, Consumer, ConsumerConfig, Partitions, Reset, Start,
+};
 use quorate_proto::ids::{Offset, PartitionId, Timestamp};
 
 use super::World;
@@ -17,12 +20,15 @@ pub(super) struct Consuming {
     world: World,
     number: u32,
     dice: Dice,
+    /// Whether it goes to the log start by itself where its position is below.
+    resets: bool,
 }
 
 impl Consuming {
     pub(super) fn new(world: World, number: u32) -> Self {
         let dice = Dice::named(world.seed, &format!("consumer {number}"));
-        Self { world, number, dice }
+        let resets = Dice::named(world.seed, &format!("reset of consumer {number}")).chance(300);
+        Self { world, number, dice, resets }
     }
 
     fn consumer(&mut self, client: &Client) -> Consumer {
@@ -30,6 +36,7 @@ impl Consuming {
             // Long waits cost less, and a leader may change meanwhile.
             fetch_wait: self.dice.time(Duration::from_millis(500), Duration::from_secs(5)),
             fetch_bytes_max: usize::try_from(self.dice.between(1, 32_768)).unwrap_or(1),
+            reset: if self.resets { Reset::Beginning } else { Reset::Fail },
             ..ConsumerConfig::default()
         })
     }
@@ -86,6 +93,13 @@ impl Consuming {
                 }
                 Err(error) => {
                     self.judge(number, &error, None);
+                    if let Some(target) = is_below_the_start(&error) {
+                        let next = self.go_on(number, consumer, &target).await;
+                        if let Some((_, position)) = positions.iter_mut().find(|(of, _)| *of == target) {
+                            *position = Some(next);
+                        }
+                        continue;
+                    }
                     clock::sleep(Duration::from_millis(300)).await;
                     if matches!(error, ConsumeError::NothingAssigned) {
                         return;
@@ -93,6 +107,20 @@ impl Consuming {
                 }
             }
         }
+    }
+
+    /// What it was to read next is gone: it goes on at the log start. Gives its position then.
+    async fn go_on(&self, number: u32, consumer: &mut Consumer, target: &Target) -> Offset {
+        while let Err(error) = self.go(number, consumer, target, StartAt::Beginning, true).await {
+            self.judge(number, &error, None);
+            clock::sleep(Duration::from_millis(300)).await;
+        }
+        let next = consumer.position(&target.topic, target.partition).unwrap_or_default();
+        if let Some(following) = self.world.history.evidence().following.get_mut(&(number, target.clone())) {
+            *following = next;
+        }
+        self.world.marks.reached("reader-went-on-at-the-log-start");
+        next
     }
 
     /// Reads a partition of a topic that is soon deleted, from the beginning, until it is told so.
@@ -109,6 +137,10 @@ impl Consuming {
                     | ConsumeError::UnknownTopic { .. }
                     | ConsumeError::NothingAssigned,
                 ) => break,
+                Err(error) if is_below_the_start(error).is_some() => {
+                    result = self.go(self.number, &mut consumer, &target, StartAt::Beginning, true).await;
+                    continue;
+                }
                 Err(error) => {
                     self.judge(self.number, error, None);
                     clock::sleep(Duration::from_millis(300)).await;
@@ -121,8 +153,72 @@ impl Consuming {
         self.world.end(&process).await;
     }
 
+    /// Reads all of a topic from its beginning, with the partitions that are added to it, until it is told that the
+    /// topic is gone.
+    pub(super) async fn read_all_until_gone(mut self, topic: String) {
+        // One partition of many: it is not looked at by itself.
+        self.resets = true;
+        let (client, process) = self.world.client(self.number);
+        let mut consumer = self.consumer(&client);
+        let mut known = BTreeSet::new();
+        loop {
+            let result = if known.is_empty() {
+                let assigned = consumer.assign(&topic, Partitions::All, Start::Beginning).await;
+                if assigned.is_ok() {
+                    for (_, partition) in consumer.assigned() {
+                        known.insert(partition);
+                        let position = consumer.position(&topic, partition).unwrap_or_default();
+                        self.begins(&Target { topic: topic.clone(), partition }, position);
+                    }
+                }
+                assigned
+            } else {
+                self.next_of_all(&mut consumer, &mut known).await
+            };
+            match &result {
+                Ok(()) => {}
+                Err(
+                    ConsumeError::TopicDeleted { .. }
+                    | ConsumeError::UnknownTopic { .. }
+                    | ConsumeError::NothingAssigned,
+                ) => break,
+                Err(error) => {
+                    self.judge(self.number, error, None);
+                    clock::sleep(Duration::from_millis(300)).await;
+                }
+            }
+        }
+        self.follows_no_more(self.number);
+        drop((consumer, client));
+        self.world.end(&process).await;
+    }
+
+    /// The next record; a partition that was added is read from its beginning.
+    async fn next_of_all(
+        &self,
+        consumer: &mut Consumer,
+        known: &mut BTreeSet<PartitionId>,
+    ) -> Result<(), ConsumeError> {
+        let read = consumer.next().await?;
+        if known.insert(read.partition) {
+            let target = Target { topic: read.topic.as_str().to_owned(), partition: read.partition };
+            self.begins(&target, Offset(0));
+        }
+        self.given(self.number, &read);
+        Ok(())
+    }
+
+    /// From now on the consumer must be given all that stands there, from `position` on.
+    fn begins(&self, target: &Target, position: Offset) {
+        let (consumer, start, resets) = (self.number, StartAt::Beginning, self.resets);
+        self.world.history.see(&Seen::Assigned { consumer, target, start, position, resets });
+        self.follows(self.number, target, Some(position));
+    }
+
     /// Goes here and there in one partition after the other, and reads a little everywhere.
     pub(super) async fn seek(mut self) {
+        // It is to hear where it cannot read.
+        self.resets = false;
         let (client, _process) = self.world.client(self.number);
         loop {
             let target = any_target(&mut self.dice);
@@ -192,13 +288,19 @@ impl Consuming {
             consumer.assign(&target.topic, Partitions::Only(vec![target.partition]), to).await?;
         }
         let position = consumer.position(&target.topic, target.partition).unwrap_or_default();
-        self.world.history.see(&Seen::Assigned { consumer: number, target, start, position });
+        let resets = self.resets;
+        self.world.history.see(&Seen::Assigned { consumer: number, target, start, position, resets });
         Ok(())
     }
 
     /// The next record, and the position behind it.
     async fn next(&self, number: u32, consumer: &mut Consumer) -> Result<(Target, Offset), ConsumeError> {
         let read = consumer.next().await?;
+        Ok(self.given(number, &read))
+    }
+
+    /// A consumer was given a record; the position behind it.
+    fn given(&self, number: u32, read: &ConsumedRecord) -> (Target, Offset) {
         let target = Target { topic: read.topic.as_str().to_owned(), partition: read.partition };
         let record = read.value.as_deref().and_then(RecordId::parse);
         let (offset, at) = (read.offset, clock::now());
@@ -209,7 +311,7 @@ impl Consuming {
         if let Some(next) = evidence.following.get_mut(&(number, told.target)) {
             *next = offset.plus(1);
         }
-        Ok((target, offset.plus(1)))
+        (target, offset.plus(1))
     }
 
     /// From now on the consumer must be given all that stands there.
@@ -222,10 +324,12 @@ impl Consuming {
         self.world.history.evidence().following.retain(|(of, _), _| *of != number);
     }
 
-    /// What a consumer must never be told: nothing is damaged, nothing expires, and these topics are not deleted.
+    /// What a consumer must never be told: nothing is damaged, and these topics are not deleted.
     fn judge(&self, number: u32, error: &ConsumeError, start: Option<StartAt>) {
         let promise = match error {
             ConsumeError::TimedOut { .. } | ConsumeError::NothingAssigned => return,
+            // Whether the log may start there is another promise.
+            error if is_below_the_start(error).is_some() => return,
             // It was told to begin there, and there is nothing yet.
             ConsumeError::OffsetOutOfRange { offset, high_watermark, .. }
                 if offset > high_watermark && matches!(start, Some(StartAt::Offset(_))) =>
@@ -246,4 +350,12 @@ impl Consuming {
         );
         self.world.history.complain(promise, what);
     }
+}
+
+/// Where a consumer is told that its position is below the log start.
+fn is_below_the_start(error: &ConsumeError) -> Option<Target> {
+    let ConsumeError::OffsetOutOfRange { topic, partition, offset, log_start, .. } = error else {
+        return None;
+    };
+    (offset < log_start).then(|| Target { topic: topic.as_str().to_owned(), partition: *partition })
 }

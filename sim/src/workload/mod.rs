@@ -1,9 +1,12 @@
 //! The clients: real producers and consumers of the SDK and a few made by hand, with unique values, and what they were
 //! told.
 
+mod altering;
 mod by_hand;
 mod churn;
 mod consuming;
+mod operating;
+mod operator;
 mod producing;
 mod shape;
 mod tap;
@@ -17,9 +20,10 @@ use quorate_proto::ids::{NodeId, Offset};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub use shape::{Rhythm, Shape, TOPICS};
+pub use shape::{Kept, Rhythm, Shape, TOPICS};
 
 use crate::check;
+use crate::cluster::Orders;
 use crate::dice::Dice;
 use crate::env::channel::SimConnect;
 use crate::env::clock::{self, SimClock};
@@ -42,10 +46,13 @@ const DIRECTOR: u32 = 0;
 const PRODUCERS: u32 = 1;
 const BY_HAND: u32 = 51;
 const CHURN: u32 = 81;
+const OPERATOR: u32 = 91;
+const KEEPER: u32 = 92;
 const FOLLOWERS: u32 = 101;
 const SEEKERS: u32 = 151;
 const SCAN: u32 = 200;
 const LOOK: u32 = 201;
+const KEEP: u32 = 202;
 const SENDERS: u32 = 300;
 const READERS: u32 = 401;
 
@@ -82,7 +89,10 @@ impl World {
             entropy: Arc::new(SimEntropy::new(dice)),
             probe: self.probes.probe(Dice::named(self.seed, &format!("points of client {number}"))),
         };
-        (Client::new(env, connect, servers, ClientConfig::default()), life)
+        let mut knobs = Dice::named(self.seed, &format!("knobs of client {number}"));
+        let metadata_age_max = knobs.time(Duration::from_secs(1), Duration::from_secs(10));
+        let config = ClientConfig { metadata_age_max, ..ClientConfig::default() };
+        (Client::new(env, connect, servers, config), life)
     }
 
     /// The connections of a client; all that it says and hears over them is told to the checks.
@@ -165,14 +175,17 @@ impl Workload {
     /// Creates the topics; ready when every partition has been given out.
     pub async fn create_topics(&mut self) {
         let (client, life) = self.world.client(DIRECTOR);
-        let (world, append_time) = (self.world.clone(), self.shape.append_time);
+        let (world, append_time, kept) = (self.world.clone(), self.shape.append_time, self.shape.kept);
         let created = life.run("create topics", async move {
-            for (name, partitions) in TOPICS {
+            for ((name, partitions), kept) in TOPICS.into_iter().zip(kept) {
                 let partitions = u32::try_from(partitions).expect("a few partitions");
                 let replicas = u32::try_from(world.servers.len()).unwrap_or(3).min(3);
                 let mut topic = NewTopic::new(name).partitions(partitions).replicas(replicas);
                 if append_time && name == TOPICS[1].0 {
                     topic = topic.config("message.timestamp.type", "LogAppendTime");
+                }
+                for (key, value) in kept.settings() {
+                    topic = topic.config(key, value);
                 }
                 // A lost answer is asked for again, and the second time the topic exists.
                 let mut tries = 0;
@@ -221,6 +234,10 @@ impl Workload {
             let work = churn::churn(world.clone(), CHURN, shape.clone(), self.going.subscribe());
             writing.extend(start("churn", Box::pin(work)));
         }
+        if shape.operator {
+            let work = operating::operate(world.clone(), KEEPER, self.going.subscribe());
+            writing.extend(start("keeper", Box::pin(work)));
+        }
         for number in (FOLLOWERS..).take(count(shape.followers)) {
             start("follower", Box::pin(Consuming::new(world.clone(), number).follow(shape.crashes)));
         }
@@ -228,6 +245,12 @@ impl Workload {
             start("seeker", Box::pin(Consuming::new(world.clone(), number).seek()));
         }
         self.writing = writing;
+    }
+
+    /// Sets somebody to work who carries out `orders`, until [`Workload::finish`].
+    pub fn operate(&mut self, orders: Orders) {
+        let work = operator::operate(self.world.clone(), OPERATOR, orders, self.going.subscribe());
+        self.writing.extend(self.director.start("operator", Box::pin(work)));
     }
 
     /// Sends `count` records to one place, with a producer of its own that gives up after `delivery_timeout`, and
@@ -319,6 +342,24 @@ impl Workload {
         }
     }
 
+    /// From now on nothing goes any more: whatever is compared is compared at rest.
+    pub async fn keep_the_rest(&mut self, patience: Duration) {
+        let (client, life) = self.world.client(KEEP);
+        let world = self.world.clone();
+        let kept = life.run("keep the rest", async move {
+            let late = clock::sleep(patience);
+            tokio::select! {
+                biased;
+                () = operating::keep_all(&client) => {}
+                () = late => {
+                    let what = format!("a healthy cluster changes settings of its topics: not within {patience:?}");
+                    world.history.complain("O-27", what);
+                }
+            }
+        });
+        kept.await.unwrap_or_default();
+    }
+
     /// Reads every partition of every topic from the beginning to its end, with a client of its own.
     pub async fn scan(&mut self, patience: Duration) {
         let (client, life) = self.world.client(SCAN);
@@ -343,8 +384,8 @@ impl Workload {
                     let said = tokio::select! {
                         biased;
                         scanned = scan(&client, &target) => match scanned {
-                            Ok(records) => {
-                                world.keep(place, target, records);
+                            Ok((start, records)) => {
+                                world.keep(place, target, start, records);
                                 return;
                             }
                             Err(error) if is_gone(&error) && !is_lasting(&target) => return,
@@ -383,7 +424,7 @@ impl Workload {
 
 impl World {
     /// What a scan has found.
-    fn keep(&self, place: Place, target: Target, records: Vec<(Offset, Option<RecordId>)>) {
+    fn keep(&self, place: Place, target: Target, start: Offset, records: Vec<(Offset, Option<RecordId>)>) {
         let mut evidence = self.history.evidence();
         let unknown = |record: &RecordId| {
             evidence.sent.get(record).is_some_and(|sent| sent.outcome == Outcome::Unknown)
@@ -392,7 +433,7 @@ impl World {
         for _ in 0..late {
             self.marks.reached("late-commit-of-an-unknown-produce");
         }
-        evidence.scan.insert(place, Scan { target: Some(target), records });
+        evidence.scan.insert(place, Scan { target: Some(target), start, records });
     }
 }
 
@@ -409,17 +450,29 @@ fn is_gone(error: &ConsumeError) -> bool {
     matches!(error, ConsumeError::UnknownTopic { .. } | ConsumeError::TopicDeleted { .. })
 }
 
-/// Everything that stands in a partition, up to the high watermark of the moment.
-async fn scan(client: &Client, target: &Target) -> Result<Vec<(Offset, Option<RecordId>)>, ConsumeError> {
+/// Everything that stands in a partition, from the log start up to the high watermark of the moment; and the log start.
+/// What is trimmed meanwhile has it begin again.
+async fn scan(client: &Client, target: &Target) -> Result<(Offset, Records), ConsumeError> {
     let mut consumer = client.consumer(ConsumerConfig::default());
     let (topic, partition) = (&target.topic, target.partition);
     consumer.assign(topic, Partitions::Only(vec![partition]), Start::End).await?;
     let end = consumer.position(topic, partition).unwrap_or_default();
-    consumer.seek(topic, partition, Start::Beginning).await?;
-    let mut log = Vec::new();
-    while consumer.position(topic, partition).is_none_or(|position| position < end) {
-        let read = consumer.next().await?;
-        log.push((read.offset, read.value.as_deref().and_then(RecordId::parse)));
+    'again: loop {
+        consumer.seek(topic, partition, Start::Beginning).await?;
+        let start = consumer.position(topic, partition).unwrap_or_default();
+        let mut log = Vec::new();
+        while consumer.position(topic, partition).is_none_or(|position| position < end) {
+            match consumer.next().await {
+                Ok(read) => log.push((read.offset, read.value.as_deref().and_then(RecordId::parse))),
+                Err(ConsumeError::OffsetOutOfRange { offset, log_start, .. }) if offset < log_start => {
+                    continue 'again;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok((start, log));
     }
-    Ok(log)
 }
+
+/// What stands at offsets, in order.
+type Records = Vec<(Offset, Option<RecordId>)>;

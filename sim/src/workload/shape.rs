@@ -28,6 +28,41 @@ pub enum Rhythm {
     TailOff,
 }
 
+/// How much of a topic's logs is kept, as its settings say when it is created; what is not given is as by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// `retention.ms`.
+    pub ms: Option<u64>,
+    /// `retention.bytes`, of a partition.
+    pub bytes: Option<u64>,
+}
+
+impl Kept {
+    /// Draws little, or nothing in particular: a run writes some ten thousands of bytes to each partition.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let some_ms = dice.time(Duration::from_millis(500), Duration::from_secs(20)).as_millis();
+        let some_bytes = dice.between(500, 20_000);
+        Self {
+            ms: match dice.below(16) {
+                0 => Some(0),
+                1..5 => u64::try_from(some_ms).ok(),
+                _ => None,
+            },
+            bytes: match dice.below(16) {
+                0 => Some(0),
+                1..8 => Some(some_bytes),
+                _ => None,
+            },
+        }
+    }
+
+    /// The settings that say so.
+    pub(super) fn settings(self) -> impl Iterator<Item = (&'static str, String)> {
+        let setting = |key, value: Option<u64>| value.map(|value| (key, value.to_string()));
+        [setting("retention.ms", self.ms), setting("retention.bytes", self.bytes)].into_iter().flatten()
+    }
+}
+
 /// What a run's clients do, as drawn.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -51,6 +86,10 @@ pub struct Shape {
     pub crashes: bool,
     /// Whether the second topic stamps records when they are appended.
     pub append_time: bool,
+    /// How much is kept of each topic that is there from the beginning to the end.
+    pub kept: [Kept; TOPICS.len()],
+    /// Whether somebody changes that while clients work, and deletes records.
+    pub operator: bool,
     /// The mean pause between two records of a producer.
     pub pause: Duration,
     /// How many bytes a value is padded with at most, most of the time.
@@ -80,6 +119,8 @@ impl Shape {
             churn: dice.chance(150),
             crashes: dice.chance(500),
             append_time: dice.chance(300),
+            kept: [Kept::default(); TOPICS.len()],
+            operator: false,
             pause: Duration::ZERO,
             padding_max: dice.between(0, 400),
         };
@@ -99,6 +140,19 @@ impl Shape {
         let rate = rate.saturating_sub(u64::from(shape.by_hand)).max(1);
         shape.pause = Duration::from_micros(1_000_000 * u64::from(shape.producers) / rate);
         shape
+    }
+
+    /// Draws how much is kept, in half of the runs, and whether that changes.
+    pub fn keep(&mut self, dice: &mut Dice) {
+        if dice.chance(500) {
+            self.kept = self.kept.map(|_| Kept::draw(dice));
+            self.operator = dice.chance(500);
+        }
+    }
+
+    /// Whether records may go.
+    pub fn is_trimmed(&self) -> bool {
+        self.operator || self.kept.iter().any(|kept| *kept != Kept::default())
     }
 
     /// Draws the knobs of one producer.

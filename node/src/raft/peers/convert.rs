@@ -11,6 +11,7 @@ use crate::raft::types::{
     Config, Malformed, RaftLogId, RaftVote, entry_from_wire, entry_to_wire, log_id_from_wire,
     log_id_option_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::storage::Body;
 
 pub(super) type Append = AppendEntriesRequest<Config>;
 pub(super) type Appended = StreamAppendResult<Config>;
@@ -84,6 +85,19 @@ pub(super) fn append_to_wire(
     })
 }
 
+/// Takes out the first entries of a request as far as they come without a body, and has it begin behind them: no replica
+/// can read those, and whoever holds the last of them holds what lies before it. Tells whether there are any.
+pub(super) fn pass_over_unread(request: &mut Append) -> bool {
+    let without_body = |entry: &&crate::raft::types::RaftEntryOf| match &entry.payload {
+        openraft::EntryPayload::Normal(payload) => payload.0.body == Body::Absent,
+        openraft::EntryPayload::Blank | openraft::EntryPayload::Membership(_) => false,
+    };
+    let count = request.entries.iter().take_while(without_body).count();
+    let Some(last) = request.entries.drain(..count).next_back() else { return false };
+    request.prev_log_id = Some(last.log_id);
+    true
+}
+
 fn entry_of(group: GroupId, entry: crate::raft::types::RaftEntryOf) -> crate::storage::Entry {
     crate::raft::types::entry_from_raft(group, entry)
 }
@@ -140,6 +154,11 @@ impl Asked {
     pub(super) fn of(request: &Append) -> Self {
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         Self { vote: request.vote, prev: request.prev_log_id, last }
+    }
+
+    /// Whether all of it was taken: a full disk takes only a part.
+    pub(super) fn is_whole(&self, appended: &Appended) -> bool {
+        appended.as_ref().is_ok_and(|matched| *matched == self.last)
     }
 
     /// A leader that believed more than it had sent would commit what nobody has.
@@ -257,8 +276,35 @@ mod tests {
     fn an_entry_without_its_body_is_not_sent() {
         let mut request = request();
         let EntryPayload::Normal(payload) = &mut request.entries[1].payload else { panic!("a command") };
-        payload.0.body = crate::storage::Body::Absent;
+        payload.0.body = Body::Absent;
         assert!(append_to_wire(GROUP, 4, request).is_err());
+    }
+
+    #[test]
+    fn what_nobody_can_read_is_passed_over_where_a_request_begins() {
+        let mut whole = request();
+        assert!(!pass_over_unread(&mut whole));
+        assert_eq!((whole.prev_log_id, whole.entries.len()), (Some(id(2, 9)), 3));
+        let without_body = || {
+            let mut request = request();
+            let EntryPayload::Normal(payload) = &mut request.entries[1].payload else { panic!("a command") };
+            payload.0.body = Body::Absent;
+            request
+        };
+        let mut later = without_body();
+        assert!(!pass_over_unread(&mut later), "what lies before it goes first");
+        assert_eq!(later.entries.len(), 3);
+        let mut first = without_body();
+        first.entries = first.entries.split_off(1);
+        first.prev_log_id = Some(id(3, 10));
+        assert!(pass_over_unread(&mut first));
+        assert_eq!((first.prev_log_id, first.entries.len()), (Some(id(3, 11)), 1));
+        assert!(append_from_wire(append_to_wire(GROUP, 4, first).unwrap()).is_ok());
+        let mut alone = without_body();
+        alone.entries = alone.entries.drain(1..2).collect();
+        assert!(pass_over_unread(&mut alone));
+        let asked = Asked::of(&alone);
+        assert!(alone.entries.is_empty() && asked.is_whole(&Ok(Some(id(3, 11)))));
     }
 
     #[test]
@@ -274,6 +320,12 @@ mod tests {
         }
         for bad in [None, Some(id(2, 8)), Some(id(3, 13)), Some(id(4, 12))] {
             assert!(check(matched(bad)).is_err(), "{bad:?}");
+        }
+        assert!(asked.is_whole(&Ok(Some(id(3, 12)))));
+        let parts: [Appended; 3] =
+            [Ok(Some(id(3, 11))), Ok(None), Err(StreamAppendError::Conflict(id(2, 9)))];
+        for part in parts {
+            assert!(!asked.is_whole(&part), "{part:?}");
         }
         let conflict = |at: RaftLogId| Some(Reply::Conflict(log_id_to_wire(&at)));
         assert_eq!(check(conflict(id(2, 9))), Ok(Err(StreamAppendError::Conflict(id(2, 9)))));

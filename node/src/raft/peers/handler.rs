@@ -8,18 +8,23 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, Term};
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 
+use super::arrivals::piece_from_wire;
 use super::convert::{
     append_from_wire, appended_to_wire, transfer_from_wire, vote_reply_to_wire, vote_request_from_wire,
 };
 use super::identity::{Refusal, Standing, Who};
-use crate::env::{Env, Mark, PeerHandler, Point};
+use crate::env::{Mark, PeerHandler, Point};
+use crate::raft::base::{Saved, snapshot_of};
+use crate::raft::fitness;
 use crate::raft::group::Group;
 use crate::raft::node::Inner;
-use crate::raft::snapshot::NoSnapshots;
-use crate::raft::types::{Malformed, node_to_raft};
+use crate::raft::quiet::{Rest, Said};
+use crate::raft::rejoin;
+use crate::raft::repair;
+use crate::raft::types::{Malformed, RaftLogId, RaftVote, log_id_from_raft, node_to_raft, vote_to_wire};
 
 /// Longest that a forwarded command may wait.
 const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
@@ -82,18 +87,38 @@ impl Handler {
         let body =
             body.ok_or_else(|| Refusal::new(ErrorCode::InvalidRequest, "a request of an unknown kind"))?;
         if let peer_request::Body::Hello(hello) = body {
-            judged(&node, sender, Standing::Stranger)?;
+            let asker = sender.map(|sender| NodeId(sender.node)).unwrap_or_default();
+            // Who waits to be admitted under an id that another disk had is judged by whoever knows what to do.
+            let who = judged(&node, sender, Standing::Anybody)?;
+            if node.peers.identities().known(who.node).is_some_and(|known| known != who.identity) {
+                node.env().reached(Mark::IdentityRefused);
+            }
             let said = node.hooks.hello(sender.cloned().unwrap_or_default(), hello);
-            return Ok(said.map(|said| said.map(peer_reply::Body::Hello).map_err(refusal)).boxed());
+            return Ok(said
+                .map(move |said| {
+                    node.asked(
+                        asker,
+                        match &said {
+                            Ok(reply) if reply.waiting.is_empty() => Ok(()),
+                            Ok(reply) => Err(reply.waiting.as_str()),
+                            Err((_, reason)) => Err(reason.as_str()),
+                        },
+                    );
+                    said.map(peer_reply::Body::Hello).map_err(refusal)
+                })
+                .boxed());
         }
         let who = judged(&node, sender, Standing::Known)?;
         node.heard(who);
         Ok(match body {
             peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
             peer_request::Body::Vote(request) => {
-                let group = node.serving(request.group)?;
+                let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
+                if !request.leadership_transfer && node.guards(&group) {
+                    return Ok(refused_vote(&group));
+                }
                 async move {
                     node.env().dawdle(Point::VoteHandledLate, LATE_MAX).await;
                     remember(&node, who).await?;
@@ -106,9 +131,12 @@ impl Handler {
                 .boxed()
             }
             peer_request::Body::PreVote(request) => {
-                let group = node.serving(request.group)?;
+                let group = node.voting(request.group)?;
                 let request = vote_request_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.vote.leader_id.voted_for)?;
+                if node.guards(&group) {
+                    return Ok(refused_vote(&group));
+                }
                 async move {
                     remember(&node, who).await?;
                     let response =
@@ -120,21 +148,24 @@ impl Handler {
             peer_request::Body::Append(request) => {
                 let group = node.serving(request.group)?;
                 let session = request.session;
-                let append = append_from_wire(request).map_err(malformed)?;
+                let mut append = append_from_wire(request).map_err(malformed)?;
                 candidate(who, append.vote.leader_id.voted_for)?;
                 group.heard_leader(&append.vote);
+                // Heard all the same: it leads, and what it says of votes and of what is committed comes with heartbeats.
+                node.admits(&group, append.prev_log_id, &mut append.entries)?;
                 let appended = node.sessions.append(&group, (who.node, who.incarnation), session, append);
-                let env = node.env().clone();
                 async move {
                     let appended = appended.await?;
-                    note(&env, &appended);
-                    env.dawdle(Point::AppendAnsweredLate, LATE_MAX).await;
+                    note(&group, &appended);
+                    group.0.env.dawdle(Point::AppendAnsweredLate, LATE_MAX).await;
                     Ok(peer_reply::Body::Append(appended_to_wire(&appended)))
                 }
                 .boxed()
             }
             peer_request::Body::Heartbeats(request) => {
-                let groups = request.groups.into_iter().map(|beat| {
+                // An older release says nothing of where its logs begin.
+                let begins = request.begins.into_iter().chain(std::iter::repeat(0)).map(LogIndex);
+                let groups = request.groups.into_iter().zip(begins).map(|(beat, begins)| {
                     let accepted = node.serving(beat.group).and_then(|group| {
                         let beat = append_from_wire(beat).map_err(malformed)?;
                         if !beat.entries.is_empty() {
@@ -142,6 +173,7 @@ impl Handler {
                         }
                         candidate(who, beat.vote.leader_id.voted_for)?;
                         group.heard_leader(&beat.vote);
+                        group.0.floor.tell(begins);
                         Ok((group, beat))
                     });
                     async move {
@@ -171,6 +203,19 @@ impl Handler {
                 let group = node.serving(request.group)?;
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
+                if *request.to_node_id() == node_to_raft(node.me) {
+                    if !group.fitness().stands {
+                        return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+                    }
+                    node.may_lead(group.id())?;
+                    if node.is_unfit() {
+                        return Err(Refusal::new(ErrorCode::NotReady, "this node is about to stop"));
+                    }
+                    // One that stops, or is full, has no choice.
+                    let chosen = !node.is_retiring(who.node, group.id());
+                    group.asked_to_take_over(Term(request.from_leader().leader_id.term), chosen);
+                }
+                node.ledger.lock().stirred(group.id());
                 async move {
                     let transfer = group.0.raft.handle_transfer_leader(request);
                     match group.0.scope.enter(transfer).await.map_err(stopped)? {
@@ -181,9 +226,19 @@ impl Handler {
                 .boxed()
             }
             peer_request::Body::Beat(beat) => {
-                node.beat(who.node, &leads_from_wire(&beat.leads)?);
-                let leads = leads_to_wire(&node.leads());
-                async move { Ok(peer_reply::Body::Beat(v1::NodeBeatReply { leads })) }.boxed()
+                let leads = leads_from_wire(&beat.leads)?;
+                let leads = (!beat.leads_known).then_some(&leads);
+                node.beat(who.node, leads, (beat.unfit, beat.knows));
+                node.told(who.node, beat.health.as_ref());
+                let quiet = match beat.quiet {
+                    Some(said) => Some(node.quiet_told(who.node, &quiet_from_wire(&said)?)),
+                    None => None,
+                };
+                let (leads, leads_known, knows) =
+                    node.told_of_leads(&node.leads(), who.node, Some(beat.knows));
+                let (unfit, health) = (node.is_unfit(), Some(node.health().to_wire()));
+                let reply = v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows, health };
+                std::future::ready(Ok(peer_reply::Body::Beat(reply))).boxed()
             }
             peer_request::Body::Command(command) => {
                 let timeout = Duration::from_millis(u64::from(command.timeout_ms)).min(COMMAND_TIMEOUT_MAX);
@@ -191,11 +246,65 @@ impl Handler {
                 let reply = |answer| peer_reply::Body::Command(v1::CommandReply { answer });
                 async move { done.await.map(reply).map_err(refusal) }.boxed()
             }
-            peer_request::Body::Snapshot(_) => {
-                return Err(Refusal::new(ErrorCode::NotAvailable, NoSnapshots::MESSAGE));
+            peer_request::Body::Snapshot(request) => {
+                let group = node.serving(request.group)?;
+                let piece = piece_from_wire(request).map_err(malformed)?;
+                candidate(who, piece.vote.leader_id.voted_for)?;
+                group.heard_leader(&piece.vote);
+                let (vote, at) = (piece.vote, piece.at);
+                let is_old = vote < group.vote();
+                // An old leader hears of the newer one, and nothing of it is taken.
+                let whole = if is_old {
+                    None
+                } else {
+                    node.arrivals.take(group.id(), who, piece, group.0.env.now())?
+                };
+                async move {
+                    let vote = match whole {
+                        Some(whole) => {
+                            let vote = install(&group, vote, at, whole).await?;
+                            // A leader that sends its base does not rest.
+                            group.0.ledger.lock().stirred(group.id());
+                            vote
+                        }
+                        // A vote above the leader's says so; any other says nothing.
+                        None if group.vote() > vote => group.vote(),
+                        None => vote,
+                    };
+                    Ok(peer_reply::Body::Snapshot(v1::SnapshotReply { vote: Some(vote_to_wire(&vote)) }))
+                }
+                .boxed()
             }
+            peer_request::Body::FetchEntries(request) => repair::serve(node, request).boxed(),
+            peer_request::Body::Rejoin(request) => rejoin::answer(node, who, request).boxed(),
         })
     }
+}
+
+/// Hands a leader's base to openraft; ready once it is durable here and in the place of what was. Gives this node's
+/// vote.
+async fn install(
+    group: &Group,
+    vote: RaftVote,
+    at: RaftLogId,
+    whole: bytes::Bytes,
+) -> Result<RaftVote, Refusal> {
+    use openraft_rt::WatchReceiver;
+    let saved = Saved::decode(&whole).map_err(malformed)?;
+    // openraft ends the group if this fails later on.
+    group.0.base.check(&saved).map_err(|reason| Refusal::new(ErrorCode::InvalidRequest, reason))?;
+    let committed = group.0.raft.data_metrics().borrow_watched().local_committed;
+    if committed.is_some_and(|committed| committed < at && committed.index >= at.index) {
+        let reason = "the base contradicts what is committed here";
+        return Err(Refusal::new(ErrorCode::InvalidRequest, reason));
+    }
+    let snapshot = snapshot_of(log_id_from_raft(&at), &saved, whole);
+    let installing = group.0.raft.install_full_snapshot(vote, snapshot);
+    let response = group.0.scope.enter(installing).boxed().await.map_err(stopped)?;
+    // Where all of the base was known to be committed already, nothing was installed, and the entries themselves may not
+    // be on the disk yet: the leader takes the answer for that.
+    group.0.log.synced().await.map_err(stopped)?;
+    Ok(response.vote)
 }
 
 async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::AppendReply, Refusal> {
@@ -212,24 +321,33 @@ async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::App
         },
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
     };
-    note(&group.0.env, &appended);
+    note(&group, &appended);
     Ok(appended_to_wire(&appended))
 }
 
-/// What an old leader, or one with another log, is told.
-fn note(env: &Env, appended: &super::convert::Appended) {
+/// What an old leader, or one with another log, is told. A group whose leader has said something is not quiet; not
+/// before openraft has taken it in, and with it the leader's lease, or a vote might be given in between.
+fn note(group: &Group, appended: &super::convert::Appended) {
     use openraft::raft::StreamAppendError;
     match appended {
         Ok(_) => {}
-        Err(StreamAppendError::Conflict(_)) => env.reached(Mark::AppendConflicts),
-        Err(StreamAppendError::HigherVote(_)) => env.reached(Mark::OldLeaderRefused),
+        Err(StreamAppendError::Conflict(_)) => group.0.env.reached(Mark::AppendConflicts),
+        Err(StreamAppendError::HigherVote(_)) => {
+            group.0.env.reached(Mark::OldLeaderRefused);
+            return;
+        }
     }
+    group.0.ledger.lock().stirred(group.id());
 }
 
 fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<Who, Refusal> {
     node.peers.identities().judge(sender, standing).inspect_err(|refusal| {
         if refusal.code == ErrorCode::WrongIdentity {
             node.env().reached(Mark::IdentityRefused);
+            node.asked(
+                sender.map(|sender| NodeId(sender.node)).unwrap_or_default(),
+                Err(refusal.message.as_str()),
+            );
         }
     })
 }
@@ -246,7 +364,7 @@ fn candidate(who: Who, voted_for: u64) -> Result<(), Refusal> {
 fn remember(node: &Inner, who: Who) -> impl Future<Output = Result<(), Refusal>> + Send {
     node.peers
         .identities()
-        .remember(who.node, who.identity)
+        .remember(who)
         .map(|done| done.map_err(|error| Refusal::new(ErrorCode::NotAvailable, error.to_string())))
 }
 
@@ -260,6 +378,27 @@ pub(in crate::raft) fn leads_from_wire(leads: &[v1::Leadership]) -> Result<BTree
         Err(_) => Err(malformed(Malformed::OutOfRange("term"))),
     };
     leads.iter().map(one).collect()
+}
+
+pub(in crate::raft) fn quiet_to_wire(said: &Said) -> v1::Quiet {
+    let group = |rest: &Rest| v1::QuietGroup { group: rest.group.0, term: rest.term.0, index: rest.last.0 };
+    v1::Quiet { asked: said.asked.iter().map(group).collect(), whole: said.whole, digest: said.digest }
+}
+
+fn quiet_from_wire(said: &v1::Quiet) -> Result<Said, Refusal> {
+    let rest = |rest: &v1::QuietGroup| match i32::try_from(rest.term) {
+        Ok(_) => Ok(Rest { group: GroupId(rest.group), term: Term(rest.term), last: LogIndex(rest.index) }),
+        Err(_) => Err(malformed(Malformed::OutOfRange("term"))),
+    };
+    let asked = said.asked.iter().map(rest).collect::<Result<_, _>>()?;
+    Ok(Said { asked, whole: said.whole, digest: said.digest })
+}
+
+/// A group is quiet behind a leader whose node lives.
+fn refused_vote(group: &Group) -> BoxFuture<'static, Done> {
+    group.0.env.reached(Mark::VoteRefusedInAQuietGroup);
+    let reply = v1::VoteReply { vote: Some(vote_to_wire(&group.vote())), granted: false, last_log_id: None };
+    std::future::ready(Ok(peer_reply::Body::Vote(reply))).boxed()
 }
 
 fn refusal((code, message): (ErrorCode, String)) -> Refusal {
@@ -281,5 +420,15 @@ impl Inner {
         self.group(group).ok_or_else(|| {
             Refusal::new(ErrorCode::NotAvailable, format!("group {group} does not run on node {}", self.me))
         })
+    }
+
+    /// The group, if it runs here and may vote.
+    fn voting(&self, group: u64) -> Result<Group, Refusal> {
+        let group = self.serving(group)?;
+        if !group.fitness().votes {
+            self.env().reached(Mark::VoteLostRefused);
+            return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
+        }
+        Ok(group)
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, Identity, LogIndex, NodeId};
 use quorate_proto::v1::{self, HeartbeatReply, peer_reply, peer_request};
 use tokio::sync::{mpsc, oneshot};
 
 use super::convert::{Append, Appended, Asked, append_to_wire};
-use super::{AskError, Peers};
+use super::{AskError, Peers, Who};
 use crate::env::transport::Lane;
 use crate::env::{Env, Point, Task};
 
@@ -27,7 +27,9 @@ const GROUPS_MAX: usize = 4096;
 
 struct Beat {
     group: v1::AppendRequest,
-    answer: oneshot::Sender<Result<HeartbeatReply, AskError>>,
+    /// Where this node's log of it begins.
+    begins: LogIndex,
+    answer: oneshot::Sender<Result<(Who, HeartbeatReply), AskError>>,
 }
 
 /// The way of heartbeats to one peer.
@@ -46,14 +48,17 @@ impl Heartbeats {
 }
 
 impl Peers {
-    /// Sends a heartbeat together with those of other groups.
+    /// Sends a heartbeat together with those of other groups. What the node says with another disk than the one that the
+    /// membership names does not count: that disk has not promised what the member's had.
     pub(super) fn heartbeat(
         &self,
-        node: NodeId,
+        (node, disk): (NodeId, Identity),
         group: GroupId,
+        begins: LogIndex,
         request: Append,
     ) -> impl Future<Output = Result<Appended, AskError>> + Send + use<> {
         let skipped = self.env.perturb(Point::HeartbeatSkipped);
+        let begins = if self.env.perturb(Point::TrimUntold) { LogIndex(0) } else { begins };
         let tx = self.lock().get(&node).filter(|_| !skipped).map(|peer| peer.heartbeats.tx.clone());
         async move {
             let malformed = |reason: &dyn ToString| AskError::Malformed { node, reason: reason.to_string() };
@@ -61,8 +66,9 @@ impl Peers {
             let beat = append_to_wire(group, 0, request).map_err(|error| malformed(&error))?;
             let (answer, answered) = oneshot::channel();
             let tx = tx.ok_or(AskError::NoAddress(node))?;
-            tx.try_send(Beat { group: beat, answer }).map_err(|_| AskError::Late(node))?;
-            let reply = answered.await.map_err(|_| AskError::Late(node))??;
+            tx.try_send(Beat { group: beat, begins, answer }).map_err(|_| AskError::Late(node))?;
+            let (who, reply) = answered.await.map_err(|_| AskError::Late(node))??;
+            who.must_be(disk)?;
             let code = ErrorCode::try_from(reply.error).map_err(|_| malformed(&"an unknown error code"))?;
             if code != ErrorCode::None {
                 return Err(AskError::Refused { node, code, message: reply.message });
@@ -100,24 +106,26 @@ async fn gather(env: Env, peers: Weak<Peers>, node: NodeId, mut rx: mpsc::Receiv
 
 /// Sends now; the future hands out the answers.
 fn send(peers: &Arc<Peers>, node: NodeId, beats: Vec<Beat>) -> impl Future<Output = ()> + Send + use<> {
+    let begins = beats.iter().map(|beat| beat.begins.0).collect();
     let (groups, answers): (Vec<_>, Vec<_>) = beats.into_iter().map(|beat| (beat.group, beat.answer)).unzip();
-    let body = peer_request::Body::Heartbeats(v1::Heartbeats { groups });
+    let body = peer_request::Body::Heartbeats(v1::Heartbeats { groups, begins });
     // openraft gives up on a heartbeat when the next one is due.
     let timeout = Duration::from_millis(peers.config.heartbeat_ms) * 2;
     let asked = peers.ask(node, Lane::Urgent, body, timeout);
     async move {
-        let replies = asked.await.and_then(|(_, body)| {
+        let replies = asked.await.and_then(|(who, body)| {
             if let peer_reply::Body::Heartbeats(replies) = body
                 && replies.groups.len() == answers.len()
             {
-                return Ok(replies.groups);
+                return Ok((who, replies.groups));
             }
             Err(AskError::Malformed { node, reason: "not one reply for each heartbeat".to_owned() })
         });
         match replies {
             // Who asked may have given up.
-            Ok(replies) => {
-                answers.into_iter().zip(replies).for_each(|(answer, reply)| drop(answer.send(Ok(reply))))
+            Ok((who, replies)) => {
+                let answered = answers.into_iter().zip(replies);
+                answered.for_each(|(answer, reply)| drop(answer.send(Ok((who, reply)))));
             }
             Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
         }

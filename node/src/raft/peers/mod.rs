@@ -3,6 +3,8 @@
 //! Two lanes a peer: entries travel on the bulk lane, everything that keeps a leader a leader on the urgent one.
 
 mod appends;
+mod arrivals;
+mod catch_up;
 mod convert;
 mod handler;
 mod heartbeats;
@@ -21,17 +23,22 @@ use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 use thiserror::Error;
 
-pub(super) use handler::{Handler, leads_from_wire, leads_to_wire};
-pub(super) use identity::Who;
+pub(super) use arrivals::Arrivals;
+pub(super) use handler::{Handler, leads_from_wire, leads_to_wire, quiet_to_wire};
 use identity::{Identities, Standing};
+pub(super) use identity::{Refusal, Who};
 pub(super) use network::Network;
 pub(super) use sessions::Sessions;
 
 use super::config::RaftConfig;
+use super::health::Healths;
 use crate::env::transport::{Lane, LinkWatch, PeerError};
 use crate::env::{Env, PeerLink};
-use crate::storage::Facts;
+use crate::storage::{DiskRoom, Facts};
 use heartbeats::Heartbeats;
+
+/// Stands for a peer whose id is not known yet: no node has it.
+const NOBODY: NodeId = NodeId(0);
 
 /// Why a peer did not do what it was asked.
 #[derive(Clone, Debug, Error)]
@@ -45,6 +52,9 @@ pub(super) enum AskError {
     /// None came in time.
     #[error("node {0} did not answer in time")]
     Late(NodeId),
+    /// What it needs next is not sent any more: it gets the base.
+    #[error("the log no longer holds what node {0} needs")]
+    Trimmed(NodeId),
     /// Who answered is not who was asked.
     #[error("the answer was not that of node {node}: {message}")]
     Impostor { node: NodeId, message: String },
@@ -68,6 +78,8 @@ pub(super) struct Peers {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Tells a leader's replication streams apart.
     sessions: AtomicU64,
+    /// What the peers say of their disks.
+    healths: Mutex<Healths>,
     /// Told of every answer whose sender was found to be in order.
     heard: Box<dyn Fn(Who) + Send + Sync>,
 }
@@ -98,12 +110,27 @@ impl Peers {
             watch,
             peers: Mutex::default(),
             sessions: AtomicU64::new(1),
+            healths: Mutex::default(),
             heard,
         })
     }
 
+    pub(super) fn env(&self) -> &Env {
+        &self.env
+    }
+
     pub(super) fn identities(&self) -> &Identities {
         &self.identities
+    }
+
+    /// What the peers say of their disks. Not to be held while anything else is locked or awaited.
+    pub(super) fn healths(&self) -> MutexGuard<'_, Healths> {
+        self.healths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room on a peer's disk, if it takes no entries for that.
+    fn refuses_entries(&self, node: NodeId) -> Option<DiskRoom> {
+        self.healths().full(node, self.env.now()).filter(DiskRoom::refuses_entries)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -122,6 +149,7 @@ impl Peers {
             identity: self.identity.to_wire(),
             incarnation: self.incarnation.0,
             to,
+            admission: self.identities.admission(),
         }
     }
 
@@ -144,6 +172,33 @@ impl Peers {
             heartbeats: Heartbeats::start(self, node),
         };
         peers.insert(node, peer);
+    }
+
+    /// Asks whoever listens at `address`, whose node id is not known, over a connection of its own.
+    pub(super) async fn introduce(
+        self: &Arc<Self>,
+        address: &str,
+        body: peer_request::Body,
+        timeout: Duration,
+    ) -> Result<(Who, PeerReply), AskError> {
+        let this = Arc::downgrade(self);
+        let sender = Arc::new(move || this.upgrade().map(|peers| peers.sender(NOBODY.0)).unwrap_or_default());
+        let link = self.env.transport.connect(NOBODY, address, Lane::Urgent, sender, Arc::new(|_, _| {}));
+        let sent = link.call(PeerRequest { correlation: 0, body: Some(body) });
+        let answered = self.env.timeout(timeout, sent).await;
+        // It must live until there is an answer.
+        drop(link);
+        let (sender, reply) = answered.map_err(|_| AskError::Late(NOBODY))??;
+        let who = self.identities.judge(Some(&sender), Standing::Stranger);
+        let who = who.map_err(|refusal| AskError::Impostor { node: NOBODY, message: refusal.message })?;
+        Ok((who, reply))
+    }
+
+    /// Talks no more to a node whose disk is gone.
+    pub(super) fn forget(&self, node: NodeId) {
+        let forgotten = self.lock().remove(&node);
+        drop(forgotten);
+        self.identities.forget(node);
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeId> {
@@ -174,7 +229,9 @@ impl Peers {
             | peer_request::Body::TransferLeader(_)
             | peer_request::Body::Beat(_)
             | peer_request::Body::Command(_)
-            | peer_request::Body::Snapshot(_) => Standing::Known,
+            | peer_request::Body::Snapshot(_)
+            | peer_request::Body::FetchEntries(_)
+            | peer_request::Body::Rejoin(_) => Standing::Known,
         };
         let link = self.lock().get(&node).map(|peer| match lane {
             Lane::Urgent => peer.urgent.clone(),

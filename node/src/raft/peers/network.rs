@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
@@ -13,62 +14,97 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft_rt::{BoxFuture, BoxStream};
-use quorate_proto::ids::{GroupId, NodeId};
+use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
-use super::appends::Appends;
+use super::appends::{Appends, RefusedFull};
 use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
 use crate::env::{Mark, Point};
-use crate::raft::snapshot::{NoSnapshots, SnapshotData};
+use crate::raft::base::{RaftSnapshot, SnapshotData};
+use crate::raft::floor::Floor;
+use crate::raft::rate::Rate;
 use crate::raft::types::{Config, Disk, RaftVote, node_from_raft, node_to_raft};
 
 /// Gap between attempts to reach a peer, once it was found unreachable.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// The same for a peer that takes no entries, as its disk is nearly full: it lives, and all the rest goes on.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Gap between attempts to send a peer the base of a log.
+const CATCH_UP_AGAIN: Duration = Duration::from_millis(200);
 
 /// How late a vote may be counted, where a [`Point`] makes it so.
 const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
 /// One group's way to its peers, or to one of them.
 pub(in crate::raft) struct Network<T = ()> {
-    peers: Arc<Peers>,
-    group: GroupId,
-    to: T,
+    pub(super) peers: Arc<Peers>,
+    pub(super) group: GroupId,
+    floor: Arc<Floor>,
+    pub(super) catch_up: Arc<Rate>,
+    pub(super) to: T,
 }
 
 impl Network {
-    pub(in crate::raft) fn new(peers: Arc<Peers>, group: GroupId) -> Self {
-        Self { peers, group, to: () }
+    pub(in crate::raft) fn new(
+        peers: Arc<Peers>,
+        group: GroupId,
+        floor: Arc<Floor>,
+        catch_up: Arc<Rate>,
+    ) -> Self {
+        Self { peers, group, floor, catch_up, to: () }
+    }
+
+    fn to(&self, to: To) -> Network<To> {
+        let (floor, catch_up) = (self.floor.clone(), self.catch_up.clone());
+        Network { peers: self.peers.clone(), group: self.group, floor, catch_up, to }
     }
 }
 
 /// The other end, and for what.
-#[derive(Clone, Copy)]
 pub(in crate::raft) struct To {
-    node: NodeId,
+    pub(super) node: NodeId,
+    /// The disk that the membership names: what another one under the same node id says does not count.
+    pub(super) disk: Identity,
     heartbeats: bool,
+    refused: Arc<RefusedFull>,
+}
+
+impl To {
+    fn new(target: u64, disk: &Disk, heartbeats: bool) -> Self {
+        Self { node: node_from_raft(target), disk: disk.0, heartbeats, refused: Arc::default() }
+    }
 }
 
 impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
-    async fn new_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: false };
-        Network { peers: self.peers.clone(), group: self.group, to }
+    async fn new_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
+        self.to(To::new(target, disk, false))
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _disk: &Disk) -> Network<To> {
-        let to = To { node: node_from_raft(target), heartbeats: true };
-        Network { peers: self.peers.clone(), group: self.group, to }
+    async fn new_heartbeat_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
+        self.to(To::new(target, disk, true))
     }
 }
 
 impl Network<To> {
+    fn appends<S>(&self, input: S) -> Appends<S>
+    where
+        S: futures_util::Stream<Item = AppendEntriesRequest<Config>> + Unpin,
+    {
+        let known = (self.floor.clone(), self.to.refused.clone());
+        Appends::new(self.peers.clone(), (self.to.node, self.to.disk), self.group, known, input)
+    }
+
     fn error(&self, error: &AskError, option: &RPCOption, action: RPCTypes) -> RPCError<Config> {
         match error {
             AskError::NoAddress(_)
             | AskError::Peer(_)
+            | AskError::Trimmed(_)
             | AskError::Impostor { .. }
             | AskError::Refused { .. } => RPCError::Unreachable(Unreachable::from_string(error)),
             AskError::Late(node) => RPCError::Timeout(Timeout {
@@ -89,6 +125,9 @@ impl Network<To> {
         let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
         let fail = |error: &AskError| self.error(error, option, RPCTypes::Vote);
         let (who, body) = asked.await.map_err(|error| fail(&error))?;
+        // A node id is raft's, and may have another disk by now: a vote given with the old one stands, and the new one
+        // knows nothing of it.
+        who.must_be(self.to.disk).map_err(|error| fail(&error))?;
         let malformed = |reason: String| fail(&AskError::Malformed { node: self.to.node, reason });
         let peer_reply::Body::Vote(reply) = body else {
             return Err(malformed("not the answer to a vote".to_owned()));
@@ -96,11 +135,7 @@ impl Network<To> {
         let response = vote_reply_from_wire(&reply).map_err(|error| malformed(error.to_string()))?;
         self.peers.env.dawdle(Point::VoteCountedLate, VOTE_LATE_MAX).await;
         // Before its vote counts: a disk that comes back empty under this id must not vote a second time.
-        self.peers
-            .identities
-            .remember(who.node, who.identity)
-            .await
-            .map_err(|error| malformed(error.to_string()))?;
+        self.peers.identities.remember(who).await.map_err(|error| malformed(error.to_string()))?;
         Ok(response)
     }
 }
@@ -113,11 +148,14 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: AppendEntriesRequest<Config>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Config>, RPCError<Config>> {
-        let input = futures_util::stream::iter([request]);
-        let mut answers = Appends::new(self.peers.clone(), self.to.node, self.group, input);
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let mut answers = self.appends(futures_util::stream::iter([request]));
         let answer = answers.next().await.expect("one append has one answer");
         let appended = answer.map_err(|error| self.error(&error, &option, RPCTypes::AppendEntries))?;
-        Ok(appended.into())
+        Ok(match appended {
+            Ok(matched) if matched != last => AppendEntriesResponse::PartialSuccess(matched),
+            Ok(_) | Err(_) => appended.into(),
+        })
     }
 
     fn stream_append<'s, S>(
@@ -133,9 +171,11 @@ impl RaftNetworkV2<Config> for Network<To> {
     {
         let this = &*self;
         let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
-            Box::pin(input.then(|request| this.peers.heartbeat(this.to.node, this.group, request)))
+            Box::pin(input.then(|request| {
+                this.peers.heartbeat((this.to.node, this.to.disk), this.group, this.floor.begins(), request)
+            }))
         } else {
-            Box::pin(Appends::new(this.peers.clone(), this.to.node, this.group, input))
+            Box::pin(this.appends(input))
         };
         let answers = answers
             .map(move |answer| answer.map_err(|error| this.error(&error, &option, RPCTypes::AppendEntries)));
@@ -177,12 +217,34 @@ impl RaftNetworkV2<Config> for Network<To> {
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: openraft::type_config::alias::SnapshotOf<Config, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        vote: RaftVote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
-        Err(StreamingError::Unreachable(Unreachable::from_string(NoSnapshots::MESSAGE)))
+        let sent = {
+            let env = self.peers.env.clone();
+            let sending = async {
+                let sent = self.send_base(&vote, snapshot).await;
+                if sent.is_err() {
+                    // It is begun again at once.
+                    env.sleep(CATCH_UP_AGAIN).await;
+                }
+                sent
+            };
+            match select(std::pin::pin!(cancel), std::pin::pin!(sending)).await {
+                Either::Left((closed, _)) => return Err(StreamingError::Closed(closed)),
+                Either::Right((sent, _)) => sent,
+            }
+        };
+        match sent {
+            Ok(theirs) => Ok(SnapshotResponse::new(theirs)),
+            Err(error) => {
+                self.peers.env.reached(Mark::CatchUpBroken);
+                tracing::info!(group = %self.group, peer = %self.to.node, %error, "catch-up was interrupted");
+                Err(self.error(&error, &option, RPCTypes::InstallSnapshot).into())
+            }
+        }
     }
 
     /// openraft's default answers that nobody can be reached.
@@ -191,6 +253,9 @@ impl RaftNetworkV2<Config> for Network<To> {
         request: TransferLeaderRequest<Config>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        if self.peers.env.perturb(Point::TransferUntold) {
+            return Err(self.error(&AskError::Late(self.to.node), &option, RPCTypes::TransferLeader));
+        }
         let body = peer_request::Body::TransferLeader(transfer_to_wire(self.group, &request));
         let asked = self.peers.ask(self.to.node, Lane::Urgent, body, option.soft_ttl());
         match asked.await {
@@ -205,6 +270,7 @@ impl RaftNetworkV2<Config> for Network<To> {
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(RETRY)))
+        let retry = if self.peers.refuses_entries(self.to.node).is_some() { FULL_RETRY } else { RETRY };
+        Some(Backoff::new(std::iter::repeat(retry)))
     }
 }

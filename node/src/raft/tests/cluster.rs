@@ -1,5 +1,9 @@
 //! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
 
+mod damage;
+mod quiet;
+mod transfer;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,9 +23,10 @@ use super::{Killable, Switch};
 use crate::env::transport::Lane;
 use crate::env::{Env, Task};
 use crate::raft::{
-    Answer, Apply, BatchAnswer, Group, Member, PeerHooks, Proposal, ProposeError, RaftConfig, RaftNode, Role,
+    Answer, Apply, BatchAnswer, Group, Member, NodeHealth, PeerHooks, Proposal, ProposeError, RaftConfig,
+    RaftNode, Role, Step, Wanted, next_step,
 };
-use crate::storage::{Body, Entry, Kind, LogId, Store, StoreConfig};
+use crate::storage::{Body, Entry, Kind, LogId, News, Seat, Store, StoreConfig};
 
 const GROUP: GroupId = GroupId(7);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -55,6 +60,27 @@ impl Apply for Applied {
     }
 
     fn applied(&mut self, _: LogId) {}
+
+    fn save(&self) -> Bytes {
+        let applied = self.0.lock().unwrap();
+        applied
+            .iter()
+            .flat_map(|(index, crc)| [index.0, u64::from(*crc)])
+            .flat_map(u64::to_le_bytes)
+            .collect()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let pairs = state.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..])));
+        *self.0.lock().unwrap() =
+            pairs.map(|(index, crc)| (LogIndex(index), u32::try_from(crc).unwrap())).collect();
+        Ok(())
+    }
+
+    fn fresh(&self) -> Box<dyn Apply> {
+        Box::new(Self::default())
+    }
 }
 
 struct Node {
@@ -87,6 +113,7 @@ struct Cluster {
     folders: Vec<TempDir>,
     members: Vec<Member>,
     starts: u64,
+    config: RaftConfig,
 }
 
 fn address(node: NodeId) -> String {
@@ -105,31 +132,44 @@ impl Cluster {
             members.push(Member { node: NodeId(node), identity: store.facts().identity() });
             store.close().await;
         }
-        Self { switch: Arc::default(), folders, members, starts: 0 }
+        Self { switch: Arc::default(), folders, members, starts: 0, config: RaftConfig::default() }
     }
 
     async fn start(&mut self, node: u32) -> Node {
+        self.start_as(node, self.members.clone(), StoreConfig::default()).await
+    }
+
+    async fn start_with(&mut self, node: u32, config: StoreConfig) -> Node {
+        self.start_as(node, self.members.clone(), config).await
+    }
+
+    /// Starts a node whose group begins with these members, if its log is empty.
+    async fn start_among(&mut self, node: u32, members: Vec<Member>) -> Node {
+        self.start_as(node, members, StoreConfig::default()).await
+    }
+
+    async fn start_as(&mut self, node: u32, members: Vec<Member>, config: StoreConfig) -> Node {
         self.starts += 1;
         let id = NodeId(node);
         let tasks = Arc::<Killable>::default();
         let folder = self.folders[node as usize - 1].path();
         let env = super::env(folder, self.switch.clone(), tasks.clone()).await;
-        let (store, _) = Store::open(&env, StoreConfig::default(), id).await.unwrap();
+        let (store, _) = Store::open(&env, config, id).await.unwrap();
         let incarnation = Incarnation(self.starts);
         let raft = RaftNode::new(
             env.clone(),
             store.clone(),
-            RaftConfig::default(),
+            self.config.clone(),
             id,
             incarnation,
             Arc::new(NoHooks),
         );
         let listener = env.transport.listen(&address(id), raft.handler()).await.unwrap();
-        for member in &self.members {
-            raft.set_address(member.node, &address(member.node));
+        for peer in (1..).take(self.folders.len()).map(NodeId) {
+            raft.set_address(peer, &address(peer));
         }
         let applied = Applied::default();
-        let group = raft.start_group(GROUP, self.members.clone(), Box::new(applied.clone())).await.unwrap();
+        let group = raft.start_group(GROUP, members, Box::new(applied.clone())).await.unwrap();
         Node { env, tasks, listener, raft, store, group, applied }
     }
 }
@@ -270,6 +310,92 @@ fn a_killed_leader_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn a_full_follower_takes_no_batches_and_all_the_rest() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (one, two) = (cluster.start(1).await, cluster.start(2).await);
+        // So much is never free.
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let three = cluster.start_with(3, full.clone()).await;
+        let (first, term) = leader(&[&one, &two]).await;
+        let acked = propose(first, term, 0..100).await;
+        assert_eq!(acked.len(), 100, "a majority has room");
+        let is_told = |health: &NodeHealth| health.room.is_full;
+        until("it has said so", || first.raft.healths().get(&NodeId(3)).is_some_and(is_told)).await;
+        let leads = Role::Follower { leader: Some(first.group.0.me), term };
+        until("it follows all the same", || three.group.role() == leads).await;
+        assert!(three.applied.0.lock().unwrap().is_empty());
+        assert_eq!(first.raft.full_disk(&first.group), None);
+        let refused = three.raft.full_disk(&three.group);
+        assert!(refused.is_some_and(|(node, room)| node == NodeId(3) && room.is_full), "{refused:?}");
+
+        // Two of three are no majority with room, and nothing is proposed that would not be committed.
+        let other = if first.group.0.me == NodeId(1) { NodeId(2) } else { NodeId(1) };
+        let (first, second) = if other == NodeId(2) { (one, two) } else { (two, one) };
+        second.stop().await;
+        let second = cluster.start_with(other.0, full).await;
+        until("it is known that no majority has room", || {
+            first.raft.full_disk(&first.group).is_some()
+                || first.group.role() != (Role::Leader { term, ready: true })
+        })
+        .await;
+
+        three.stop().await;
+        let three = cluster.start(3).await;
+        until("with room it has all", || holds(&three, &acked)).await;
+        for node in [first, second, three] {
+            node.stop().await;
+        }
+    });
+}
+
+/// A leader of a new term sends once more what its followers hold, batches among it.
+#[test]
+fn full_nodes_elect_a_leader_that_commits() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let nodes = [cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+        let (first, term) = leader(&nodes.each_ref()).await;
+        let acked = propose(first, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        until("all have all", || nodes.iter().all(|node| holds(node, &acked))).await;
+        for node in nodes {
+            node.stop().await;
+        }
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start_with(node, full.clone()).await);
+        }
+        leader(&nodes.iter().collect::<Vec<_>>()).await;
+        until("what was acknowledged", || nodes.iter().all(|node| holds(node, &acked))).await;
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_full_leader_hands_over_to_one_with_room() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        // Node 1 stands first for a new group.
+        let full = StoreConfig { disk_reserve_bytes: Some(u64::MAX), ..StoreConfig::default() };
+        let one = cluster.start_with(1, full).await;
+        let (two, three) = (cluster.start(2).await, cluster.start(3).await);
+        let (heir, term) = leader(&[&two, &three]).await;
+        let acked = propose(heir, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        let leads = Role::Follower { leader: Some(heir.group.0.me), term };
+        until("the full one follows", || one.group.role() == leads).await;
+        until("the others have all", || holds(&two, &acked) && holds(&three, &acked)).await;
+        for node in [one, two, three] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
 fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
@@ -337,6 +463,9 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let acked = propose(led, term, 0..10).await;
         assert_eq!(acked.len(), 10);
         until("all have it", || [&first, &second, &third].iter().all(|node| holds(node, &acked))).await;
+        // As the metadata tell every node that has applied them.
+        let peers = BTreeMap::from([(NodeId(2), (cluster.members[1].identity, Seat::default()))]);
+        third.store.facts().learn(News { peers, ..News::default() }).await.unwrap();
         for node in [first, second, third] {
             node.stop().await;
         }
@@ -355,10 +484,12 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
         let third = cluster.start(3).await;
 
         // With node 1 down, node 3 finds no majority: the vote of node 2 does not count.
-        let hello = peer_request::Body::Hello(Hello::default());
-        let answer = second.raft.call(NodeId(3), Lane::Urgent, hello, DEADLINE).await.unwrap();
+        let beat = peer_request::Body::Beat(v1::NodeBeat::default());
+        let answer = second.raft.call(NodeId(3), Lane::Urgent, beat, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32);
         assert!(answer.message.contains(&wiped.to_string()), "{}", answer.message);
+        let refused = third.raft.refused_since(third.env.now() - DEADLINE);
+        assert_eq!(refused.get(&NodeId(2)), Some(&answer.message), "an operator is told of it");
         let vote = peer_request::Body::Vote(v1::VoteRequest::default());
         let answer = third.raft.call(NodeId(2), Lane::Urgent, vote, DEADLINE).await.unwrap();
         assert_eq!(answer.error, ErrorCode::WrongIdentity as i32, "its answers do not count");
@@ -380,6 +511,98 @@ fn a_wiped_disk_is_refused_and_does_not_vote() {
     });
 }
 
+/// Goes to these members step by step, as leaders do.
+async fn go_to(nodes: &[&Node], wanted: &Wanted) {
+    let clock = quorate_proto::env::os();
+    let end = clock.now() + DEADLINE;
+    loop {
+        let (led, _) = leader(nodes).await;
+        let seen = led.group.seen_config();
+        if seen.is_committed && seen.config.is(wanted) {
+            return;
+        }
+        if seen.is_committed {
+            let me = led.store.facts().node();
+            match next_step(&seen.config, wanted, me, &led.group.near(0)) {
+                Step::Append(next) => drop(led.group.change_members(&seen, &next, DEADLINE).await),
+                Step::HandOver(heirs) => drop(led.raft.transfer(GROUP, *heirs.first().unwrap()).await),
+                Step::Done | Step::Wait(_) => {}
+            }
+        }
+        assert!(clock.now() < end, "in vain: {seen:?} is not {wanted:?}");
+        clock.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn voters(members: &[Member]) -> Wanted {
+    let voters = members.iter().map(|member| (member.node, member.identity)).collect();
+    Wanted { voters, ..Wanted::default() }
+}
+
+#[test]
+fn members_come_and_go_and_take_the_log_along() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(4).await;
+        let all = cluster.members.clone();
+        let first = cluster.start_among(1, all[..3].to_vec()).await;
+        let second = cluster.start_among(2, all[..3].to_vec()).await;
+        let third = cluster.start_among(3, all[..3].to_vec()).await;
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+
+        // Node 4 knows nothing, and waits for the leader.
+        let fourth = cluster.start_among(4, Vec::new()).await;
+        let nodes = [&first, &second, &third, &fourth];
+        go_to(&nodes, &voters(&[all[0], all[1], all[3]])).await;
+        until("node 4 has it", || holds(&fourth, &acked)).await;
+        // Whoever led may have no place any more.
+        go_to(&nodes, &voters(&[all[3]])).await;
+        let (led, term) = leader(&[&fourth]).await;
+        assert_eq!(propose(led, term, 10..20).await.len(), 10);
+        go_to(&nodes, &voters(&[all[1], all[2], all[3]])).await;
+        until("node 2 has it", || holds(&second, &acked)).await;
+        for node in [first, second, third, fourth] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_lost_disk_is_replaced_by_another_one_under_the_same_id() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        second.kill();
+
+        cluster.folders[1] = tempfile::tempdir().unwrap();
+        let env = super::env(cluster.folders[1].path(), Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(2)).await.unwrap();
+        // It was admitted; nobody has told the others.
+        let cluster_id = Some(ClusterId::from_random([9; 16]));
+        let news = News { cluster: cluster_id, admission: Some(1), ..News::default() };
+        store.facts().learn(news).await.unwrap();
+        let mut members = cluster.members.clone();
+        members[1].identity = store.facts().identity();
+        store.close().await;
+        drop((store, env));
+        let second = cluster.start_among(2, Vec::new()).await;
+        go_to(&[&first, &second, &third], &voters(&members)).await;
+        until("node 2 has it", || holds(&second, &acked)).await;
+        assert_eq!(third.raft.known(NodeId(2)), Some(members[1].identity));
+
+        // Its vote counts now.
+        first.kill();
+        let (led, term) = leader(&[&second, &third]).await;
+        assert_eq!(propose(led, term, 10..20).await.len(), 10);
+        second.stop().await;
+        third.stop().await;
+    });
+}
+
 #[test]
 fn another_identity_as_a_member_is_refused_at_the_start() {
     threads().block_on(async {
@@ -391,5 +614,75 @@ fn another_identity_as_a_member_is_refused_at_the_start() {
         let again = node.raft.start_group(GROUP, cluster.members.clone(), Box::new(Applied::default())).await;
         assert!(matches!(again, Err(crate::raft::GroupError::Running(GROUP))), "{again:?}");
         node.stop().await;
+    });
+}
+
+#[test]
+fn a_member_that_fell_behind_takes_up_the_base() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (_, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let at = |nodes: &[Node], leads: bool| {
+            let role = |node: &Node| matches!(node.group.role(), Role::Leader { .. }) == leads;
+            nodes.iter().position(role).unwrap()
+        };
+        let away = nodes.remove(at(&nodes, false));
+        let absent = cluster.members.iter().position(|m| m.identity == away.store.facts().identity());
+        let mut acked = Vec::new();
+        away.kill();
+        let led = at(&nodes, true);
+        acked.extend(propose(&nodes[led], term, 0..300).await);
+        assert_eq!(acked.len(), 300);
+        let first = nodes[led].group.applied().unwrap().index.next();
+
+        // It is waited for as long as its owner wishes.
+        let begins = nodes[led].group.trim(first, true).await.unwrap();
+        assert!(begins < first, "one of three has not got it");
+        let begins = nodes[led].group.trim(first, false).await.unwrap();
+        assert_eq!(begins, first);
+        for node in &nodes {
+            // The follower trims by the leader's word.
+            until("the log is trimmed", || {
+                node.group.log().state().purged.is_some_and(|purged| purged.index.next() == first)
+            })
+            .await;
+        }
+        acked.extend(propose(&nodes[led], term, 300..310).await);
+
+        // Twice: it takes up the base, and goes on from it after a restart.
+        for round in 0..2 {
+            let back = cluster.start(u32::try_from(absent.unwrap()).unwrap() + 1).await;
+            until("the third has all", || holds(&back, &acked)).await;
+            until("its log begins behind its base", || back.group.log().state().purged == back.group.base())
+                .await;
+            until("all are the same", || {
+                nodes.iter().all(|node| *node.applied.0.lock().unwrap() == *back.applied.0.lock().unwrap())
+            })
+            .await;
+            acked.extend(propose(&nodes[led], term, 310 + round..311 + round).await);
+            until("it goes on", || holds(&back, &acked)).await;
+            back.kill();
+        }
+        for node in nodes {
+            node.stop().await;
+        }
+
+        // All start again from their bases, and count on.
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(first, term, 400..405).await);
+        for node in &nodes {
+            until("all have all", || holds(node, &acked)).await;
+        }
+        for node in nodes {
+            node.stop().await;
+        }
     });
 }

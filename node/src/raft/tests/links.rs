@@ -19,6 +19,7 @@ use crate::env::transport::{Lane, LinkWatch, PeerError};
 use crate::env::{PeerHandler, PeerLink, Task, Transport};
 use crate::raft::RaftConfig;
 use crate::raft::peers::{Network, Peers};
+use crate::raft::rate::Rate;
 use crate::raft::types::{CommittedLeaderId, Config, Disk, RaftEntryOf, RaftLogId, RaftVote};
 use crate::storage::{Store, StoreConfig};
 
@@ -83,6 +84,7 @@ fn reply(body: peer_reply::Body) -> Result<(Sender, PeerReply), PeerError> {
         identity: identity().to_wire(),
         incarnation: 1,
         to: 0,
+        admission: 0,
     };
     Ok((sender, PeerReply { body: Some(body), ..PeerReply::default() }))
 }
@@ -119,8 +121,12 @@ fn append(index: u64) -> AppendEntriesRequest<Config> {
     }
 }
 
+fn network_of(peers: Arc<Peers>, group: GroupId) -> Network {
+    Network::new(peers, group, Arc::default(), Arc::new(Rate::new(u64::MAX)))
+}
+
 async fn network(peers: &Arc<Peers>, group: u64) -> impl RaftNetworkV2<Config> + use<> {
-    Network::new(peers.clone(), GroupId(group)).new_client(2, &Disk(identity())).await
+    network_of(peers.clone(), GroupId(group)).new_client(2, &Disk(identity())).await
 }
 
 fn option() -> RPCOption {
@@ -170,7 +176,7 @@ async fn heartbeats_of_many_groups_travel_together() {
     let beat = |group: u64| {
         let mut request = append(group);
         request.entries.clear();
-        let mut network = Network::new(peers.clone(), GroupId(group));
+        let mut network = network_of(peers.clone(), GroupId(group));
         async move {
             let mut network = network.new_heartbeat_client(2, &Disk(identity())).await;
             let input = futures_util::stream::iter([request]);

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::env::os::{FolderError, OsDisk, OsPool};
 use crate::env::transport::{Lane, LinkEvent, LinkWatch, PeerError};
-use crate::env::{Env, PeerHandler, PeerLink, Task, Tasks, Transport};
+use crate::env::{Env, Metrics, PeerHandler, PeerLink, Task, Tasks, Transport};
 
 /// Nodes of one process, by address.
 #[derive(Default)]
@@ -133,5 +133,6 @@ async fn env(folder: &Path, switch: Arc<Switch>, tasks: Arc<Killable>) -> Env {
             Err(error) => panic!("{error}"),
         }
     };
-    Env { base, disk, transport: Arc::new(Plug(switch)), pool: Arc::new(OsPool) }
+    let (transport, pool, metrics) = (Arc::new(Plug(switch)), Arc::new(OsPool), Metrics::default());
+    Env { base, disk, transport, pool, metrics }
 }

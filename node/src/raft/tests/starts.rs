@@ -23,6 +23,18 @@ impl Apply for Nothing {
     }
 
     fn applied(&mut self, _last: LogId) {}
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn restore(&mut self, _state: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn fresh(&self) -> Box<dyn Apply> {
+        Box::new(Self)
+    }
 }
 
 fn start(alone: &Alone) -> BoxFuture<'_, Result<Group, GroupError>> {

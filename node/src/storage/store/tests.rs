@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Term, Timestamp};
+use quorate_proto::ids::{ClusterId, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use rand::RngExt;
 
+use super::super::checkpoints::Checkpoint;
 use super::super::entry::Kind;
+use super::super::facts::Meta;
+use super::super::roster::{News, Seat};
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
 use crate::env::{Disk, FileName, Pool};
@@ -44,6 +47,7 @@ fn env(path: &std::path::Path) -> Env {
         disk: Arc::new(OsDisk::open(path).unwrap()),
         transport: Arc::new(NoTransport),
         pool: Arc::new(OsPool),
+        metrics: crate::env::Metrics::default(),
     }
 }
 
@@ -55,6 +59,11 @@ fn small() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
+        scrub_hours: 0,
+        copies_elsewhere: true,
+        rewrite_below_percent: 50,
+        rewrite_bytes_per_s: 1 << 30,
+        disk_reserve_bytes: Some(0),
     }
 }
 
@@ -81,6 +90,12 @@ fn append(log: &Log, entries: Vec<Entry>) -> oneshot::Receiver<Result<(), StoreE
     let (tx, rx) = oneshot::channel();
     log.append(entries, Box::new(move |result| drop(tx.send(result)))).unwrap();
     rx
+}
+
+/// Trims as far as a checkpoint reaches that is saved before.
+async fn trim(log: &Log, through: LogId) {
+    log.save_checkpoint(CheckpointKind::Base, through, Bytes::from_static(b"state")).await.unwrap();
+    log.trim_prefix(through).await.unwrap();
 }
 
 async fn all(log: &Log) -> Vec<Entry> {
@@ -165,7 +180,7 @@ async fn check_against_model(steps: Vec<Step>) {
                 let gone = model.entries.len() * usize::try_from(part).unwrap() / 3;
                 if let Some(last) = model.entries.drain(..gone.min(model.entries.len())).next_back() {
                     model.purged = Some(last.head.log_id());
-                    store.log(GroupId(group)).trim_prefix(last.head.log_id()).await.unwrap();
+                    trim(&store.log(GroupId(group)), last.head.log_id()).await;
                 }
             }
             Step::Vote { group } => {
@@ -306,6 +321,43 @@ fn facts_are_kept() {
 }
 
 #[test]
+fn what_was_agreed_on_about_members_is_kept() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let disk = |byte: u8| Identity::from_random([byte; 16]);
+        let seat = |admission, peer: &str| Seat { admission, peer: peer.to_owned() };
+        let facts = store.facts();
+        facts.remember_peer(NodeId(2), disk(2)).await.unwrap();
+        facts.remember_peer(NodeId(3), disk(3)).await.unwrap();
+        assert_eq!((facts.admission(), facts.as_of(), facts.seat(NodeId(2))), (0, None, Seat::default()));
+        let news = News {
+            // Node 2 has another disk, node 3 has none any more.
+            peers: BTreeMap::from([(NodeId(2), (disk(22), seat(4, "b:2")))]),
+            gone: BTreeMap::from([(disk(2), NodeId(2)), (disk(3), NodeId(3))]),
+            as_of: Some(LogIndex(70)),
+            cluster: Some(ClusterId::from_random([1; 16])),
+            admission: Some(3),
+        };
+        facts.learn(news).await.unwrap();
+        facts.learn(News::default()).await.unwrap();
+        let check = |facts: &Facts| {
+            assert_eq!(facts.peers(), BTreeMap::from([(NodeId(2), disk(22))]));
+            assert_eq!((facts.seat(NodeId(2)), facts.seat(NodeId(3))), (seat(4, "b:2"), Seat::default()));
+            assert_eq!((facts.gone(disk(3)), facts.gone(disk(22))), (Some(NodeId(3)), None));
+            assert_eq!((facts.admission(), facts.as_of()), (3, Some(LogIndex(70))));
+            assert_eq!(facts.cluster_id(), Some(ClusterId::from_random([1; 16])));
+        };
+        check(facts);
+        store.close().await;
+        drop(store);
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        check(store.facts());
+        store.close().await;
+    });
+}
+
+#[test]
 fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
     block_on(async {
         let folder = tempfile::tempdir().unwrap();
@@ -319,40 +371,40 @@ fn a_folder_that_does_not_fit_is_refused_with_a_sentence() {
         let refusal = async |node: NodeId| {
             Store::open(&env(folder.path()), small(), node).await.map(drop).unwrap_err().to_string()
         };
-        let file = |name: &str| folder.path().join(name);
-        let (meta, volume) = (file("meta.redb"), file("volume-00000001.redb"));
-        let (good_meta, good_volume) = (std::fs::read(&meta).unwrap(), std::fs::read(&volume).unwrap());
+        let meta = folder.path().join("meta.redb");
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let good = files.map(|file| (file.clone(), std::fs::read(file).unwrap())).collect::<Vec<_>>();
         assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"));
 
         std::fs::remove_file(&meta).unwrap();
-        assert!(refusal(NODE).await.contains("but no meta.redb"));
-        std::fs::write(&meta, vec![7; 5_000]).unwrap();
-        assert!(refusal(NODE).await.contains("meta.redb"));
+        assert!(refusal(NodeId(2)).await.contains("belongs to node 1, not to node 2"), "its volumes say so");
+        for (file, _) in good.iter().filter(|(file, _)| *file != meta) {
+            std::fs::write(file, vec![7; 5_000]).unwrap();
+        }
+        assert!(refusal(NODE).await.contains("but no meta.redb"), "and nothing says whose they are");
         std::fs::write(&meta, b"").unwrap();
         assert!(refusal(NODE).await.contains("is damaged (could not open meta.redb: the file is empty)"));
-        std::fs::write(&meta, &good_meta).unwrap();
-
-        std::fs::remove_file(&volume).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb is missing"));
-        std::fs::write(&volume, &good_volume[..good_volume.len() / 2]).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb"));
-        std::fs::write(&volume, &good_volume).unwrap();
-
-        let other = tempfile::tempdir().unwrap();
-        let (stranger, _) = Store::open(&env(other.path()), small(), NODE).await.unwrap();
-        stranger.close().await;
-        drop(stranger);
-        std::fs::copy(other.path().join("volume-00000001.redb"), &volume).unwrap();
-        assert!(refusal(NODE).await.contains("does not belong here"));
-        std::fs::write(&volume, &good_volume).unwrap();
+        for (file, bytes) in good {
+            std::fs::write(file, bytes).unwrap();
+        }
         let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
         assert_eq!(all(&store.log(GROUP)).await.len(), 2);
-        append(&store.log(GROUP), vec![entry(GROUP, 2, 2, b"newer")]).await.unwrap().unwrap();
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_commit_of_nothing_is_none_that_is_missed() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        append(&store.log(GROUP), vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        append(&store.log(GROUP), Vec::new()).await.unwrap().unwrap();
         store.close().await;
         drop(store);
-        std::fs::write(&volume, &good_volume).unwrap();
-        assert!(refusal(NODE).await.contains("volume-00000001.redb in"));
-        assert!(refusal(NODE).await.contains("is an older copy"));
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(report.groups_behind, 0);
+        store.close().await;
     });
 }
 
@@ -373,24 +425,34 @@ fn every_flipped_bit_of_an_entry_is_seen() {
             for byte in (0..length).step_by(5) {
                 let mut bad = good.clone();
                 bad[at + byte] ^= 1 << (byte % 8);
-                std::fs::write(&volume, &bad).unwrap();
-                match Store::open(&env(folder.path()), small(), NODE).await {
-                    Err(error) => {
-                        assert!(at_open, "{error}");
-                        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
-                    }
-                    Ok((store, _)) => {
-                        assert!(!at_open, "byte {byte} of the head");
-                        let heads = store.log(GROUP).heads(LogIndex(0)..LogIndex(1), 1).await.unwrap();
-                        assert_eq!(heads.len(), 1);
-                        let read = store.log(GROUP).bodies(&heads).await;
-                        assert!(matches!(read, Err(ReadError::Corrupt(_))), "byte {byte} of the body");
-                        store.close().await;
-                    }
+                let copy = copy_of(folder.path());
+                std::fs::write(copy.path().join("volume-00000001.redb"), &bad).unwrap();
+                let (store, _) = Store::open(&env(copy.path()), small(), NODE).await.unwrap();
+                let log = store.log(GROUP);
+                if at_open {
+                    // Nothing else tells of the group.
+                    assert!(store.may_have_forgotten(GROUP), "byte {byte} of the head");
+                } else {
+                    let heads = log.heads(LogIndex(0)..LogIndex(1), 1).await.unwrap();
+                    assert_eq!(heads.len(), 1);
+                    let read = log.bodies(&heads).await;
+                    assert!(matches!(read, Err(ReadError::Corrupt(_))), "byte {byte} of the body");
+                    assert!(log.damage().bodies.contains(LogIndex(0)), "byte {byte} of the body");
                 }
+                store.close().await;
             }
         }
     });
+}
+
+/// A copy of a folder's files.
+fn copy_of(folder: &std::path::Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
 }
 
 #[test]
@@ -415,24 +477,26 @@ fn damage_anywhere_is_seen_or_does_no_harm() {
             let used = used.collect::<Vec<_>>();
             for _ in 0..25 {
                 let at = used[rng.random_range(0..used.len())];
-                let copy = tempfile::tempdir().unwrap();
-                for file in std::fs::read_dir(folder.path()).unwrap() {
-                    let file = file.unwrap();
-                    std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-                }
+                let copy = copy_of(folder.path());
                 let mut bad = intact.clone();
                 bad[at] ^= 1 << rng.random_range(0..8);
                 std::fs::write(copy.path().join(name), &bad).unwrap();
-                let Ok((store, _)) = Store::open(&env(copy.path()), small(), NODE).await else { continue };
+                let (store, report) = Store::open(&env(copy.path()), small(), NODE).await.unwrap();
                 assert_eq!(store.facts().identity(), identity);
-                assert_eq!(store.facts().peer(NodeId(2)), Some(peer));
+                let known = (!report.meta_rebuilt).then_some(peer);
+                assert_eq!(store.facts().peer(NodeId(2)), known, "byte {at} of {name}");
                 let log = store.log(GROUP);
-                assert_eq!(log.state().last.map(|last| last.index), Some(LogIndex(13)));
+                let behind = log.damage().lost.tail || store.may_have_forgotten(GROUP);
+                let last = log.state().last.map(|last| last.index);
+                assert!(last == Some(LogIndex(13)) || behind, "byte {at} of {name}: {last:?}");
                 for expected in &good {
                     let index = expected.head.index;
                     match log.entries(index..index.next(), u64::MAX).await {
+                        Ok(found) if found.is_empty() => assert!(behind, "byte {at} of {name}: {index}"),
                         Ok(found) => assert_eq!(found, std::slice::from_ref(expected), "byte {at} of {name}"),
-                        Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {}
+                        Err(ReadError::Corrupt(_) | ReadError::Disk(_)) => {
+                            assert!(log.damage().holds(index), "byte {at} of {name}: {index} is not noted");
+                        }
                         Err(error @ (ReadError::Missing { .. } | ReadError::Failed(_))) => {
                             panic!("byte {at} of {name}: {error}")
                         }
@@ -461,7 +525,7 @@ fn volumes_without_live_entries_go() {
             names.iter().filter(|name: &&FileName| name.as_str().starts_with("volume")).count()
         };
         assert!(volumes(&disk) > 3);
-        log.trim_prefix(LogId { term: Term(1), index: LogIndex(49) }).await.unwrap();
+        trim(&log, LogId { term: Term(1), index: LogIndex(49) }).await;
         let deadline = disk_deadline();
         while volumes(&disk) > 2 {
             assert!(std::time::Instant::now() < deadline, "dead volumes were not removed");
@@ -593,3 +657,189 @@ fn append_refused(log: &Log) {
     let refused = log.append(vec![entry(GROUP, 1, 2, b"c")], Box::new(|_| {}));
     assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
 }
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), index: LogIndex(index) }
+}
+
+#[test]
+fn a_log_is_not_trimmed_past_its_base() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let entries = (0..4).map(|index| entry(GROUP, 1, index, b"x")).collect();
+        append(&log, entries).await.unwrap().unwrap();
+        let refused = log.trim_prefix(id(1, 0)).await;
+        assert!(matches!(refused, Err(StoreError::NoCheckpoint { index: LogIndex(0), .. })), "{refused:?}");
+        let body = Bytes::from(vec![7; 200_000]);
+        for wrong in [id(2, 1), id(1, 4)] {
+            let refused = log.save_checkpoint(CheckpointKind::Base, wrong, body.clone()).await;
+            assert!(matches!(refused, Err(StoreError::NotHeld { .. })), "{refused:?}");
+        }
+        log.save_checkpoint(CheckpointKind::Base, id(1, 1), body.clone()).await.unwrap();
+        log.save_checkpoint(CheckpointKind::Base, id(1, 0), Bytes::new()).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(1, 1)), "the newer one stays");
+        assert!(matches!(log.trim_prefix(id(1, 2)).await, Err(StoreError::NoCheckpoint { .. })));
+        log.trim_prefix(id(1, 1)).await.unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        let found = log.checkpoint(CheckpointKind::Base).await.unwrap();
+        assert_eq!(found, Some(Checkpoint { at: id(1, 1), body }));
+        assert_eq!(all(&log).await.len(), 2);
+        store.remove_group(GROUP).await.unwrap();
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), None);
+        assert_eq!(log.checkpoint(CheckpointKind::Base).await.unwrap(), None);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_base_of_a_peer_takes_the_place_of_the_log() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        append(&log, vec![entry(GROUP, 1, 0, b"a")]).await.unwrap().unwrap();
+        log.install_checkpoint(id(4, 30), Bytes::from_static(b"of a peer")).await.unwrap();
+        // As after a crash: the log has not been trimmed.
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        assert_eq!((log.state().last, log.state().purged), (Some(id(1, 0)), None));
+        assert_eq!(log.checkpoint_at(CheckpointKind::Base), Some(id(4, 30)));
+        log.trim_prefix(id(4, 30)).await.unwrap();
+        append(&log, vec![entry(GROUP, 4, 31, b"b")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [entry(GROUP, 4, 31, b"b")]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_volume_with_little_that_is_alive_is_rewritten() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let disk_env = env(folder.path());
+        let disk = disk_env.disk.clone();
+        let (store, _) = Store::open(&disk_env, small(), NODE).await.unwrap();
+        drop(disk_env);
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = |disk: &Arc<dyn Disk>| {
+            disk.list().unwrap().iter().filter(|name| name.as_str().starts_with("volume")).count()
+        };
+        let before = volumes(&disk);
+        assert!(before > 6, "{before}");
+        trim(&log, id(1, 59)).await;
+        let deadline = disk_deadline();
+        while volumes(&disk) > 4 {
+            assert!(std::time::Instant::now() < deadline, "{} volumes are left", volumes(&disk));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let expected: Vec<_> = (0..60).map(|index| entry(SMALL, 1, index, &[2; 20])).collect();
+        assert_eq!(all(&other).await, expected);
+        append(&other, vec![entry(SMALL, 1, 60, b"on")]).await.unwrap().unwrap();
+        store.close().await;
+        drop((store, log, other, disk));
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(all(&store.log(SMALL)).await[..60] == expected[..]);
+        assert!(all(&store.log(GROUP)).await.is_empty());
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_folder_of_the_first_format_is_taken_over() {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let written = entry(GROUP, 1, 0, b"a");
+        append(&store.log(GROUP), vec![written.clone()]).await.unwrap().unwrap();
+        store.close().await;
+        drop(store);
+        let set_format = |format| {
+            let (meta, ..) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.write(&[Change::Format(format)]).unwrap();
+            meta.close().unwrap();
+        };
+        let format = || {
+            let (meta, content, _) = Meta::open(&env(folder.path()).disk).unwrap();
+            meta.close().unwrap();
+            content.format
+        };
+        assert_eq!(format(), 2);
+        set_format(1);
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert_eq!(all(&store.log(GROUP)).await, [written]);
+        store.close().await;
+        drop(store);
+        assert_eq!(format(), 2, "an older program must not open it any more");
+        for other in [0, 3] {
+            set_format(other);
+            let refused = Store::open(&env(folder.path()), small(), NODE).await.unwrap_err();
+            assert!(matches!(refused, OpenError::OtherVersion { ours: 2, .. }), "{refused}");
+            assert_eq!(format(), other, "nothing was changed");
+        }
+    });
+}
+
+#[test]
+fn a_rewritten_volume_whose_removal_came_undone_is_removed_again() {
+    block_on(async {
+        const SMALL: GroupId = GroupId(4);
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let (log, other) = (store.log(GROUP), store.log(SMALL));
+        for index in 0..60 {
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+            append(&other, vec![entry(SMALL, 1, index, &[2; 20])]).await.unwrap().unwrap();
+        }
+        let volumes = || {
+            let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+            let is_volume = |path: &std::path::PathBuf| {
+                path.file_name().unwrap().to_str().unwrap().starts_with("volume")
+                    && path.extension().is_some_and(|extension| extension == "redb")
+            };
+            files.filter(is_volume).collect::<std::collections::BTreeSet<_>>()
+        };
+        let until = async |what: &str, done: &dyn Fn() -> bool| {
+            let deadline = disk_deadline();
+            while !done() {
+                assert!(std::time::Instant::now() < deadline, "waited in vain: {what}");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        trim(&log, id(1, 59)).await;
+        until("they are rewritten", &|| volumes().len() <= 4).await;
+        let rewritten = volumes().last().unwrap().clone();
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(&rewritten, kept.path()).unwrap();
+
+        // It is the newest: it stays until there is a newer.
+        trim(&other, id(1, 59)).await;
+        for index in 60..100 {
+            assert!(rewritten.exists() || volumes().last().unwrap() > &rewritten);
+            append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])]).await.unwrap().unwrap();
+        }
+        until("it is removed", &|| !rewritten.exists()).await;
+        store.close().await;
+        drop((store, log, other));
+        std::fs::copy(kept.path(), &rewritten).unwrap();
+        let (store, report) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        assert!(report.leftovers > 0 && !rewritten.exists(), "{report:?}");
+        assert_eq!(all(&store.log(GROUP)).await.len(), 40);
+        store.close().await;
+    });
+}
+
+mod damage;

@@ -331,6 +331,28 @@ bad! {
     a_topic_loses_a_partition, "metadata": "
         topics 1 2 1
         topics 1 1 1";
+    a_topic_grows_though_nobody_asked, "metadata": "
+        topics 1 2 1
+        topics 1 3 1";
+    a_topic_grows_to_another_number_than_was_asked_for, "metadata": "
+        topics 1 2 1
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        topics 1 3 1";
+    a_topic_shrinks_to_a_number_that_was_asked_for, "metadata": "
+        topics 1 4 1
+        ask c1 n1 e1 g1 grow 3
+        tell g1 refused
+        topics 1 3 1";
+    partitions_that_were_added_are_nowhere, "metadata": "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        holds 9 2";
+    partitions_are_lost_though_nobody_was_told_of_them, "metadata": "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 unknown
+        holds 7 4
+        holds 9 2";
     a_name_is_given_twice, "metadata": "
         ask c1 n1 e1 c1 create
         tell c1 topic 1
@@ -375,6 +397,14 @@ bad! {
         healed 1 2 3
         @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
         tell p1 unknown
+        @9000 over";
+    nothing_is_acked_after_one_that_was_too_large, "O-27": "
+        topics 1 2 1
+        healed 1 2 3
+        @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 too-large
+        @3000 ask c1 n1 e1 p2 produce 7:0:0 r2
+        tell p2 unknown
         @9000 over";
     the_first_ack_after_the_mending_is_late, "O-27": "
         topics 1 2 1

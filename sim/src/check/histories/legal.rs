@@ -261,6 +261,44 @@ legal! {
         tell c2 topic 2
         topics 2 3 1
         topics 1 2 1";
+    a_node_that_lags_behind_tells_of_fewer_partitions: "
+        topics 1 2 1
+        ask c1 n1 e1 g1 grow 4
+        topics 1 4 1
+        topics 1 2 1
+        tell g1 unknown
+        ask c2 n2 e1 g2 grow 5
+        tell g2 grown
+        topics 1 5 1
+        topics 1 2 1
+        topics 1 4 1
+        holds 7 5
+        holds 5 2";
+    a_topic_has_grown_before_anybody_heard_of_it: "
+        ask c1 n1 e1 g1 grow 4
+        tell g1 grown
+        topics 1 4 1
+        topics 1 2 1";
+    an_addition_that_is_refused_changes_nothing: "
+        topics 1 4 1
+        ask c1 n1 e1 g1 grow 3
+        tell g1 refused
+        ask c1 n1 e1 g2 grow 4
+        tell g2 refused
+        topics 1 4 1
+        holds 7 4";
+    a_topic_that_grew_is_deleted: "
+        ask c1 n1 e1 g1 grow 4
+        ask c2 n1 e1 d1 delete
+        tell g1 grown
+        tell d1 deleted
+        holds 7 2";
+    a_topic_that_grew_is_deleted_before_that_is_told: "
+        ask c1 n1 e1 g1 grow 4
+        ask c2 n1 e1 d1 delete
+        tell d1 deleted
+        tell g1 grown
+        holds 7 2";
     a_deletion_without_an_answer_may_come_later: "
         ask c1 n1 e1 c1 create
         tell c1 topic 1
@@ -361,6 +399,12 @@ legal! {
         @7900 tell p2 at 0 e2
         learnt r1 acked 0
         @40000 over";
+    a_batch_that_is_too_large_by_now_is_owed_no_ack: "
+        topics 1 2 1
+        healed 1 2 3
+        @2000 ask c1 n1 e1 p1 produce 7:0:0 r1
+        tell p1 too-large
+        @9000 over";
     a_part_of_the_nodes_is_whole: "
         topics 1 2 1
         ask c1 n3 e1 p1 produce 7:0:0 r1

@@ -33,6 +33,22 @@ impl File {
         self.unsynced.push(Change::Write { offset, bytes: bytes.to_vec() });
     }
 
+    /// Changes a sector on the platter and as it is seen, as nobody wrote it.
+    pub(super) fn put(&mut self, number: usize, sector: &[u8; SECTOR]) {
+        for image in [&mut self.seen, &mut self.platter] {
+            if (number + 1) * SECTOR <= image.len() {
+                image.write(number * SECTOR, sector);
+            }
+        }
+    }
+
+    /// Changes a sector on the platter alone: a process has written over it, and sees that.
+    pub(super) fn put_below(&mut self, number: usize, sector: &[u8; SECTOR]) {
+        if (number + 1) * SECTOR <= self.platter.len() {
+            self.platter.write(number * SECTOR, sector);
+        }
+    }
+
     pub(super) fn set_length(&mut self, length: usize) {
         self.seen.resize(length);
         self.unsynced.push(Change::Length(length));

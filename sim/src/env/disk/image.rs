@@ -82,6 +82,28 @@ impl Image {
         self.length = length;
     }
 
+    /// Bytes that it takes on a disk: what was never written takes none.
+    pub(super) fn allocated(&self) -> u64 {
+        let pages = self.pages.iter().flatten().count();
+        u64::try_from(pages * PAGE).unwrap_or(u64::MAX)
+    }
+
+    /// How many of `length` bytes at `offset` can be written if only `free` bytes more may be taken.
+    pub(super) fn fitting(&self, offset: usize, length: usize, free: u64) -> usize {
+        let page_bytes = u64::try_from(PAGE).unwrap_or(u64::MAX);
+        let mut left = free;
+        for (at, _, piece) in pieces(offset..offset + length) {
+            if self.pages.get(at).is_some_and(Option::is_some) {
+                continue;
+            }
+            if left < page_bytes {
+                return piece.start;
+            }
+            left -= page_bytes;
+        }
+        length
+    }
+
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.length];
         self.read(0, &mut bytes).expect("nothing beyond the end");
@@ -111,6 +133,20 @@ mod tests {
         // Around the borders of pages, where they matter.
         let near = prop_oneof![0..3 * PAGE, (0..4usize).prop_map(|page| page * PAGE)];
         (near, prop_oneof![0..2 * PAGE + 1, Just(PAGE)])
+    }
+
+    #[test]
+    fn only_what_is_written_takes_space() {
+        let mut image = Image::default();
+        image.resize(10 * PAGE);
+        assert_eq!(image.allocated(), 0);
+        image.write(PAGE - 1, &[1; 2]);
+        assert_eq!(image.allocated(), 2 * 4_096);
+        assert_eq!(image.fitting(0, 2 * PAGE, 0), 2 * PAGE, "both are there");
+        assert_eq!(image.fitting(PAGE + 10, 3 * PAGE, 4_096), 2 * PAGE - 10, "one more, and no third");
+        assert_eq!(image.fitting(20 * PAGE, 1, 4_095), 0);
+        image.resize(PAGE);
+        assert_eq!(image.allocated(), 4_096);
     }
 
     proptest! {

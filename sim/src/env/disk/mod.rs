@@ -6,6 +6,7 @@
 //! are as volatile: a file that was created, renamed or removed since the folder was last synced may come out under
 //! its old name, under its new one, or not at all.
 
+mod damage;
 mod file;
 mod image;
 #[cfg(test)]
@@ -18,10 +19,15 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_node::env::{Disk, FileName};
+use quorate_node::env::{Disk, DiskSpace, FileName};
 
 use crate::dice::Dice;
+use damage::Harmed;
+pub use damage::{FileImage, SectorHarm};
 use file::{Fate, File};
+
+/// The size of a disk that has no bound.
+const UNBOUNDED: u64 = 1 << 50;
 
 /// What survives a crash or not as a whole, in bytes.
 const SECTOR: usize = 512;
@@ -99,6 +105,13 @@ pub enum DiskEvent {
         /// Operations on this disk so far.
         operations: u64,
     },
+    /// A write for which there was no room: a part of it may have been done.
+    NoSpace {
+        /// To which file.
+        file: FileName,
+        /// Operations on this disk so far.
+        operations: u64,
+    },
     /// An operation that was made to take long.
     Stalled {
         /// Which kind.
@@ -142,6 +155,8 @@ struct State {
     life: u64,
     powered: bool,
     operations: u64,
+    /// Bytes that there is room for; `None`: as many as are wanted.
+    capacity: Option<u64>,
     cut_at: Option<u64>,
     /// Syncs until one fails, and how.
     failing_sync: Option<(u64, DirtyPages)>,
@@ -156,6 +171,8 @@ struct State {
     stall: Duration,
     elapsed: Duration,
     written_crc: u32,
+    /// Sectors that are not what was written, by file and number.
+    harmed: BTreeMap<(FileId, usize), Harmed>,
     watch: Option<Watch>,
     on_cut: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -178,6 +195,7 @@ impl SimDisk {
             life: 0,
             powered: true,
             operations: 0,
+            capacity: None,
             cut_at: None,
             failing_sync: None,
             happened: None,
@@ -188,6 +206,7 @@ impl SimDisk {
             stall: Duration::ZERO,
             elapsed: Duration::ZERO,
             written_crc: 0,
+            harmed: BTreeMap::new(),
             watch: None,
             on_cut: None,
         })))
@@ -286,6 +305,17 @@ impl SimDisk {
         self.state().failing_sync = Some((successes, pages));
     }
 
+    /// There is room for so many bytes from now on, those that are taken included; a write beyond it fails. `None`: for
+    /// as many as are wanted.
+    pub fn set_capacity(&self, capacity: Option<u64>) {
+        self.state().capacity = capacity;
+    }
+
+    /// Bytes that are taken: what was never written of a file takes none.
+    pub fn used(&self) -> u64 {
+        self.state().used()
+    }
+
     /// Crashes: what was not synced survives in part, as `dice` fall; every open file of before is dead; the
     /// power is on again.
     pub fn crash(&self, dice: &mut Dice) -> Losses {
@@ -306,10 +336,11 @@ impl SimDisk {
         self.state().revive();
     }
 
-    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`], [`SimDisk::stall`] and
-    /// [`SimDisk::stall_next`] have set up.
+    /// Takes back what [`SimDisk::cut_power_at`], [`SimDisk::fail_sync_after`], [`SimDisk::stall`],
+    /// [`SimDisk::stall_next`] and [`SimDisk::set_capacity`] have set up.
     pub fn spare(&self) {
         let mut state = self.state();
+        state.capacity = None;
         state.stalling = None;
         state.stall = Duration::ZERO;
         state.cut_at = None;
@@ -323,6 +354,7 @@ impl SimDisk {
         state.names.clear();
         state.synced_names.clear();
         state.unsynced_names.clear();
+        state.harmed.clear();
         state.revive();
     }
 
@@ -493,11 +525,23 @@ impl Disk for SimDisk {
                 Some(file) => *file,
                 None => state.create(name),
             };
+            let fits = state.fitting(file, 0, content.len());
             let file = state.file_mut(file);
             file.set_length(0);
+            // The file is there even if its content does not fit.
+            if fits < content.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             file.write(0, content);
             Ok(None)
         })
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let state = self.state();
+        state.check(None)?;
+        let total_bytes = state.capacity.unwrap_or(UNBOUNDED);
+        Ok(DiskSpace { free_bytes: total_bytes.saturating_sub(state.used()), total_bytes })
     }
 
     fn describe(&self) -> String {
@@ -526,6 +570,7 @@ impl redb::StorageBackend for OpenFile {
         state.spend(Operation::Read);
         // A stall of a read is told with the next operation that changes the disk.
         let start = usize::try_from(offset).map_err(io::Error::other)?;
+        state.given_back(self.file, &(start..start.saturating_add(out.len())))?;
         let read = state.file(self.file).seen.read(start, out);
         read.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
@@ -534,6 +579,7 @@ impl redb::StorageBackend for OpenFile {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
             state.spend(Operation::Write);
+            state.written_over(self.file, len..usize::MAX - SECTOR);
             state.file_mut(self.file).set_length(len);
             Ok(None)
         })
@@ -547,8 +593,18 @@ impl redb::StorageBackend for OpenFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.disk.operate(Some(self.life), |state| {
             state.spend(Operation::Write);
-            state.written_crc = crc32c::crc32c_append(state.written_crc, data);
-            state.file_mut(self.file).write(offset, data);
+            let fits = state.fitting(self.file, offset, data.len());
+            let written = &data[..fits];
+            if !written.is_empty() {
+                state.written_over(self.file, offset..offset + written.len());
+                state.written_crc = crc32c::crc32c_append(state.written_crc, written);
+                state.file_mut(self.file).write(offset, written);
+            }
+            if fits < data.len() {
+                let (file, operations) = (self.name.clone(), state.operations);
+                state.happened = Some(DiskEvent::NoSpace { file, operations });
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             Ok(None)
         })
     }
@@ -581,6 +637,20 @@ impl State {
 
     fn file_mut(&mut self, file: FileId) -> &mut File {
         self.files.get_mut(&file).expect("a file with a name or a handle is kept")
+    }
+
+    fn used(&self) -> u64 {
+        self.files.values().map(|file| file.seen.allocated()).sum()
+    }
+
+    /// How many of `length` bytes at `offset` of a file there is room for.
+    fn fitting(&self, file: FileId, offset: usize, length: usize) -> usize {
+        match self.capacity {
+            None => length,
+            Some(capacity) => {
+                self.file(file).seen.fitting(offset, length, capacity.saturating_sub(self.used()))
+            }
+        }
     }
 
     fn create(&mut self, name: &FileName) -> FileId {
@@ -627,6 +697,7 @@ impl State {
             None => {}
         }
         self.file_mut(file).sync();
+        self.settle_harmed();
         Ok(Some(DiskEvent::Synced {
             file: name.clone(),
             operations: self.operations,
@@ -662,6 +733,7 @@ impl State {
         for file in self.files.values_mut() {
             file.crash(fate, dice, &mut losses);
         }
+        self.harmed_shows_again();
         self.revive();
         self.forget_unreachable();
         losses

@@ -241,3 +241,28 @@ fn operations_take_their_time_and_one_stalls() {
     disk.spare();
     assert_eq!(took(sync), Duration::ZERO);
 }
+
+#[test]
+fn a_full_disk_takes_what_fits_and_what_is_overwritten() {
+    let disk = disk_with_ones();
+    assert_eq!(disk.used(), 4_096);
+    let file = disk.open(&name("ones"), false).unwrap();
+    disk.set_capacity(Some(3 * 4_096));
+    let told = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let telling = told.clone();
+    disk.watch(move |event| telling.lock().unwrap().push(event));
+    file.set_len(100_000).unwrap();
+    assert_eq!(disk.space().unwrap(), DiskSpace { free_bytes: 2 * 4_096, total_bytes: 3 * 4_096 });
+    let refused = file.write(4_096, &[2; 3 * 4_096]).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    assert!(matches!(told.lock().unwrap()[..], [DiskEvent::NoSpace { .. }]));
+    assert_eq!(content(&disk, "ones")[3 * 4_096 - 1..][..2], [2, 0], "a part of it was written");
+    file.write(0, &[3; 8_192]).unwrap();
+    assert_eq!(disk.space().unwrap().free_bytes, 0);
+    assert_eq!(disk.mark(&name("mark"), b"why").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(disk.list().unwrap(), [name("mark"), name("ones")], "the mark is there, without words");
+    disk.crash(&mut Dice::new(1));
+    let file = disk.open(&name("ones"), false).unwrap();
+    disk.set_capacity(None);
+    file.write(200_000, &[4; 4_096]).unwrap();
+}

@@ -70,6 +70,11 @@ impl Digest for Request {
                 Call::ClusterStatus(request) => digest_of("cluster status", request),
                 Call::CreateTopic(request) => digest_of("create topic", request),
                 Call::DeleteTopic(request) => digest_of("delete topic", request),
+                Call::ChangeMembers(request) => digest_of("change members", request),
+                Call::ConfigureTopic(request) => digest_of("configure topic", request),
+                Call::AddPartitions(request) => digest_of("add partitions", request),
+                Call::DeleteRecords(request) => digest_of("delete records", request),
+                Call::MoveLeader(request) => digest_of("move leader", request),
             },
         }
     }
@@ -115,6 +120,11 @@ impl Digest for Response {
                 Reply::ClusterStatus(response) => digest_of("cluster status reply", response),
                 Reply::CreateTopic(response) => digest_of("create topic reply", response),
                 Reply::DeleteTopic(response) => digest_of("delete topic reply", response),
+                Reply::ChangeMembers(response) => digest_of("change members reply", response),
+                Reply::ConfigureTopic(response) => digest_of("configure topic reply", response),
+                Reply::AddPartitions(response) => digest_of("add partitions reply", response),
+                Reply::DeleteRecords(response) => digest_of("delete records reply", response),
+                Reply::MoveLeader(response) => digest_of("move leader reply", response),
             },
         }
     }
@@ -142,6 +152,8 @@ fn request_name(frame: &PeerFrame) -> &'static str {
         Some(Body::Beat(_)) => "beat",
         Some(Body::Command(_)) => "command",
         Some(Body::Snapshot(_)) => "snapshot",
+        Some(Body::FetchEntries(_)) => "fetch entries",
+        Some(Body::Rejoin(_)) => "rejoin",
         None => "nothing",
     }
 }
@@ -156,6 +168,8 @@ fn reply_name(reply: Option<&PeerReply>) -> &'static str {
         Some(Body::Beat(_)) => "beat reply",
         Some(Body::Command(_)) => "command reply",
         Some(Body::Snapshot(_)) => "snapshot reply",
+        Some(Body::FetchEntries(_)) => "fetch entries reply",
+        Some(Body::Rejoin(_)) => "rejoin reply",
         Some(Body::TransferLeader(_)) => "transfer leader reply",
         None => "refusal",
     }

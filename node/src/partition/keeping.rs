@@ -1,0 +1,342 @@
+//! What a leader does so that its partition keeps what it must and no more: raises the log start through the log, by
+//! retention or because somebody asked for it, and lets its log go up to there.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use quorate_proto::env::Moment;
+use quorate_proto::ids::{LeaderEpoch, LogIndex, Offset, Term};
+use tracing::{debug, info, warn};
+
+use super::command::Command;
+use super::replica::{Replica, Unled, ends};
+use super::retention::{Due, Piece, due, expired};
+use super::state::Behind;
+use super::types::{DeleteBefore, DeleteError, Deleted, FetchError};
+use crate::env::{Mark, Point};
+use crate::metadata::Retention;
+use crate::raft::{Pending, Proposal, ProposeError, Role};
+use crate::storage::{Head, Kind};
+
+/// How long the log start may take to be agreed on by retention; the next look proposes it again.
+const AGREED: Duration = Duration::from_secs(5);
+
+/// Least bytes that a leader holds for members that are slow: what is on its way to one that is not.
+const HELD_BYTES_MIN: u64 = 8 << 20;
+
+/// A batch of a run.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    index: LogIndex,
+    /// Bytes of all batches before it.
+    bytes_before: u64,
+    piece: Piece,
+}
+
+/// What a look at a partition leaves for the next one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looked {
+    /// As a leader in this term: who leads anew knows nothing.
+    term: Option<Term>,
+    /// What was decided by, and when the oldest batch that is kept may go: before that, there is nothing to be read.
+    due: Option<(Retention, Offset, Due)>,
+    /// For a log start: the first entry behind it, and the bytes of all batches before that.
+    first: Option<(Offset, LogIndex, u64)>,
+    /// Bytes of all batches before the log.
+    trimmed_bytes: Option<u64>,
+    /// Up to where the log was to be trimmed and is not, each with the bytes of all batches before; the oldest first.
+    held: VecDeque<(LogIndex, u64)>,
+    /// The last trim was held for a replica.
+    is_held: bool,
+}
+
+/// How many looks are remembered that did not trim as far as they should: with more, what is held is counted too high.
+const HELD_MAX: usize = 64;
+
+impl Looked {
+    /// The log was to be trimmed to `target`, and begins at `begins` now.
+    fn trimmed(&mut self, target: (LogIndex, u64), begins: LogIndex) {
+        if self.held.back() != Some(&target) && self.held.len() < HELD_MAX {
+            self.held.push_back(target);
+        }
+        while let Some((first, bytes)) = self.held.front().copied()
+            && first <= begins
+        {
+            self.held.pop_front();
+            self.trimmed_bytes = Some(bytes);
+        }
+        if begins >= target.0 {
+            self.trimmed_bytes = Some(target.1);
+        }
+        self.is_held = begins < target.0;
+    }
+}
+
+impl Replica {
+    /// How much is kept.
+    fn retention(&self) -> Retention {
+        self.topic_config().retention
+    }
+
+    /// Raises the log start if retention says so, and trims the log; only what this node leads.
+    pub(super) async fn keep(&self) {
+        let Role::Leader { term, ready: true } = self.role() else { return };
+        let env = &self.shared.around.env;
+        if self.is_closed() || env.perturb(Point::RetentionSkipped) {
+            return;
+        }
+        self.look(|looked| {
+            if looked.term != Some(term) {
+                *looked = Looked { term: Some(term), ..Looked::default() };
+            }
+        });
+        match self.expired().await {
+            Ok(None) => {}
+            Ok(Some(offset)) => match self.set_log_start(term, offset).await {
+                Ok(agreed) => match env.timeout(AGREED, agreed).await {
+                    Ok(Ok(_)) => debug!(log_start = %self.log_start(), "log start was raised by retention"),
+                    Ok(Err(error)) => debug!(%error, %offset, "log start was not raised"),
+                    Err(elapsed) => debug!(error = %elapsed, %offset, "log start was not raised"),
+                },
+                Err(error) => debug!(%error, %offset, "log start was not raised"),
+            },
+            Err(error) => warn!(%error, "oldest entries could not be read for retention"),
+        }
+        if let Err(error) = self.trim().await {
+            warn!(%error, "entries before the log start could not be read");
+        }
+    }
+
+    async fn set_log_start(&self, term: Term, offset: Offset) -> Result<Pending, crate::raft::NotLeader> {
+        let command = Command::SetLogStart { offset }.encode();
+        // Never below what was appended before, whatever the clock says.
+        let appended_at = self.shared.around.env.wall().max(self.shared.state.lock().appended_at);
+        let proposal = Proposal::command(command, appended_at);
+        self.shared.group.propose(term, proposal).await
+    }
+
+    /// Where the log start should be, if it is not there.
+    async fn expired(&self) -> Result<Option<Offset>, FetchError> {
+        let retention = self.retention();
+        if retention.ms.is_none() && retention.bytes.is_none() {
+            return Ok(None);
+        }
+        let now = self.shared.around.env.wall();
+        let known = self.looked().due;
+        let (log_start, bytes, coarse, run) = {
+            let state = self.shared.state.lock();
+            let (log_start, bytes) = (state.log_start, state.applied_bytes);
+            if let Some((by, at, due)) = known
+                && (by, at) == (retention, log_start)
+                && !due.is_now(now, bytes)
+            {
+                return Ok(None);
+            }
+            let runs = state.index.runs(state.next_offset, bytes);
+            let pieces =
+                runs.map(|run| Piece { end: run.end, newest: run.newest, bytes_through: run.bytes_through });
+            // By whole runs first, and then within the first one that is kept.
+            let coarse = expired(pieces, bytes, retention, now);
+            let kept = coarse.unwrap_or(log_start).max(log_start);
+            (log_start, bytes, coarse, state.run_behind(kept))
+        };
+        let kept = coarse.unwrap_or(log_start).max(log_start);
+        let is_left = run.is_some();
+        let batches = match run {
+            Some(run) => self.batches(run, log_start).await?,
+            None => Some(Vec::new()),
+        };
+        // Something else has raised the log start: the next look begins there.
+        let Some(batches) = batches else { return Ok(None) };
+        let pieces: Vec<_> =
+            batches.iter().map(|batch| batch.piece).filter(|piece| piece.end > kept).collect();
+        let fine = expired(pieces.iter().copied(), bytes, retention, now);
+        let start = coarse.max(fine).filter(|start| *start > log_start);
+        let oldest = pieces.iter().find(|piece| fine.is_none_or(|start| piece.end > start));
+        let due = match oldest {
+            Some(oldest) => Some(due(oldest, retention)),
+            // All of the run goes; the next one is looked at the next time.
+            None if is_left => None,
+            // Nothing is left: the next batch is looked at when it is there.
+            None => Some(Due { at: None, bytes: Some(bytes + 1) }),
+        };
+        let at = start.unwrap_or(log_start);
+        self.look(|looked| looked.due = due.map(|due| (retention, at, due)));
+        Ok(start)
+    }
+
+    /// A run's batches, one by one; `None` if the log start is not `log_start` any more.
+    async fn batches(&self, run: Behind, log_start: Offset) -> Result<Option<Vec<Batch>>, FetchError> {
+        let mut heads = Vec::new();
+        let mut from = run.range.start;
+        while from < run.range.end {
+            let (more, next) = self.log_heads(from..run.range.end).await?;
+            from = next;
+            heads.extend(more);
+        }
+        let state = self.shared.state.lock();
+        if state.log_start != log_start {
+            // Which entries before it are void is not known any more.
+            return Ok(None);
+        }
+        heads.retain(|head| head.kind == Kind::Batch && !state.is_void(head.index));
+        // From the end backwards: the first entries of a run may be trimmed.
+        let here: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
+        let mut bytes_before = run.bytes_through.saturating_sub(here);
+        let batch = |head: Head| {
+            let bytes_through = bytes_before + u64::from(head.body_bytes);
+            let piece = Piece { end: ends(&head), newest: head.max_timestamp, bytes_through };
+            let batch = Batch { index: head.index, bytes_before, piece };
+            bytes_before = bytes_through;
+            batch
+        };
+        Ok(Some(heads.into_iter().map(batch).collect()))
+    }
+
+    /// Lets the log go up to the log start, once there is enough to go or nothing more comes. Holds it for members that
+    /// are slow, within a bound.
+    async fn trim(&self) -> Result<(), FetchError> {
+        let before = self.looked();
+        let Some((first, bytes_before)) = self.first_needed().await? else { return Ok(()) };
+        let live = self.shared.state.lock().applied_bytes.saturating_sub(bytes_before);
+        let config = &self.shared.around.config;
+        let trimmed = match before.trimmed_bytes {
+            Some(known) => known,
+            None => bytes_before.saturating_sub(self.batch_bytes_before(first).await?),
+        };
+        self.look(|looked| looked.trimmed_bytes = Some(trimmed));
+        let dead = bytes_before.saturating_sub(trimmed);
+        // The log start has not moved since the last look.
+        let rests = before.first.is_some_and(|(_, known, _)| known == first);
+        if dead < config.trim_bytes_min && !rests {
+            return Ok(());
+        }
+        let held_max = config.slow_replica_bytes_max.min(HELD_BYTES_MIN.max(live / 4));
+        let group = &self.shared.group;
+        // Whoever is behind by what came since the last look is not slow: only what was to go then goes without it.
+        if before.is_held
+            && dead > held_max
+            && let Some((_, earlier, _)) = before.first
+            && let Err(error) = group.trim(earlier.min(first), false).await
+        {
+            warn!(%error, "log was not trimmed");
+            return Ok(());
+        }
+        match group.trim(first, true).await {
+            Ok(begins) => {
+                if begins < first {
+                    debug!(%begins, %first, dead, "log is held for a slow replica");
+                }
+                self.look(|looked| looked.trimmed((first, bytes_before), begins));
+            }
+            Err(error) => warn!(%error, "log was not trimmed"),
+        }
+        Ok(())
+    }
+
+    /// Bytes of the batches that the log holds before an entry.
+    async fn batch_bytes_before(&self, first: LogIndex) -> Result<u64, FetchError> {
+        let purged = self.shared.group.log().state().purged;
+        let mut from = purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut bytes = 0;
+        while from < first {
+            let (heads, next) = self.log_heads(from..first).await?;
+            let batches = heads.iter().filter(|head| head.kind == Kind::Batch);
+            bytes += batches.map(|head| u64::from(head.body_bytes)).sum::<u64>();
+            from = next;
+        }
+        Ok(bytes)
+    }
+
+    /// The first entry that is needed for what lies at the log start and behind it, and the bytes of all batches before;
+    /// `None` while nothing was ever deleted.
+    async fn first_needed(&self) -> Result<Option<(LogIndex, u64)>, FetchError> {
+        let known = self.looked().first;
+        let (log_start, run) = {
+            let state = self.shared.state.lock();
+            if state.log_start == Offset(0) {
+                return Ok(None);
+            }
+            if state.log_start >= state.next_offset {
+                let all = (state.log_start, state.next_index, state.applied_bytes);
+                drop(state);
+                self.look(|looked| looked.first = Some(all));
+                return Ok(Some((all.1, all.2)));
+            }
+            let first = known.filter(|(log_start, ..)| *log_start == state.log_start);
+            if let Some((_, first, bytes_before)) = first {
+                return Ok(Some((first, bytes_before)));
+            }
+            let run = state.run_behind(state.log_start);
+            (state.log_start, run.expect("what lies at the log start is in the index"))
+        };
+        let Some(batches) = self.batches(run, log_start).await? else { return Ok(None) };
+        // Without one the log was trimmed under us: another node leads, and this one has not applied its log start.
+        let first = batches.iter().find(|batch| batch.piece.end > log_start);
+        let Some(Batch { index, bytes_before, .. }) = first.copied() else { return Ok(None) };
+        self.look(|looked| looked.first = Some((log_start, index, bytes_before)));
+        Ok(Some((index, bytes_before)))
+    }
+
+    fn looked(&self) -> Looked {
+        self.shared.looked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn look(&self, change: impl FnOnce(&mut Looked)) {
+        change(&mut self.shared.looked.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Deletes the records before an offset, for ever: raises the log start to it. Ready once that is agreed and applied
+    /// here, or at `deadline` at the latest. Before the log start there is nothing to delete, and that is fine. Dropping
+    /// the future abandons the answer, not the work.
+    ///
+    /// # Errors
+    /// [`DeleteError::Unknown`]: perhaps done. All others: surely not done.
+    pub async fn delete_records(
+        &self,
+        epoch: Option<LeaderEpoch>,
+        before: DeleteBefore,
+        deadline: Moment,
+    ) -> Result<Deleted, DeleteError> {
+        let env = &self.shared.around.env;
+        let mut term = self.leading(epoch).map_err(Unled::delete)?;
+        let must_ask = match before {
+            DeleteBefore::Offset(offset) => offset > self.high_watermark(),
+            DeleteBefore::HighWatermark => self.log_start() == self.high_watermark(),
+        };
+        if must_ask {
+            // Somebody else leads by now, perhaps, and this one has not heard of it: then the offset is there, or there is
+            // something to delete.
+            self.confirm(epoch).await.map_err(DeleteError::from)?;
+            term = self.leading(epoch).map_err(Unled::delete)?;
+        }
+        let offset = {
+            let state = self.shared.state.lock();
+            let (log_start, high_watermark) = (state.log_start, state.next_offset);
+            let offset = match before {
+                DeleteBefore::HighWatermark => high_watermark,
+                DeleteBefore::Offset(offset) => offset,
+            };
+            if offset > high_watermark {
+                return Err(DeleteError::OffsetOutOfRange { offset, log_start, high_watermark });
+            }
+            if offset <= log_start {
+                return Ok(Deleted { log_start, epoch: term.epoch() });
+            }
+            offset
+        };
+        let not_leader = || DeleteError::NotLeader { leader: self.leadership() };
+        let agreed = self.set_log_start(term, offset).await.map_err(|_| not_leader())?;
+        match env.timeout(deadline.since(env.now()), agreed).await {
+            Ok(Ok(_)) => {
+                env.reached(Mark::RecordsDeleted);
+                let log_start = self.log_start();
+                info!(%log_start, "records were deleted");
+                Ok(Deleted { log_start, epoch: term.epoch() })
+            }
+            Ok(Err(ProposeError::NotAppended { .. })) => Err(not_leader()),
+            Ok(Err(ProposeError::Unknown)) | Err(_) => Err(DeleteError::Unknown),
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! Which groups are quiet: nothing happens in them, and the beats between nodes stand for their heartbeats. Pure: told
+//! what happened, it says what follows.
+//!
+//! A leader asks its followers, once, whether they hold what it holds; those that agree wait for it no longer by its
+//! heartbeats but by its node's beats. Each beat carries a digest of all that the two have agreed on: if the receiver
+//! finds another one, the next beat lists it whole. So nothing that is lost, late or forgotten lets the two differ for
+//! long, and nothing but an election too many, or one too late, comes of a difference: what is quiet decides no vote
+//! that counts and acknowledges nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
+
+use crate::env::Moment;
+
+/// A group in which nothing happens, as its leader has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rest {
+    pub(super) group: GroupId,
+    /// The leader's, in which it made the last entry.
+    pub(super) term: Term,
+    /// Of the last entry: it is committed and applied, and there is none behind it.
+    pub(super) last: LogIndex,
+}
+
+/// What a leader does for a group when a heartbeat is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It beats.
+    Beat,
+    /// Its followers are asked to be quiet from now on.
+    Ask,
+    /// They were asked, or are quiet.
+    Quiet,
+    /// A follower does not answer or has come back, or too many were lost: it beats again.
+    Wake,
+}
+
+/// What a beat to a peer says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// In order of the groups.
+    pub(super) asked: Vec<Rest>,
+    /// Nothing else is quiet between the two.
+    pub(super) whole: bool,
+    /// Of what is quiet between the two, without `asked`.
+    pub(super) digest: u64,
+}
+
+/// What comes of an answer to a beat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// All followers have agreed by now.
+    pub(super) quiet: Vec<GroupId>,
+    /// The peer did not agree: the leader beats again.
+    pub(super) woken: Vec<GroupId>,
+}
+
+/// A group that this node leads.
+#[derive(Debug)]
+struct Led {
+    rest: Rest,
+    /// Since when nothing has happened.
+    since: Moment,
+    /// A heartbeat has gone out since then: the followers have heard all that rides on heartbeats.
+    beaten: bool,
+    asked: Option<Asked>,
+    /// It went without heartbeats, and no majority was asked since whether it still leads: that its lease lives is not
+    /// known, though it may beat again.
+    unsure: bool,
+}
+
+impl Led {
+    fn new(rest: Rest, since: Moment) -> Self {
+        Self { rest, since, beaten: false, asked: None, unsure: false }
+    }
+}
+
+#[derive(Debug)]
+struct Asked {
+    at: Moment,
+    /// The other members that live, and whether each has agreed.
+    peers: BTreeMap<NodeId, bool>,
+    /// Some have died since: those that are left may be too few.
+    fewer: bool,
+}
+
+impl Asked {
+    /// Whether all of these have agreed.
+    fn have_agreed(&self, peers: &BTreeSet<NodeId>) -> bool {
+        peers.iter().all(|peer| self.peers.get(peer) == Some(&true))
+    }
+}
+
+/// The groups that are quiet behind one leader's node.
+#[derive(Debug, Default)]
+struct Behind {
+    groups: BTreeMap<GroupId, Rest>,
+    /// When it last said so.
+    kept: Moment,
+}
+
+/// What is quiet, of what this node leads and of what it follows.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    led: BTreeMap<GroupId, Led>,
+    /// Peers that take other groups for quiet than this node does.
+    differ: BTreeSet<NodeId>,
+    followed: BTreeMap<NodeId, Behind>,
+}
+
+impl Quiet {
+    /// To be asked for each group that this node leads whenever a heartbeat is due. `live`: the other members that are
+    /// heard. `settled` says whether they hold all that this node holds, and can decide without the others.
+    /// After `idle` without an entry they are asked, and have until `patience` is over. One that is lost wakes nobody, if
+    /// the others are enough: else all that the others lead would wake when a node dies, when there is most to do.
+    pub(super) fn step(
+        &mut self,
+        rest: Rest,
+        now: Moment,
+        live: &BTreeSet<NodeId>,
+        (idle, patience): (Duration, Duration),
+        settled: impl FnOnce() -> bool,
+    ) -> Step {
+        let led = self.led.entry(rest.group).or_insert(Led::new(rest, now));
+        if led.rest != rest {
+            // Nobody makes entries without a lease.
+            *led = Led::new(rest, now);
+        }
+        if let Some(asked) = &mut led.asked {
+            let late = asked.peers.values().any(|agreed| !agreed) && now >= asked.at + patience;
+            let same = !asked.fewer && asked.peers.keys().eq(live);
+            if same && !late {
+                return Step::Quiet;
+            }
+            if !same && asked.have_agreed(live) && settled() {
+                asked.peers.retain(|peer, _| live.contains(peer));
+                asked.fewer = false;
+                return Step::Quiet;
+            }
+            (led.asked, led.since, led.beaten) = (None, now, true);
+            return Step::Wake;
+        }
+        if !std::mem::replace(&mut led.beaten, true) || now < led.since + idle || !settled() {
+            return Step::Beat;
+        }
+        let peers = live.iter().map(|peer| (*peer, false)).collect();
+        (led.asked, led.unsure) = (Some(Asked { at: now, peers, fewer: false }), true);
+        Step::Ask
+    }
+
+    /// Whether this node leads the group and has gone without heartbeats since a majority was last asked.
+    pub(super) fn leads(&self, group: GroupId) -> bool {
+        self.led.get(&group).is_some_and(|led| led.unsure)
+    }
+
+    /// A group that this node leads beats again, until nothing has happened for a while. Whether it was quiet.
+    pub(super) fn beats_again(&mut self, group: GroupId, now: Moment) -> bool {
+        let Some(led) = self.led.get_mut(&group) else { return false };
+        (led.since, led.beaten) = (now, false);
+        led.asked.take().is_some()
+    }
+
+    /// The same, once a majority was asked because something happens in it.
+    pub(super) fn wake(&mut self, group: GroupId, now: Moment) -> bool {
+        if let Some(led) = self.led.get_mut(&group) {
+            led.unsure = false;
+        }
+        self.beats_again(group, now)
+    }
+
+    /// The group has stopped on this node.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        self.leads_not(group);
+        self.stirred(group);
+    }
+
+    /// This node does not lead the group any more.
+    pub(super) fn leads_not(&mut self, group: GroupId) {
+        self.led.remove(&group);
+    }
+
+    /// What the next beat to a peer is to say.
+    pub(super) fn say(&mut self, peer: NodeId) -> Said {
+        let mut said = Said { whole: self.differ.remove(&peer), ..Said::default() };
+        for led in self.led.values() {
+            match led.asked.as_ref().and_then(|asked| asked.peers.get(&peer)) {
+                Some(true) if !said.whole => said.digest = said.digest.wrapping_add(digest(led.rest)),
+                Some(_) => said.asked.push(led.rest),
+                None => {}
+            }
+        }
+        said
+    }
+
+    /// A peer has answered what it was told.
+    pub(super) fn answered(
+        &mut self,
+        peer: NodeId,
+        said: &Said,
+        agreed: &BTreeSet<GroupId>,
+        differs: bool,
+        now: Moment,
+    ) -> Settled {
+        if differs {
+            self.differ.insert(peer);
+        }
+        let mut settled = Settled::default();
+        for rest in &said.asked {
+            let Some(led) = self.led.get_mut(&rest.group).filter(|led| led.rest == *rest) else { continue };
+            let Some(asked) = &mut led.asked else { continue };
+            let Some(known) = asked.peers.get_mut(&peer) else { continue };
+            if !agreed.contains(&rest.group) {
+                (led.asked, led.since, led.beaten) = (None, now, false);
+                settled.woken.push(rest.group);
+            } else if !std::mem::replace(known, true) && asked.peers.values().all(|agreed| *agreed) {
+                settled.quiet.push(rest.group);
+            }
+        }
+        settled
+    }
+
+    /// A beat to a peer was not answered: it may have taken in what it was told, or not.
+    pub(super) fn unanswered(&mut self, peer: NodeId, said: &Said) {
+        if said.whole {
+            self.differ.insert(peer);
+        }
+    }
+
+    /// A beat of a node that leads has come. `held`: those asked for that this node holds as the leader does. Gives
+    /// those that are quiet from now on, and whether the two differ in the others.
+    pub(super) fn told(
+        &mut self,
+        leader: NodeId,
+        said: &Said,
+        held: &BTreeSet<GroupId>,
+        now: Moment,
+    ) -> (Vec<GroupId>, bool) {
+        let behind = self.followed.entry(leader).or_default();
+        for rest in &said.asked {
+            behind.groups.remove(&rest.group);
+        }
+        if said.whole {
+            behind.groups.clear();
+        }
+        let known = behind.groups.values().fold(0_u64, |sum, rest| sum.wrapping_add(digest(*rest)));
+        let differs = known != said.digest;
+        if !differs {
+            behind.kept = now;
+        }
+        let agreed = said.asked.iter().filter(|rest| held.contains(&rest.group));
+        behind.groups.extend(agreed.clone().map(|rest| (rest.group, *rest)));
+        let agreed = agreed.map(|rest| rest.group).collect();
+        // What is quiet behind another node by its word, and behind this one by a newer word, is so once.
+        for (_, behind) in self.followed.iter_mut().filter(|(node, _)| **node != leader && !held.is_empty()) {
+            behind.groups.retain(|group, _| !held.contains(group));
+        }
+        (agreed, differs)
+    }
+
+    /// A group that this node follows is not quiet any more. Whether it was.
+    pub(super) fn stirred(&mut self, group: GroupId) -> bool {
+        let mut was_quiet = false;
+        for behind in self.followed.values_mut() {
+            was_quiet |= behind.groups.remove(&group).is_some();
+        }
+        was_quiet
+    }
+
+    /// When the leader of `term` last said that the group is quiet; `None` if it is not.
+    pub(super) fn kept(&self, group: GroupId, leader: NodeId, term: Term) -> Option<Moment> {
+        let behind = self.followed.get(&leader)?;
+        behind.groups.get(&group).filter(|rest| rest.term == term).map(|_| behind.kept)
+    }
+
+    /// A peer's process is no more: nothing is quiet with it.
+    pub(super) fn died(&mut self, peer: NodeId) {
+        self.followed.remove(&peer);
+        self.differ.remove(&peer);
+        for asked in self.led.values_mut().filter_map(|led| led.asked.as_mut()) {
+            asked.fewer |= asked.peers.remove(&peer).is_some();
+        }
+    }
+
+    /// How many groups are quiet: of those that this node leads, and of those that it follows.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let quiet =
+            |led: &&Led| led.asked.as_ref().is_some_and(|asked| asked.peers.values().all(|agreed| *agreed));
+        let followed = self.followed.values().map(|behind| behind.groups.len()).sum();
+        (self.led.values().filter(quiet).count(), followed)
+    }
+}
+
+fn digest(rest: Rest) -> u64 {
+    digest_of([rest.group.0, rest.term.0, rest.last.0])
+}
+
+/// A sum of these tells sets of such words apart: by chance, not where somebody means to deceive.
+pub(super) fn digest_of(words: [u64; 3]) -> u64 {
+    words.into_iter().fold(0, |sum, word| mixed(sum ^ word))
+}
+
+/// The finalizer of SplitMix64 (Steele et al., OOPSLA 2014).
+fn mixed(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const L: NodeId = NodeId(1);
+    const A: NodeId = NodeId(2);
+    const B: NodeId = NodeId(3);
+    const G: GroupId = GroupId(7);
+    const H: GroupId = GroupId(8);
+    const TIMES: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(400));
+
+    fn at(ms: u64) -> Moment {
+        Moment(Duration::from_millis(ms))
+    }
+
+    fn rest(group: GroupId, last: u64) -> Rest {
+        Rest { group, term: Term(3), last: LogIndex(last) }
+    }
+
+    fn step(quiet: &mut Quiet, group: GroupId, last: u64, ms: u64, live: &[NodeId]) -> Step {
+        quiet.step(rest(group, last), at(ms), &live.iter().copied().collect(), TIMES, || true)
+    }
+
+    fn groups(ids: &[GroupId]) -> BTreeSet<GroupId> {
+        ids.iter().copied().collect()
+    }
+
+    /// One beat from the leader to a follower that holds `held`, and its answer.
+    fn exchange(
+        leader: &mut Quiet,
+        (peer, follower): (NodeId, &mut Quiet),
+        held: &[GroupId],
+        ms: u64,
+    ) -> Settled {
+        let said = leader.say(peer);
+        let (agreed, differs) = follower.told(L, &said, &groups(held), at(ms));
+        leader.answered(peer, &said, &groups(&agreed), differs, at(ms))
+    }
+
+    /// A leader whose one group is quiet with A and B, since 300 ms.
+    fn quiet() -> (Quiet, Quiet, Quiet) {
+        let (mut leader, mut a, mut b) = (Quiet::default(), Quiet::default(), Quiet::default());
+        assert_eq!(step(&mut leader, G, 9, 0, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 9, 300, &[A, B]), Step::Ask);
+        assert_eq!(exchange(&mut leader, (A, &mut a), &[G], 300), Settled::default());
+        let settled = exchange(&mut leader, (B, &mut b), &[G], 300);
+        assert_eq!(settled, Settled { quiet: vec![G], woken: vec![] });
+        (leader, a, b)
+    }
+
+    #[test]
+    fn a_group_is_quiet_once_all_who_live_hold_what_the_leader_holds() {
+        let (mut leader, mut a, b) = quiet();
+        assert_eq!(leader.count(), (1, 0));
+        assert_eq!((a.count(), b.count()), ((0, 1), (0, 1)));
+        assert!(leader.leads(G));
+        assert_eq!(step(&mut leader, G, 9, 400, &[A, B]), Step::Quiet);
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(300)));
+        assert_eq!(exchange(&mut leader, (A, &mut a), &[], 500), Settled::default());
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(500)), "the beat stands for a heartbeat");
+        assert_eq!(a.kept(G, L, Term(4)), None, "another term's leader has not said so");
+        assert_eq!(a.kept(G, B, Term(3)), None);
+    }
+
+    #[test]
+    fn a_new_entry_wakes_it_and_it_waits_anew() {
+        let (mut leader, ..) = quiet();
+        assert_eq!(step(&mut leader, G, 10, 400, &[A, B]), Step::Beat);
+        assert!(!leader.leads(G));
+        assert_eq!(step(&mut leader, G, 10, 600, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 10, 700, &[A, B]), Step::Ask);
+    }
+
+    #[test]
+    fn a_heartbeat_goes_out_before_it_rests_however_seldom_they_are() {
+        let (mut leader, ..) = quiet();
+        assert!(leader.beats_again(G, at(400)));
+        assert!(leader.leads(G), "nobody was asked");
+        assert_eq!(step(&mut leader, G, 9, 900, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 9, 1_400, &[A, B]), Step::Ask);
+        assert_eq!(step(&mut leader, G, 10, 1_900, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, G, 10, 2_400, &[A, B]), Step::Ask);
+    }
+
+    #[test]
+    fn nothing_is_asked_before_the_others_hold_all() {
+        let mut leader = Quiet::default();
+        let live = [A, B].into();
+        for ms in [0, 300, 900] {
+            assert_eq!(leader.step(rest(G, 9), at(ms), &live, TIMES, || false), Step::Beat);
+        }
+    }
+
+    #[test]
+    fn a_follower_that_holds_something_else_keeps_it_awake() {
+        let (mut leader, mut a) = (Quiet::default(), Quiet::default());
+        step(&mut leader, G, 9, 0, &[A]);
+        step(&mut leader, G, 9, 300, &[A]);
+        let settled = exchange(&mut leader, (A, &mut a), &[], 300);
+        assert_eq!(settled, Settled { quiet: vec![], woken: vec![G] });
+        assert_eq!(a.kept(G, L, Term(3)), None);
+        assert_eq!(step(&mut leader, G, 9, 500, &[A]), Step::Beat, "it is asked again later");
+        assert_eq!(step(&mut leader, G, 9, 600, &[A]), Step::Ask);
+    }
+
+    #[test]
+    fn who_does_not_answer_in_time_keeps_it_awake() {
+        let mut leader = Quiet::default();
+        step(&mut leader, G, 9, 0, &[A]);
+        assert_eq!(step(&mut leader, G, 9, 300, &[A]), Step::Ask);
+        assert_eq!(leader.say(A).asked, [rest(G, 9)]);
+        assert_eq!(leader.say(A).asked, [rest(G, 9)], "until there is an answer");
+        assert_eq!(step(&mut leader, G, 9, 699, &[A]), Step::Quiet);
+        assert_eq!(step(&mut leader, G, 9, 700, &[A]), Step::Wake);
+    }
+
+    #[test]
+    fn a_follower_that_is_lost_wakes_nobody_and_one_that_comes_back_does() {
+        let (mut leader, mut a, _) = quiet();
+        assert_eq!(step(&mut leader, G, 9, 400, &[A]), Step::Quiet);
+        assert!(leader.say(B).digest == 0, "nothing is quiet with the lost one");
+        exchange(&mut leader, (A, &mut a), &[], 500);
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(500)));
+        assert_eq!(step(&mut leader, G, 9, 600, &[A, B]), Step::Wake);
+        // The heartbeat is on its way, and so nobody has said yet that it still leads.
+        assert!(leader.leads(G));
+        leader.wake(G, at(610));
+        assert!(!leader.leads(G));
+        assert_eq!(step(&mut leader, G, 9, 700, &[A, B]), Step::Beat);
+    }
+
+    #[test]
+    fn too_few_followers_wake_it() {
+        let (mut leader, ..) = quiet();
+        let too_few =
+            |leader: &mut Quiet, ms| leader.step(rest(G, 9), at(ms), &BTreeSet::new(), TIMES, || false);
+        assert_eq!(too_few(&mut leader, 400), Step::Wake);
+        let (mut leader, ..) = quiet();
+        leader.died(A);
+        leader.died(B);
+        assert_eq!(too_few(&mut leader, 400), Step::Wake);
+    }
+
+    #[test]
+    fn what_a_follower_forgets_is_told_again() {
+        let (mut leader, mut a, mut b) = quiet();
+        assert!(a.stirred(G));
+        assert!(!a.stirred(G));
+        exchange(&mut leader, (A, &mut a), &[G], 400);
+        assert_eq!(a.kept(G, L, Term(3)), None, "the two differ, and know it");
+        let said = leader.say(A);
+        assert!(said.whole);
+        assert_eq!(said.asked, [rest(G, 9)]);
+        leader.unanswered(A, &said);
+        let settled = exchange(&mut leader, (A, &mut a), &[G], 500);
+        assert_eq!(settled, Settled::default(), "it was quiet for the leader all the time");
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(500)));
+        exchange(&mut leader, (B, &mut b), &[], 500);
+        assert!(!leader.say(B).whole, "it knew");
+    }
+
+    #[test]
+    fn what_the_leader_woke_is_not_kept_by_its_beats() {
+        let (mut leader, mut a, _) = quiet();
+        assert!(leader.wake(G, at(400)));
+        assert!(!leader.wake(G, at(400)));
+        // The heartbeat that would say so is lost.
+        exchange(&mut leader, (A, &mut a), &[G], 500);
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(300)));
+        exchange(&mut leader, (A, &mut a), &[G], 600);
+        assert_eq!(a.kept(G, L, Term(3)), None, "told whole, it is awake");
+    }
+
+    #[test]
+    fn a_death_ends_what_was_quiet_with_the_dead() {
+        let (mut leader, mut a, _) = quiet();
+        leader.died(A);
+        assert_eq!(step(&mut leader, G, 9, 400, &[B]), Step::Quiet, "the other one is enough");
+        assert_eq!(step(&mut leader, G, 9, 500, &[A, B]), Step::Wake, "another process knows nothing of it");
+        a.died(L);
+        assert_eq!(a.kept(G, L, Term(3)), None);
+    }
+
+    #[test]
+    fn a_new_process_is_asked_anew_even_if_nobody_missed_the_old_one() {
+        let (mut leader, ..) = quiet();
+        leader.died(A);
+        assert_eq!(step(&mut leader, G, 9, 400, &[A, B]), Step::Wake);
+        assert_eq!(step(&mut leader, G, 9, 700, &[A, B]), Step::Ask);
+        assert_eq!(leader.say(A).asked, [rest(G, 9)]);
+    }
+
+    #[test]
+    fn a_new_leader_takes_over_what_was_quiet_behind_the_old_one() {
+        let (.., mut b) = quiet();
+        let said = Said { asked: vec![Rest { term: Term(4), ..rest(G, 10) }], ..Said::default() };
+        b.told(A, &said, &groups(&[G]), at(900));
+        assert_eq!(b.kept(G, L, Term(3)), None);
+        assert_eq!(b.kept(G, A, Term(4)), Some(at(900)));
+        assert_eq!(b.count(), (0, 1));
+    }
+
+    #[test]
+    fn digests_tell_groups_terms_and_ends_apart() {
+        let known = [rest(G, 9), rest(H, 9), rest(G, 8), Rest { term: Term(9), ..rest(G, 3) }];
+        let digests: BTreeSet<u64> = known.into_iter().map(digest).collect();
+        assert_eq!(digests.len(), known.len());
+    }
+}

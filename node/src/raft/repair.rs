@@ -1,0 +1,470 @@
+//! Entries that a disk has damaged come from another replica, by index: what is committed is the same everywhere (log
+//! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
+
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use quorate_proto::ErrorCode;
+use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
+use quorate_proto::v1::{self, peer_reply, peer_request};
+
+use super::fitness::Fitness;
+use super::group::{Group, Role};
+use super::node::Inner;
+use super::peers::{Peers, Refusal};
+use super::types::{
+    Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire,
+};
+use crate::env::transport::Lane;
+use crate::env::{Mark, Moment, Point};
+use crate::storage::{Damage, Entry, Log, LogId, StoreError};
+
+/// At most so many entries are asked for at once.
+const ENTRIES_MAX: u64 = 1_000;
+/// How long a peer may take to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How late an answer may be looked at, where a [`Point`] makes it so.
+const LATE_MAX: Duration = Duration::from_millis(500);
+/// First pause after nobody had an entry; doubled up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A leader that misses something for so long hands over, and one that cannot begins anew after as long again.
+const LEADS_MAX: Duration = Duration::from_secs(1);
+
+/// What asking the peers for damaged entries has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mended {
+    /// Some were written once more.
+    Some,
+    /// Another entry than the log's own is committed here: the log's own never was.
+    OtherCommitted(LogIndex),
+    /// No other member can read this one either.
+    Gone(LogIndex),
+    /// Nobody gave any, and one of them has trimmed its log past it: what was made of it comes with a base.
+    Trimmed,
+    /// Nobody gave any.
+    None,
+}
+
+/// What is damaged, in the order of what is to be mended first: without a head the log ends for apply and for votes; what
+/// nobody had when it was asked for comes last.
+fn holes(damage: &Damage) -> Vec<Range<LogIndex>> {
+    let mut bodies = damage.bodies.clone();
+    damage.gone.ranges().iter().for_each(|gone| bodies.remove(gone.clone()));
+    let all = [damage.heads.ranges(), bodies.ranges(), damage.gone.ranges()];
+    all.concat()
+}
+
+/// Asks `peers` for damaged entries of a log from the start of `hole` on, one peer after the other, and writes what it
+/// gets.
+///
+/// # Errors
+/// The disk failed.
+pub(super) async fn mend(
+    plane: &Arc<Peers>,
+    log: &Log,
+    hole: &Range<LogIndex>,
+    peers: &[NodeId],
+    bytes_max: u64,
+) -> Result<Mended, StoreError> {
+    let end = hole.end.min(LogIndex(hole.start.0.saturating_add(ENTRIES_MAX)));
+    let (mut in_vain, mut trimmed) = (0, false);
+    for peer in peers {
+        let asked = ask(plane, *peer, log.group(), hole.start, end, bytes_max).await;
+        let entries = match asked {
+            Ok(Given::Entries(entries)) => entries,
+            Ok(Given::Damaged) => {
+                in_vain += 1;
+                continue;
+            }
+            Ok(Given::Trimmed) => {
+                trimmed = true;
+                continue;
+            }
+            Err(reason) => {
+                tracing::debug!(group = %log.group(), %peer, reason, "peer gave no entries");
+                continue;
+            }
+        };
+        let Some(given) = entries.first().map(|entry| entry.head.log_id()) else { continue };
+        let count = entries.len();
+        log.repair(entries).await?;
+        if !log.damage().holds(given.index) {
+            plane.env().reached(Mark::RepairedFromPeer);
+            tracing::info!(
+                group = %log.group(), from = %given.index, entries = count, %peer,
+                "damaged entries were written once more"
+            );
+            return Ok(Mended::Some);
+        }
+        let own = log.term_of(given.index);
+        if own.is_some_and(|own| own != given.term) {
+            return Ok(Mended::OtherCommitted(given.index));
+        }
+    }
+    plane.env().reached(Mark::NoCopyFound);
+    Ok(match (trimmed, in_vain == peers.len()) {
+        (true, _) => Mended::Trimmed,
+        (false, true) => Mended::Gone(hole.start),
+        (false, false) => Mended::None,
+    })
+}
+
+/// What a peer gives.
+enum Given {
+    Entries(Vec<Entry>),
+    /// It cannot read the first one either.
+    Damaged,
+    /// Its log begins behind the first one.
+    Trimmed,
+}
+
+/// Asks one peer for entries. What it gives was checked, begins with the first, and has no gaps.
+async fn ask(
+    plane: &Arc<Peers>,
+    peer: NodeId,
+    group: GroupId,
+    from: LogIndex,
+    end: LogIndex,
+    bytes_max: u64,
+) -> Result<Given, String> {
+    let request = v1::FetchEntriesRequest { group: group.0, from: from.0, end: end.0, bytes_max };
+    let body = peer_request::Body::FetchEntries(request);
+    let asked =
+        plane.ask(peer, Lane::Bulk, body, ANSWER_TIME_MAX).await.map_err(|error| error.to_string())?;
+    plane.env().dawdle(Point::RepairLate, LATE_MAX).await;
+    let (_, peer_reply::Body::FetchEntries(reply)) = asked else {
+        return Err("it answered something else".to_owned());
+    };
+    if reply.damaged {
+        return Ok(Given::Damaged);
+    }
+    if reply.trimmed {
+        return Ok(Given::Trimmed);
+    }
+    let entries = entries_from_wire(group, from, end, reply);
+    entries.map(Given::Entries).map_err(|malformed| malformed.to_string())
+}
+
+fn entries_from_wire(
+    group: GroupId,
+    from: LogIndex,
+    end: LogIndex,
+    reply: v1::FetchEntriesReply,
+) -> Result<Vec<Entry>, Malformed> {
+    let mut entries = Vec::with_capacity(reply.entries.len());
+    for (at, entry) in reply.entries.into_iter().enumerate() {
+        let entry = entry_from_raft(group, entry_from_wire(group, at, entry)?);
+        let expected = from.0.saturating_add(u64::try_from(at).expect("a place fits 64 bits"));
+        if entry.head.index.0 != expected || entry.head.index >= end {
+            return Err(Malformed::Entry { index: at, reason: "it was not asked for".to_owned() });
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Gives a peer entries that it cannot read, as far as this node knows them to be committed; whether or not the group
+/// runs here.
+pub(super) async fn serve(
+    node: Arc<Inner>,
+    request: v1::FetchEntriesRequest,
+) -> Result<peer_reply::Body, Refusal> {
+    let group = GroupId(request.group);
+    let log = node.store().log(group);
+    let committed = committed_here(node.group(group).as_ref(), &log);
+    let behind = committed.map_or(LogIndex(0), |committed| committed.index.next());
+    let (from, end) = (LogIndex(request.from), LogIndex(request.end).min(behind));
+    if log.state().purged.is_some_and(|purged| purged.index >= from) {
+        let reply = v1::FetchEntriesReply { trimmed: true, ..v1::FetchEntriesReply::default() };
+        return Ok(peer_reply::Body::FetchEntries(reply));
+    }
+    let mut entries = Vec::new();
+    if from < end {
+        let bytes_max = request.bytes_max.min(node.config().append_bytes_max);
+        entries = match log.entries(from..end, bytes_max).await {
+            Ok(entries) => entries,
+            Err(_) if log.damage().holds(from) => {
+                let reply = v1::FetchEntriesReply { damaged: true, ..v1::FetchEntriesReply::default() };
+                return Ok(peer_reply::Body::FetchEntries(reply));
+            }
+            Err(error) => return Err(Refusal::new(ErrorCode::NotAvailable, error.to_string())),
+        };
+        if entries.first().is_none_or(|first| first.head.index != from) {
+            // It was trimmed here meanwhile.
+            entries.clear();
+        }
+    }
+    let entries = entries.into_iter().map(entry_to_wire).collect::<Result<Vec<_>, _>>();
+    let entries = entries.map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;
+    let committed = committed.map(|committed| log_id_to_wire(&log_id_to_raft(committed)));
+    Ok(peer_reply::Body::FetchEntries(v1::FetchEntriesReply {
+        entries,
+        committed,
+        damaged: false,
+        trimmed: false,
+    }))
+}
+
+/// The last entry of a log that is known here to be committed.
+pub(super) fn committed_here(group: Option<&Group>, log: &Log) -> Option<LogId> {
+    let state = log.state();
+    // A hint, but a true one: it may only be old.
+    let noted = state.committed.filter(|committed| Some(*committed) <= state.last);
+    noted.max(group.and_then(Group::applied))
+}
+
+/// Mends what is found damaged in a group's log, until the group ends.
+pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
+    let Some((plane, env, bytes_max)) = node
+        .upgrade()
+        .map(|node| (Arc::downgrade(&node.peers), node.env().clone(), node.config().append_bytes_max))
+    else {
+        return;
+    };
+    let mut changed = log.damage_changed();
+    let mut pause = PAUSE_MIN;
+    let mut leading = Leading::default();
+    // What could not be had is not in the way of the rest.
+    let mut in_vain = 0;
+    loop {
+        changed.borrow_and_update();
+        let damage = log.damage();
+        if damage.base {
+            let Some(peers) = plane.upgrade() else { return };
+            let given_up = give_up(&node, &peers, &log, &members).await;
+            drop(peers);
+            match given_up {
+                Ok(false) => {}
+                // Whoever owns the group starts it again, or whoever watches the store ends the process.
+                Ok(true) | Err(_) => return,
+            }
+        }
+        if damage.entries() == 0 && !damage.base && !leading.hands_over(&node, &log) {
+            leading = Leading::default();
+            if changed.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        if damage.entries() > 0 {
+            let others = others(&node, &log, &members);
+            let Some(peers) = plane.upgrade() else { return };
+            let holes = holes(&damage);
+            let mended = mend(&peers, &log, &holes[in_vain % holes.len()], &others, bytes_max).await;
+            drop(peers);
+            in_vain += 1;
+            match mended {
+                Ok(Mended::Some) => {
+                    if log.damage().entries() == 0 {
+                        tracing::info!(group = %log.group(), "log is whole again");
+                    }
+                    (pause, in_vain) = (PAUSE_MIN, 0);
+                    continue;
+                }
+                Ok(Mended::OtherCommitted(index)) => {
+                    // The leader of a later term truncates it.
+                    tracing::debug!(group = %log.group(), %index, "damaged entry was never committed");
+                }
+                // Found out again by each start.
+                Ok(Mended::Gone(index)) => {
+                    log.note_gone(index);
+                    pause = PAUSE_MIN;
+                }
+                // It goes with the next trimming here.
+                Ok(Mended::Trimmed | Mended::None) => {
+                    tracing::warn!(
+                        group = %log.group(),
+                        entries = damage.entries(),
+                        "damaged entries could not be had from any peer yet"
+                    );
+                }
+                // The store has failed: whoever watches it ends the process.
+                Err(_) => return,
+            }
+        }
+        leading.look(&node, &log, &damage, env.now()).await;
+        env.sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Has a group begin anew whose base cannot be read, once enough others are there to go on without it, and to take it in
+/// again; tells whether it does.
+///
+/// # Errors
+/// The disk failed.
+async fn give_up(
+    node: &Weak<Inner>,
+    plane: &Arc<Peers>,
+    log: &Log,
+    members: &[NodeId],
+) -> Result<bool, StoreError> {
+    let others = others(node, log, members);
+    let mut there = 0;
+    for peer in &others {
+        // Nothing is asked for: that it answers is all.
+        let nothing = LogIndex(0);
+        there += usize::from(ask(plane, *peer, log.group(), nothing, nothing, 0).await.is_ok());
+    }
+    let all = others.len() + 1;
+    if there < all / 2 + 1 {
+        return Ok(false);
+    }
+    if let Some(group) = running(node, log)
+        && leads(Some(&group)).is_some()
+    {
+        hand_over(node, &group).await;
+        return Ok(false);
+    }
+    log.lose_base().await?;
+    if let Some(node) = node.upgrade() {
+        node.must_begin_anew(log.group());
+    }
+    Ok(true)
+}
+
+/// The group, if it runs. Not to be held for long: it would live as long as this task, which ends with it.
+fn running(node: &Weak<Inner>, log: &Log) -> Option<Group> {
+    node.upgrade()?.group(log.group())
+}
+
+/// Whoever may have what is missing here; whoever has become a member since the start too.
+fn others(node: &Weak<Inner>, log: &Log, members: &[NodeId]) -> Vec<NodeId> {
+    let mut others = members.to_vec();
+    if let Some(group) = running(node, log) {
+        others.extend(group.members().into_iter().map(|member| member.node));
+        others.retain(|other| *other != group.0.me);
+    } else if let Some(node) = node.upgrade() {
+        others.retain(|other| *other != node.me);
+    }
+    others.sort_unstable();
+    others.dedup();
+    others
+}
+
+/// A leader that misses something of its log.
+#[derive(Default)]
+struct Leading {
+    /// In which term, and since when.
+    since: Option<(Term, Moment)>,
+    /// openraft lets it propose nothing more in this term.
+    handed_over: bool,
+}
+
+impl Leading {
+    /// Whether it still leads in the term in which it has begun to hand over.
+    fn hands_over(&self, node: &Weak<Inner>, log: &Log) -> bool {
+        self.handed_over && self.since.map(|(term, _)| term) == leads(running(node, log).as_ref())
+    }
+
+    /// Hands over, and begins the group anew if nobody can take over what this node alone has, and cannot read.
+    async fn look(&mut self, node: &Weak<Inner>, log: &Log, damage: &Damage, now: Moment) {
+        let Some(group) = running(node, log) else { return };
+        let leads = leads(Some(&group)).filter(|_| self.handed_over || !Fitness::of(damage).stands);
+        let Some(term) = leads else {
+            *self = Self::default();
+            return;
+        };
+        let since = match self.since {
+            Some((known, since)) if known == term => since,
+            Some(_) | None => now,
+        };
+        self.since = Some((term, since));
+        let missing = now.since(since);
+        if missing >= LEADS_MAX {
+            self.handed_over |= hand_over(node, &group).await;
+        }
+        if missing >= LEADS_MAX * 2
+            && is_beyond(damage, group.applied())
+            && let Some(node) = node.upgrade()
+        {
+            node.must_begin_anew(log.group());
+        }
+    }
+}
+
+/// In which term this node leads.
+fn leads(group: Option<&Group>) -> Option<Term> {
+    match group?.role() {
+        Role::Leader { term, .. } => Some(term),
+        Role::Follower { .. } => None,
+    }
+}
+
+/// Whether anything is damaged that lies behind the last applied entry.
+fn is_beyond(damage: &Damage, applied: Option<LogId>) -> bool {
+    let next = applied.map_or(LogIndex(0), |applied| applied.index.next());
+    damage.touches(&(next..LogIndex(u64::MAX)))
+}
+
+/// Lets another voter lead that holds all of the log, if there is one.
+async fn hand_over(node: &Weak<Inner>, group: &Group) -> bool {
+    let last = group.log().state().last;
+    let equal = |other: &NodeId| *other != group.0.me && last.is_some() && group.matched_by(*other) == last;
+    let Some(to) = group.voters().into_iter().find(equal) else { return false };
+    group.0.env.reached(Mark::DamagedLeaderHandsOver);
+    tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
+    let Some(node) = node.upgrade() else { return false };
+    if let Err(error) = node.transfer(group, to).boxed().await {
+        tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_proto::ids::Timestamp;
+
+    use super::*;
+    use crate::raft::types::{Payload, Proposal};
+    use crate::storage::Body;
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn entry(index: u64) -> Entry {
+        let mut entry = *Payload::new(Proposal::command(Bytes::from_static(b"command"), Timestamp(5))).0;
+        (entry.head.group, entry.head.index, entry.head.term) = (GROUP, LogIndex(index), Term(2));
+        entry
+    }
+
+    fn check(entries: Vec<Entry>) -> Result<usize, Malformed> {
+        let entries = entries.into_iter().map(|entry| entry_to_wire(entry).unwrap()).collect();
+        let reply = v1::FetchEntriesReply { entries, committed: None, damaged: false, trimmed: false };
+        entries_from_wire(GROUP, LogIndex(4), LogIndex(6), reply).map(|entries| entries.len())
+    }
+
+    #[test]
+    fn heads_come_first_and_what_nobody_had_comes_last() {
+        let range = |start, end| LogIndex(start)..LogIndex(end);
+        let mut damage = Damage::default();
+        damage.bodies.add(range(3, 8));
+        damage.gone.add(range(4, 5));
+        damage.heads.add(range(20, 22));
+        assert_eq!(holes(&damage), [range(20, 22), range(3, 4), range(5, 8), range(4, 5)]);
+        assert!(is_beyond(&damage, None));
+        let applied = |index| Some(LogId { term: Term(2), index: LogIndex(index) });
+        assert!(is_beyond(&damage, applied(20)));
+        assert!(!is_beyond(&damage, applied(21)), "what is applied is not needed to lead");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_taken() {
+        assert_eq!(check(Vec::new()), Ok(0));
+        assert_eq!(check(vec![entry(4)]), Ok(1));
+        assert_eq!(check(vec![entry(4), entry(5)]), Ok(2));
+        for wrong in [vec![entry(5)], vec![entry(4), entry(4)], vec![entry(4), entry(5), entry(6)]] {
+            assert!(check(wrong).is_err());
+        }
+        let mut other = entry(4);
+        other.head.group = GroupId(8);
+        assert!(check(vec![other]).is_err(), "another group's");
+        let mut other = entry(4);
+        other.body = Body::Here(Bytes::from_static(b"another"));
+        assert!(check(vec![other]).is_err(), "another body");
+    }
+}

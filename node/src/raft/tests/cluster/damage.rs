@@ -1,0 +1,232 @@
+//! Replicas that have lost something of their log: who takes them in, and from when on they count again.
+#![expect(clippy::disallowed_methods, reason = "the tests damage real files")]
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::raft::GroupError;
+use crate::storage::{HardVote, Lost};
+
+/// What happens to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    /// The volumes are as they were before the last entries.
+    OlderVolumes,
+    /// `meta.redb` is gone.
+    NoMeta,
+    /// The same, when the log begins behind a base, which lay there.
+    NoBase,
+    /// As after both: the vote is lost too.
+    Vote,
+}
+
+/// The volumes of a folder, with what they hold.
+fn volumes(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let is_volume = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().starts_with("volume");
+    files.filter(is_volume).map(|file| (file.clone(), std::fs::read(file).unwrap())).collect()
+}
+
+/// Opens a stopped node's store; what is lost of the group once `change` was made to it, if it gives that.
+async fn lost(cluster: &Cluster, node: NodeId, change: Option<Lost>) -> Lost {
+    let folder = cluster.folders[node.0 as usize - 1].path();
+    let env = crate::raft::tests::env(folder, Arc::default(), Arc::default()).await;
+    let (store, _) = Store::open(&env, StoreConfig::default(), node).await.unwrap();
+    // A hello tells it, which these nodes do not say.
+    store.facts().set_cluster_id(ClusterId::from_random([9; 16])).await.unwrap();
+    let log = store.log(GROUP);
+    if let Some(change) = change {
+        log.set_lost(change).await.unwrap();
+    }
+    let lost = log.damage().lost;
+    store.close().await;
+    lost
+}
+
+/// Starts a node whose group does not start there, and stops it again; what is lost of the group then.
+async fn refused(cluster: &mut Cluster, node: u32) -> Lost {
+    let folder = cluster.folders[node as usize - 1].path();
+    let env = crate::raft::tests::env(folder, cluster.switch.clone(), Arc::<Killable>::default()).await;
+    let id = NodeId(node);
+    let (store, _) = Store::open(&env, StoreConfig::default(), id).await.unwrap();
+    cluster.starts += 1;
+    let incarnation = Incarnation(cluster.starts);
+    let config = RaftConfig::default();
+    let raft = RaftNode::new(env.clone(), store.clone(), config, id, incarnation, Arc::new(NoHooks));
+    let listener = env.transport.listen(&address(id), raft.handler()).await.unwrap();
+    for member in &cluster.members {
+        raft.set_address(member.node, &address(member.node));
+    }
+    let refused = raft.start_group(GROUP, cluster.members.clone(), Box::new(Applied::default())).await;
+    let refused = refused.map(|group| group.role());
+    assert!(matches!(refused, Err(GroupError::Damaged { group: GROUP, .. })), "{refused:?}");
+    let lost = store.log(GROUP).damage().lost;
+    raft.stop().await;
+    drop(listener);
+    store.close().await;
+    lost
+}
+
+async fn survives(harm: Harm) {
+    let mut cluster = Cluster::new(3).await;
+    let mut nodes = Vec::new();
+    for node in 1..=3 {
+        nodes.push(cluster.start(node).await);
+    }
+    let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let mut acked = propose(led, term, 0..50).await;
+    let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
+    let victim = cluster.members[at].node;
+    let folder = cluster.folders[at].path().to_owned();
+    nodes.remove(at).stop().await;
+    let older = volumes(&folder);
+    nodes.insert(at, cluster.start(victim.0).await);
+
+    let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    acked.extend(propose(led, term, 50..100).await);
+    assert_eq!(acked.len(), 100);
+    for node in &nodes {
+        until("all have it", || holds(node, &acked)).await;
+    }
+    if harm == Harm::NoBase {
+        let first = led.group.applied().unwrap().index.next();
+        led.group.trim(first, false).await.unwrap();
+        for node in &nodes {
+            let begins = || node.group.log().state().purged.map(|purged| purged.index.next());
+            until("the log is trimmed", || begins() == Some(first)).await;
+        }
+        acked.extend(propose(led, term, 200..205).await);
+        until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+    }
+    nodes.remove(at).stop().await;
+    let expected = match harm {
+        Harm::OlderVolumes => {
+            for (file, bytes) in &older {
+                std::fs::write(file, bytes).unwrap();
+            }
+            lost(&cluster, victim, None).await
+        }
+        Harm::NoMeta | Harm::NoBase => {
+            std::fs::remove_file(folder.join("meta.redb")).unwrap();
+            lost(&cluster, victim, None).await
+        }
+        Harm::Vote => lost(&cluster, victim, Some(Lost { tail: true, vote: true })).await,
+    };
+    assert!(expected.tail, "{harm:?}: {expected:?}");
+    assert_eq!(expected.vote, harm == Harm::Vote, "{harm:?}");
+
+    let back = cluster.start(victim.0).await;
+    until("it holds all again", || holds(&back, &acked)).await;
+    until("it is known to", || back.group.log().damage().is_none()).await;
+    nodes.insert(at, back);
+
+    // It votes again: without it there is no majority.
+    let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let old = nodes.iter().position(|node| std::ptr::eq(node, led)).unwrap();
+    nodes.remove(old).kill();
+    let (led, next) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    assert!(next > term, "{harm:?}");
+    acked.extend(propose(led, next, 100..150).await);
+    for node in &nodes {
+        until("what was acknowledged", || holds(node, &acked)).await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[test]
+fn who_has_an_older_log_is_taken_in_again() {
+    threads().block_on(survives(Harm::OlderVolumes));
+}
+
+#[test]
+fn who_has_lost_its_meta_is_taken_in_again() {
+    threads().block_on(survives(Harm::NoMeta));
+}
+
+#[test]
+fn who_has_lost_its_base_begins_anew_with_the_leaders() {
+    threads().block_on(survives(Harm::NoBase));
+}
+
+#[test]
+fn who_has_lost_its_vote_is_taken_in_again() {
+    threads().block_on(survives(Harm::Vote));
+}
+
+#[test]
+fn who_has_lost_its_tail_does_not_start_while_nobody_leads() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let (first, second, third) = (cluster.start(1).await, cluster.start(2).await, cluster.start(3).await);
+        let (led, term) = leader(&[&first, &second, &third]).await;
+        let acked = propose(led, term, 0..10).await;
+        assert_eq!(acked.len(), 10);
+        until("all have it", || [&first, &second, &third].iter().all(|node| holds(node, &acked))).await;
+        for node in [first, second, third] {
+            node.stop().await;
+        }
+        let tail = Lost { tail: true, vote: false };
+        assert_eq!(lost(&cluster, NodeId(1), Some(tail)).await, tail);
+
+        // With one more there would be a majority, if this one counted.
+        let second = cluster.start(2).await;
+        assert_eq!(refused(&mut cluster, 1).await, tail, "it stays noted");
+        assert!(!matches!(second.group.role(), Role::Leader { .. }), "nobody voted for it");
+
+        let third = cluster.start(3).await;
+        leader(&[&second, &third]).await;
+        let first = cluster.start(1).await;
+        until("it holds all", || holds(&first, &acked)).await;
+        until("it is known to", || first.group.log().damage().is_none()).await;
+        for node in [first, second, third] {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn the_only_replica_that_has_lost_something_does_not_take_itself_for_all_there_is() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        let first = cluster.start(1).await;
+        let (led, term) = leader(&[&first]).await;
+        assert_eq!(propose(led, term, 0..10).await.len(), 10);
+        first.stop().await;
+        let tail = Lost { tail: true, vote: false };
+        assert_eq!(lost(&cluster, NodeId(1), Some(tail)).await, tail);
+        for _ in 0..2 {
+            assert_eq!(refused(&mut cluster, 1).await, tail, "no start makes it forget");
+        }
+    });
+}
+
+#[test]
+fn a_group_that_was_perhaps_here_waits_until_it_is_known_which_ones_were() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        // Another group alone, so that there is a volume to make the small database of.
+        let folder = cluster.folders[0].path().to_owned();
+        let env = crate::raft::tests::env(&folder, Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        let vote = HardVote { term: Term(1), node: 1, committed: false };
+        store.log(GroupId(3)).save_vote(vote).await.unwrap();
+        store.close().await;
+        drop((store, env));
+        std::fs::remove_file(folder.join("meta.redb")).unwrap();
+        assert_eq!(lost(&cluster, NodeId(1), None).await, Lost::default());
+
+        assert_eq!(refused(&mut cluster, 1).await, Lost::default(), "nothing is noted of it meanwhile");
+        let env = crate::raft::tests::env(&folder, Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        assert!(store.may_have_forgotten(GROUP) && store.forgot_any());
+        // The metadata say that it was made later.
+        store.forgot_none_from(GROUP).await.unwrap();
+        store.close().await;
+        drop((store, env));
+        let first = cluster.start(1).await;
+        leader(&[&first]).await;
+        first.stop().await;
+    });
+}
