@@ -133,9 +133,10 @@ fn every_metric_is_there_and_moves() {
         assert!(of(moved) > 0.0, "{moved} is {}", of(moved));
     }
 
-    // A replica that is away falls behind, and somebody is told.
+    // A replica that is away falls behind, and somebody is told. By their keys both partitions get some.
     cluster.kill(3);
-    drop(cluster.run_with(["produce", "t"], &lines).done());
+    let keyed = (0..1_000).map(|number| format!("{number}:line\n")).collect::<String>();
+    drop(cluster.run_with(["produce", "t", "--key-separator", ":"], keyed).done());
     wait::until("what node 3 lacks", || {
         let seen = samples(&cluster, &[1, 2]);
         let lag = seen.get("quorate_replica_lag_records{peer=\"3\"}").copied().unwrap_or(0.0);
