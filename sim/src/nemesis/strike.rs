@@ -117,7 +117,12 @@ impl Nemesis {
                     at += self.dice.time(100 * MS, 6_000 * MS);
                 }
             }
-            Kind::Stranger => self.bring_stranger(cluster, &nodes, node, until).await,
+            // While somebody is to admit a node's new disk, it would be the stranger's that is admitted.
+            Kind::Stranger => {
+                if cluster.orders().are_done() {
+                    self.bring_stranger(cluster, &nodes, node, until).await;
+                }
+            }
             Kind::SlowDisk => {
                 let read_max = self.dice.time(MS / 100, 20 * MS);
                 let write_max = self.dice.time(MS / 100, 5 * MS);
