@@ -13,7 +13,7 @@ use quorate_proto::ids::NodeId;
 use super::kinds::Kind;
 use super::mends::Mend;
 use super::{Nemesis, shapes};
-use crate::cluster::{Brought, Cluster, Crash, Start};
+use crate::cluster::{Brought, Cluster, Crash, Order, Start};
 use crate::dice::Dice;
 use crate::env::clock;
 use crate::env::disk::{DirtyPages, Operation, Pace};
@@ -119,7 +119,7 @@ impl Nemesis {
             }
             // While somebody is to admit a node's new disk, it would be the stranger's that is admitted.
             Kind::Stranger => {
-                if cluster.orders().are_done() {
+                if !cluster.orders().all().contains(&Order::Replace(node)) {
                     self.bring_stranger(cluster, &nodes, node, until).await;
                 }
             }
