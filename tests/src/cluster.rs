@@ -395,6 +395,10 @@ impl Drop for Cluster {
             for node in self.nodes.values() {
                 let log = node.log();
                 let lines: Vec<_> = log.lines().collect();
+                // Backtraces push the panics themselves out of what is shown.
+                for panic in lines.windows(2).filter(|pair| pair[0].contains("panicked at")) {
+                    eprintln!("--- node {}: {} {}", node.id, panic[0], panic[1]);
+                }
                 let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
                 eprintln!("--- last of node {}'s log\n{}", node.id, last.join("\n"));
             }
