@@ -77,6 +77,9 @@ pub struct Partition {
     /// How often its leaders said who the members are. 0: the group has its first members, and each may write the first
     /// entry of its log itself. Never again after that: members of old might find each other and begin anew.
     pub version: u64,
+    /// The term of the leader that said it last; 0 if none did. An earlier one's word counts no more: it may be late, and
+    /// lack who was let in since.
+    pub term: Term,
     /// Whether its members change: so its leader says before the first step, and no more once the disks are those that
     /// are wanted and all of them vote. A disk that is named follows at first, or is no member yet.
     pub changing: bool,
@@ -164,7 +167,14 @@ impl Partition {
     /// A partition of a new topic, whose group begins with these disks; the preferred leader first.
     pub fn new(group: GroupId, members: &[(NodeId, Identity)]) -> Self {
         let replicas = members.iter().map(|(node, _)| *node).collect();
-        Self { group, replicas, disks: members.iter().copied().collect(), version: 0, changing: false }
+        Self {
+            group,
+            replicas,
+            disks: members.iter().copied().collect(),
+            version: 0,
+            term: Term(0),
+            changing: false,
+        }
     }
 }
 

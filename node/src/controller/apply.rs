@@ -49,8 +49,8 @@ pub(super) fn apply(metadata: &mut Metadata, command: Command) -> Answer {
         Command::AssignReplicas { topic, partition, replicas } => {
             members::assign(metadata, topic, partition, replicas)
         }
-        Command::ReportMembers { topic, partition, version, disks, changing } => {
-            members::report(metadata, topic, partition, version, disks, changing)
+        Command::ReportMembers { topic, partition, version, term, disks, changing } => {
+            members::report(metadata, topic, partition, (version, term), disks, changing)
         }
         Command::ConfigureTopic { change, id, settings } => configure(metadata, change, id, &settings),
         Command::AddPartitions { change, id, partitions } => add_partitions(metadata, change, id, partitions),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{
-    ChangeId, ClusterId, Identity, LogIndex, NodeId, PartitionId, ProducerId, TopicId, TopicName,
+    ChangeId, ClusterId, Identity, LogIndex, NodeId, PartitionId, ProducerId, Term, TopicId, TopicName,
 };
 use quorate_proto::v1;
 use thiserror::Error;
@@ -126,6 +126,8 @@ pub enum Command {
         partition: PartitionId,
         /// How often that was said before, as the leader knows it.
         version: u64,
+        /// The leader's term.
+        term: Term,
         /// The disks, by node.
         disks: BTreeMap<NodeId, Identity>,
         /// Whether they are about to change, or do not all vote yet.
@@ -260,7 +262,7 @@ impl Command {
                 partition: partition.0,
                 replicas: replicas.iter().map(|node| node.0).collect(),
             }),
-            Self::ReportMembers { topic, partition, version, disks, changing } => {
+            Self::ReportMembers { topic, partition, version, term, disks, changing } => {
                 let disk = |(node, identity): (&NodeId, &Identity)| v1::Disk {
                     node: node.0,
                     identity: identity.to_wire(),
@@ -271,6 +273,7 @@ impl Command {
                     version: *version,
                     disks: disks.iter().map(disk).collect(),
                     changing: *changing,
+                    term: term.0,
                 })
             }
         };
@@ -371,6 +374,7 @@ impl Command {
                     topic: topic_id(&report.topic)?,
                     partition: PartitionId(report.partition),
                     version: report.version,
+                    term: Term(report.term),
                     disks: report.disks.into_iter().map(disk).collect::<Result<_, NotACommand>>()?,
                     changing: report.changing,
                 }
@@ -494,6 +498,7 @@ mod tests {
                 topic: id,
                 partition,
                 version: 9,
+                term: Term(3),
                 disks: [(node_id, disk)].into(),
                 changing: true,
             },

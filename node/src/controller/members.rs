@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{Identity, NodeId, PartitionId, TopicId};
+use quorate_proto::ids::{Identity, NodeId, PartitionId, Term, TopicId};
 
 use super::apply::refused;
 use super::command::Answer;
@@ -188,12 +188,13 @@ pub(super) fn assign(
     Answer::Done
 }
 
-/// Notes the disks that are, or may become, members of a partition's group, unless its leader knew an older state.
+/// Notes the disks that are, or may become, members of a partition's group, unless its leader knew an older state, or one
+/// of a later term has said it since: that one may have let somebody in whom this one does not know.
 pub(super) fn report(
     metadata: &mut Metadata,
     topic: TopicId,
     partition: PartitionId,
-    version: u64,
+    (version, term): (u64, Term),
     disks: BTreeMap<NodeId, Identity>,
     changing: bool,
 ) -> Answer {
@@ -206,7 +207,17 @@ pub(super) fn report(
             format!("version {version} of the members is not the last one"),
         );
     }
+    if term < place.term {
+        return refused(
+            ErrorCode::InvalidRequest,
+            format!(
+                "the leader of term {} has said the members, that of term {term} leads no more",
+                place.term
+            ),
+        );
+    }
     place.version += 1;
+    place.term = term;
     place.disks = disks;
     place.changing = changing;
     Answer::Done

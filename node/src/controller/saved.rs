@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_proto::ids::{ChangeId, ClusterId, GroupId, Identity, NodeId, TopicId};
+use quorate_proto::ids::{ChangeId, ClusterId, GroupId, Identity, NodeId, Term, TopicId};
 use quorate_proto::v1;
 use thiserror::Error;
 
@@ -77,13 +77,14 @@ fn encode_topic(topic: &Topic) -> v1::TopicState {
     let Topic { id, name, partitions, config } = topic;
     let TopicConfig { message_bytes_max, timestamp_type, retention } = config;
     let partition = |partition: &Partition| {
-        let Partition { group, replicas, disks, version, changing } = partition;
+        let Partition { group, replicas, disks, version, term, changing } = partition;
         v1::PartitionPlace {
             group: group.0,
             replicas: replicas.iter().map(|node| node.0).collect(),
             disks: disks.iter().map(|(node, disk)| disk_to_wire(*node, *disk)).collect(),
             version: *version,
             changing: *changing,
+            term: term.0,
         }
     };
     v1::TopicState {
@@ -152,6 +153,7 @@ fn decode_topic(topic: &v1::TopicState) -> Result<Topic, BadState> {
             replicas: place.replicas.iter().map(|node| NodeId(*node)).collect(),
             disks: place.disks.iter().map(disk_of).collect::<Result<BTreeMap<_, _>, _>>()?,
             version: place.version,
+            term: Term(place.term),
             changing: place.changing,
         })
     };
@@ -240,6 +242,7 @@ mod tests {
                 topic: id,
                 partition: PartitionId(0),
                 version: 0,
+                term: Term(4),
                 disks: members,
                 changing: true,
             },

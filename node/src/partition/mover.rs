@@ -2,7 +2,8 @@
 //!
 //! It looks again and again, and does one thing at a time, decided anew from the group's newest membership: so it does
 //! not matter where another leader stopped, or that the wish has changed meanwhile. Nobody becomes a member before the
-//! metadata name its disk, so that a node never takes a log for one that nobody needs. And the metadata say that the
+//! metadata name its disk, so that a node never takes a log for one that nobody needs; each leader says the members itself
+//! before it changes them, as from then on no word of an earlier leader counts that lacks who is let in. And the metadata say that the
 //! members change, from before the first step until all who are wanted vote: a disk that is only named, or only follows,
 //! makes up for no other one that is lost.
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use quorate_proto::ids::{GroupId, Identity, NodeId, PartitionId, TopicId};
+use quorate_proto::ids::{GroupId, Identity, NodeId, PartitionId, Term, TopicId};
 use tokio::sync::watch;
 
 use crate::env::{Env, Mark, Point};
@@ -47,6 +48,8 @@ pub struct Members {
     pub partition: PartitionId,
     /// The version of the metadata that it follows.
     pub version: u64,
+    /// The leader's term.
+    pub term: Term,
     /// The disks that are members, or may become members by its next change.
     pub disks: BTreeMap<NodeId, Identity>,
     /// Whether they are about to change, or do not all vote yet.
@@ -71,12 +74,12 @@ fn is_settled(partition: &Partition, now: &GroupConfig, wanted: &Wanted) -> bool
     now.is(wanted) && partition.disks == now.disks && !partition.changing
 }
 
-/// What the leader `me` does next for a partition that these disks are to hold.
+/// What the leader `me` of a term does next for a partition that these disks are to hold.
 fn next(
     partition: &Partition,
     disks: BTreeMap<NodeId, Identity>,
     seen: &SeenConfig,
-    me: NodeId,
+    (me, term): (NodeId, Term),
     near: &BTreeSet<NodeId>,
 ) -> Next {
     let now = &seen.config;
@@ -94,8 +97,8 @@ fn next(
     match next_step(now, &wanted, me, near) {
         Step::Done => Next::Report { disks: now.disks.clone(), changing: false },
         Step::Wait(_) => Next::Wait,
-        // With that it is known too that the group has begun.
-        Step::Append(next) if !partition.changing || !are_known(&next.disks) => {
+        // With that it is known too that the group has begun, and no earlier leader is heard any more.
+        Step::Append(next) if !partition.changing || partition.term != term || !are_known(&next.disks) => {
             let mut disks = now.disks.clone();
             disks.extend(next.disks);
             Next::Report { disks, changing: true }
@@ -120,6 +123,8 @@ struct Due {
     partition: Partition,
     disks: BTreeMap<NodeId, Identity>,
     group: Group,
+    /// In which this node leads it.
+    term: Term,
 }
 
 /// Moves partitions until the metadata end.
@@ -181,9 +186,7 @@ fn due(around: &Around, metadata: &Metadata, busy: &BTreeSet<GroupId>) -> Vec<Du
                 continue;
             }
             let Some(group) = around.raft.group(partition.group) else { continue };
-            if !matches!(group.role(), Role::Leader { ready: true, .. }) {
-                continue;
-            }
+            let Role::Leader { ready: true, term } = group.role() else { continue };
             let disks = metadata.wanted(partition);
             let wanted = Wanted { voters: disks, learners: BTreeMap::new() };
             let seen = group.seen_config();
@@ -191,7 +194,7 @@ fn due(around: &Around, metadata: &Metadata, busy: &BTreeSet<GroupId>) -> Vec<Du
                 continue;
             }
             let (number, partition) = (PartitionId(number), partition.clone());
-            all.push(Due { topic: topic.id, number, partition, disks: wanted.voters, group });
+            all.push(Due { topic: topic.id, number, partition, disks: wanted.voters, group, term });
         }
     }
     all
@@ -199,19 +202,19 @@ fn due(around: &Around, metadata: &Metadata, busy: &BTreeSet<GroupId>) -> Vec<Du
 
 /// Does one thing for one group.
 async fn settle(around: Around, due: Due) -> GroupId {
-    let Due { topic, number, partition, disks, group } = due;
+    let Due { topic, number, partition, disks, group, term } = due;
     let (env, id) = (&around.env, group.id());
     let seen = group.seen_config();
     let since = env.now() - SILENCE_MAX;
     let alive = around.raft.alive();
     let mut near = group.near(NEAR_ENTRIES);
     near.retain(|node| alive.get(node).is_some_and(|heard| *heard >= since));
-    match next(&partition, disks, &seen, around.me, &near) {
+    match next(&partition, disks, &seen, (around.me, term), &near) {
         Next::Nothing => {}
         Next::Wait => env.sleep(LOOK_AGAIN).await,
         Next::Report { disks, changing } if !env.perturb(Point::MembersUntold) => {
             let version = partition.version;
-            (around.report)(Members { topic, partition: number, version, disks, changing }).await;
+            (around.report)(Members { topic, partition: number, version, term, disks, changing }).await;
         }
         Next::Report { .. } => env.sleep(LOOK_AGAIN).await,
         Next::Append(next) => {
@@ -258,7 +261,7 @@ fn any_of<'a>(env: &Env, nodes: &'a BTreeSet<NodeId>) -> Option<&'a NodeId> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::ids::{LogIndex, Term};
+    use quorate_proto::ids::LogIndex;
 
     use super::*;
     use crate::storage::LogId;
@@ -287,16 +290,17 @@ mod tests {
         Next::Report { disks: disks(list), changing }
     }
 
-    /// Node 1 leads, and is near to nodes 2 to 4. The metadata name `known`, say whether that changes, and want `wanted`.
+    /// Node 1 leads in the term in which the members were said last, and is near to nodes 2 to 4. The metadata name `known`, say whether that changes, and want `wanted`.
     fn check(known: (&str, bool), wanted: &str, now: &GroupConfig, expected: &Next) {
-        let partition = Partition { disks: disks(known.0), changing: known.1, ..Partition::default() };
+        let partition =
+            Partition { disks: disks(known.0), changing: known.1, term: Term(2), ..Partition::default() };
         let at = Some(LogId { term: Term(1), index: LogIndex(7) });
         let mut seen = SeenConfig { config: now.clone(), at, is_committed: true };
         let near = [2, 3, 4].map(NodeId).into();
-        let found = next(&partition, disks(wanted), &seen, NodeId(1), &near);
+        let found = next(&partition, disks(wanted), &seen, (NodeId(1), Term(2)), &near);
         assert_eq!(found, *expected, "{now:?}");
         seen.is_committed = false;
-        let found = next(&partition, disks(wanted), &seen, NodeId(1), &near);
+        let found = next(&partition, disks(wanted), &seen, (NodeId(1), Term(2)), &near);
         assert!(matches!(found, Next::Wait | Next::Nothing), "{found:?} before the last change is committed");
     }
 
@@ -340,6 +344,24 @@ mod tests {
         check(named, wanted, &config("1:1 3:3", "2:22"), &Next::Append(config("1:1 2:22 3:3", "")));
         check(named, wanted, &config("1:1 2:22 3:3", ""), &report("1:1 2:22 3:3", false));
         check(("1:1 2:22 3:3", false), wanted, &config("1:1 2:22 3:3", ""), &Next::Nothing);
+    }
+
+    #[test]
+    fn a_new_leader_says_the_members_itself_before_it_changes_them() {
+        let partition = Partition {
+            disks: disks("1:1 2:2 3:3 4:4"),
+            changing: true,
+            term: Term(2),
+            ..Partition::default()
+        };
+        let at = Some(LogId { term: Term(3), index: LogIndex(7) });
+        let seen = SeenConfig { config: config("1:1 2:2 3:3", ""), at, is_committed: true };
+        let found = |term| {
+            let wanted = disks("1:1 2:2 4:4");
+            next(&partition, wanted, &seen, (NodeId(1), Term(term)), &[2, 3, 4].map(NodeId).into())
+        };
+        assert_eq!(found(2), Next::Append(config("1:1 2:2 3:3", "4:4")));
+        assert_eq!(found(3), report("1:1 2:2 3:3 4:4", true));
     }
 
     #[test]

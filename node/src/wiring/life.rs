@@ -160,8 +160,8 @@ impl Life {
         let report = move |members: Members| {
             let controller = controller.clone();
             async move {
-                let Members { topic, partition, version, disks, changing } = members;
-                let command = Command::ReportMembers { topic, partition, version, disks, changing };
+                let Members { topic, partition, version, term, disks, changing } = members;
+                let command = Command::ReportMembers { topic, partition, version, term, disks, changing };
                 if let Err(error) = controller.submit(command, REGISTER_TIME).await {
                     tracing::debug!(%node, %partition, %error, "members of a partition were not reported");
                 }

@@ -56,7 +56,9 @@ fn command(line: &str) -> Command {
         "report" => Command::ReportMembers {
             topic,
             partition: partition(),
-            version: words[2].parse().unwrap(),
+            // `version` or `version/term`.
+            version: words[2].split('/').next().unwrap().parse().unwrap(),
+            term: Term(words[2].split_once('/').map_or(1, |(_, term)| term.parse().unwrap())),
             disks: disks(words[3]),
             changing: words.get(4) == Some(&"changing"),
         },
@@ -240,6 +242,27 @@ fn what_cannot_hold_a_partition_is_not_assigned_to() {
             node 1: disk 11, admission 0
             node 2: disk 12, admission 0
             t-0: [2, 1] of 1:11 v1, moves
+        "#]],
+    );
+}
+
+#[test]
+fn a_late_word_of_an_earlier_leader_does_not_count() {
+    check(
+        "register 1 11
+         register 2 12
+         register 3 13
+         topic 1 2
+         report 0 0/4 1:11,2:12,3:13 changing
+         report 0 1/5 1:11,2:12,3:13 changing
+         report 0 2/4 1:11,2:12
+         report 0 2/5 1:11,3:13",
+        expect![[r#"
+            report 0 2/4 1:11,2:12 -> InvalidRequest: the leader of term 5 has said the members, that of term 4 leads no more
+            node 1: disk 11, admission 0
+            node 2: disk 12, admission 0
+            node 3: disk 13, admission 0
+            t-0: [3, 1] of 1:11,3:13 v3
         "#]],
     );
 }
