@@ -367,7 +367,8 @@ async fn grant(group: &Group, to: Who, request: &v1::RejoinRequest) -> Option<v1
         if !is_member {
             return None;
         }
-        // Before that replica's Raft starts: afterwards it is without effect.
+        // Before that replica's Raft starts: afterwards it is without effect. It stands for one conflict, and the peers'
+        // plane hands openraft no old one after that.
         let target = node_to_raft(to.node);
         let allowed = group.0.raft.trigger();
         let allowed = group.0.scope.enter(allowed.allow_next_revert(&target, true)).boxed().await;

@@ -153,6 +153,8 @@ named! {
         HeartbeatSkipped = "heartbeat-skipped",
         /// A heartbeat waits before it is handled.
         HeartbeatHandledLate = "heartbeat-handled-late",
+        /// The answer to a heartbeat goes out later than that to what came after it.
+        HeartbeatAnsweredLate = "heartbeat-answered-late",
         /// A node's beat to a peer is not sent.
         BeatSkipped = "beat-skipped",
         /// A beat says that the node leads nothing, as one from before an election.

@@ -13,6 +13,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
+use super::conflicts::Conflicts;
 use super::convert::{Append, Appended, Asked, append_to_wire, pass_over_unread};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
@@ -43,7 +44,7 @@ impl RefusedFull {
 }
 
 /// One session of replication to one peer: takes requests as long as there is room, gives answers in order, and ends
-/// with the first that is not a success, or one only for a part.
+/// with the first that is not a success, or one only for a part; or with a conflict that a heartbeat has met.
 pub(super) struct Appends<S> {
     peers: Arc<Peers>,
     node: NodeId,
@@ -53,6 +54,7 @@ pub(super) struct Appends<S> {
     session: u64,
     floor: Arc<Floor>,
     refused: Arc<RefusedFull>,
+    conflicts: Arc<Conflicts>,
     input: Option<S>,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     bytes: u64,
@@ -65,7 +67,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         peers: Arc<Peers>,
         (node, disk): (NodeId, Identity),
         group: GroupId,
-        (floor, refused): (Arc<Floor>, Arc<RefusedFull>),
+        (floor, refused, conflicts): (Arc<Floor>, Arc<RefusedFull>, Arc<Conflicts>),
         input: S,
     ) -> Self {
         let session = peers.next_session();
@@ -77,6 +79,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
             session,
             floor,
             refused,
+            conflicts,
             input: Some(input),
             in_flight: FuturesOrdered::new(),
             bytes: 0,
@@ -92,7 +95,14 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
                 && !self.peers.env.perturb(Point::AppendsOneAtATime))
     }
 
+    fn end(&mut self) {
+        self.ended = true;
+        self.in_flight.clear();
+        self.input = None;
+    }
+
     fn send(&mut self, mut request: Append) {
+        self.conflicts.outdate();
         let bytes = request.entries.iter().map(body_bytes).sum();
         let (node, disk) = (self.node, self.disk);
         let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
@@ -186,14 +196,16 @@ impl<S: Stream<Item = Append> + Unpin> Stream for Appends<S> {
             Poll::Ready(Some((bytes, answer))) => {
                 this.bytes -= bytes;
                 if !matches!(answer, Ok((_, true))) {
-                    this.ended = true;
-                    this.in_flight.clear();
-                    this.input = None;
+                    this.end();
                 }
                 Poll::Ready(Some(answer.map(|(appended, _)| appended)))
             }
             Poll::Ready(None) if this.input.is_none() => Poll::Ready(None),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => this.conflicts.poll_met(this.session, cx).map(|at| {
+                this.end();
+                Some(Ok(Err(StreamAppendError::Conflict(at))))
+            }),
+            Poll::Pending => Poll::Pending,
         }
     }
 }

@@ -322,6 +322,7 @@ async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::App
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
     };
     note(&group, &appended);
+    group.0.env.dawdle(Point::HeartbeatAnsweredLate, LATE_MAX).await;
     Ok(appended_to_wire(&appended))
 }
 

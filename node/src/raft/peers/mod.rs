@@ -5,6 +5,7 @@
 mod appends;
 mod arrivals;
 mod catch_up;
+mod conflicts;
 mod convert;
 mod handler;
 mod heartbeats;

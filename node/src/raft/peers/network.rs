@@ -1,5 +1,6 @@
 //! openraft's network over [`Peers`].
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use futures_util::future::{Either, select};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft_rt::{BoxFuture, BoxStream};
@@ -18,7 +19,8 @@ use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
 use super::appends::{Appends, RefusedFull};
-use super::convert::{transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
+use super::conflicts::Conflicts;
+use super::convert::{Append, Appended, transfer_to_wire, vote_reply_from_wire, vote_request_to_wire};
 use super::{AskError, Peers};
 use crate::env::transport::Lane;
 use crate::env::{Mark, Point};
@@ -39,8 +41,12 @@ const CATCH_UP_AGAIN: Duration = Duration::from_millis(200);
 /// How late a vote may be counted, where a [`Point`] makes it so.
 const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
 
+/// What heartbeats to each member have met, for the appends to it.
+#[derive(Default)]
+pub(in crate::raft) struct Members(BTreeMap<NodeId, Arc<Conflicts>>);
+
 /// One group's way to its peers, or to one of them.
-pub(in crate::raft) struct Network<T = ()> {
+pub(in crate::raft) struct Network<T = Members> {
     pub(super) peers: Arc<Peers>,
     pub(super) group: GroupId,
     floor: Arc<Floor>,
@@ -55,10 +61,13 @@ impl Network {
         floor: Arc<Floor>,
         catch_up: Arc<Rate>,
     ) -> Self {
-        Self { peers, group, floor, catch_up, to: () }
+        Self { peers, group, floor, catch_up, to: Members::default() }
     }
 
-    fn to(&self, to: To) -> Network<To> {
+    fn to(&mut self, target: u64, disk: &Disk, heartbeats: bool) -> Network<To> {
+        let node = node_from_raft(target);
+        let conflicts = self.to.0.entry(node).or_default().clone();
+        let to = To { node, disk: disk.0, heartbeats, refused: Arc::default(), conflicts };
         let (floor, catch_up) = (self.floor.clone(), self.catch_up.clone());
         Network { peers: self.peers.clone(), group: self.group, floor, catch_up, to }
     }
@@ -71,23 +80,18 @@ pub(in crate::raft) struct To {
     pub(super) disk: Identity,
     heartbeats: bool,
     refused: Arc<RefusedFull>,
-}
-
-impl To {
-    fn new(target: u64, disk: &Disk, heartbeats: bool) -> Self {
-        Self { node: node_from_raft(target), disk: disk.0, heartbeats, refused: Arc::default() }
-    }
+    conflicts: Arc<Conflicts>,
 }
 
 impl RaftNetworkFactory<Config> for Network {
     type Network = Network<To>;
 
     async fn new_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
-        self.to(To::new(target, disk, false))
+        self.to(target, disk, false)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, disk: &Disk) -> Network<To> {
-        self.to(To::new(target, disk, true))
+        self.to(target, disk, true)
     }
 }
 
@@ -96,8 +100,25 @@ impl Network<To> {
     where
         S: futures_util::Stream<Item = AppendEntriesRequest<Config>> + Unpin,
     {
-        let known = (self.floor.clone(), self.to.refused.clone());
+        let known = (self.floor.clone(), self.to.refused.clone(), self.to.conflicts.clone());
         Appends::new(self.peers.clone(), (self.to.node, self.to.disk), self.group, known, input)
+    }
+
+    /// Sends a heartbeat. That it met a conflict is for the appends to tell: here it was heard, and that is all.
+    fn beat(&self, request: Append) -> impl Future<Output = Result<Appended, AskError>> + Send + use<> {
+        let prev = request.prev_log_id;
+        let (conflicts, mark) = (self.to.conflicts.clone(), self.to.conflicts.mark());
+        let to = (self.to.node, self.to.disk);
+        let answered = self.peers.heartbeat(to, self.group, self.floor.begins(), request);
+        async move {
+            match answered.await? {
+                Err(StreamAppendError::Conflict(at)) => {
+                    conflicts.meet(mark, at);
+                    Ok(Ok(prev))
+                }
+                appended @ (Ok(_) | Err(StreamAppendError::HigherVote(_))) => Ok(appended),
+            }
+        }
     }
 
     fn error(&self, error: &AskError, option: &RPCOption, action: RPCTypes) -> RPCError<Config> {
@@ -171,9 +192,7 @@ impl RaftNetworkV2<Config> for Network<To> {
     {
         let this = &*self;
         let answers: BoxStream<'s, Result<_, AskError>> = if this.to.heartbeats {
-            Box::pin(input.then(|request| {
-                this.peers.heartbeat((this.to.node, this.to.disk), this.group, this.floor.begins(), request)
-            }))
+            Box::pin(input.then(move |request| this.beat(request)))
         } else {
             Box::pin(this.appends(input))
         };
@@ -238,7 +257,10 @@ impl RaftNetworkV2<Config> for Network<To> {
             }
         };
         match sent {
-            Ok(theirs) => Ok(SnapshotResponse::new(theirs)),
+            Ok(theirs) => {
+                self.to.conflicts.outdate();
+                Ok(SnapshotResponse::new(theirs))
+            }
             Err(error) => {
                 self.peers.env.reached(Mark::CatchUpBroken);
                 tracing::info!(group = %self.group, peer = %self.to.node, %error, "catch-up was interrupted");

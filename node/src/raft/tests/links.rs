@@ -9,11 +9,11 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::network::RPCOption;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use quorate_proto::ids::{ClusterId, GroupId, Identity, Incarnation, NodeId};
 use quorate_proto::v1::{self, PeerReply, PeerRequest, Sender, append_reply, peer_reply, peer_request};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::env::transport::{Lane, LinkWatch, PeerError};
 use crate::env::{PeerHandler, PeerLink, Task, Transport};
@@ -211,4 +211,91 @@ async fn heartbeats_of_many_groups_travel_together() {
     }
     let messages = messages.lock().unwrap().clone();
     assert!(messages.len() <= 3, "{messages:?}");
+}
+
+/// What the peer is asked next.
+async fn asked(slow: &Slow) -> (PeerRequest, Answer) {
+    loop {
+        if let Some((_, request, answer)) = slow.take() {
+            return (request, answer);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The peer says that it does not hold what a heartbeat says that it holds.
+fn contradict((request, answer): (PeerRequest, Answer)) {
+    let Some(peer_request::Body::Heartbeats(beats)) = request.body else { panic!("heartbeats") };
+    let one = |beat: &v1::AppendRequest| v1::HeartbeatReply {
+        reply: Some(v1::AppendReply { result: beat.prev_log_id.map(append_reply::Result::Conflict) }),
+        ..v1::HeartbeatReply::default()
+    };
+    let groups = beats.groups.iter().map(one).collect();
+    answer.send(reply(peer_reply::Body::Heartbeats(v1::HeartbeatsReply { groups }))).unwrap();
+}
+
+/// The peer says that it holds the entry of an append.
+fn accept((request, answer): (PeerRequest, Answer), index: u64) {
+    assert!(matches!(request.body, Some(peer_request::Body::Append(_))), "an append");
+    answer.send(reply(peer_reply::Body::Append(matched(Some(v1::LogId { term: 1, index }))))).unwrap();
+}
+
+/// A heartbeat to a peer that is believed to hold all up to `index`, and its answer.
+async fn beat(network: &mut impl RaftNetworkV2<Config>, index: u64) -> Option<RaftLogId> {
+    let mut request = append(index + 1);
+    request.entries.clear();
+    let mut answers = network.stream_append(futures_util::stream::iter([request]), option()).await.unwrap();
+    answers.next().await.unwrap().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_conflict_that_a_heartbeat_meets_is_told_by_the_appends_if_they_were_idle() {
+    let (_folder, _store, peers, slow) = peers(RaftConfig::default()).await;
+    let mut network = network_of(peers.clone(), GroupId(7));
+    let mut appends = network.new_client(2, &Disk(identity())).await;
+    let mut beats = network.new_heartbeat_client(2, &Disk(identity())).await;
+
+    // Nobody could tell it in order.
+    let (heard, ()) = tokio::join!(beat(&mut beats, 8), async { contradict(asked(&slow).await) });
+    assert_eq!(heard, Some(id(8)), "it was heard all the same");
+
+    let (tx, mut rx) = mpsc::channel(4);
+    let input = futures_util::stream::poll_fn(move |cx| rx.poll_recv(cx));
+    let mut answers = appends.stream_append(input, option()).await.unwrap();
+    assert!(answers.next().now_or_never().is_none(), "that was before this session");
+
+    // The answer comes after that to an append which was sent later.
+    let late = async {
+        let heartbeat = asked(&slow).await;
+        tx.send(append(10)).await.unwrap();
+        assert!(answers.next().now_or_never().is_none());
+        accept(asked(&slow).await, 10);
+        assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(10))));
+        assert!(answers.next().now_or_never().is_none());
+        contradict(heartbeat);
+    };
+    let (heard, ()) = tokio::join!(beat(&mut beats, 9), late);
+    assert_eq!(heard, Some(id(9)));
+    assert!(answers.next().now_or_never().is_none(), "it has caught up since");
+
+    // An append is on its way when the heartbeat goes out.
+    tx.send(append(11)).await.unwrap();
+    assert!(answers.next().now_or_never().is_none());
+    let between = async {
+        let appended = asked(&slow).await;
+        contradict(asked(&slow).await);
+        appended
+    };
+    let (heard, appended) = tokio::join!(beat(&mut beats, 10), between);
+    assert_eq!(heard, Some(id(10)));
+    accept(appended, 11);
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(11))), "its own answer counts");
+    assert!(answers.next().now_or_never().is_none());
+
+    // Nothing is, and nothing goes out meanwhile.
+    let idle = async { contradict(asked(&slow).await) };
+    let (heard, (), told) = tokio::join!(beat(&mut beats, 11), idle, answers.next());
+    assert_eq!(heard, Some(id(11)));
+    assert_eq!(told.unwrap().unwrap(), Err(StreamAppendError::Conflict(id(11))));
+    assert!(answers.next().await.is_none(), "the session is over");
 }

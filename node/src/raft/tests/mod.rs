@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quorate_proto::ids::NodeId;
-use quorate_proto::v1::{PeerFrame, PeerReply, PeerRequest, Sender};
+use quorate_proto::v1::{PeerFrame, PeerReply, PeerRequest, Sender, peer_request};
 use tokio::sync::watch;
 
 use crate::env::os::{FolderError, OsDisk, OsPool};
@@ -25,7 +25,31 @@ use crate::env::{Env, Metrics, PeerHandler, PeerLink, Task, Tasks, Transport};
 
 /// Nodes of one process, by address.
 #[derive(Default)]
-struct Switch(Mutex<BTreeMap<String, Port>>);
+struct Switch {
+    ports: Mutex<BTreeMap<String, Port>>,
+    /// How late heartbeats are answered, and how many were sent to each address.
+    beats: Mutex<(Duration, BTreeMap<String, u64>)>,
+}
+
+impl Switch {
+    fn answer_beats_late(&self, by: Duration) {
+        self.beats.lock().unwrap().0 = by;
+    }
+
+    fn beats_to(&self, address: &str) -> u64 {
+        self.beats.lock().unwrap().1.get(address).copied().unwrap_or_default()
+    }
+
+    /// How late the answer is to come.
+    fn late(&self, address: &str, request: &PeerRequest) -> Duration {
+        if !matches!(request.body, Some(peer_request::Body::Heartbeats(_))) {
+            return Duration::ZERO;
+        }
+        let mut beats = self.beats.lock().unwrap();
+        *beats.1.entry(address.to_owned()).or_default() += 1;
+        beats.0
+    }
+}
 
 #[derive(Clone)]
 struct Port {
@@ -48,7 +72,7 @@ struct Link {
 
 impl PeerLink for Link {
     fn call(&self, request: PeerRequest) -> BoxFuture<'static, Result<(Sender, PeerReply), PeerError>> {
-        let port = self.switch.0.lock().unwrap().get(&self.address).cloned();
+        let port = self.switch.ports.lock().unwrap().get(&self.address).cloned();
         let Some(port) = port else {
             if self.up.swap(false, Ordering::Relaxed) {
                 (self.watch)(self.peer, LinkEvent::Reset);
@@ -59,11 +83,19 @@ impl PeerLink for Link {
         if !self.up.swap(true, Ordering::Relaxed) {
             (self.watch)(self.peer, LinkEvent::Up);
         }
+        let late = self.switch.late(&self.address, &request);
         let frame = PeerFrame { sender: Some((self.sender)()), requests: vec![request] };
         let reply = port.handler.handle(frame).remove(0);
         let mut open = port.open;
         let address = self.address.clone();
         let handler = port.handler;
+        let reply = async move {
+            let reply = reply.await;
+            if !late.is_zero() {
+                quorate_proto::env::os().sleep(late).await;
+            }
+            reply
+        };
         async move {
             tokio::select! {
                 biased;
@@ -92,9 +124,9 @@ impl Transport for Plug {
     async fn listen(&self, address: &str, handler: Arc<dyn PeerHandler>) -> io::Result<Task> {
         let (keep, open) = watch::channel(());
         let (switch, name) = (self.0.clone(), address.to_owned());
-        self.0.0.lock().unwrap().insert(name.clone(), Port { handler, open });
+        self.0.ports.lock().unwrap().insert(name.clone(), Port { handler, open });
         let close = move || {
-            switch.0.lock().unwrap().remove(&name);
+            switch.ports.lock().unwrap().remove(&name);
             drop(keep);
         };
         Ok(Task::new(close, std::future::ready(())))

@@ -156,6 +156,53 @@ fn who_has_lost_its_vote_is_taken_in_again() {
 }
 
 #[test]
+fn what_a_replica_said_before_it_caught_up_is_not_taken_for_another_loss() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        cluster.config.heartbeat_ms = 130;
+        let mut nodes = Vec::new();
+        for node in 1..=3 {
+            nodes.push(cluster.start(node).await);
+        }
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let mut acked = propose(led, term, 0..50).await;
+        let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
+        let victim = cluster.members[at].node;
+        let folder = cluster.folders[at].path().to_owned();
+        nodes.remove(at).stop().await;
+        let older = volumes(&folder);
+        nodes.insert(at, cluster.start(victim.0).await);
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(led, term, 50..100).await);
+        until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+        nodes.remove(at).stop().await;
+        for (file, bytes) in &older {
+            std::fs::write(file, bytes).unwrap();
+        }
+        assert!(lost(&cluster, victim, None).await.tail);
+
+        // A heartbeat finds out what it lacks, then an append does, and is answered long before.
+        cluster.switch.answer_beats_late(Duration::from_millis(50));
+        let back = cluster.start(victim.0).await;
+        let before = cluster.switch.beats_to(&address(victim));
+        until("a heartbeat", || cluster.switch.beats_to(&address(victim)) > before).await;
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(led, term, 100..110).await);
+        assert_eq!(acked.len(), 110);
+        until("it holds all again", || holds(&back, &acked)).await;
+        until("it is known to", || back.group.log().damage().is_none()).await;
+        led.env.sleep(Duration::from_millis(200)).await;
+        assert_eq!(led.group.role(), Role::Leader { term, ready: true });
+        assert_eq!(*led.raft.failed().borrow(), None, "its Raft goes on");
+        cluster.switch.answer_beats_late(Duration::ZERO);
+        nodes.insert(at, back);
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
 fn who_has_lost_its_tail_does_not_start_while_nobody_leads() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
