@@ -493,8 +493,8 @@ fn finish(shared: &Shared, copying: Copying) -> Result<(), DiskError> {
 
 /// Takes away what was begun. Blocks.
 fn remove(shared: &Shared, copying: &Copying) -> Result<(), DiskError> {
-    // What this says does not matter any more.
-    drop(copying.into.close());
+    // Nobody needs what is in it; but a disk that fails to sync it fails.
+    copying.into.close()?;
     guarded_disk("remove", copying.into.file(), || Ok(shared.disk.remove(copying.into.file())?))?;
     shared.meta.write(&[Change::VolumeGone(copying.number)])
 }

@@ -46,8 +46,13 @@ pub(super) struct In<'a> {
     pub(super) newest_lost: Option<VolumeNumber>,
 }
 
+/// What a page of a copy is full of that the medium did not give back. The start that made the copy may be cut off
+/// before it has noted what that means; the next one copies the copy, and knows those pages again. redb takes none of
+/// them for its own.
+const UNREAD: &[u8; 16] = b"!was-unreadable!";
+
 /// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. What the medium does not
-/// give back is zeroes in the copy: how many bytes that is. Blocks.
+/// give back, or did not when the file itself was copied, is [`UNREAD`] in the copy: how many bytes that is. Blocks.
 ///
 /// # Errors
 /// Whatever else the disk says; the file is still there then.
@@ -64,9 +69,10 @@ pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, Di
             chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
             match old.read(offset, &mut chunk) {
                 Ok(()) => {}
-                Err(error) if is_medium(&error) => unreadable += read_around(&*old, offset, &mut chunk)?,
+                Err(error) if is_medium(&error) => read_around(&*old, offset, &mut chunk)?,
                 Err(error) => return Err(error.into()),
             }
+            unreadable += unread(&chunk);
             // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
             if chunk.iter().any(|byte| *byte != 0) {
                 new.write(offset, &chunk)?;
@@ -82,21 +88,26 @@ pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, Di
     })
 }
 
-/// Reads a chunk page by page, with zeroes for those that cannot be read: how many bytes that is.
-fn read_around(file: &dyn StorageBackend, offset: u64, chunk: &mut [u8]) -> Result<u64, Fault> {
-    let mut unreadable = 0;
+/// Reads a chunk page by page, with [`UNREAD`] for those that cannot be read.
+fn read_around(file: &dyn StorageBackend, offset: u64, chunk: &mut [u8]) -> Result<(), Fault> {
     for (at, page) in (0_u64..).zip(chunk.chunks_mut(PAGE_BYTES)) {
         let page_bytes = u64::try_from(PAGE_BYTES).expect("small");
         match file.read(offset + at * page_bytes, page) {
             Ok(()) => {}
             Err(error) if is_medium(&error) => {
-                page.fill(0);
-                unreadable += u64::try_from(page.len()).expect("small");
+                page.chunks_mut(UNREAD.len()).for_each(|piece| piece.copy_from_slice(&UNREAD[..piece.len()]));
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(unreadable)
+    Ok(())
+}
+
+/// How many bytes of a chunk could not be read, now or when an earlier copy was made.
+fn unread(chunk: &[u8]) -> u64 {
+    let is_unread = |page: &&[u8]| page.chunks(UNREAD.len()).all(|piece| UNREAD.starts_with(piece));
+    let bytes = chunk.chunks(PAGE_BYTES).filter(is_unread).map(<[u8]>::len).sum::<usize>();
+    u64::try_from(bytes).expect("a chunk fits")
 }
 
 /// What of a group's log lies in doubtful volumes.
@@ -298,5 +309,60 @@ fn read(
         Ok(()) | Err(_) if !entries.is_empty() => Ok(Some(entries)),
         Ok(()) => unreachable!("a span is not empty"),
         Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::env::os::OsDisk;
+
+    /// A file whose second page cannot be read.
+    #[derive(Debug)]
+    struct Rotten;
+
+    impl StorageBackend for Rotten {
+        fn len(&self) -> io::Result<u64> {
+            unreachable!("not asked")
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            if offset == 4_096 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            out.fill(7);
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            unreachable!("nothing is written")
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            unreachable!("nothing is written")
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            unreachable!("nothing is written")
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_knows_what_could_not_be_read() {
+        let mut pages = vec![0; 3 * PAGE_BYTES];
+        read_around(&Rotten, 0, &mut pages).unwrap();
+        assert_eq!(unread(&pages), 4_096);
+        let folder = tempfile::tempdir().unwrap();
+        let file = FileName::new("volume-00000001.redb");
+        std::fs::write(folder.path().join(file.as_str()), &pages).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::open(folder.path()).unwrap());
+        for copy in 1..=2 {
+            assert_eq!(copy_anew(&disk, &file).unwrap(), 4_096, "copy {copy}");
+        }
+        assert_eq!(std::fs::read(folder.path().join(file.as_str())).unwrap(), pages);
+        std::fs::write(folder.path().join(file.as_str()), vec![0; PAGE_BYTES]).unwrap();
+        assert_eq!(copy_anew(&disk, &file).unwrap(), 0, "zeroes are what nobody has written to");
     }
 }
