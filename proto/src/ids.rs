@@ -166,6 +166,11 @@ impl Term {
     }
 }
 
+impl Timestamp {
+    /// The newest timestamp of a batch whose records have none, as in Kafka.
+    pub const NONE: Self = Self(-1);
+}
+
 impl ProducerId {
     /// The batch was written without a producer id: no retry of it can be recognised.
     pub const NONE: Self = Self(-1);

@@ -16,9 +16,11 @@ struct Point {
     /// The next offset there.
     offset: Offset,
     /// The largest timestamp from the log's beginning through this run: ascends, whatever clients send, so that it
-    /// can be searched; the first run that reaches a time holds the first record of that time.
+    /// can be searched; the first run that reaches a time holds the first record of that time. Where batches have no
+    /// timestamp it may be too large, once the log was trimmed: then that record may lie in a later run.
     newest: Timestamp,
-    /// The largest timestamp of this run alone.
+    /// The largest time of this run alone from which the age of a batch counts. [`Timestamp::NONE`] if its batches have
+    /// no timestamp and whoever saved the state took no note of when they were appended.
     own_newest: Timestamp,
     /// Bytes of all batches before it, those included that the log has lost since.
     bytes_before: u64,
@@ -31,7 +33,7 @@ pub(super) struct Run {
     pub(super) index: LogIndex,
     /// The offset behind its last batch.
     pub(super) end: Offset,
-    /// Its largest timestamp.
+    /// The largest time from which the age of its batches counts; the end of all time if that is not known.
     pub(super) newest: Timestamp,
     /// Bytes of all batches up to its end.
     pub(super) bytes_through: u64,
@@ -46,24 +48,25 @@ pub(super) struct OffsetIndex {
 }
 
 impl OffsetIndex {
-    /// Adds the batch at `index`, whose first record has `offset`, and before which batches of so many bytes were
-    /// added. Only entries with an offset are added.
+    /// Adds the batch at `index`, whose first record has `offset`, whose age counts from `counted_from`, and before which
+    /// batches of so many bytes were added. Only entries with an offset are added.
     pub(super) fn add(
         &mut self,
         index: LogIndex,
         offset: Offset,
         max_timestamp: Timestamp,
+        counted_from: Timestamp,
         bytes_before: u64,
     ) {
         let newest = self.points.last().map_or(max_timestamp, |point| point.newest.max(max_timestamp));
         match self.points.last_mut() {
             Some(point) if self.filled < STRIDE => {
                 point.newest = newest;
-                point.own_newest = point.own_newest.max(max_timestamp);
+                point.own_newest = point.own_newest.max(counted_from);
                 self.filled += 1;
             }
             Some(_) | None => {
-                self.points.push(Point { index, offset, newest, own_newest: max_timestamp, bytes_before });
+                self.points.push(Point { index, offset, newest, own_newest: counted_from, bytes_before });
                 self.filled = 1;
             }
         }
@@ -82,7 +85,8 @@ impl OffsetIndex {
         let mut newest = Timestamp(i64::MIN);
         for point in &mut self.points {
             newest = newest.max(point.own_newest);
-            point.newest = newest;
+            // When something was appended is no record's timestamp.
+            point.newest = newest.min(point.newest);
         }
     }
 
@@ -97,7 +101,10 @@ impl OffsetIndex {
         self.points.iter().zip(ends.chain([(end, bytes)])).map(|(point, (end, bytes_through))| Run {
             index: point.index,
             end,
-            newest: point.own_newest,
+            newest: match point.own_newest {
+                Timestamp::NONE => Timestamp(i64::MAX),
+                newest => newest,
+            },
             bytes_through,
         })
     }
@@ -176,7 +183,7 @@ mod tests {
             let (mut at, mut offset) = (0, 0);
             for (skip, records, time) in batches {
                 at += skip;
-                index.add(LogIndex(at), Offset(offset), Timestamp(time), offset * 10);
+                index.add(LogIndex(at), Offset(offset), Timestamp(time), Timestamp(time), offset * 10);
                 log.push((at, offset, time));
                 offset += records;
             }
@@ -198,5 +205,51 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn leads_to_or_before_a_time_also_past_what_has_none_and_behind_a_trim(
+            times in prop::collection::vec(prop_oneof![-1_i64..0, 0_i64..100], 1..400),
+            log_start in 0_usize..400,
+            asked in prop::collection::vec(-120_i64..120, 20),
+        ) {
+            let mut index = OffsetIndex::default();
+            for (at, time) in (0_u64..).zip(&times) {
+                let time = Timestamp(*time);
+                // All were appended later than any of these times.
+                let counted_from = if time == Timestamp::NONE { Timestamp(1_000) } else { time };
+                index.add(LogIndex(at), Offset(at), time, counted_from, at * 10);
+            }
+            let end = u64::try_from(times.len()).unwrap();
+            let log_start = u64::try_from(log_start).unwrap() % end;
+            index.trim(Offset(log_start), Offset(end));
+            for time in asked {
+                let mut kept = (0_u64..).zip(&times).filter(|(at, _)| *at >= log_start);
+                if let Some((wanted, _)) = kept.find(|(_, newest)| **newest >= time) {
+                    let from = index.at_time(Timestamp(time));
+                    prop_assert!(from.is_some_and(|from| from <= LogIndex(wanted)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_timestamp_counts_from_its_append_and_is_of_no_time() {
+        fn newest(index: &OffsetIndex) -> Vec<i64> {
+            index.runs(Offset(3), 30).map(|run| run.newest.0).collect()
+        }
+        let mut index = OffsetIndex::default();
+        for at in 0..3 {
+            index.add(LogIndex(at), Offset(at), Timestamp::NONE, Timestamp(500), at * 10);
+        }
+        for log_start in 0..2 {
+            index.trim(Offset(log_start), Offset(3));
+            assert_eq!(newest(&index), [500]);
+            assert_eq!(index.at_time(Timestamp(0)), None);
+        }
+        let (mut runs, filled) = index.to_wire();
+        assert_eq!(OffsetIndex::from_wire(&runs, filled), Ok(index));
+        runs[0].own_newest_ms = -1;
+        let index = OffsetIndex::from_wire(&runs, filled).unwrap();
+        assert_eq!(newest(&index), [i64::MAX], "saved by somebody who did not note when they were appended");
     }
 }

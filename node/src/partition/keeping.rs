@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::command::Command;
 use super::replica::{Replica, Unled, ends};
-use super::retention::{Due, Piece, due, expired};
+use super::retention::{Due, Piece, counted_from, due, expired};
 use super::state::Behind;
 use super::types::{DeleteBefore, DeleteError, Deleted, FetchError};
 use crate::env::{Mark, Point};
@@ -186,7 +186,7 @@ impl Replica {
         let mut bytes_before = run.bytes_through.saturating_sub(here);
         let batch = |head: Head| {
             let bytes_through = bytes_before + u64::from(head.body_bytes);
-            let piece = Piece { end: ends(&head), newest: head.max_timestamp, bytes_through };
+            let piece = Piece { end: ends(&head), newest: counted_from(&head), bytes_through };
             let batch = Batch { index: head.index, bytes_before, piece };
             bytes_before = bytes_through;
             batch

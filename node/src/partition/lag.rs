@@ -33,7 +33,7 @@ impl PartitionManager {
 /// How far each replica is behind what is applied here, given the last entry that it is known to hold; those that lack
 /// no record are absent. `recent` gives the heads from an index on that are in memory. The time counts from when the
 /// leader appended the first batch that is missing, or from the newest timestamp that was before it if its head is not in
-/// memory.
+/// memory; it is 0 if there was none.
 pub(super) fn of(
     matched: impl IntoIterator<Item = (NodeId, Option<LogIndex>)>,
     state: &State,
@@ -52,7 +52,8 @@ pub(super) fn of(
             (batches.map(|head| u64::from(head.records)).sum::<u64>(), since)
         } else {
             let (offset, newest) = state.index.before(next).unwrap_or((state.log_start, None));
-            (state.next_offset.0.saturating_sub(offset.max(state.log_start).0), newest)
+            let since = newest.filter(|newest| *newest > Timestamp::NONE);
+            (state.next_offset.0.saturating_sub(offset.max(state.log_start).0), since)
         };
         let ms = since.map_or(0, |since| wall.0.saturating_sub(since.0));
         let time = Duration::from_millis(u64::try_from(ms).unwrap_or(0));

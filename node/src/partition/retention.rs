@@ -4,13 +4,14 @@
 use quorate_proto::ids::{Offset, Timestamp};
 
 use crate::metadata::Retention;
+use crate::storage::Head;
 
 /// Some of a log's oldest batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     /// The offset behind them.
     pub(super) end: Offset,
-    /// The newest timestamp in them: their age, as in Kafka.
+    /// The newest of the times from which their age counts: see [`counted_from`].
     pub(super) newest: Timestamp,
     /// Bytes of all batches up to their end, from the partition's first one on.
     pub(super) bytes_through: u64,
@@ -23,6 +24,12 @@ pub(super) struct Due {
     pub(super) at: Option<Timestamp>,
     /// Once there are so many bytes from the partition's first batch on, if ever for their number.
     pub(super) bytes: Option<u64>,
+}
+
+/// The time from which a batch's age counts: its newest timestamp, as in Kafka. Of one that has none, when it was appended,
+/// by its leader's clock; Kafka takes when the segment's file was written last.
+pub(super) fn counted_from(head: &Head) -> Timestamp {
+    if head.max_timestamp == Timestamp::NONE { head.appended_at } else { head.max_timestamp }
 }
 
 /// Whether a piece may go, `bytes` being those of all batches from the partition's first one on. Kafka's rules: what is

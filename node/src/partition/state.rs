@@ -9,6 +9,7 @@ use super::command::Command;
 use super::dedup::{Claim, Firsts, Judgement, Producers};
 use super::epochs::Epochs;
 use super::index::OffsetIndex;
+use super::retention::counted_from;
 use crate::storage::{Head, Kind};
 
 /// The applied state: the same on every replica that has applied as much.
@@ -93,7 +94,8 @@ impl State {
             self.voids.insert(head.index);
             return Applied::Void;
         }
-        self.index.add(head.index, head.base_offset, head.max_timestamp, self.applied_bytes);
+        let bytes_before = self.applied_bytes;
+        self.index.add(head.index, head.base_offset, head.max_timestamp, counted_from(head), bytes_before);
         self.firsts.taken(claim.producer);
         self.appended_at = self.appended_at.max(head.appended_at);
         self.producers.record(claim, head.base_offset, head.max_timestamp, self.appended_at);
@@ -253,6 +255,57 @@ mod tests {
         assert!(!state.is_void(LogIndex(1)));
         assert_eq!(state.epoch_end(LeaderEpoch(1)), Some((LeaderEpoch(1), Offset(5))));
         assert_eq!(state.epoch_end(LeaderEpoch(3)), Some((LeaderEpoch(3), Offset(7))));
+    }
+
+    /// On every replica alike, whether it has applied all or goes on from what was saved.
+    #[test]
+    fn a_batch_without_a_timestamp_is_as_old_as_its_append() {
+        let mut state = State::default();
+        for (index, max_timestamp, appended_at) in [(0, 10, 500), (1, -1, 600), (2, 20, 700)] {
+            let head = Head {
+                group: GroupId(1),
+                index: LogIndex(index),
+                term: Term(1),
+                kind: Kind::Batch,
+                base_offset: Offset(index),
+                records: 1,
+                producer_id: ProducerId::NONE,
+                producer_epoch: ProducerEpoch(-1),
+                sequence: Sequence(-1),
+                max_timestamp: Timestamp(max_timestamp),
+                appended_at: Timestamp(appended_at),
+                body_bytes: 100,
+                body_crc: 0,
+            };
+            state.apply(&head);
+        }
+        let check = |state: &State, newest: i64| {
+            let runs = state.index.runs(state.next_offset, state.applied_bytes);
+            assert_eq!(runs.map(|run| run.newest.0).collect::<Vec<_>>(), [newest]);
+            assert_eq!(state.index.at_time(Timestamp(20)), Some(LogIndex(0)));
+            assert_eq!(state.index.at_time(Timestamp(21)), None, "its append is no timestamp");
+        };
+        check(&state, 600);
+        let start = Head {
+            group: GroupId(1),
+            index: LogIndex(3),
+            term: Term(1),
+            kind: Kind::Command,
+            base_offset: Offset(0),
+            records: 0,
+            producer_id: ProducerId::NONE,
+            producer_epoch: ProducerEpoch(-1),
+            sequence: Sequence(-1),
+            max_timestamp: Timestamp(0),
+            appended_at: Timestamp(800),
+            body_bytes: 10,
+            body_crc: 0,
+        };
+        state.obey(&start, Command::SetLogStart { offset: Offset(1) });
+        check(&state, 600);
+        let saved = State::decode(&state.encode()).unwrap();
+        check(&saved, 600);
+        assert_eq!(saved, state);
     }
 
     #[test]

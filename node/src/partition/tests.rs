@@ -628,6 +628,30 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
 }
 
 #[tokio::test]
+async fn a_batch_without_a_timestamp_is_kept_from_its_append_on() {
+    let kept =
+        |ms| TopicConfig { retention: Retention { ms: Some(ms), bytes: None }, ..TopicConfig::default() };
+    let mut partition = Partition::start(Alone::start().await, kept(1_000_000)).await;
+    // More than a run of the index, and in the last one others that are older.
+    for _ in 0..70 {
+        partition.produce(batch(ProducerStamp::NONE, &[-1])).await.unwrap();
+    }
+    let old = partition.alone.env.wall().0 - 2_000_000;
+    partition.produce(batch(ProducerStamp::NONE, &[old])).await.unwrap();
+    for _ in 0..2 {
+        partition.replica.keep().await;
+        assert_eq!(partition.replica.log_start(), Offset(0), "they were appended just now");
+        partition = partition.restart(kept(1_000_000)).await;
+    }
+    let env = &partition.alone.env;
+    let by = env.wall().0;
+    eventually(env, "time passes", || env.wall().0 > by + 1).await;
+    assert!(partition.replica.configure(kept(1)));
+    partition.replica.keep().await;
+    assert_eq!(partition.replica.log_start(), Offset(71), "by now they are too old");
+}
+
+#[tokio::test]
 async fn what_is_too_old_goes_and_nothing_else() {
     let retention = Retention { ms: Some(1_000_000), bytes: None };
     let config = TopicConfig { retention, ..TopicConfig::default() };
