@@ -44,6 +44,16 @@ struct Peer {
 pub(super) struct Liveness {
     peers: BTreeMap<NodeId, Peer>,
     leaders: BTreeMap<GroupId, Leadership>,
+    /// The same by leader: each beat asks for it.
+    sums: BTreeMap<NodeId, Sum>,
+}
+
+/// What one node leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    groups: usize,
+    /// [`digest_of_leads`] of them.
+    digest: u64,
 }
 
 impl Liveness {
@@ -74,8 +84,7 @@ impl Liveness {
 
     /// A digest of what `node` is known to lead.
     pub(super) fn known_of(&self, node: NodeId) -> u64 {
-        let led = self.leaders.iter().filter(|(_, known)| known.leader == node);
-        digest_of_leads(led.map(|(group, known)| (*group, known.term)))
+        self.sums.get(&node).map_or(0, |sum| sum.digest)
     }
 
     /// Whether `node` says that nobody is to hand leadership to it.
@@ -116,9 +125,7 @@ impl Liveness {
 
     /// `node` leads these groups, and no others. Whether anything changed.
     pub(super) fn beat(&mut self, node: NodeId, leads: &BTreeMap<GroupId, Term>) -> bool {
-        let before = self.leaders.len();
-        self.leaders.retain(|group, known| known.leader != node || leads.contains_key(group));
-        let mut changed = before != self.leaders.len();
+        let mut changed = self.forget(|group, known| known.leader == node && !leads.contains_key(&group));
         for (group, term) in leads {
             changed |= self.leads(*group, Leadership { leader: node, term: *term });
         }
@@ -131,7 +138,11 @@ impl Liveness {
         if known.is_some_and(|known| known.term >= leadership.term) {
             return false;
         }
+        self.drop_leader(group);
         self.leaders.insert(group, leadership);
+        let sum = self.sums.entry(leadership.leader).or_default();
+        sum.groups += 1;
+        sum.digest = sum.digest.wrapping_add(digest_of_lead(group, leadership.term));
         true
     }
 
@@ -139,7 +150,7 @@ impl Liveness {
     pub(super) fn leads_not(&mut self, group: GroupId, node: NodeId, term: Term) -> bool {
         let ends = |known: &Leadership| known.leader == node && known.term <= term;
         if self.leaders.get(&group).is_some_and(ends) {
-            self.leaders.remove(&group);
+            self.drop_leader(group);
             return true;
         }
         false
@@ -147,19 +158,34 @@ impl Liveness {
 
     /// Forgets what `node` led. Whether it led anything.
     pub(super) fn forget_leader(&mut self, node: NodeId) -> bool {
-        let before = self.leaders.len();
-        self.leaders.retain(|_, known| known.leader != node);
-        before != self.leaders.len()
+        self.sums.contains_key(&node) && self.forget(|_, known| known.leader == node)
     }
 
     /// Forgets what is led by peers not heard since `since`. Whether any led anything.
     pub(super) fn expire(&mut self, since: Moment, me: NodeId) -> bool {
-        let peers = &self.peers;
-        let silent =
-            |node: &NodeId| peers.get(node).and_then(|peer| peer.heard).is_none_or(|heard| heard < since);
-        let before = self.leaders.len();
-        self.leaders.retain(|_, known| known.leader == me || !silent(&known.leader));
-        before != self.leaders.len()
+        let is_silent = |node: &NodeId| *node != me && !self.heard_since(*node, since);
+        let silent = self.sums.keys().copied().filter(is_silent).collect::<BTreeSet<_>>();
+        !silent.is_empty() && self.forget(|_, known| silent.contains(&known.leader))
+    }
+
+    /// Forgets who leads these groups. Whether anybody was forgotten.
+    fn forget(&mut self, which: impl Fn(GroupId, &Leadership) -> bool) -> bool {
+        let gone = self.leaders.iter().filter(|(group, known)| which(**group, known));
+        let gone = gone.map(|(group, _)| *group).collect::<Vec<_>>();
+        for group in &gone {
+            self.drop_leader(*group);
+        }
+        !gone.is_empty()
+    }
+
+    fn drop_leader(&mut self, group: GroupId) {
+        let Some(known) = self.leaders.remove(&group) else { return };
+        let Some(sum) = self.sums.get_mut(&known.leader) else { return };
+        sum.groups -= 1;
+        sum.digest = sum.digest.wrapping_sub(digest_of_lead(group, known.term));
+        if sum.groups == 0 {
+            self.sums.remove(&known.leader);
+        }
     }
 
     pub(super) fn leadership(&self, group: GroupId) -> Option<Leadership> {
@@ -178,8 +204,11 @@ impl Liveness {
 
 /// Of groups that somebody leads, each in a term.
 pub(super) fn digest_of_leads(leads: impl IntoIterator<Item = (GroupId, Term)>) -> u64 {
-    let digests = leads.into_iter().map(|(group, term)| digest_of([group.0, term.0, 0]));
-    digests.fold(0, u64::wrapping_add)
+    leads.into_iter().map(|(group, term)| digest_of_lead(group, term)).fold(0, u64::wrapping_add)
+}
+
+fn digest_of_lead(group: GroupId, term: Term) -> u64 {
+    digest_of([group.0, term.0, 0])
 }
 
 /// The place of `me` among the `survivors` who stand for election one after the other. Drawn from group and term, so
@@ -305,5 +334,32 @@ mod tests {
         assert_eq!(ranks(0), [2, 0, 1]);
         assert_eq!(ranks(1), [1, 2, 0]);
         assert_eq!(rank(&survivors, NodeId(9), G, Term(1)), 3);
+    }
+
+    #[test]
+    fn what_is_known_of_a_leader_comes_to_the_digest_of_what_it_leads() {
+        let (mut liveness, [g, h, i]) = (Liveness::default(), [1, 2, 3].map(GroupId));
+        let digest = |leads: &[(GroupId, u64)]| {
+            digest_of_leads(leads.iter().map(|(group, term)| (*group, Term(*term))))
+        };
+        let known = |liveness: &Liveness| [A, B].map(|node| liveness.known_of(node));
+        let leads =
+            |leads: &[(GroupId, u64)]| leads.iter().map(|(group, term)| (*group, Term(*term))).collect();
+        assert_eq!(known(&liveness), [0, 0]);
+        assert!(liveness.beat(A, &leads(&[(g, 1), (h, 2)])));
+        assert!(!liveness.beat(A, &leads(&[(g, 1), (h, 2)])));
+        assert_eq!(known(&liveness), [digest(&[(g, 1), (h, 2)]), 0]);
+        assert!(liveness.beat(B, &leads(&[(h, 3), (i, 1)])));
+        assert_eq!(known(&liveness), [digest(&[(g, 1)]), digest(&[(h, 3), (i, 1)])]);
+        assert!(!liveness.leads_not(h, B, Term(2)));
+        assert!(liveness.leads_not(h, B, Term(3)));
+        assert_eq!(known(&liveness), [digest(&[(g, 1)]), digest(&[(i, 1)])]);
+        liveness.heard(B, Incarnation(1), Moment(Duration::from_millis(9)));
+        assert!(liveness.expire(Moment(Duration::from_millis(9)), NodeId(9)));
+        assert!(!liveness.expire(Moment(Duration::from_millis(9)), NodeId(9)));
+        assert_eq!(known(&liveness), [0, digest(&[(i, 1)])]);
+        assert!(liveness.forget_leader(B));
+        assert!(!liveness.forget_leader(B));
+        assert_eq!(known(&liveness), [0, 0]);
     }
 }

@@ -27,6 +27,7 @@ mod tell;
 mod timers;
 mod transfer;
 mod trim;
+mod turns;
 mod types;
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ struct Behind {
     groups: BTreeMap<GroupId, Rest>,
     /// When it last said so.
     kept: Moment,
+    /// Their digest, unless they have changed.
+    digest: Option<u64>,
 }
 
 /// What is quiet, of what this node leads and of what it follows.
@@ -108,6 +110,10 @@ pub(super) struct Quiet {
     /// Peers that take other groups for quiet than this node does.
     differ: BTreeSet<NodeId>,
     followed: BTreeMap<NodeId, Behind>,
+    /// How often something may have become quiet, or ceased to be.
+    changes: u64,
+    /// The digest of what is quiet with each peer, after so many changes: it is said ten times a second.
+    said: BTreeMap<NodeId, (u64, u64)>,
 }
 
 impl Quiet {
@@ -127,6 +133,7 @@ impl Quiet {
         if led.rest != rest {
             // Nobody makes entries without a lease.
             *led = Led::new(rest, now);
+            self.changes += 1;
         }
         if let Some(asked) = &mut led.asked {
             let late = asked.peers.values().any(|agreed| !agreed) && now >= asked.at + patience;
@@ -134,6 +141,7 @@ impl Quiet {
             if same && !late {
                 return Step::Quiet;
             }
+            self.changes += 1;
             if !same && asked.have_agreed(live) && settled() {
                 asked.peers.retain(|peer, _| live.contains(peer));
                 asked.fewer = false;
@@ -145,6 +153,7 @@ impl Quiet {
         if !std::mem::replace(&mut led.beaten, true) || now < led.since + idle || !settled() {
             return Step::Beat;
         }
+        self.changes += 1;
         let peers = live.iter().map(|peer| (*peer, false)).collect();
         (led.asked, led.unsure) = (Some(Asked { at: now, peers, fewer: false }), true);
         Step::Ask
@@ -159,7 +168,9 @@ impl Quiet {
     pub(super) fn beats_again(&mut self, group: GroupId, now: Moment) -> bool {
         let Some(led) = self.led.get_mut(&group) else { return false };
         (led.since, led.beaten) = (now, false);
-        led.asked.take().is_some()
+        let was_quiet = led.asked.take().is_some();
+        self.changes += u64::from(was_quiet);
+        was_quiet
     }
 
     /// The same, once a majority was asked because something happens in it.
@@ -178,18 +189,26 @@ impl Quiet {
 
     /// This node does not lead the group any more.
     pub(super) fn leads_not(&mut self, group: GroupId) {
-        self.led.remove(&group);
+        self.changes += u64::from(self.led.remove(&group).is_some());
     }
 
     /// What the next beat to a peer is to say.
     pub(super) fn say(&mut self, peer: NodeId) -> Said {
         let mut said = Said { whole: self.differ.remove(&peer), ..Said::default() };
+        if !said.whole
+            && let Some((_, digest)) = self.said.get(&peer).filter(|(changes, _)| *changes == self.changes)
+        {
+            return Said { digest: *digest, ..said };
+        }
         for led in self.led.values() {
             match led.asked.as_ref().and_then(|asked| asked.peers.get(&peer)) {
                 Some(true) if !said.whole => said.digest = said.digest.wrapping_add(digest(led.rest)),
                 Some(_) => said.asked.push(led.rest),
                 None => {}
             }
+        }
+        if said.asked.is_empty() && !said.whole {
+            self.said.insert(peer, (self.changes, said.digest));
         }
         said
     }
@@ -207,6 +226,7 @@ impl Quiet {
             self.differ.insert(peer);
         }
         let mut settled = Settled::default();
+        self.changes += u64::from(!said.asked.is_empty());
         for rest in &said.asked {
             let Some(led) = self.led.get_mut(&rest.group).filter(|led| led.rest == *rest) else { continue };
             let Some(asked) = &mut led.asked else { continue };
@@ -237,6 +257,7 @@ impl Quiet {
         held: &BTreeSet<GroupId>,
         now: Moment,
     ) -> (Vec<GroupId>, bool) {
+        self.changes += u64::from(said.whole || !said.asked.is_empty());
         let behind = self.followed.entry(leader).or_default();
         for rest in &said.asked {
             behind.groups.remove(&rest.group);
@@ -244,8 +265,13 @@ impl Quiet {
         if said.whole {
             behind.groups.clear();
         }
-        let known = behind.groups.values().fold(0_u64, |sum, rest| sum.wrapping_add(digest(*rest)));
+        if said.whole || !said.asked.is_empty() {
+            behind.digest = None;
+        }
+        let digests = || behind.groups.values().fold(0_u64, |sum, rest| sum.wrapping_add(digest(*rest)));
+        let known = behind.digest.unwrap_or_else(digests);
         let differs = known != said.digest;
+        behind.digest = said.asked.is_empty().then_some(known);
         if !differs {
             behind.kept = now;
         }
@@ -254,6 +280,7 @@ impl Quiet {
         let agreed = agreed.map(|rest| rest.group).collect();
         // What is quiet behind another node by its word, and behind this one by a newer word, is so once.
         for (_, behind) in self.followed.iter_mut().filter(|(node, _)| **node != leader && !held.is_empty()) {
+            behind.digest = None;
             behind.groups.retain(|group, _| !held.contains(group));
         }
         (agreed, differs)
@@ -263,8 +290,11 @@ impl Quiet {
     pub(super) fn stirred(&mut self, group: GroupId) -> bool {
         let mut was_quiet = false;
         for behind in self.followed.values_mut() {
-            was_quiet |= behind.groups.remove(&group).is_some();
+            if behind.groups.remove(&group).is_some() {
+                (behind.digest, was_quiet) = (None, true);
+            }
         }
+        self.changes += u64::from(was_quiet);
         was_quiet
     }
 
@@ -274,10 +304,27 @@ impl Quiet {
         behind.groups.get(&group).filter(|rest| rest.term == term).map(|_| behind.kept)
     }
 
+    /// With what else [`Quiet::resting`] is another: how often it may have changed, and the leaders that have spoken since.
+    pub(super) fn state(&self, since: Moment) -> (u64, Vec<NodeId>) {
+        let fresh = self.followed.iter().filter(|(_, behind)| behind.kept >= since);
+        (self.changes, fresh.map(|(leader, _)| *leader).collect())
+    }
+
+    /// The groups that need nothing done while these peers are heard, and no others: those that are quiet behind a leader
+    /// that has said so since then, and those that this node leads whose followers have all agreed.
+    pub(super) fn resting(&self, since: Moment) -> impl Iterator<Item = GroupId> {
+        let behind = self.followed.values().filter(move |behind| behind.kept >= since);
+        let followed = behind.flat_map(|behind| behind.groups.keys());
+        let agreed = |asked: &Asked| !asked.fewer && asked.peers.values().all(|agreed| *agreed);
+        let led = self.led.iter().filter(move |(_, led)| led.asked.as_ref().is_some_and(agreed));
+        followed.chain(led.map(|(group, _)| group)).copied()
+    }
+
     /// A peer's process is no more: nothing is quiet with it.
     pub(super) fn died(&mut self, peer: NodeId) {
         self.followed.remove(&peer);
         self.differ.remove(&peer);
+        self.changes += 1;
         for asked in self.led.values_mut().filter_map(|led| led.asked.as_mut()) {
             asked.fewer |= asked.peers.remove(&peer).is_some();
         }
@@ -371,6 +418,33 @@ mod tests {
         assert_eq!(a.kept(G, L, Term(3)), Some(at(500)), "the beat stands for a heartbeat");
         assert_eq!(a.kept(G, L, Term(4)), None, "another term's leader has not said so");
         assert_eq!(a.kept(G, B, Term(3)), None);
+    }
+
+    #[test]
+    fn what_is_quiet_rests_on_both_sides_until_something_is_missed() {
+        let (mut leader, mut a, _) = quiet();
+        let rests = |quiet: &Quiet, ms| quiet.resting(at(ms)).collect::<Vec<_>>();
+        assert_eq!((rests(&leader, 500), rests(&a, 300)), (vec![G], vec![G]));
+        assert_eq!(rests(&a, 301), vec![], "its leader's beats are missed");
+        assert_eq!(exchange(&mut leader, (A, &mut a), &[], 400), Settled::default());
+        assert_eq!(rests(&a, 400), vec![G]);
+        assert!(a.stirred(G));
+        assert_eq!(rests(&a, 400), vec![]);
+        leader.died(B);
+        assert_eq!(rests(&leader, 500), vec![], "those that are left may be too few");
+        assert_eq!(step(&mut leader, G, 9, 500, &[A]), Step::Quiet);
+        assert_eq!(rests(&leader, 500), vec![G]);
+        assert!(leader.beats_again(G, at(500)));
+        assert_eq!(rests(&leader, 500), vec![]);
+    }
+
+    #[test]
+    fn who_has_not_agreed_yet_is_looked_after() {
+        let mut leader = Quiet::default();
+        assert_eq!(step(&mut leader, G, 9, 0, &[A, B]), Step::Beat);
+        assert_eq!(leader.resting(at(0)).count(), 0);
+        assert_eq!(step(&mut leader, G, 9, 300, &[A, B]), Step::Ask);
+        assert_eq!(leader.resting(at(0)).count(), 0);
     }
 
     #[test]

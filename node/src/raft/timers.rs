@@ -16,6 +16,7 @@ use quorate_proto::ids::NodeId;
 
 use super::group::{Group, GroupRaft, Running};
 use super::node::Inner;
+use super::turns::Turns;
 use super::types::RaftVote;
 use crate::env::{Env, Mark, Moment};
 
@@ -103,7 +104,9 @@ impl ElectionTimer {
 
 /// Beats where this node leads, and stands for election where nobody is heard, until the node is gone.
 pub(super) async fn run(env: Env, node: Weak<Inner>) {
-    let mut beat = env.now();
+    let (mut beat, mut turn) = (env.now(), 0_usize);
+    let mut turns = Turns::default();
+    let mut heard = BTreeSet::new();
     loop {
         let wake = {
             let Some(node) = node.upgrade() else { return };
@@ -112,9 +115,16 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
             if beats {
                 beat = now + Duration::from_millis(node.config().heartbeat_ms);
             }
-            let heard = if beats { node.heard_lately(now) } else { BTreeSet::new() };
+            let mut same = true;
+            if beats {
+                turn = turn.wrapping_add(1);
+                let lately = node.heard_lately(now);
+                same = lately == std::mem::replace(&mut heard, lately.clone());
+            }
             let beating = beats.then_some(&heard);
-            let looks = node.running().into_iter().filter_map(|group| look(&node, &group, now, beating));
+            // Others are heard than before: who waits for them, or no more, is seen with all.
+            let due = if same { turns.due(&node, now, beats.then_some(turn)) } else { node.running() };
+            let looks = due.into_iter().filter_map(|group| look(&node, &group, now, beating));
             looks.fold(beat, Moment::min)
         };
         env.clock.sleep_until(wake).await;

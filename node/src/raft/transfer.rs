@@ -258,20 +258,20 @@ impl RaftNode {
         }
         let began = node.env().now();
         // Others that stop at the same moment say so.
-        if !node.leads().is_empty() {
+        if !node.leads().terms.is_empty() {
             node.env().sleep(HEARSAY).await;
         }
         let groups = node.leads();
-        let count = groups.len();
+        let count = groups.terms.len();
         if count == 0 {
             return;
         }
         let at_once = node.config().transfers_at_once_max;
-        let work =
-            stream::iter(groups.into_keys()).for_each_concurrent(at_once, |group| node.give_away(group));
+        let work = stream::iter(groups.terms.keys().copied())
+            .for_each_concurrent(at_once, |group| node.give_away(group));
         let most = Duration::from_millis(node.config().hand_over_ms_max);
         let in_time = node.env().timeout(most, work.boxed()).await.is_ok();
-        let kept = node.leads().len();
+        let kept = node.leads().terms.len();
         if kept < count {
             node.env().reached(Mark::HandedOverAtStop);
         }

@@ -1,0 +1,170 @@
+//! Beats: nodes tell each other what they lead, and so that they live; and what follows from a proven death.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use quorate_proto::ids::{GroupId, NodeId, Term};
+use quorate_proto::v1::{self, peer_reply, peer_request};
+
+use super::{Inner, Leads};
+use crate::env::transport::{Lane, LinkEvent};
+use crate::env::{Env, Mark, Moment, Point};
+use crate::raft::election;
+use crate::raft::liveness::Death;
+use crate::raft::peers::{Who, leads_from_wire, leads_to_wire, quiet_to_wire};
+use crate::raft::quiet::Said;
+use crate::raft::types::node_to_raft;
+
+/// News of what a node leads waits so long for further news: where many groups find their leaders at once, each beat
+/// tells of all of them.
+const SOON: Duration = Duration::from_millis(5);
+
+impl Inner {
+    pub(in crate::raft) fn heard(self: &Arc<Self>, who: Who) {
+        let (death, lived) = {
+            let mut liveness = self.liveness();
+            (liveness.heard(who.node, who.incarnation, self.env.now()), liveness.take_lived(who.node))
+        };
+        if lived {
+            self.env.reached(Mark::TakenForDeadAndLived);
+        }
+        self.died(death, "another incarnation");
+    }
+
+    pub(super) fn link(self: &Arc<Self>, node: NodeId, event: LinkEvent) {
+        let mut death = self.liveness().link(node, event);
+        if event == LinkEvent::Reset && self.env.perturb(Point::ResetTakenForDeath) {
+            death = self.liveness().link(node, LinkEvent::Refused);
+        }
+        self.died(death, "reset, then refused");
+    }
+
+    /// Each group that the dead node led looks for another leader.
+    fn died(self: &Arc<Self>, death: Option<Death>, proof: &'static str) {
+        let Some(Death(dead)) = death else { return };
+        self.env.reached(Mark::PeerProvenDead);
+        tracing::info!(peer = %dead, proof, "peer died");
+        self.quiet_died(dead);
+        if self.liveness().forget_leader(dead) {
+            self.changed();
+        }
+        for group in self.running() {
+            let vote = group.vote();
+            if vote.committed && vote.leader_id.voted_for == node_to_raft(dead) {
+                group.0.scope.start(election::replace(group.downgrade(), vote, dead, self.config.clone()));
+            }
+        }
+    }
+
+    /// `node` has beaten, or answered a beat: it leads these groups, or what is known of it if none are given.
+    pub(in crate::raft) fn beat(
+        &self,
+        node: NodeId,
+        leads: Option<&BTreeMap<GroupId, Term>>,
+        (unfit, knows): (bool, u64),
+    ) {
+        let news = {
+            let mut liveness = self.liveness();
+            liveness.said(node, unfit, knows);
+            leads.is_some_and(|leads| liveness.beat(node, leads))
+        };
+        if news {
+            self.changed();
+        }
+    }
+
+    /// What is said of `leads`, which this node leads, to one who knows what comes to this digest; and a digest of what
+    /// is known of that one.
+    pub(in crate::raft) fn told_of_leads(
+        &self,
+        leads: &Leads,
+        to: NodeId,
+        knows: Option<u64>,
+    ) -> (Vec<v1::Leadership>, bool, u64) {
+        let liveness = self.liveness();
+        let known =
+            knows.map_or_else(|| liveness.is_known_to(to, leads.digest), |knows| knows == leads.digest);
+        (if known { Vec::new() } else { leads_to_wire(&leads.terms) }, known, liveness.known_of(to))
+    }
+
+    pub(in crate::raft) fn heard_since(&self, node: NodeId, since: Moment) -> bool {
+        self.liveness().heard_since(node, since)
+    }
+}
+
+/// Says to each peer what this node leads, and so that it lives; and hears the same from it.
+pub(super) async fn run(env: Env, node: Weak<Inner>) {
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        let (gap, changed) = {
+            let Some(node) = node.upgrade() else { return };
+            let silent = Duration::from_millis(node.config.election_timeout_ms_max) * 2;
+            if node.liveness().expire(env.now() - silent, node.me) {
+                node.changed();
+            }
+            // Before that, nobody would listen.
+            if node.peers.identities().cluster().is_some() {
+                let leads = match env.perturb(Point::BeatWithoutLeads) {
+                    true => Arc::default(),
+                    false => node.leads(),
+                };
+                for peer in node.peers.nodes() {
+                    if !env.perturb(Point::BeatSkipped) {
+                        let said = node.quiet_said(peer);
+                        in_flight.push(beat(&node, peer, &leads, said));
+                    }
+                }
+            }
+            (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())
+        };
+        let (mut pause, mut soon) = (env.sleep(gap), false);
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                () = &mut pause => break,
+                () = changed.notified(), if !soon => {
+                    (pause, soon) = (env.sleep(gap.min(SOON)), true);
+                }
+            }
+        }
+    }
+}
+
+/// One beat. Sent now; the future takes the answer.
+fn beat(
+    node: &Arc<Inner>,
+    peer: NodeId,
+    leads: &Leads,
+    said: Said,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (leads, leads_known, knows) = node.told_of_leads(leads, peer, None);
+    let (quiet, unfit, health) = (Some(quiet_to_wire(&said)), node.is_unfit(), Some(node.health().to_wire()));
+    let body = peer_request::Body::Beat(v1::NodeBeat { leads, quiet, unfit, leads_known, knows, health });
+    let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
+    let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
+    let node = Arc::downgrade(node);
+    async move {
+        let reply = match asked.await {
+            Ok((_, peer_reply::Body::Beat(reply))) => Some(reply),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "beat was not answered");
+                None
+            }
+        };
+        let Some(node) = node.upgrade() else { return };
+        node.quiet_answered(peer, &said, reply.as_ref().and_then(|reply| reply.quiet.as_ref()));
+        if let Some(reply) = reply
+            && let Ok(leads) = leads_from_wire(&reply.leads)
+        {
+            let leads = (!reply.leads_known).then_some(&leads);
+            node.beat(peer, leads, (reply.unfit, reply.knows));
+            node.told(peer, reply.health.as_ref());
+        }
+    }
+}
