@@ -73,6 +73,8 @@ struct Machine {
     running: Arc<Mutex<Option<Arc<Node>>>>,
     /// Whether a sync was made to fail in this life, or a write for which there was no room.
     sync_failed: Arc<AtomicBool>,
+    /// Whether the volume that is written to, or `meta.redb`, was damaged, and no process has ended by that yet.
+    newest_harmed: Arc<AtomicBool>,
     /// Asks the node to stop.
     stop: watch::Sender<bool>,
     /// The node's own disk, while another one is in its place.
@@ -125,6 +127,7 @@ impl Cluster {
                 life: None,
                 running,
                 sync_failed,
+                newest_harmed: Arc::default(),
                 stop: watch::Sender::new(false),
                 own_disk: None,
                 joins: false,
@@ -294,6 +297,7 @@ impl Cluster {
             trace: self.trace.clone(),
             running,
             sync_failed: self.machine(node).sync_failed.clone(),
+            newest_harmed: self.machine(node).newest_harmed.clone(),
             falls: self.tell_fall.clone(),
             observer: self.observer.clone(),
             stop: self.machine(node).stop.subscribe(),
@@ -514,6 +518,7 @@ struct RunningNode {
     trace: Trace,
     running: Arc<Mutex<Option<Arc<Node>>>>,
     sync_failed: Arc<AtomicBool>,
+    newest_harmed: Arc<AtomicBool>,
     falls: mpsc::UnboundedSender<(NodeId, u64)>,
     observer: Observer,
     stop: watch::Receiver<bool>,
@@ -577,11 +582,13 @@ impl RunningNode {
         std::future::pending().await
     }
 
-    /// The process ends by itself. Only a failed sync, or a write without room, is a reason for that.
+    /// The process ends by itself. Only a failed sync, or a write without room, is a reason for that; or once that redb
+    /// finds nothing but damage where it is to write: the next process writes elsewhere.
     fn fell(&self, what: &str) {
         self.note(what);
         // A node that sees that its disk is another's ends at once.
-        if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger {
+        let by_damage = || what.contains("redb") && self.newest_harmed.swap(false, Ordering::Relaxed);
+        if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger && !by_damage() {
             self.history.complain(
                 "O-25",
                 format!("node {} {what}, though no sync of its disk failed, and no write", self.node),

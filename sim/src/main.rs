@@ -76,7 +76,7 @@ fn run_one(run: &Run) -> anyhow::Result<ExitCode> {
     }
     let options = run.options();
     // What it says is on standard error by now.
-    let Ok(report) = std::panic::catch_unwind(|| play(run.seed, options)) else {
+    let Ok(report) = std::panic::catch_unwind(|| play(run.seed(), options)) else {
         return Ok(ExitCode::from(FAILED));
     };
     let mut output = Output::default();

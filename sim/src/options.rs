@@ -34,7 +34,7 @@ pub(crate) enum Command {
     ///
     /// A run in which too little happened to say anything is said to be vacuous, and is no failure by itself.
     ///
-    /// Example: quorate-sim run --seed 7 -v
+    /// Examples: quorate-sim run --seed 7 -v, quorate-sim run --scenario quiet-group
     Run(Run),
     /// Runs many seeds, and says which of them broke a promise.
     ///
@@ -54,12 +54,22 @@ pub(crate) enum Command {
     Oracles,
 }
 
+/// The seed of a written-out scenario if none was given.
+const SEED_OF_SCENARIOS: u64 = 7;
+
 /// One run.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Everything in the run is drawn from it.
-    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
-    pub(crate) seed: u64,
+    /// Everything in the run is drawn from it. It may be left out with --scenario, which leaves little to chance, and is
+    /// 7 then.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = seed,
+        allow_negative_numbers = true,
+        required_unless_present = "scenario"
+    )]
+    seed: Option<u64>,
     #[command(flatten)]
     pub(crate) world: World,
     /// Shows what happens, in simulated time, on standard error; given twice, every message too.
@@ -135,6 +145,11 @@ pub(crate) struct Sweep {
 }
 
 impl Run {
+    /// What everything in the run is drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or(SEED_OF_SCENARIOS)
+    }
+
     /// What the run is to do.
     pub(crate) fn options(&self) -> Options {
         let show = match self.verbose {
@@ -243,6 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn a_scenario_needs_no_seed_and_takes_one() {
+        let seed = |words: &str| {
+            let Ok(Cli { command: Command::Run(run) }) = parse(words) else { panic!("{words}") };
+            run.seed()
+        };
+        assert_eq!(seed("run --scenario leader-restore"), SEED_OF_SCENARIOS);
+        assert_eq!(seed("run --scenario leader-restore --seed 2"), 2);
+        assert_eq!(seed("run --seed 3"), 3);
+        // As its help says.
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("run").expect("it is there").render_help().to_string();
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("and is {SEED_OF_SCENARIOS} then")), "{help}");
+    }
+
+    #[test]
     fn blanks_between_classes_do_no_harm() {
         let words = ["quorate-sim", "run", "--seed", "7", "--only", "network, crash"];
         let Ok(Cli { command: Command::Run(run) }) = Cli::try_parse_from(words) else { panic!("a run") };
@@ -265,6 +296,7 @@ mod tests {
         let scenario = ALL[0].0;
         let cases = [
             ("run", "--seed"),
+            ("run --nodes 5 -v", "--seed"),
             ("run --seed seven", "a seed is a whole number from 0 to 18446744073709551615"),
             ("run --seed -1", "a seed is a whole number from 0 to 18446744073709551615"),
             ("run --seed 18446744073709551616", "a seed is a whole number"),

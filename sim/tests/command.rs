@@ -61,6 +61,15 @@ fn a_broken_promise_ends_with_1_and_its_replay_command_repeats_it() {
 }
 
 #[test]
+fn a_scenario_is_played_with_a_seed_of_its_own_if_none_is_given() {
+    let output = quorate_sim("run --scenario deposed-leader --json");
+    assert_eq!(output.status.code(), Some(0));
+    let given = document(&quorate_sim("run --seed 7 --scenario deposed-leader --json"));
+    let own = document(&output);
+    assert_eq!((&own["seed"], &own["trace_hash"]), (&7.into(), &given["trace_hash"]), "{own}");
+}
+
+#[test]
 fn a_power_cut_at_one_point_is_a_document_too() {
     let output = quorate_sim("exhaust --scenario restart --node 1 --operation 0 --json");
     assert_eq!(output.status.code(), Some(0));

@@ -280,7 +280,10 @@ fn are_equal(group: u64, replicas: &[&Replica]) -> bool {
     for index in &different {
         let entries = replicas.iter().map(|replica| replica.get(index)).collect::<Vec<_>>();
         println!("group {group} differs at {index} of {last}: {entries:?}");
-        assert!(last - index < UNSETTLED_MAX, "replicas of group {group} differ at {index} of {last}: {entries:?}");
+        assert!(
+            last - index < UNSETTLED_MAX,
+            "replicas of group {group} differ at {index} of {last}: {entries:?}"
+        );
     }
     let differs_in_two = |index: &u64| {
         let entries = replicas.iter().filter_map(|replica| replica.get(index)).collect::<BTreeSet<_>>();

@@ -27,9 +27,10 @@
 //! | `log-from 4 r5 r6` | the final scan of a log that starts at 4 |
 //! | `readable n1 4 9`, `.. at 7` | node 1 has applied what makes its log readable from 4 to 9; that is all before entry 7 |
 //! | `wall 5000`, `settled 5000` | a wall clock shows that time, 1000 at first; all was whole for eight seconds, and all clocks show it |
+//! | `wall 4000 5000` | since the line before one has told 4000, and none an earlier time; 5000 is the latest so far |
 //!
 //! A record `r1` is one of producer 1; `s1` is one of producer 2. Its timestamp is 10 times its number, and it takes 100
-//! bytes.
+//! bytes. `u1` is one of producer 3, which has no timestamp.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +77,11 @@ fn metadata(partitions: u64, retention: Retention) -> Metadata {
 }
 
 fn record(word: &str) -> Option<RecordId> {
-    let producer = if word.starts_with('s') { 2 } else { 1 };
+    let producer = match word.as_bytes().first() {
+        Some(b's') => 2,
+        Some(b'u') => 3,
+        _ => 1,
+    };
     (word != "foreign").then(|| RecordId { producer, number: number(&word[1..]) })
 }
 
@@ -93,7 +98,11 @@ fn batch(stamp: &str, records: &str) -> Arc<Batch> {
     let stamp = stamp.split(':').map(|word| word.parse::<i64>().unwrap()).collect::<Vec<_>>();
     let words = records.split(',').collect::<Vec<_>>();
     let time = |word: &&str| {
-        record(word.trim_end_matches('!')).map_or(0, |record| i64::try_from(record.number).unwrap() * 10)
+        let of = |record: RecordId| match record.producer {
+            3 => -1,
+            _ => i64::try_from(record.number).unwrap() * 10,
+        };
+        record(word.trim_end_matches('!')).map_or(0, of)
     };
     Arc::new(Batch {
         producer: stamp[0],
@@ -207,7 +216,9 @@ impl Player {
             "log" => self.scan(0, &words[1..]),
             "log-from" => self.scan(number(words[1]), &words[2..]),
             "wall" => {
-                self.see(&Seen::Node(&Sight::Wall { newest: i64::try_from(number(words[1])).unwrap() }))
+                let told = |word: &&str| i64::try_from(number(word)).unwrap();
+                let (oldest, newest) = (told(&words[1]), told(&words[words.len() - 1]));
+                self.see(&Seen::Node(&Sight::Wall { oldest, newest }));
             }
             "settled" => {
                 let oldest = i64::try_from(number(words[1])).unwrap();

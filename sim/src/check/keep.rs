@@ -76,7 +76,7 @@ impl Rule {
         Self { ms: least(self.ms, other.ms), bytes: least(self.bytes, other.bytes) }
     }
 
-    /// Whether a batch whose newest record is of that time, with so many bytes in the batches behind it, need not be
+    /// Whether a batch whose age counts from that time, with so many bytes in the batches behind it, need not be
     /// kept when the wall clock shows `wall`; where no clock was seen, any time may have come.
     pub(super) fn lets_go(self, newest: i64, bytes_behind: u64, wall: Option<i64>) -> bool {
         let expired = |ms: i64| ms == 0 || wall.is_none_or(|wall| newest.saturating_add(ms) < wall);

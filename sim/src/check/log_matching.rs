@@ -83,7 +83,9 @@ impl Judge for LogMatching {
                 self.cuts.retain(|(of, _), _| of != node);
                 return self.logs.see(sight);
             }
-            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, emptied: true } => {
+            Sight::Removed { node, group, .. }
+            | Sight::Restarted { node, group, emptied: true }
+            | Sight::TailLost { node, group } => {
                 self.cuts.remove(&(*node, *group));
                 return self.logs.see(sight);
             }

@@ -44,6 +44,7 @@ mod topics;
 mod uncommitted;
 mod unread;
 mod votes;
+mod walls;
 mod watermark;
 mod words;
 

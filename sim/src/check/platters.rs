@@ -64,7 +64,7 @@ impl Judge for Platters {
                 self.vouched.remove(&(*node, *group));
                 self.cut.remove(&(*node, *group));
             }
-            Sight::Restarted { node, group, emptied: true } => {
+            Sight::Restarted { node, group, emptied: true } | Sight::TailLost { node, group } => {
                 self.lose(*node, *group);
                 self.cut.remove(&(*node, *group));
                 // One copy less, until it has caught up.
@@ -228,7 +228,7 @@ mod tests {
         let told = format!("{logs}\nmatched 2 t1 1/1");
         let known = "replica 1 t1 committed 1/1 last 1/1";
         let one = "platters 1: 1 1 | 2: 1 | 3: 1";
-        for lost in ["damaged 2", "lost 2", "restarted 2 emptied"] {
+        for lost in ["damaged 2", "lost 2", "tail-lost 2", "restarted 2 emptied"] {
             assert!(broken(&format!("{told}\n{lost}\n{known}\n{one}")).is_empty(), "{lost}");
         }
         assert_eq!(broken(&format!("{told}\n{known}\n{one}")), ["O-05"], "nothing was lost");
@@ -245,6 +245,21 @@ mod tests {
             broken(&format!("{told}\n{anew}\n{known}\nplatters 1: 1 1 | 2: 1 2 | 3: 1")),
             ["O-05"],
             "it has told something else since"
+        );
+    }
+
+    #[test]
+    fn what_a_disk_says_that_it_has_lost_is_not_asked_of_it() {
+        let told = "log 1 from 0: 1 1\nmatched 1 t1 1/1\nend 1";
+        let found = "open 1 vote 1/2: 1";
+        assert!(broken(&format!("{told}\ntail-lost 1\n{found}")).is_empty());
+        assert_eq!(broken(&format!("{told}\ntail-lost 2\n{found}")), ["O-05"], "another one's");
+        assert_eq!(broken(&format!("{told}\n{found}\ntail-lost 1")), ["O-05"], "it did not say so");
+        let anew = "log 1 from 1: 1\nmatched 1 t1 1/1\nend 1";
+        assert_eq!(
+            broken(&format!("{told}\ntail-lost 1\n{found}\n{anew}\n{found}")),
+            ["O-05"],
+            "it has told that it holds it again"
         );
     }
 

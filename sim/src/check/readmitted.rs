@@ -34,6 +34,11 @@ impl Judge for Readmitted {
                 let bounds = self.committed.iter().map(|(group, index)| ((*node, *group), *index));
                 self.behind.extend(bounds);
             }
+            Sight::TailLost { node, group } => {
+                if let Some(index) = self.committed.get(group) {
+                    self.behind.insert((*node, *group), *index);
+                }
+            }
             Sight::Opened { node, .. } => {
                 self.unseen.remove(node);
             }
@@ -106,6 +111,15 @@ mod tests {
             broken("damaged 1\nopen 1 vote 1/2: 1\ngranted 1 t2 to 3").is_empty(),
             "nothing was committed"
         );
+    }
+
+    #[test]
+    fn who_finds_later_that_it_has_lost_does_not_vote() {
+        let lost = LOST.replace("damaged 1", "tail-lost 1");
+        assert_eq!(broken(&format!("{lost}\ngranted 1 t2 to 3")), ["O-23"]);
+        let all = "log 1 from 1: 1 1\nreplica 1 t1 committed 2/1 last 2/1";
+        assert!(broken(&format!("{lost}\n{all}\ngranted 1 t2 to 3")).is_empty());
+        assert!(broken(&format!("{lost}\ngranted 3 t2 to 2")).is_empty(), "another one");
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn sight(line: &str) -> Sight {
         "lost" => Sight::DiskLost { node: words.node() },
         "damaged" => Sight::Damaged { node: words.node() },
         "back" => Sight::GivenBack { node: words.node() },
+        "tail-lost" => Sight::TailLost { node: words.node(), group },
         "log" => {
             let node = words.node();
             let from = words.number_after("from");

@@ -2,7 +2,9 @@
 //! retention allows, nor past what somebody asked to delete. Judged by what clients wrote and asked for, and by the
 //! clocks: a batch may go once it is older than the topic's `retention.ms` by the wall clock of some node, or once the
 //! batches behind it alone come to `retention.bytes`, as in Kafka, or as far as somebody asked to delete. Of a topic's
-//! settings the tightest count that anybody ever asked for: a leader follows a change when it hears of it.
+//! settings the tightest count that anybody ever asked for: a leader follows a change when it hears of it. A batch without
+//! a timestamp is as old as its append, which some wall clock has told, between when it was sent first and when it was
+//! known to stand.
 //!
 //! What a replica holds is judged as it rises. What clients are told must be what some replica held.
 //!
@@ -17,6 +19,7 @@ use quorate_proto::ids::{GroupId, LogIndex, NodeId, TopicId};
 use super::keep::{Asking, Rule};
 use super::log_starts::{LogStarts, told_start};
 use super::shadow::{Before, Stands};
+use super::walls::Walls;
 use super::{Check, Found, Seen};
 use crate::history::{Evidence, Place};
 use crate::observe::Sight;
@@ -30,6 +33,8 @@ const STAYS: &str = "O-29";
 const LATE_MAX: Duration = Duration::from_secs(5);
 /// As much may stay beside what `retention.bytes` asks for: batches go as a whole.
 const BATCH_BYTES_MAX: u64 = 64 << 10;
+/// The largest timestamp of a batch that has none.
+const NO_TIMESTAMP: i64 = -1;
 
 /// Producer id, epoch, sequence and checksum.
 type Name = (i64, i16, i32, u32);
@@ -37,10 +42,12 @@ type Name = (i64, i16, i32, u32);
 /// A batch that is known to stand, by its base offset.
 struct Standing {
     end: u64,
-    /// The largest timestamp, in ms.
-    newest: i64,
+    /// The largest timestamp, in ms, if it has one.
+    newest: Option<i64>,
     bytes: u64,
-    /// When that was known.
+    /// When it was sent first, if it has no timestamp.
+    sent: Duration,
+    /// When it was known that it stands.
     at: Duration,
 }
 
@@ -50,6 +57,8 @@ struct Log {
     known: BTreeMap<u64, Standing>,
     /// Records and bytes of batches that were sent, and are not known to stand.
     open: BTreeMap<Name, (u64, u64)>,
+    /// When batches without a timestamp were sent first.
+    sent: BTreeMap<Name, Duration>,
     /// Somebody was told that what lies below is deleted, as asked.
     deleted: u64,
     /// Deletions that may yet be done, by their calls: up to there, or up to the high watermark of a moment to come.
@@ -58,6 +67,8 @@ struct Log {
     high: u64,
     /// All below was judged.
     judged: u64,
+    /// The latest time that a wall clock had shown when that rose.
+    judged_at: Option<i64>,
     /// The highest start that a replica had.
     applied: Option<u64>,
     /// Since when.
@@ -102,8 +113,7 @@ pub(super) struct Start {
     /// When somebody was told last that a topic's settings are changed.
     configured: BTreeMap<String, Duration>,
     logs: BTreeMap<Place, Log>,
-    /// The latest time that a wall clock has shown, in ms.
-    wall: Option<i64>,
+    walls: Walls,
     /// The log starts of the processes that run.
     replicas: BTreeMap<(NodeId, GroupId), u64>,
     /// How high a group's log start was with all entries before that one applied, on whichever replica, as it rose.
@@ -162,6 +172,9 @@ impl Start {
             Ask::Produce { place, batch, .. } => {
                 let log = self.logs.entry(*place).or_default();
                 log.open.entry(name(batch)).or_insert((batch.count(), batch.bytes));
+                if newest(batch, None).is_none() {
+                    log.sent.entry(name(batch)).or_insert(asked.at);
+                }
             }
             Ask::DeleteRecords { place, before, .. } => {
                 let log = self.logs.entry(*place).or_default();
@@ -229,16 +242,18 @@ impl Start {
     fn stands(&mut self, at: Duration, stands: &Stands<'_>, found: &mut Found) {
         let Stands { place, standing, before: Before::Nothing, .. } = stands else { return };
         let batch = &standing.batch;
-        let newest = standing.stamp.or_else(|| batch.times.iter().copied().max()).unwrap_or(i64::MIN);
+        let newest = newest(batch, standing.stamp);
         let log = self.logs.entry(*place).or_default();
         log.open.remove(&name(batch));
         let (end, bytes) = (standing.end(), batch.bytes);
-        log.known.insert(standing.base, Standing { end, newest, bytes, at });
+        let sent = log.sent.get(&name(batch)).copied().unwrap_or_default();
+        log.known.insert(standing.base, Standing { end, newest, bytes, sent, at });
         // Who wrote it hears of it later than of those who read behind it.
         if end <= log.judged {
             let rule = self.rule(*place);
-            if let Some(why) = self.logs[place].not_expired(standing.base, rule, self.wall)
-                && end > self.logs[place].deleted_at_most()
+            let log = &self.logs[place];
+            if let Some(why) = log.not_expired(standing.base, rule, log.judged_at, &self.walls)
+                && end > log.deleted_at_most()
             {
                 let what =
                     format!("a log starts where it may: {stands}, and {place} starts behind it, but {why}");
@@ -249,7 +264,7 @@ impl Start {
 
     fn sight(&mut self, at: Duration, sight: &Sight, found: &mut Found) {
         match sight {
-            Sight::Wall { newest } => self.wall = Some(self.wall.map_or(*newest, |wall| wall.max(*newest))),
+            Sight::Wall { oldest, newest } => self.walls.see(at, *oldest, *newest),
             Sight::Opened { node, .. } | Sight::Ended { node } => {
                 self.replicas.retain(|(of, _), _| of != node);
             }
@@ -307,7 +322,9 @@ impl Start {
         }
         let why = self.why_not(place, start);
         let log = self.logs.entry(place).or_default();
-        log.judged = log.judged.max(start);
+        if log.judged < start {
+            (log.judged, log.judged_at) = (start, self.walls.latest());
+        }
         why
     }
 
@@ -337,7 +354,7 @@ impl Start {
                 );
                 return Some(within);
             }
-            if let Some(why) = log.not_expired(*base, rule, self.wall) {
+            if let Some(why) = log.not_expired(*base, rule, self.walls.latest(), &self.walls) {
                 return Some(why);
             }
         }
@@ -366,7 +383,11 @@ impl Start {
             let behind =
                 behind.filter(|batch| batch.at + LATE_MAX <= at).map(|batch| batch.bytes).sum::<u64>();
             let expired = |batch: &Standing| {
-                rule.ms.is_some_and(|ms| batch.newest.saturating_add(ms).saturating_add(late) <= oldest)
+                // When it was appended, no clock had told a later time.
+                let newest = batch.newest.or_else(|| self.walls.latest_until(batch.at));
+                rule.ms
+                    .zip(newest)
+                    .is_some_and(|(ms, newest)| newest.saturating_add(ms).saturating_add(late) <= oldest)
             };
             // What stood before it and had not expired may have held it until just now.
             let by_time =
@@ -374,9 +395,10 @@ impl Start {
             let by_bytes = rule.bytes.is_some_and(|bytes| behind >= bytes.saturating_add(BATCH_BYTES_MAX));
             if by_time || by_bytes {
                 let what = format!(
-                    "nothing grows without a bound: {place} still starts at {start}, with a batch at {base}..{} of the \
-                     time {}, {behind} bytes behind it, and {rule} in force; the clock furthest behind shows {oldest}",
-                    batch.end, batch.newest
+                    "nothing grows without a bound: {place} still starts at {start}, with a batch at {base}..{} {}, \
+                     {behind} bytes behind it, and {rule} in force; the clock furthest behind shows {oldest}",
+                    batch.end,
+                    batch.time(&self.walls)
                 );
                 found.tell(STAYS, at, what);
             }
@@ -384,22 +406,41 @@ impl Start {
     }
 }
 
+impl Standing {
+    /// The earliest time from which its age may count; where no clock was seen, any.
+    fn earliest(&self, walls: &Walls) -> i64 {
+        self.newest.or_else(|| walls.earliest_between(self.sent, self.at)).unwrap_or(i64::MIN)
+    }
+
+    /// From what time its age counts, for people.
+    fn time(&self, walls: &Walls) -> String {
+        match self.newest {
+            Some(newest) => format!("of the time {newest}"),
+            None => {
+                let by = walls.latest_until(self.at).or_else(|| walls.latest()).unwrap_or(i64::MAX);
+                format!("without a timestamp, appended between {} and {by}", self.earliest(walls))
+            }
+        }
+    }
+}
+
 impl Log {
-    /// Why a batch must stay, if it must.
-    fn not_expired(&self, base: u64, rule: Rule, wall: Option<i64>) -> Option<String> {
+    /// Why a batch must stay, if it must; `wall` is the latest time that a wall clock had shown.
+    fn not_expired(&self, base: u64, rule: Rule, wall: Option<i64>, walls: &Walls) -> Option<String> {
         let batch = self.known.get(&base)?;
         let known = self.known.range(batch.end..).map(|(_, batch)| batch.bytes).sum::<u64>();
         // Whatever has no answer may stand there.
         let behind = known + self.open.values().map(|(_, bytes)| bytes).sum::<u64>();
-        if rule.lets_go(batch.newest, behind, wall) {
+        if rule.lets_go(batch.earliest(walls), behind, wall) {
             return None;
         }
         let clock =
             wall.map_or_else(|| "no clock".to_owned(), |wall| format!("the latest clock, at {wall},"));
         Some(format!(
-            "the batch at {base}..{} has not expired: it is of the time {}, at most {behind} bytes stand behind it, and \
-             {clock} and {rule} keep it",
-            batch.end, batch.newest
+            "the batch at {base}..{} has not expired: it is {}, at most {behind} bytes stand behind it, and {clock} and \
+             {rule} keep it",
+            batch.end,
+            batch.time(walls)
         ))
     }
 
@@ -475,6 +516,12 @@ impl Log {
             self.words.push(word);
         }
     }
+}
+
+/// The largest timestamp of a batch, or what its leader has stamped it with; `None` if it has none.
+fn newest(batch: &Batch, stamp: Option<i64>) -> Option<i64> {
+    let newest = stamp.or_else(|| batch.times.iter().copied().max()).unwrap_or(i64::MIN);
+    Some(newest).filter(|newest| *newest != NO_TIMESTAMP)
 }
 
 fn name(batch: &Batch) -> Name {

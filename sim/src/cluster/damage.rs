@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,8 +51,18 @@ pub enum Struck {
     Harmed,
 }
 
-/// The newest volumes may be open for writing: so many of them.
-const OPEN: usize = 3;
+/// What damage comes to for a process that opens the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The newest of each group is there.
+    Kept,
+    /// The newest of a group is lost, and the disk shows it.
+    Lost,
+    /// It does not start.
+    Refused,
+    /// Something is lost, and nothing on the disk can show it.
+    Hidden,
+}
 
 impl Cluster {
     /// The node whose disk was damaged and that is not whole again, if there is one.
@@ -60,6 +71,7 @@ impl Cluster {
             && self.is_whole(node)
         {
             self.note(Event::Fault(format!("the disk of node{node} is whole again")));
+            self.observer.disk_whole(node);
             self.damaged = None;
         }
         self.damaged
@@ -81,6 +93,11 @@ impl Cluster {
         names.into_iter().filter_map(|name| Some((name.clone(), disk.image(&name)?))).collect()
     }
 
+    /// Whether a node's own disk is in its place, and holds volumes to which nothing is written any more.
+    pub fn has_sealed(&self, node: NodeId) -> bool {
+        !self.is_stranger(node) && !sealed(&self.machine(node).disk).is_empty()
+    }
+
     /// Damages the disk of a node, which must be down unless it is [`Harm::Rot`]. `older` is what may come back. `false`
     /// if nothing was done: there is nothing to damage, another node's disk is not whole, or nobody could tell.
     pub fn damage(
@@ -98,12 +115,18 @@ impl Cluster {
         }
         let draw = dice.bits();
         let disk = self.machine(node).disk.clone();
+        let sealed = sealed(&disk);
         // First on a copy: what it comes to decides what is promised of this node from now on.
         let (before, trial) = (disk.copy_as_seen(), disk.copy_as_seen());
-        let Some(said) = strike(&trial, harm, older, &mut Dice::new(draw)) else { return false };
-        let lost = if harm == Harm::Rot { Some(false) } else { self.comes_to(node, &before, &trial) };
-        let Some(lost) = lost else { return false };
-        self.struck(node, harm, &disk, older, draw, &said, lost)
+        let Some(said) = strike(&trial, harm, &sealed, older, &mut Dice::new(draw)) else { return false };
+        let lost = match (harm, self.comes_to(node, &before, &trial)) {
+            // A disk that has lost what it wrote last may go by a sealed volume: that is not taken from it too.
+            (_, Outcome::Hidden) | (Harm::Rot, Outcome::Lost) => return false,
+            // A process may run meanwhile, and knows its newest.
+            (_, Outcome::Kept) | (Harm::Rot, _) => false,
+            (_, Outcome::Lost | Outcome::Refused) => true,
+        };
+        self.struck(node, harm, &disk, &sealed, older, draw, &said, lost)
     }
 
     /// Harms one sector of a file on the disk of a node that is down and whole.
@@ -113,7 +136,11 @@ impl Cluster {
         if !trial.harm_sector(name, number, harm) {
             return Struck::Nothing;
         }
-        let Some(lost) = self.comes_to(node, &before, &trial) else { return Struck::Hidden };
+        let lost = match self.comes_to(node, &before, &trial) {
+            Outcome::Hidden => return Struck::Hidden,
+            Outcome::Kept => false,
+            Outcome::Lost | Outcome::Refused => true,
+        };
         let held = disk.copy_as_seen();
         if !disk.harm_sector(name, number, harm) {
             return Struck::Nothing;
@@ -121,6 +148,8 @@ impl Cluster {
         self.note(Event::Fault(format!("sector {number} of {name} on the disk of node{node} is harmed")));
         self.tally.count("rotten sectors");
         self.damaged = Some(node);
+        self.machine(node).newest_harmed.store(true, Ordering::Relaxed);
+        self.observer.newest_harmed(node);
         if lost {
             self.observer.disk_damaged(node, held);
         }
@@ -133,14 +162,14 @@ impl Cluster {
         Some((running.store().damage_counts(), running.store().forgot_any()))
     }
 
-    /// Whether the newest that a node's disk held is lost with that damage; `None` if nothing shows it.
-    fn comes_to(&self, node: NodeId, before: &SimDisk, after: &SimDisk) -> Option<bool> {
+    /// What becomes of the newest that a node's disk held with that damage.
+    fn comes_to(&self, node: NodeId, before: &SimDisk, after: &SimDisk) -> Outcome {
         let storage = self.config(node, None).storage;
         let (newest, found) = (rows(before), rows(after));
         let went_back = found.iter().any(|(name, rows)| newest.get(name).is_some_and(|newest| newest > rows));
-        let Ok(was) = Aside::recover(before, &storage, node) else { return Some(false) };
+        let Ok(was) = Aside::recover(before, &storage, node) else { return Outcome::Kept };
         // Whoever starts it sees that it does not start.
-        let Ok(is) = Aside::recover(after, &storage, node) else { return Some(true) };
+        let Ok(is) = Aside::recover(after, &storage, node) else { return Outcome::Refused };
         let mut lost = false;
         for (group, held) in was.groups() {
             let now = is.groups().get(&group).cloned().unwrap_or_default();
@@ -148,14 +177,14 @@ impl Cluster {
             let baseless = is.has_lost_base(group);
             if baseless && !was.groups().keys().all(|group| is.has_lost(*group)) {
                 // meta.redb went back by itself: the others of this node go on voting, which the checks do not know.
-                return None;
+                return Outcome::Hidden;
             }
             lost |= shorter || now.starts != held.starts || baseless;
             if shorter && !is.has_lost(group) && went_back {
-                return None;
+                return Outcome::Hidden;
             }
         }
-        Some(lost)
+        if lost { Outcome::Lost } else { Outcome::Kept }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what was tried on a copy is done again")]
@@ -164,13 +193,14 @@ impl Cluster {
         node: NodeId,
         harm: Harm,
         disk: &SimDisk,
+        sealed: &[FileName],
         older: &[(FileName, FileImage)],
         draw: u64,
         said: &str,
         lost: bool,
     ) -> bool {
         let held = disk.copy_as_seen();
-        if strike(disk, harm, older, &mut Dice::new(draw)).is_none() {
+        if strike(disk, harm, sealed, older, &mut Dice::new(draw)).is_none() {
             return false;
         }
         self.note(Event::Fault(format!("the disk of node{node}: {said}")));
@@ -181,6 +211,10 @@ impl Cluster {
             Harm::Tail => "newest volume lost",
         });
         self.damaged = Some(node);
+        if matches!(harm, Harm::Tail | Harm::Meta) {
+            self.machine(node).newest_harmed.store(true, Ordering::Relaxed);
+            self.observer.newest_harmed(node);
+        }
         if lost {
             self.observer.disk_damaged(node, held);
         }
@@ -270,15 +304,19 @@ fn knows_its_groups(running: &Node, node: NodeId) -> bool {
 }
 
 /// Does it; says what was done. The same dice do the same to the same disk.
-fn strike(disk: &SimDisk, harm: Harm, older: &[(FileName, FileImage)], dice: &mut Dice) -> Option<String> {
+fn strike(
+    disk: &SimDisk,
+    harm: Harm,
+    sealed: &[FileName],
+    older: &[(FileName, FileImage)],
+    dice: &mut Dice,
+) -> Option<String> {
     let volumes = disk.volumes();
-    let sealed = &volumes[..volumes.len().saturating_sub(OPEN)];
     match harm {
         Harm::Rot => {
             let name = sealed.get(dice.place(sealed.len().max(1)))?;
             let count = 1 << dice.below(5);
-            // Volumes that others were rewritten into have later numbers than the one that is written to.
-            if is_sealed(disk, name) { rot(disk, name, count, dice) } else { None }
+            rot(disk, name, count, dice)
         }
         Harm::Volume => {
             let name = sealed.get(dice.place(sealed.len().max(1)))?;
@@ -368,17 +406,37 @@ fn rows(disk: &SimDisk) -> BTreeMap<FileName, u64> {
     copy.volumes().into_iter().filter_map(rows).collect()
 }
 
-/// Whether a volume says of itself that nothing more will be written to it.
-fn is_sealed(disk: &SimDisk, name: &FileName) -> bool {
-    const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
-    let copy = disk.copy_as_seen();
-    let read = AssertUnwindSafe(|| -> Option<bool> {
-        let db = Builder::new().create_with_backend(Boxed(copy.open(name, false).ok()?)).ok()?;
-        let facts = db.begin_read().ok()?.open_table(FACTS).ok()?;
-        let sealed = facts.get("sealed").ok()??;
-        Some(sealed.value().first() == Some(&1))
+/// The volumes to which nothing is written any more. Neither their numbers nor what they say of themselves tell: others
+/// are rewritten into later numbers than that of the one that is written to, and one that is just being sealed may be
+/// taken for torn. So it goes by what `meta.redb` has noted once such a file was closed.
+fn sealed(disk: &SimDisk) -> Vec<FileName> {
+    const VOLUMES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("volumes");
+    const SEALED: u8 = 1;
+    // As a loss of power would leave it: what is noted there is not to come undone.
+    let copy = disk.copy_of_platters();
+    let read = AssertUnwindSafe(|| -> Option<BTreeMap<FileName, u64>> {
+        let backend = copy.open(&FileName::new("meta.redb"), false).ok()?;
+        let db = Builder::new().create_with_backend(Boxed(backend)).ok()?;
+        let table = db.begin_read().ok()?.open_table(VOLUMES).ok()?;
+        let mut lengths = BTreeMap::new();
+        for row in table.iter().ok()? {
+            let (number, state) = row.ok()?;
+            if let Some((&SEALED, rest)) = state.value().split_first()
+                && let Some(bytes) = rest.first_chunk()
+            {
+                let name = FileName::new(format!("volume-{:08}.redb", number.value()));
+                lengths.insert(name, u64::from_le_bytes(*bytes));
+            }
+        }
+        Some(lengths)
     });
-    catch_unwind(read).ok().flatten().unwrap_or(false)
+    let lengths = catch_unwind(read).ok().flatten().unwrap_or_default();
+    // One that was given up is listed with another length than it has.
+    let is_as_noted = |name: &FileName| {
+        let length = disk.image(name).and_then(|image| u64::try_from(image.bytes()).ok());
+        length.is_some() && length.as_ref() == lengths.get(name)
+    };
+    disk.volumes().into_iter().filter(is_as_noted).collect()
 }
 
 /// redb takes no boxed backend.

@@ -208,7 +208,8 @@ impl Knobs {
             pace: Pace { sync_min: Duration::from_micros(100), sync_max, ..Pace::default() },
             pool_wait_max: dice.time(Duration::from_micros(10), Duration::from_millis(5)),
             others_first_per_mille: dice.below(4) * 50,
-            volume_bytes_max: 65_536 << dice.below(5),
+            // In most runs a node writes some ten thousand bytes, and in many of them volumes are to be sealed.
+            volume_bytes_max: 16_384 << dice.below(7),
             recent_bytes_max: 8_192 << dice.below(8),
             volumes_open_max,
             commit_bytes_max,

@@ -1,6 +1,7 @@
 //! Disks that are lost for good, nodes that leave and come again, and what the operator is asked to do about it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_proto::ids::NodeId;
@@ -144,6 +145,7 @@ impl Cluster {
         }
         if let Some(machine) = self.machines.get_mut(&node) {
             machine.disk = disk;
+            machine.newest_harmed.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -71,6 +71,8 @@ struct Shared {
     works: Mutex<Works>,
     /// The latest time that its wall clock has told, in ms.
     latest: AtomicI64,
+    /// The earliest time that it has told since somebody began to watch anew, in ms.
+    earliest: Mutex<Option<i64>>,
     /// Told when the works were changed: who sleeps must reckon anew.
     changed: Notify,
 }
@@ -174,6 +176,20 @@ impl SimClock {
         Timestamp(self.0.latest.load(Ordering::Relaxed))
     }
 
+    /// The earliest time that anybody was told since [`SimClock::watch_anew`]; `None` if nobody has asked.
+    pub fn earliest_told(&self) -> Option<Timestamp> {
+        self.earliest().map(Timestamp)
+    }
+
+    /// Forgets what was told so far, but for the latest time.
+    pub fn watch_anew(&self) {
+        *self.earliest() = None;
+    }
+
+    fn earliest(&self) -> MutexGuard<'_, Option<i64>> {
+        self.0.earliest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Works)) {
         {
             let mut works = self.0.works.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,6 +220,8 @@ impl Clock for SimClock {
     fn wall(&self) -> Timestamp {
         let told = self.shows();
         self.0.latest.fetch_max(told.0, Ordering::Relaxed);
+        let mut earliest = self.earliest();
+        *earliest = Some(earliest.map_or(told.0, |earliest| earliest.min(told.0)));
         told
     }
 
@@ -332,5 +350,20 @@ mod tests {
         assert_eq!((clock.latest_told(), clock.shows()), (told, Timestamp(WALL_AT_START + 250)));
         clock.step_wall(7_200_000);
         assert_eq!(clock.latest_told(), told, "nobody has asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_time_told_is_known_until_it_is_watched_anew() {
+        begin();
+        let clock = SimClock::new(Duration::from_secs(9), 250);
+        assert_eq!(clock.earliest_told(), None);
+        let told = clock.wall();
+        clock.step_wall(3_600_000);
+        let later = clock.wall();
+        assert_eq!(clock.earliest_told(), Some(told));
+        clock.watch_anew();
+        assert_eq!(clock.earliest_told(), None);
+        assert_eq!(clock.wall(), later);
+        assert_eq!(clock.earliest_told(), Some(later));
     }
 }

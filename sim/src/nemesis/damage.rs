@@ -21,7 +21,8 @@ impl Nemesis {
     /// Damages the disk of a node, while it is down unless sectors rot.
     pub(super) async fn damage(&mut self, cluster: &mut Cluster, kind: Kind, node: NodeId, until: Duration) {
         // More may befall the one that is damaged already.
-        let node = cluster.damaged().unwrap_or(node);
+        let damaged = cluster.damaged();
+        let Some(node) = damaged.or_else(|| self.victim(cluster, kind, node)) else { return };
         // Nor is it damaged while another one is lost, or leaves.
         if cluster.is_stranger(node) || !cluster.orders().are_done() {
             return;
@@ -39,7 +40,7 @@ impl Nemesis {
             return;
         }
         // A folder that has lost two different things may hold nothing any more that says whose it is.
-        if cluster.damaged().is_some() {
+        if damaged.is_some() {
             return;
         }
         let older = cluster.images(node);
@@ -57,6 +58,20 @@ impl Nemesis {
         // That may be past by now, and the node is to see first what became of its disk.
         let healed = until.max(clock::now()) + self.dice.time(100 * MS, 20_000 * MS);
         self.mend_at(healed, Mend::Heal(node));
+    }
+
+    /// Who is struck: `node`, or another one if this kind finds nothing there. Many nodes have no sealed volume for long,
+    /// and one that is down cannot come back without one.
+    fn victim(&mut self, cluster: &Cluster, kind: Kind, node: NodeId) -> Option<NodeId> {
+        if !matches!(kind, Kind::Rot | Kind::LoseVolume) {
+            return Some(node);
+        }
+        let fits = |node: &NodeId| (kind == Kind::Rot || cluster.is_up(*node)) && cluster.has_sealed(*node);
+        if fits(&node) {
+            return Some(node);
+        }
+        let others = cluster.nodes().into_iter().filter(fits).collect::<Vec<_>>();
+        (!others.is_empty()).then(|| others[self.dice.place(others.len())])
     }
 
     /// Nobody who must make progress may rest on a node that has lost something: waits until that is mended.

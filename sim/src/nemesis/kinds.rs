@@ -157,10 +157,10 @@ pub const ALL: [(Kind, Class, u64); 50] = [
     (LoseDisk, Class::Membership, 2),
     (Leave, Class::Membership, 2),
     (Reassign, Class::Membership, 3),
-    (Rot, Class::Damage, 4),
+    (Rot, Class::Damage, 1),
     (LoseVolume, Class::Damage, 3),
     (LoseMeta, Class::Damage, 2),
-    (LoseTail, Class::Damage, 3),
+    (LoseTail, Class::Damage, 2),
 ];
 
 #[cfg(test)]

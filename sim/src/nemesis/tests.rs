@@ -1,11 +1,12 @@
 //! Each kind of fault takes hold, and breaks no promise by itself.
 
 use super::*;
+use crate::cluster::Knobs;
 use crate::run::{Options, on_stage};
 
 /// Lets one kind alone strike for a while, and gives what took hold; everything else of a run must hold.
-fn faults_of(kind: Kind, seed: u64) -> BTreeMap<&'static str, u64> {
-    let report = on_stage(seed, Options::default(), async |stage| {
+fn faults_of(kind: Kind, seed: u64, options: Options) -> BTreeMap<&'static str, u64> {
+    let report = on_stage(seed, options, async |stage| {
         stage.workload.begin();
         let plan = Plan { pause_max: Duration::from_millis(600), ..Plan::of(&[kind]) };
         let mut nemesis = Nemesis::new(plan, Dice::named(seed, "nemesis"));
@@ -49,7 +50,21 @@ fn each_kind_takes_hold_and_ends() {
     ];
     for (seed, (kind, fault)) in (0..).zip(expected) {
         // What is drawn may find nothing to take hold of: a disk without room, and nobody who writes to it.
-        let took = (0..5).any(|again| faults_of(kind, seed + 100 * again).contains_key(fault));
+        let mut seeds = (0..5).map(|again| seed + 100 * again);
+        let took = seeds.any(|seed| faults_of(kind, seed, Options::default()).contains_key(fault));
+        assert!(took, "{kind:?} in none of five runs");
+    }
+}
+
+/// In the time of such a run larger volumes are not filled.
+#[test]
+fn sealed_volumes_rot_and_go_missing() {
+    fn small_volumes(knobs: &mut Knobs) {
+        knobs.volume_bytes_max = 4_096;
+    }
+    let options = Options { adjust: Some(small_volumes), ..Options::default() };
+    for (kind, fault) in [(Kind::Rot, "rotten sectors"), (Kind::LoseVolume, "volume lost")] {
+        let took = (0..5).any(|seed| faults_of(kind, seed, options).contains_key(fault));
         assert!(took, "{kind:?} in none of five runs");
     }
 }

@@ -52,6 +52,11 @@ impl Observer {
             match Aside::recover(&machine.disk.copy_of_platters(), &machine.config, *node) {
                 Ok(aside) => {
                     let groups = aside.groups();
+                    let is_news = |group: &GroupId| aside.has_lost(*group) && !machine.lost.contains(group);
+                    if machine.newest_harmed && groups.keys().any(is_news) {
+                        // Nothing is lost for good before a process has found it so.
+                        continue;
+                    }
                     let known = &mut machine.checkpoints;
                     self.look_at_checkpoints(*node, &aside, &groups, known, machine.damaged);
                     nodes.insert(*node, groups);

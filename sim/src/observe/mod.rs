@@ -11,7 +11,7 @@ mod sight;
 mod terms;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,7 +29,7 @@ pub use sight::{Line, OnDisk, Replica, Sight, Usage};
 
 use crate::check::Seen;
 use crate::dice::Dice;
-use crate::env::clock::SimClock;
+use crate::env::clock::{self, SimClock};
 use crate::env::disk::{DiskEvent, SimDisk};
 use crate::env::network::{Frame, Tap, Wire};
 use crate::env::tasks::{Host, Life};
@@ -46,6 +46,9 @@ const MATCHES_PER_LOOK: u64 = 512;
 const STARTS_PER_DOUBLE_RECOVERY: u64 = 4;
 /// All nodes' platters are looked at after this many frames.
 const FRAMES_PER_LOOK: u64 = 8_000;
+/// What wall clocks have told is shown at least as often while anything is looked at, so that it is known within which
+/// time something was stamped.
+const WALLS_SHOWN: Duration = Duration::from_secs(1);
 
 /// Watches a run. Clones share it.
 #[derive(Clone)]
@@ -67,6 +70,8 @@ struct State {
     votes: u64,
     matches: u64,
     starts: u64,
+    /// When wall clocks were watched anew.
+    walls_at: Duration,
 }
 
 struct Machine {
@@ -85,6 +90,11 @@ struct Machine {
     damaged: bool,
     /// Whether its disk was damaged beyond what the atlas allows.
     spoilt: bool,
+    /// Whether the newest on its disk was damaged, and it is not whole again: what could be read all the same may be
+    /// found lost later.
+    newest_harmed: bool,
+    /// The groups of which its disk has lost the newest, as it says or as was told of it.
+    lost: BTreeSet<GroupId>,
     /// What its disk held before its newest was damaged, until a process has opened it.
     unseen: Option<Unseen>,
     /// What was durable when a sync failed, if one did in this life.
@@ -96,6 +106,8 @@ struct Unseen {
     held: SimDisk,
     /// How many operations there were by then on the disk itself.
     operations: u64,
+    /// Whether some of what was damaged can be read again.
+    is_healed: bool,
 }
 
 /// What is looked at of a node: its parts, since a node that stops is nobody's any more, and writes all the same.
@@ -147,6 +159,8 @@ impl Observer {
             checkpoints: BTreeMap::new(),
             damaged: false,
             spoilt: false,
+            newest_harmed: false,
+            lost: BTreeSet::new(),
             unseen: None,
             failed: None,
         };
@@ -162,6 +176,10 @@ impl Observer {
         let starts = state.starts;
         let Some(machine) = state.machines.get_mut(&node) else { return };
         machine.config = config.clone();
+        // Whoever saw it damaged may have ended before anything of that was on the platters.
+        if machine.unseen.as_ref().is_some_and(|unseen| unseen.is_healed) && machine.has_again(node, false) {
+            self.show(&Sight::GivenBack { node });
+        }
         if starts.is_multiple_of(STARTS_PER_DOUBLE_RECOVERY) && !machine.is_spoilt() {
             let dice = Dice::named(starts, "recovered twice");
             match disks::recover_twice(&machine.disk, config, node, dice) {
@@ -185,6 +203,13 @@ impl Observer {
             // A stranger's disk in the node's place: others must refuse it, and its words bind nobody.
             return;
         }
+        let lost = machine.lost_by(running.store());
+        if machine.newest_harmed {
+            for group in lost.difference(&machine.lost) {
+                self.show(&Sight::TailLost { node, group: *group });
+            }
+        }
+        machine.lost = lost;
         let groups = platter::held_by(running.store());
         machine.life = Some(life.clone());
         machine.running = Some(Running {
@@ -218,6 +243,9 @@ impl Observer {
         self.reach().ends(node);
         // Let go of without the lock: what is dropped with it may touch the disk, which tells us.
         let running = machine.running.take();
+        if let Some(running) = &running {
+            machine.lost = machine.lost_by(&running.store);
+        }
         if machine.life.take().is_some() {
             machine.parts = Weak::new();
             self.show(&Sight::Ended { node });
@@ -240,10 +268,26 @@ impl Observer {
     pub fn disk_damaged(&self, node: NodeId, held: SimDisk) {
         if let Some(machine) = self.state().machines.get_mut(&node) {
             machine.damaged = true;
+            // Told of all of them at once.
+            machine.lost.extend(machine.groups.keys());
             let operations = machine.disk.operations();
-            machine.unseen.get_or_insert(Unseen { held, operations });
+            machine.unseen.get_or_insert(Unseen { held, operations, is_healed: false });
         }
         self.show(&Sight::Damaged { node });
+    }
+
+    /// The newest on a node's disk is damaged, whether or not anything is lost with that at once.
+    pub fn newest_harmed(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.newest_harmed = true;
+        }
+    }
+
+    /// Nothing on a node's disk is damaged any more.
+    pub fn disk_whole(&self, node: NodeId) {
+        if let Some(machine) = self.state().machines.get_mut(&node) {
+            machine.newest_harmed = false;
+        }
     }
 
     /// A node's disk is damaged beyond what the atlas allows, in the volume that is written to: a process goes on with
@@ -258,8 +302,11 @@ impl Observer {
     /// Some of what was damaged on a node's disk can be read again. It may be all of it, and nobody may have noticed.
     pub fn disk_healed(&self, node: NodeId, is_up: bool) {
         let mut state = self.state();
-        let is_back = state.machines.get_mut(&node).is_some_and(|machine| machine.has_again(node, is_up));
-        if is_back {
+        let Some(machine) = state.machines.get_mut(&node) else { return };
+        if let Some(unseen) = &mut machine.unseen {
+            unseen.is_healed = true;
+        }
+        if machine.has_again(node, is_up) {
             self.show(&Sight::GivenBack { node });
         }
     }
@@ -303,6 +350,8 @@ impl Observer {
     /// Everything was whole for so long, and clients went on: what was to be done in the background is done.
     pub fn settled(&self, whole_for: Duration) {
         self.look_at_all();
+        let walls = self.state().walls();
+        self.show(&walls);
         let shown = self.state().machines.values().map(|machine| machine.clock.shows().0).min();
         if let Some(oldest) = shown {
             self.show(&Sight::Settled { oldest, whole_for });
@@ -366,13 +415,13 @@ impl Observer {
     /// Looks at all replicas of a node.
     fn look_at(&self, node: NodeId) {
         let mut state = self.state();
-        let latest = state.latest_wall();
+        let walls = self.look_at_walls(&mut state);
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         let mut on_disk = running.store.groups();
         on_disk.retain(|group| !is_being_removed(machine, &running, *group));
         for group in &on_disk {
-            self.look_at_replica(node, machine, &running, *group, latest);
+            self.look_at_replica(node, machine, &running, *group, &walls);
         }
         let gone = machine.groups.keys().filter(|group| !on_disk.contains(group)).copied();
         for group in gone.collect::<Vec<_>>() {
@@ -396,22 +445,33 @@ impl Observer {
 
     fn look_at_one(&self, node: NodeId, group: GroupId) {
         let mut state = self.state();
-        let latest = state.latest_wall();
+        let walls = self.look_at_walls(&mut state);
         let Some(machine) = state.machines.get_mut(&node) else { return };
         let Some(running) = machine.running.clone() else { return };
         if !is_being_removed(machine, &running, group) {
-            self.look_at_replica(node, machine, &running, group, latest);
+            self.look_at_replica(node, machine, &running, group, &walls);
         }
     }
 
-    /// `latest`: the latest time that a wall clock has told anybody, in ms. By it a leader may have raised a log start.
+    /// What wall clocks have told by now. Shown now and then.
+    fn look_at_walls(&self, state: &mut State) -> Sight {
+        let walls = state.walls();
+        if clock::now() >= state.walls_at + WALLS_SHOWN {
+            state.walls_at = clock::now();
+            state.machines.values().for_each(|machine| machine.clock.watch_anew());
+            self.show(&walls);
+        }
+        walls
+    }
+
+    /// `walls`: what wall clocks have told by now. By the latest of it a leader may have raised a log start.
     fn look_at_replica(
         &self,
         node: NodeId,
         machine: &mut Machine,
         running: &Running,
         group: GroupId,
-        latest: i64,
+        walls: &Sight,
     ) {
         let parts = parts_of(machine, running);
         let log = running.store.log(group);
@@ -482,7 +542,7 @@ impl Observer {
                 let readable = replica.log_start()..replica.high_watermark();
                 if readable.start > shadow.log_start {
                     shadow.log_start = readable.start;
-                    self.show(&Sight::Wall { newest: latest });
+                    self.show(walls);
                 }
                 self.show(&Sight::Applied { node, group, next, digest: hash.finish(), readable });
             }
@@ -591,8 +651,14 @@ impl Machine {
         self.spoilt && self.disk.harmed() > 0
     }
 
-    /// Whether its disk holds again what it held before it was damaged, and nobody who is there has seen it otherwise.
-    /// Told once.
+    /// The groups of which a store says that it has lost the newest, among those that it knows or knew.
+    fn lost_by(&self, store: &Store) -> BTreeSet<GroupId> {
+        let groups = store.groups().into_iter().chain(self.groups.keys().copied());
+        groups.filter(|group| platter::has_lost(store, *group)).collect()
+    }
+
+    /// Whether its disk holds again what it held before it was damaged, and notes no loss, and nobody who is there has
+    /// seen it otherwise. Told once.
     fn has_again(&mut self, node: NodeId, is_up: bool) -> bool {
         let Some(unseen) = &self.unseen else { return false };
         if is_up && self.disk.operations() != unseen.operations {
@@ -601,22 +667,28 @@ impl Machine {
         let held = |disk: &SimDisk| {
             let aside = Aside::recover(&disk.copy_as_seen(), &self.config, node).ok()?;
             let groups = aside.groups();
-            let lost = groups.keys().map(|group| aside.has_lost(*group)).collect::<Vec<_>>();
+            let lost = groups.keys().copied().filter(|group| aside.has_lost(*group));
+            let lost = lost.collect::<BTreeSet<_>>();
             Some((groups, lost))
         };
-        let before = held(&unseen.held);
-        let is_back = before.is_some() && before == held(&self.disk);
-        if is_back {
-            self.unseen = None;
+        let Some(before) = held(&unseen.held) else { return false };
+        if held(&self.disk).as_ref() != Some(&before) {
+            return false;
         }
-        is_back
+        (_, self.lost) = before;
+        self.unseen = None;
+        true
     }
 }
 
 impl State {
-    /// The latest time that any node's wall clock has told, in ms.
-    fn latest_wall(&self) -> i64 {
-        self.machines.values().map(|machine| machine.clock.latest_told().0).max().unwrap_or_default()
+    /// What the nodes' wall clocks have told.
+    fn walls(&self) -> Sight {
+        let clocks = || self.machines.values().map(|machine| &machine.clock);
+        let newest = clocks().map(|clock| clock.latest_told().0).max().unwrap_or_default();
+        let oldest = clocks().filter_map(SimClock::earliest_told).min();
+        // Whoever was told nothing has stamped nothing.
+        Sight::Wall { oldest: oldest.map_or(newest, |oldest| oldest.0), newest }
     }
 
     /// Whether a frame comes from a node with a disk that is not its own.
@@ -709,7 +781,45 @@ fn digest(head: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use quorate_node::storage::HardVote;
+
     use super::*;
+    use crate::env;
+    use crate::env::disk::SectorHarm;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_start_that_was_cut_off_saw_damaged_is_not_lost_if_it_is_back_and_nothing_notes_it() {
+        let (node, config) = (NodeId(1), StoreConfig::default());
+        let written = SimDisk::new();
+        let (store, _) = Store::open(&env::alone(&written, 0), config.clone(), node).await.unwrap();
+        let vote = HardVote { term: Term(3), node: 1, committed: false };
+        store.log(GroupId(2)).save_vote(vote).await.unwrap();
+        written.cut_power();
+        drop(store);
+        written.crash(&mut Dice::new(0));
+        let is_lost = |is_cut_off: bool| {
+            let disk = written.copy_as_seen();
+            let observer = Observer::new(History::default(), Marks::default(), Trace::default());
+            observer.machine(node, disk.clone(), SimClock::default());
+            let is_unseen = || observer.state().machines.values().any(|machine| machine.unseen.is_some());
+            let held = disk.copy_as_seen();
+            assert!(disk.harm_sector(&disk.volumes()[0], 0, SectorHarm::Unreadable));
+            observer.disk_damaged(node, held);
+            if is_cut_off {
+                disk.cut_power_at(disk.operations() + 1);
+            }
+            assert_eq!(Aside::recover(&disk, &config, node).is_err(), is_cut_off);
+            disk.cut_power();
+            disk.heal();
+            observer.disk_healed(node, true);
+            assert!(is_unseen(), "a process was there");
+            disk.crash(&mut Dice::new(0));
+            observer.starts(node, &config);
+            is_unseen()
+        };
+        assert!(!is_lost(true));
+        assert!(is_lost(false), "the disk notes that it has lost something");
+    }
 
     #[test]
     fn until_it_says_something_else_a_hint_counts_as_far_as_it_was_acted_upon() {

@@ -51,7 +51,7 @@ impl Aside {
 
     /// Whether the disk says itself that it may have lost the newest of a group.
     pub fn has_lost(&self, group: GroupId) -> bool {
-        self.0.log(group).damage().lost.tail || self.0.may_have_forgotten(group)
+        has_lost(&self.0, group)
     }
 
     /// Whether the disk lacks what a group's log begins with: that log is given up.
@@ -99,6 +99,11 @@ impl Aside {
 fn at_once<T>(work: impl Future<Output = T>) -> T {
     // Many of these come in one step of a task, more than tokio lets it do.
     tokio::task::coop::unconstrained(work).now_or_never().expect("the pool works at once")
+}
+
+/// Whether a store says that it may have lost the newest of a group.
+pub(super) fn has_lost(store: &Store, group: GroupId) -> bool {
+    store.log(group).damage().lost.tail || store.may_have_forgotten(group)
 }
 
 /// What a store holds of each group.

@@ -38,10 +38,18 @@ pub enum Sight {
         /// Which node's.
         node: NodeId,
     },
-    /// Before any process ran on it, a damaged disk held again all that it had held: nothing is lost.
+    /// Before any process had opened it, a damaged disk held again all that it had held: nothing is lost.
     GivenBack {
         /// Which node's.
         node: NodeId,
+    },
+    /// A process is about to say what it has found on its disk. The newest there was damaged, and could be read all the
+    /// same by the process before; now the disk says that it has lost the end of a group's log.
+    TailLost {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
     },
     /// A replica was stopped, and is started again while its process runs on.
     Restarted {
@@ -176,8 +184,10 @@ pub enum Sight {
         /// The offsets that can be read, as it has it: from the log start to the high watermark.
         readable: Range<Offset>,
     },
-    /// What a wall clock has shown.
+    /// What wall clocks have shown.
     Wall {
+        /// The earliest time that any node was told since such a sight, the last one or one before it, in ms.
+        oldest: i64,
         /// The latest time that any node of the run was told, in ms.
         newest: i64,
     },

@@ -156,10 +156,13 @@ impl Producing {
         let padding = usize::try_from(padding).unwrap_or(0);
         let mut value = Record::new(format!("{record} {:.<padding$}", "")).partition(target.partition);
         if self.dice.chance(100) {
-            // As their clock has it: long ago, before 1970, somewhat ahead.
+            // As their clock has it: none, long ago, before 1970, somewhat ahead.
             let wall = producer_wall(clock::now());
             let time = match self.dice.below(4) {
-                0 => -i64::try_from(self.dice.below(1 << 40)).unwrap_or_default(),
+                0 => match i64::try_from(self.dice.below(1 << 40)).unwrap_or_default() {
+                    past if past % 2 == 0 => Timestamp::NONE.0,
+                    past => -past,
+                },
                 1 => wall + i64::try_from(self.dice.below(3_000_000)).unwrap_or_default(),
                 _ => wall - i64::try_from(self.dice.below(100_000_000)).unwrap_or_default(),
             };

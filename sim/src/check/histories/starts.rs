@@ -44,6 +44,14 @@ const MS_2000: &str = "
     ask c1 n1 e1 c1 create ms=2000
     tell c1 topic 1";
 
+/// One batch of one record without a timestamp, which a leader has appended between the times 3000 and 5000.
+const NO_TIMESTAMP: &str = "
+    topics 1 2 1
+    ask c1 n1 e1 p1 produce 7:0:0 u1
+    wall 3000 4500
+    tell p1 at 0 e1
+    wall 4500 5000";
+
 const NOTHING_KEPT: &str = "
     ask c1 n1 e1 c1 create ms=0
     tell c1 topic 1";
@@ -90,6 +98,54 @@ histories! {
     after_a_week_it_may_go, []: THREE, "
         wall 604800011
         readable n1 1 3";
+    a_batch_without_a_timestamp_goes_at_once, ["O-14"]: NO_TIMESTAMP, "
+        readable n1 1 1";
+    a_batch_without_a_timestamp_goes_before_its_time, ["O-14"]: MS_2000, NO_TIMESTAMP, "
+        wall 5000
+        readable n1 1 1";
+    a_batch_without_a_timestamp_was_appended_long_enough_ago, []: MS_2000, NO_TIMESTAMP, "
+        wall 5001
+        readable n1 1 1";
+    a_clock_went_back_when_it_had_long_been_appended, ["O-14"]: MS_2000, NO_TIMESTAMP, "
+        wall 10 5000
+        readable n1 1 1";
+    a_clock_had_gone_back_before_it_was_sent, ["O-14"]: MS_2000, "
+        wall 10 1000", NO_TIMESTAMP, "
+        wall 5000
+        readable n1 1 1";
+    a_clock_went_back_while_it_was_appended, []: MS_2000, "
+        topics 1 2 1
+        ask c1 n1 e1 p1 produce 7:0:0 u1
+        wall 10 5000
+        tell p1 at 0 e1
+        readable n1 1 1";
+    a_batch_without_a_timestamp_goes_and_its_answer_comes_later, ["O-14"]: MS_2000, "
+        topics 1 2 1
+        ask c1 n1 e1 p1 produce 7:0:0 u1
+        wall 4000 5000
+        readable n1 1 1
+        wall 9000
+        tell p1 at 0 e1";
+    a_batch_without_a_timestamp_is_kept_for_a_week, ["O-14"]: NO_TIMESTAMP, "
+        wall 604803000
+        readable n1 1 1";
+    a_batch_without_a_timestamp_is_kept_for_no_more_than_a_week, []: NO_TIMESTAMP, "
+        wall 604803001
+        readable n1 1 1";
+    one_without_a_timestamp_keeps_what_is_behind_it, ["O-14"]: MS_2000, NO_TIMESTAMP, "
+        ask c1 n1 e1 p2 produce 7:0:1 r2
+        tell p2 at 1 e1
+        readable n1 2 2";
+    one_without_a_timestamp_among_others_changes_nothing, []: MS_2000, "
+        topics 1 2 1
+        ask c1 n1 e1 p1 produce 7:0:0 u1,r2,u3
+        tell p1 at 0 e1
+        wall 2021
+        readable n1 3 3";
+    a_batch_without_a_timestamp_is_deleted_as_asked, []: NO_TIMESTAMP, "
+        ask c2 n1 e1 d1 delete-records 1
+        tell d1 records-deleted 1
+        readable n1 1 1";
     nothing_is_kept, []: NOTHING_KEPT, THREE, "
         readable n1 3 3
         log-from 3";
@@ -215,6 +271,29 @@ histories! {
         @14000 settled 11999";
     it_stays_and_the_older_one_had_expired_long_ago, ["O-29"]: MS_2000, LATER_GOES_FIRST, "
         settled 12000";
+    what_has_no_timestamp_stays_too_long, ["O-29"]: MS_2000, NO_TIMESTAMP, "
+        readable n1 0 1
+        @9000 settled 12000";
+    what_has_no_timestamp_may_stay_for_a_moment, []: MS_2000, NO_TIMESTAMP, "
+        readable n1 0 1
+        @9000 settled 11999";
+    its_leaders_clock_may_have_been_ahead, []: MS_2000, "
+        topics 1 2 1
+        ask c1 n1 e1 p1 produce 7:0:0 u1
+        tell p1 at 0 e1
+        wall 3000 20000
+        readable n1 0 1
+        @9000 settled 26999";
+    a_clock_that_went_ahead_later_has_not_stamped_it, ["O-29"]: MS_2000, NO_TIMESTAMP, "
+        wall 20000
+        readable n1 0 1
+        @9000 settled 12000";
+    nobody_has_seen_when_it_was_appended, []: MS_2000, "
+        topics 1 2 1
+        ask c1 n1 e1 p1 produce 7:0:0 u1
+        tell p1 at 0 e1
+        readable n1 0 1
+        @9000 settled 900000";
     a_leader_hears_of_a_setting_in_a_moment, []: THREE, "
         ask c2 n1 e1 g1 configure ms=2000
         @8000 tell g1 configured
