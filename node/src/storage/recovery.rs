@@ -22,7 +22,7 @@ use super::hard::Durable;
 use super::index::MemoryIndex;
 use super::keeper;
 use super::replay::{Replayed, replay, salvage};
-use super::rewrite::{self, copy_anew, rewrite};
+use super::rewrite::{self, copy_anew, copy_if_whole, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
 use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
@@ -84,12 +84,16 @@ pub(super) fn recover(
     }
     let half_made = report.leftovers;
     let mut on_disk = names.iter().filter_map(VolumeNumber::of).collect::<BTreeSet<_>>();
-    if report.failed_before && names.contains(&meta_file()) {
-        folder.disk(copy_anew(disk, &meta_file()))?;
+    let mut old_meta = names.contains(&meta_file()).then_some(OldMeta::Whole);
+    if report.failed_before && old_meta.is_some() {
+        let unreadable = folder.disk(copy_if_whole(disk, &meta_file()))?;
+        if unreadable > 0 {
+            old_meta = Some(OldMeta::Unreadable { bytes: unreadable });
+        }
     }
     let mut hurt = Hurt::default();
     let ours = Owner { node, identity: fresh };
-    let (meta, mut content) = folder.meta(names.contains(&meta_file()), &on_disk, ours, &mut report)?;
+    let (meta, mut content) = folder.meta(old_meta, &on_disk, ours, &mut report)?;
     folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
@@ -98,10 +102,10 @@ pub(super) fn recover(
             }
         }
     }
-    folder.settle_unknown(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
+    folder.settle_unknown(&on_disk, &mut content, &mut report, &mut hurt)?;
     let unlisted = report.leftovers - half_made;
-    let mut volumes = folder.volumes(&on_disk, &meta, &mut content, &mut report, &mut hurt)?;
-    let mut found = folder.newest(&mut volumes, &meta, &mut content, &mut hurt)?;
+    let mut volumes = folder.volumes(&on_disk, &mut content, &mut report, &mut hurt)?;
+    let mut found = folder.newest(&mut volumes, &mut content, &mut hurt)?;
     let (mut newer_in_meta, mut newer_in_volume) = (false, false);
     for (group, vote) in &content.votes {
         let hard = &mut found.durable.entry(*group).or_default().hard;
@@ -110,7 +114,8 @@ pub(super) fn recover(
         newer_in_volume |= *vote != newest;
         hard.vote = Some(newest);
     }
-    // Before anything that was found is given up: a start that is cut off must not make the next one sure of itself.
+    // Before anything that was found is given up, and no later than what was listed: a start that is cut off must not make
+    // the next one sure of itself.
     folder.note_losses(&meta, &mut content, &found, &hurt)?;
     if report.failed_before || found.broken {
         let doubtful = volumes.unsealed.drain(..).map(|unsealed| (unsealed.volume, unsealed.replayed.index));
@@ -195,6 +200,15 @@ pub(super) fn recover(
     Ok(Recovered { meta, content, state, report, marks })
 }
 
+/// A `meta.redb` that is there.
+#[derive(Clone, Copy)]
+enum OldMeta {
+    /// Nothing is known against it.
+    Whole,
+    /// So much of it could not be read when it was to be copied. It still lies there as it was.
+    Unreadable { bytes: u64 },
+}
+
 struct Folder<'a> {
     disk: &'a Arc<dyn Disk>,
     config: &'a StoreConfig,
@@ -247,18 +261,24 @@ impl Folder<'_> {
     /// Opens `meta.redb`, or makes it in an empty folder.
     fn meta(
         &self,
-        exists: bool,
+        old: Option<OldMeta>,
         on_disk: &BTreeSet<VolumeNumber>,
         owner: Owner,
         report: &mut RecoveryReport,
     ) -> Result<(Meta, MetaContent), OpenError> {
-        if !exists && on_disk.is_empty() {
+        if old.is_none() && on_disk.is_empty() {
             report.created = true;
             let content = MetaContent::empty(FORMAT, owner);
             let meta = self.disk(Meta::create(self.disk, &content))?;
             return Ok((meta, content));
         }
-        let opened = if exists { Some(Meta::open(self.disk)) } else { None };
+        let opened = old.map(|old| match old {
+            OldMeta::Whole => Meta::open(self.disk),
+            OldMeta::Unreadable { bytes } => {
+                let why = format!("{bytes} bytes of it are unreadable");
+                Err(ReadError::Disk(DiskError::new("read", &meta_file(), why)))
+            }
+        });
         let (meta, content, repaired) = match opened {
             Some(Ok(opened)) => opened,
             Some(Err(ReadError::Disk(error))) if !error.is_damage() => return Err(self.disk_error(error)),
@@ -321,7 +341,6 @@ impl Folder<'_> {
     fn settle_unknown(
         &self,
         on_disk: &BTreeSet<VolumeNumber>,
-        meta: &Meta,
         content: &mut MetaContent,
         report: &mut RecoveryReport,
         hurt: &mut Hurt,
@@ -340,7 +359,7 @@ impl Folder<'_> {
                         "meta.redb does not list {}: it is an older copy",
                         number.file()
                     ));
-                    self.note(meta, content, number, None)?;
+                    hurt.list(content, number, None);
                 }
                 // After kill -9 its name may not be durable. It is made again.
                 Ok(false) => {
@@ -372,7 +391,6 @@ impl Folder<'_> {
     fn volumes(
         &self,
         on_disk: &BTreeSet<VolumeNumber>,
-        meta: &Meta,
         content: &mut MetaContent,
         report: &mut RecoveryReport,
         hurt: &mut Hurt,
@@ -386,7 +404,7 @@ impl Folder<'_> {
                 Some(seal) => self.sealed(number, seal, content.owner).map(|volume| {
                     volumes.sealed.insert(number, Arc::new(volume));
                 }),
-                None => self.unsealed(number, meta, content, report, hurt, &mut volumes),
+                None => self.unsealed(number, content, report, hurt, &mut volumes),
             };
             match fit {
                 Ok(()) => {}
@@ -420,10 +438,9 @@ impl Folder<'_> {
     fn unsealed(
         &self,
         number: VolumeNumber,
-        meta: &Meta,
         content: &mut MetaContent,
         report: &mut RecoveryReport,
-        hurt: &Hurt,
+        hurt: &mut Hurt,
         volumes: &mut Volumes,
     ) -> Result<(), Unfit> {
         let unfit = |error: DiskError| self.unfit(ReadError::Disk(error));
@@ -434,7 +451,7 @@ impl Folder<'_> {
         if is_sealed && !report.failed_before {
             volume.close().map_err(unfit)?;
             let (bytes, crc) = volume.measure().map_err(unfit)?;
-            self.note(meta, content, number, Some(Seal { bytes, crc })).map_err(Unfit::Refused)?;
+            hurt.list(content, number, Some(Seal { bytes, crc }));
             volumes.sealed.insert(number, volume);
             report.sealed += 1;
             return Ok(());
@@ -496,7 +513,6 @@ impl Folder<'_> {
     fn newest(
         &self,
         volumes: &mut Volumes,
-        meta: &Meta,
         content: &mut MetaContent,
         hurt: &mut Hurt,
     ) -> Result<Found, OpenError> {
@@ -515,7 +531,7 @@ impl Folder<'_> {
                     let number = known.unwrap_or(VolumeNumber(0)).next();
                     let cache = self.config.active_cache();
                     let volume = self.disk(Volume::create(self.disk, content.owner, number, cache))?;
-                    self.note(meta, content, number, None)?;
+                    hurt.list(content, number, None);
                     Arc::new(volume)
                 }
             };

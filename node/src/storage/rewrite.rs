@@ -59,33 +59,57 @@ const UNREAD: &[u8; 16] = b"!was-unreadable!";
 pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, DiskError> {
     guarded_disk("copy", file, || {
         let temporary = FileName::new(format!("{file}.tmp"));
-        let (old, new) = (disk.open(file, false)?, disk.open(&temporary, true)?);
-        let length = old.len()?;
-        new.set_len(length)?;
-        let mut chunk = Vec::new();
-        let (mut offset, mut unreadable) = (0, 0);
-        while offset < length {
-            let bytes = (length - offset).min(CHUNK_BYTES);
-            chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
-            match old.read(offset, &mut chunk) {
-                Ok(()) => {}
-                Err(error) if is_medium(&error) => read_around(&*old, offset, &mut chunk)?,
-                Err(error) => return Err(error.into()),
-            }
-            unreadable += unread(&chunk);
-            // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
-            if chunk.iter().any(|byte| *byte != 0) {
-                new.write(offset, &chunk)?;
-            }
-            offset += bytes;
-        }
-        new.sync_data()?;
-        new.close()?;
-        old.close()?;
-        drop((old, new));
+        let unreadable = copy_to(disk, file, &temporary)?;
         disk.publish(&temporary, file)?;
         Ok(unreadable)
     })
+}
+
+/// Does what [`copy_anew`] does with a file of which the medium gives back all. Any other stays, and is to be made anew
+/// of something else: redb would take a copy with [`UNREAD`] in its newest commit for the commit before, and say nothing.
+/// How many bytes could not be read. Blocks.
+///
+/// # Errors
+/// Whatever else the disk says; the file is still there then.
+pub(super) fn copy_if_whole(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, DiskError> {
+    guarded_disk("copy", file, || {
+        let temporary = FileName::new(format!("{file}.tmp"));
+        let unreadable = copy_to(disk, file, &temporary)?;
+        if unreadable > 0 {
+            disk.remove(&temporary)?;
+        } else {
+            disk.publish(&temporary, file)?;
+        }
+        Ok(unreadable)
+    })
+}
+
+/// Copies a file into a new one, and syncs that: how many bytes could not be read.
+fn copy_to(disk: &Arc<dyn Disk>, file: &FileName, copy: &FileName) -> Result<u64, Fault> {
+    let (old, new) = (disk.open(file, false)?, disk.open(copy, true)?);
+    let length = old.len()?;
+    new.set_len(length)?;
+    let mut chunk = Vec::new();
+    let (mut offset, mut unreadable) = (0, 0);
+    while offset < length {
+        let bytes = (length - offset).min(CHUNK_BYTES);
+        chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
+        match old.read(offset, &mut chunk) {
+            Ok(()) => {}
+            Err(error) if is_medium(&error) => read_around(&*old, offset, &mut chunk)?,
+            Err(error) => return Err(error.into()),
+        }
+        unreadable += unread(&chunk);
+        // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
+        if chunk.iter().any(|byte| *byte != 0) {
+            new.write(offset, &chunk)?;
+        }
+        offset += bytes;
+    }
+    new.sync_data()?;
+    new.close()?;
+    old.close()?;
+    Ok(unreadable)
 }
 
 /// Reads a chunk page by page, with [`UNREAD`] for those that cannot be read.
@@ -350,6 +374,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a file is damaged from outside")]
     fn a_copy_of_a_copy_knows_what_could_not_be_read() {
         let mut pages = vec![0; 3 * PAGE_BYTES];
         read_around(&Rotten, 0, &mut pages).unwrap();
@@ -361,8 +386,15 @@ mod tests {
         for copy in 1..=2 {
             assert_eq!(copy_anew(&disk, &file).unwrap(), 4_096, "copy {copy}");
         }
+        assert_eq!(copy_if_whole(&disk, &file).unwrap(), 4_096);
+        assert_eq!(
+            disk.list().unwrap(),
+            std::slice::from_ref(&file),
+            "nothing is left of a copy that is not used"
+        );
         assert_eq!(std::fs::read(folder.path().join(file.as_str())).unwrap(), pages);
         std::fs::write(folder.path().join(file.as_str()), vec![0; PAGE_BYTES]).unwrap();
         assert_eq!(copy_anew(&disk, &file).unwrap(), 0, "zeroes are what nobody has written to");
+        assert_eq!(copy_if_whole(&disk, &file).unwrap(), 0);
     }
 }

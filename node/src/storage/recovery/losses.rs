@@ -24,7 +24,7 @@ const ANEW: GroupId = GroupId(u64::MAX - 1);
 /// How a volume is listed that was not sealed, and is not to be written any more: nothing looks like that.
 pub(super) const GIVEN_UP: Seal = Seal { bytes: 0, crc: 0 };
 
-/// What was found damaged.
+/// What was found damaged, and what waits to be noted with it.
 #[derive(Default)]
 pub(super) struct Hurt {
     /// Why the newest commits may be missing, of all groups.
@@ -33,9 +33,18 @@ pub(super) struct Hurt {
     pub(super) unreadable: BTreeSet<VolumeNumber>,
     /// Volumes that are not to be read, and why.
     pub(super) lost: BTreeMap<VolumeNumber, CorruptEntry>,
+    /// Volumes that `meta.redb` does not list yet as its content in memory does.
+    listed: BTreeSet<VolumeNumber>,
 }
 
 impl Hurt {
+    /// Lists a volume in memory. It becomes durable with what may be missing, see [`Folder::note_losses`], and no earlier:
+    /// that `meta.redb` did not list it may be all that shows the loss.
+    pub(super) fn list(&mut self, content: &mut MetaContent, number: VolumeNumber, seal: Option<Seal>) {
+        content.volumes.insert(number, seal);
+        self.listed.insert(number);
+    }
+
     pub(super) fn lose(&mut self, number: VolumeNumber, why: &str) {
         error!(volume = %number, why, "volume is damaged; what it held must come from other replicas");
         self.lost.insert(number, lost("all entries", number.file().to_string(), why));
@@ -136,7 +145,8 @@ impl Folder<'_> {
         }
     }
 
-    /// Makes durable what may be missing, and of which groups, before anything is done about it.
+    /// Makes durable what may be missing, and of which groups, before anything is done about it; and, in the same
+    /// transaction, what was listed so far. If there is no other copy of what is missing, nothing is written.
     pub(super) fn note_losses(
         &self,
         meta: &Meta,
@@ -151,15 +161,17 @@ impl Folder<'_> {
                 return Err(OpenError::Corrupt { folder: self.path.clone(), corrupt: corrupt.clone() });
             }
         }
-        let mut changes = Vec::new();
+        let mut listed = hurt.listed.clone();
         for number in hurt.lost.keys() {
             if let Some(seal) = content.volumes.get_mut(number)
                 && seal.is_none()
             {
                 *seal = Some(GIVEN_UP);
-                changes.push(Change::Volume(*number, *seal));
+                listed.insert(*number);
             }
         }
+        let volume = |number| Some(Change::Volume(number, *content.volumes.get(&number)?));
+        let mut changes = listed.into_iter().filter_map(volume).collect::<Vec<_>>();
         // All of this is one transaction: what was made anew knows votes and losses again.
         let is_anew = content.forgot == Some(ANEW);
         if hurt.tail.is_some() || is_anew {

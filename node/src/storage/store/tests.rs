@@ -843,3 +843,4 @@ fn a_rewritten_volume_whose_removal_came_undone_is_removed_again() {
 }
 
 mod damage;
+mod power;

@@ -1,0 +1,334 @@
+//! The power goes while a folder is opened that has lost something: the next start still says so.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+use super::*;
+use crate::env::DiskSpace;
+use crate::storage::facts::{MetaContent, meta_file};
+use crate::storage::failure::marker;
+use crate::storage::recovery::Recovered;
+use crate::storage::volume::{FORMAT, Owner};
+
+const OTHER: GroupId = GroupId(9);
+const IDENTITY: [u8; 16] = [8; 16];
+
+/// What a medium gives back or does not, as a whole.
+const PAGE: usize = 4_096;
+
+/// What a power cut leaves of what was not synced, of names and of bytes.
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    All,
+    Nothing,
+}
+
+/// A machine with a folder in memory, whose power can be cut. A cheap clone.
+#[derive(Clone, Debug, Default)]
+struct Machine(Arc<Mutex<Platters>>);
+
+#[derive(Debug, Default)]
+struct Platters {
+    names: BTreeMap<FileName, Content>,
+    /// As of the last sync of the folder.
+    synced_names: BTreeMap<FileName, Content>,
+    /// How often the disk was changed or synced.
+    operations: u64,
+    /// In place of which of these the power goes.
+    cut_at: Option<u64>,
+}
+
+type Content = Arc<Mutex<File>>;
+
+#[derive(Debug, Default)]
+struct File {
+    seen: Vec<u8>,
+    synced: Vec<u8>,
+    /// Pages that the medium does not give back.
+    unreadable: BTreeSet<usize>,
+}
+
+impl Machine {
+    /// With the files of a folder, all of them synced.
+    fn of(folder: &Path) -> Self {
+        let machine = Self::default();
+        for file in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if let Some(name) = file.file_name().to_str().and_then(FileName::parse) {
+                machine.put(&name, std::fs::read(file.path()).unwrap(), BTreeSet::new());
+            }
+        }
+        machine
+    }
+
+    fn put(&self, name: &FileName, bytes: Vec<u8>, unreadable: BTreeSet<usize>) {
+        let file = Arc::new(Mutex::new(File { seen: bytes.clone(), synced: bytes, unreadable }));
+        let mut platters = self.platters();
+        platters.names.insert(name.clone(), file.clone());
+        platters.synced_names.insert(name.clone(), file);
+    }
+
+    fn platters(&self) -> MutexGuard<'_, Platters> {
+        self.0.lock().unwrap()
+    }
+
+    /// What it is once the power has gone and come back. Whoever has a file of this one open changes nothing there.
+    fn after_a_cut(&self, left: Left) -> Self {
+        let (after, platters) = (Self::default(), self.platters());
+        let names = match left {
+            Left::All => &platters.names,
+            Left::Nothing => &platters.synced_names,
+        };
+        for (name, file) in names {
+            let file = file.lock().unwrap();
+            let bytes = match left {
+                Left::All => &file.seen,
+                Left::Nothing => &file.synced,
+            };
+            after.put(name, bytes.clone(), file.unreadable.clone());
+        }
+        after
+    }
+
+    fn start(&self, config: &StoreConfig) -> Result<Recovered, OpenError> {
+        let disk: Arc<dyn Disk> = Arc::new(self.clone());
+        recover(&disk, config, NODE, Identity::from_random(IDENTITY))
+    }
+
+    /// Counts an operation, unless the power is off or goes now.
+    fn operate(&self) -> io::Result<()> {
+        let mut platters = self.platters();
+        if platters.cut_at.is_some_and(|at| at <= platters.operations) {
+            return Err(io::Error::other("no power"));
+        }
+        platters.operations += 1;
+        Ok(())
+    }
+}
+
+impl Disk for Machine {
+    fn open(&self, name: &FileName, create: bool) -> io::Result<Box<dyn redb::StorageBackend>> {
+        if create {
+            self.operate()?;
+        }
+        let mut platters = self.platters();
+        let found = platters.names.get(name).cloned();
+        let file = match (found, create) {
+            (Some(_), true) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (None, false) => return Err(io::ErrorKind::NotFound.into()),
+            (Some(file), false) => file,
+            (None, true) => {
+                let file = Content::default();
+                platters.names.insert(name.clone(), file.clone());
+                file
+            }
+        };
+        Ok(Box::new(Handle { machine: self.clone(), file }))
+    }
+
+    fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()> {
+        self.operate()?;
+        {
+            let mut platters = self.platters();
+            let file = platters.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            platters.names.insert(to.clone(), file);
+        }
+        self.operate()?;
+        let mut platters = self.platters();
+        platters.synced_names = platters.names.clone();
+        Ok(())
+    }
+
+    fn remove(&self, name: &FileName) -> io::Result<()> {
+        self.operate()?;
+        let removed = self.platters().names.remove(name);
+        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        Ok(self.platters().names.keys().cloned().collect())
+    }
+
+    fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
+        self.operate()?;
+        let file = File { seen: content.to_vec(), ..File::default() };
+        self.platters().names.insert(name.clone(), Arc::new(Mutex::new(file)));
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        Ok(DiskSpace { free_bytes: u64::MAX, total_bytes: u64::MAX })
+    }
+
+    fn describe(&self) -> String {
+        "a folder in memory".to_owned()
+    }
+}
+
+#[derive(Debug)]
+struct Handle {
+    machine: Machine,
+    file: Content,
+}
+
+impl redb::StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.lock().unwrap().seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let file = self.file.lock().unwrap();
+        let start = usize::try_from(offset).unwrap();
+        let end = start + out.len();
+        if file.unreadable.iter().any(|page| page * PAGE < end && start < (page + 1) * PAGE) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        out.copy_from_slice(file.seen.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.machine.operate()?;
+        self.file.lock().unwrap().seen.resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.machine.operate()?;
+        let mut file = self.file.lock().unwrap();
+        let File { seen, synced, .. } = &mut *file;
+        synced.clone_from(seen);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.machine.operate()?;
+        let mut file = self.file.lock().unwrap();
+        let start = usize::try_from(offset).unwrap();
+        let end = start + data.len();
+        if file.seen.len() < end {
+            file.seen.resize(end, 0);
+        }
+        file.seen[start..end].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// Starts twice, the first time with the power cut in place of each operation in turn, and at last behind them all.
+/// `check` looks at each second start, and at a first one that nothing cut.
+fn cut_everywhere(
+    machine: &Machine,
+    config: &StoreConfig,
+    check: impl Fn(&str, Result<Recovered, OpenError>),
+) {
+    let operations = {
+        let whole = machine.after_a_cut(Left::All);
+        let started = whole.start(config);
+        let operations = whole.platters().operations;
+        check("nothing was cut", started);
+        operations
+    };
+    assert!(operations > 10, "{operations}");
+    for at in 0..=operations {
+        let first = machine.after_a_cut(Left::All);
+        first.platters().cut_at = Some(at);
+        drop(first.start(config));
+        for left in [Left::All, Left::Nothing] {
+            let second = first.after_a_cut(left).start(config);
+            check(&format!("cut at {at} of {operations}, left {left:?}"), second);
+        }
+    }
+}
+
+/// The end of both groups' logs may be missing, and groups may have been forgotten.
+fn says_the_loss(at: &str, started: Result<Recovered, OpenError>) {
+    let recovered = started.unwrap_or_else(|error| panic!("{at}: {error}"));
+    assert_eq!(recovered.state.forgot_below, Some(GroupId(u64::MAX)), "{at}");
+    for group in [GROUP, OTHER] {
+        let lost = recovered.state.damage.get(&group).map(|damage| damage.lost);
+        assert_eq!(lost, Some(Lost { tail: true, vote: false }), "{at}: group {group}");
+    }
+}
+
+fn is_refused(at: &str, started: Result<Recovered, OpenError>) {
+    assert!(matches!(started, Err(OpenError::Corrupt { .. })), "{at}: {:?}", started.err());
+}
+
+/// There is no other copy of what is missing.
+fn alone() -> StoreConfig {
+    StoreConfig { copies_elsewhere: false, ..small() }
+}
+
+/// A closed store that holds something of both groups, and lists two volumes.
+async fn two_groups() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+    for group in [GROUP, OTHER] {
+        append(&store.log(group), vec![entry(group, 1, 0, b"first")]).await.unwrap().unwrap();
+    }
+    prepared(&store).await;
+    store.close().await;
+    folder
+}
+
+#[tokio::test]
+async fn an_older_meta_is_known_for_one_until_the_loss_is_noted() {
+    let folder = two_groups().await;
+    let meta = folder.path().join(meta_file().as_str());
+    let older = std::fs::read(&meta).unwrap();
+    let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+    let mut index = 1;
+    // One that is sealed and the active one are not listed then, nor is the one made ahead.
+    while store.0.shared.state().active.volume.number.0 < 4 {
+        append(&store.log(GROUP), vec![entry(GROUP, 1, index, &[7; 2_000])]).await.unwrap().unwrap();
+        index += 1;
+    }
+    prepared(&store).await;
+    store.close().await;
+    drop(store);
+    std::fs::write(&meta, older).unwrap();
+    let machine = Machine::of(folder.path());
+    cut_everywhere(&machine, &small(), says_the_loss);
+    cut_everywhere(&machine, &alone(), is_refused);
+}
+
+#[test]
+fn a_new_volume_does_not_hide_a_damaged_one_that_is_not_listed() {
+    let machine = Machine::default();
+    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+    let owner = Owner { node: NODE, identity: Identity::from_random(IDENTITY) };
+    Meta::create(&disk, &MetaContent::empty(FORMAT, owner)).unwrap().close().unwrap();
+    machine.put(&FileName::new("volume-00000001.redb"), vec![7; 2 * PAGE], BTreeSet::new());
+    cut_everywhere(&machine, &small(), |at, started| {
+        let recovered = started.unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert_eq!(recovered.state.forgot_below, Some(GroupId(u64::MAX)), "{at}");
+    });
+    cut_everywhere(&machine, &alone(), is_refused);
+}
+
+#[tokio::test]
+async fn a_meta_that_is_unreadable_in_part_after_a_failed_write_is_made_anew() {
+    let folder = two_groups().await;
+    let machine = Machine::of(folder.path());
+    machine.put(&marker(), b"a sync failed".to_vec(), BTreeSet::new());
+    let bytes = std::fs::read(folder.path().join(meta_file().as_str())).unwrap();
+    let is_used = |page: &usize| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0);
+    let used = (0..bytes.len() / PAGE).filter(is_used).collect::<Vec<_>>();
+    assert!(used.len() > 3, "{used:?}");
+    for page in &used {
+        let machine = machine.after_a_cut(Left::All);
+        machine.put(&meta_file(), bytes.clone(), BTreeSet::from([*page]));
+        for start in 0..2 {
+            let refused = machine.start(&alone()).err();
+            let is_damage = matches!(refused, Some(OpenError::MetaDamaged { .. }));
+            assert!(is_damage, "page {page}, start {start}: {refused:?}");
+        }
+        let started = machine.start(&small());
+        assert!(started.as_ref().is_ok_and(|recovered| recovered.report.meta_rebuilt), "page {page}");
+        says_the_loss(&format!("page {page}"), started);
+    }
+    let last = used.into_iter().next_back();
+    machine.put(&meta_file(), bytes, last.into_iter().collect());
+    cut_everywhere(&machine, &small(), says_the_loss);
+}
