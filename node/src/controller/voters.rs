@@ -105,10 +105,11 @@ pub(super) async fn keep(
 /// Does the next thing, if there is one; whether there will be more.
 async fn look(controller: &Controller, metadata: &Metadata) -> bool {
     let (group, env) = (controller.group(), controller.env());
-    let seen = group.seen_config();
+    let (role, seen) = (group.role(), group.seen_config());
     if !seen.is_committed {
         return true;
     }
+    let (Role::Leader { term, .. } | Role::Follower { term, .. }) = role;
     let heard = controller.heard_lately();
     let wanted = wanted(&seen.config, metadata, &heard);
     let near: BTreeSet<NodeId> = group.near(NEAR_ENTRIES).intersection(&heard).copied().collect();
@@ -120,7 +121,7 @@ async fn look(controller: &Controller, metadata: &Metadata) -> bool {
         }
         Step::Append(next) => {
             env.dawdle(Point::MembersChangedLate, LATE_MAX).await;
-            match group.change_members(&seen, &next, CHANGE_TIME).await {
+            match group.change_members(term, &seen, &next, CHANGE_TIME).await {
                 Ok(()) => {
                     env.reached(Mark::MembersChanged);
                     let (voters, members) = (&next.voters, next.disks.keys());

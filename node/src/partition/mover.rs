@@ -90,8 +90,9 @@ fn next(
     let are_known = |disks: &BTreeMap<NodeId, Identity>| {
         disks.iter().all(|(node, disk)| partition.disks.get(node) == Some(disk))
     };
-    // A member that the metadata do not name: these are older than it, and so is what they want.
-    if !seen.is_committed || !are_known(&now.disks) {
+    // A member that the metadata do not name: these are older than it, and so is what they want. Or another one has led
+    // since, and what this one says would not count.
+    if !seen.is_committed || !are_known(&now.disks) || partition.term > term {
         return Next::Wait;
     }
     match next_step(now, &wanted, me, near) {
@@ -219,7 +220,7 @@ async fn settle(around: Around, due: Due) -> GroupId {
         Next::Report { .. } => env.sleep(LOOK_AGAIN).await,
         Next::Append(next) => {
             env.dawdle(Point::MembersChangedLate, LATE_MAX).await;
-            match group.change_members(&seen, &next, CHANGE_TIME).await {
+            match group.change_members(term, &seen, &next, CHANGE_TIME).await {
                 Ok(()) => {
                     env.reached(Mark::MembersChanged);
                     let term = match group.role() {
@@ -362,6 +363,7 @@ mod tests {
         };
         assert_eq!(found(2), Next::Append(config("1:1 2:2 3:3", "4:4")));
         assert_eq!(found(3), report("1:1 2:2 3:3 4:4", true));
+        assert_eq!(found(1), Next::Wait, "another one has led since");
     }
 
     #[test]

@@ -12,12 +12,13 @@ use futures_util::FutureExt;
 use openraft::errors::RaftError;
 use openraft::{EntryPayload, Precondition};
 use openraft_rt::WatchReceiver;
-use quorate_proto::ids::{Identity, NodeId};
+use quorate_proto::ids::{Identity, NodeId, Term};
 use thiserror::Error;
 
 use super::group::Group;
 use super::types::{
-    Disk, RaftMembership, log_id_from_raft, log_id_to_raft, members_of, node_from_raft, node_to_raft,
+    CommittedLeaderId, Disk, RaftMembership, log_id_from_raft, log_id_to_raft, members_of, node_from_raft,
+    node_to_raft,
 };
 use crate::env::Mark;
 use crate::storage::LogId;
@@ -228,7 +229,7 @@ impl Group {
         near.map(|(node, _)| node_from_raft(*node)).collect()
     }
 
-    /// Appends a membership, if the newest one is still `seen`, which is committed. On return it is committed and
+    /// Appends a membership, if this node leads in `term` and the newest one is still `seen`, which is committed. On return it is committed and
     /// applied here. Dropping the future leaves it open whether it will be.
     ///
     /// # Errors
@@ -236,6 +237,7 @@ impl Group {
     /// possible from there, or the time is up.
     pub async fn change_members(
         &self,
+        term: Term,
         seen: &SeenConfig,
         next: &GroupConfig,
         timeout: Duration,
@@ -246,9 +248,10 @@ impl Group {
         let membership = RaftMembership::new(voters, disks).map_err(|error| NotChanged(error.to_string()))?;
         let unchanged =
             Precondition::LastMembershipLogId { last_membership_log_id: seen.at.map(log_id_to_raft) };
+        let leads = Precondition::CommittedLeaderId { committed_leader_id: CommittedLeaderId::new(term.0) };
         // A leader whose group is quiet has no lease.
         self.wake(Mark::WokenByProposal).await;
-        let append = self.0.raft.append_membership(membership, EntryPayload::Blank, [unchanged]);
+        let append = self.0.raft.append_membership(membership, EntryPayload::Blank, [leads, unchanged]);
         let appended = self.0.env.timeout(timeout, self.0.scope.enter(append).boxed()).await;
         match appended {
             Ok(Ok(_)) => Ok(()),

@@ -516,7 +516,7 @@ async fn go_to(nodes: &[&Node], wanted: &Wanted) {
     let clock = quorate_proto::env::os();
     let end = clock.now() + DEADLINE;
     loop {
-        let (led, _) = leader(nodes).await;
+        let (led, term) = leader(nodes).await;
         let seen = led.group.seen_config();
         if seen.is_committed && seen.config.is(wanted) {
             return;
@@ -524,7 +524,7 @@ async fn go_to(nodes: &[&Node], wanted: &Wanted) {
         if seen.is_committed {
             let me = led.store.facts().node();
             match next_step(&seen.config, wanted, me, &led.group.near(0)) {
-                Step::Append(next) => drop(led.group.change_members(&seen, &next, DEADLINE).await),
+                Step::Append(next) => drop(led.group.change_members(term, &seen, &next, DEADLINE).await),
                 Step::HandOver(heirs) => drop(led.raft.transfer(GROUP, *heirs.first().unwrap()).await),
                 Step::Done | Step::Wait(_) => {}
             }
