@@ -210,6 +210,52 @@ async fn a_full_disk_is_waited_for_and_named_at_the_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_hangs_on_a_refused_batch_is_told_why_that_was_refused() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    // The first of five is refused; those behind it do not follow then, and their answers come last.
+    let five =
+        [Fault::Refuse(ErrorCode::DiskFull), Fault::Slow(2), Fault::Slow(2), Fault::Slow(2), Fault::Slow(2)];
+    cluster.faults((0..2000).flat_map(|_| five.clone()));
+    let acks = send(&producer, 1..6).await;
+    for result in soon(join_all(acks)).await {
+        let text = result.unwrap_err().to_string();
+        assert_eq!(text, "not written: not acknowledged within 5 s: ERROR_CODE_DISK_FULL");
+    }
+}
+
+/// Each that is given up costs its producer id: what stood in its way stands in the way of the next one too.
+#[tokio::test(start_paused = true)]
+async fn each_of_many_is_told_of_the_full_disk() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    cluster.faults((0..100_000).map(|_| Fault::Refuse(ErrorCode::DiskFull)));
+    let mut acks = Vec::new();
+    for value in 1..30 {
+        acks.extend(send(&producer, value..value + 1).await);
+        sleep(1).await;
+    }
+    for result in soon(join_all(acks)).await {
+        // Some are given up amid an attempt.
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("not acknowledged within 5 s: ERROR_CODE_DISK_FULL"), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_does_not_answer_is_named_at_the_time_out() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(quick());
+    cluster.faults((0..100).map(|_| Fault::Hang));
+    let error = soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap_err();
+    assert!(error.is_perhaps_written());
+    let text = error.to_string();
+    assert!(text.contains("leads and has not answered: see whether a majority of"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_that_is_down_is_named_within_the_time_out() {
     let cluster = Cluster::with_topic("t", 1);
     let client = cluster.client(1);

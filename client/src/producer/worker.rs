@@ -46,6 +46,8 @@ const IMPATIENCE: Duration = Duration::from_millis(2);
 const NO_ANSWER: &str = "no answer yet";
 /// A majority must agree on each block of ids.
 const NO_PRODUCER_ID: &str = "no server has given a producer id yet: see whether a majority of nodes runs";
+/// How a server's word begins that there is none.
+const NO_ID_AS: &str = "no producer id: ";
 
 /// A batch that has its sequence, or is about to get one.
 struct Flight {
@@ -229,12 +231,23 @@ impl Worker {
             return;
         }
         let oldest = now - after;
+        self.note_silence(now);
         while self.in_flight.front().is_some_and(|flight| flight.opened_at <= oldest) {
             let last = self.last.clone();
             self.give_up_front(Reason::TimedOut { after, last });
         }
         let last = &self.last;
         self.queue.expire(oldest, || Reason::TimedOut { after, last: last.clone() });
+    }
+
+    /// What stands in the way of the oldest batch is its leader's silence, if that has lasted.
+    fn note_silence(&mut self, now: Moment) {
+        let silent = self.in_flight.front().and_then(|flight| flight.sent_to.zip(flight.attempt));
+        if let Some((leader, attempt)) = silent
+            && now.since(attempt.sent_at) >= SLOW
+        {
+            self.last = unanswered(leader);
+        }
     }
 
     /// Does what can be done without waiting. False when there is nothing more to do, ever.
@@ -450,6 +463,8 @@ impl Worker {
                         flight.verdict = Some(Reason::Refused { code, message: message.clone() });
                     }
                 }
+                // One that is behind another was refused for what keeps that one from being taken, which is told.
+                let message = if at == 0 || self.trouble.is_none() { message } else { self.last.clone() };
                 self.stumble(message, at == 0, at == 0);
             }
             ErrorCode::DuplicateSequence => {
@@ -586,6 +601,10 @@ impl Worker {
         match findings.writer {
             Some(Ok((id, epoch))) => {
                 self.writer = Some(Writer { id, epoch, next: Sequence(0), proven: false });
+                // Whatever else stood in the way may do so still.
+                if self.last == NO_PRODUCER_ID || self.last.starts_with(NO_ID_AS) {
+                    self.last = NO_ANSWER.to_owned();
+                }
             }
             Some(Err(reason)) => {
                 self.last = reason;
@@ -653,6 +672,10 @@ impl Worker {
     }
 }
 
+fn unanswered(leader: NodeId) -> String {
+    format!("node {leader} leads and has not answered: see whether a majority of the partition's nodes runs")
+}
+
 /// Polls what is there; waits for ever if nothing is.
 async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
@@ -664,8 +687,7 @@ async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
 impl Shared {
     /// A producer id: the topic's own, or a new one for a partition that gave that up.
     async fn writer(&self, topic: &Topic, bumped: bool) -> Result<(ProducerId, ProducerEpoch), String> {
-        let new =
-            async { self.leaders.init_producer().await.map_err(|error| format!("no producer id: {error}")) };
+        let new = async { self.leaders.init_producer().await.map_err(|error| format!("{NO_ID_AS}{error}")) };
         if bumped {
             return new.await;
         }

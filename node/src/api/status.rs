@@ -107,7 +107,9 @@ pub fn produce(me: NodeId, error: &ProduceError) -> Status {
             "; a newer instance of this producer is at work: stop this one",
         ),
         ProduceError::Unknown => {
-            with(ErrorCode::UnknownOutcome, ", retry with the same producer id and sequence")
+            let advice = ", retry with the same producer id and sequence; if it stays so, see whether a majority of \
+                          nodes runs";
+            with(ErrorCode::UnknownOutcome, advice)
         }
     }
 }
