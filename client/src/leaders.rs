@@ -1,5 +1,6 @@
 //! Who leads what: a cache of metadata, filled by whichever server answers, and the connections.
 
+mod lookup;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,6 @@ use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
 use quorate_proto::env::{Env, Mark, Moment, Point};
 use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use quorate_proto::v1;
-use tracing::debug;
 
 use crate::client::ClientConfig;
 use crate::error::{NoServer, Tried};
@@ -28,9 +28,6 @@ const HEDGE: Duration = Duration::from_millis(500);
 /// For so long after a server failed to answer, the others are asked before it. Not for ever: those that answer may
 /// be cut off from the rest.
 const AVOIDED: Duration = Duration::from_secs(2);
-/// Topics that all servers denied, of which it is remembered who led them. Of one more the first by name is forgotten,
-/// and may be read from an old leader again if a server that lags behind knows no better.
-const DENIED_MAX: usize = 1_000;
 /// A leader that is silent for so long makes us look whether another node leads by now.
 const SLOW: Duration = Duration::from_millis(500);
 /// How often those who follow topics see whether more is known of them by now.
@@ -418,223 +415,6 @@ impl Leaders {
         NoServer { tried: tried.collect() }
     }
 
-    /// Asks about a topic for the first time.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub(crate) async fn resolve(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
-        match self.known(topic) {
-            Some(view) => Ok(view),
-            None => self.refresh(topic).await,
-        }
-    }
-
-    /// Asks about a topic for the first time, and has it created if it is missing. Whether it was: as far as can be
-    /// told, and perhaps by somebody else at the same time.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub(crate) async fn resolve_or_create(
-        &self,
-        topic: &TopicName,
-    ) -> Result<(Arc<TopicView>, bool), LookupError> {
-        if let Some(view) = self.known(topic) {
-            return Ok((view, false));
-        }
-        let _one_at_a_time = self.lookup.lock().await;
-        if let Some(view) = self.known(topic) {
-            return Ok((view, false));
-        }
-        let only = BTreeSet::from([topic.clone()]);
-        // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
-        self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
-        let was_missing = match self.result(topic) {
-            Err(LookupError::UnknownTopic) => true,
-            // One that cannot say does not keep the others from creating it.
-            Err(LookupError::NotNow(_)) => false,
-            found => return Ok((found?, false)),
-        };
-        self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
-        Ok((self.result(topic)?, was_missing))
-    }
-
-    /// Asks again about a topic, and about all others that are known. Whoever comes while a lookup is under way
-    /// waits for that one's result.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub(crate) async fn refresh(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
-        let _wanted = Wanted::new(self, topic);
-        let before = self.state().lookups;
-        let _one_at_a_time = self.lookup.lock().await;
-        let (joined, topics) = {
-            let state = self.state();
-            // The lookup that we waited for knew what was wanted when it began: before us, perhaps.
-            let told = state.topics.contains_key(topic)
-                || state.failed.is_some()
-                || state.failed_topics.contains_key(topic);
-            let topics: BTreeSet<TopicName> =
-                state.topics.keys().chain(state.wanted.keys()).cloned().collect();
-            (state.lookups > before && told, topics)
-        };
-        if !joined {
-            let began = self.env.now();
-            self.look_up(&topics, false).await.map_err(LookupError::NoServer)?;
-            self.state().looked_up = Some(began);
-        }
-        self.result(topic)
-    }
-
-    /// Asks again about a topic, and another server than the last time, unless all that is known was asked for less than
-    /// `age` ago.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub(crate) async fn refresh_older_than(
-        &self,
-        topic: &TopicName,
-        age: Duration,
-    ) -> Result<Arc<TopicView>, LookupError> {
-        let now = self.env.now();
-        let is_young = self.state().looked_up.is_some_and(|at| now.since(at) < age);
-        match self.known(topic).filter(|_| is_young) {
-            Some(view) => Ok(view),
-            None => {
-                // Who answered last may lag behind, and go on to do so: nothing that fails would tell us.
-                self.ask_elsewhere();
-                self.refresh(topic).await
-            }
-        }
-    }
-
-    /// What is known of a topic, looked up again if it lacks this partition: topics grow.
-    ///
-    /// # Errors
-    /// See [`LookupError`].
-    pub(crate) async fn resolve_with(
-        &self,
-        topic: &TopicName,
-        partition: PartitionId,
-    ) -> Result<Arc<TopicView>, LookupError> {
-        let view = self.resolve(topic).await?;
-        if view.has(partition) { Ok(view) } else { self.refresh_older_than(topic, JUST_NOW).await }
-    }
-
-    fn result(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
-        let state = self.state();
-        if let Some(failed) = &state.failed {
-            return Err(LookupError::NoServer(failed.clone()));
-        }
-        if let Some(failed) = state.failed_topics.get(topic) {
-            return Err(failed.clone());
-        }
-        state.topics.get(topic).cloned().ok_or(LookupError::UnknownTopic)
-    }
-
-    /// One lookup: asks servers until one knows all of `topics`; what none knows is unknown.
-    async fn look_up(&self, topics: &BTreeSet<TopicName>, auto_create: bool) -> Result<(), NoServer> {
-        if self.env.perturb(Point::LookUpElsewhere) {
-            self.ask_elsewhere();
-        }
-        let mut tried = Vec::new();
-        let mut failed: BTreeMap<TopicName, LookupError> = BTreeMap::new();
-        let mut missing: Vec<TopicName> = topics.iter().cloned().collect();
-        let mut answered = false;
-        // To create a topic takes the cluster longer than to look one up.
-        let timeout = if auto_create { self.config.request_timeout } else { self.config.metadata_timeout };
-        // A server that still waits to create it might do so after somebody has deleted it again.
-        let mut round = self.round(!auto_create);
-        loop {
-            let ask = || {
-                let names = missing.iter().map(TopicName::to_string).collect();
-                Some((
-                    Call::Metadata(v1::MetadataRequest { all: false, topics: names, auto_create }),
-                    timeout,
-                ))
-            };
-            let Some((address, reply)) = round.next(ask).await else { break };
-            match metadata(reply) {
-                Ok(response) => {
-                    answered = true;
-                    missing = self.learn(&missing, response, &mut failed);
-                    if missing.is_empty() {
-                        break;
-                    }
-                }
-                Err(reason) => {
-                    debug!(address, reason, "a server gave no metadata");
-                    tried.push(Tried { address, reason });
-                }
-            }
-        }
-        let result = if answered { Ok(()) } else { Err(NoServer { tried }) };
-        let mut state = self.state();
-        state.lookups += 1;
-        state.failed = result.clone().err();
-        for topic in missing.iter().filter(|_| answered) {
-            if matches!(failed.get(topic), Some(LookupError::UnknownTopic))
-                && let Some(view) = state.topics.remove(topic)
-            {
-                state.denied.insert(topic.clone(), view);
-                if state.denied.len() > DENIED_MAX {
-                    state.denied.pop_first();
-                }
-            }
-        }
-        state.failed_topics = failed;
-        result
-    }
-
-    /// Takes over an answer and returns the topics for which another server should be asked.
-    fn learn(
-        &self,
-        asked: &[TopicName],
-        response: v1::MetadataResponse,
-        failed: &mut BTreeMap<TopicName, LookupError>,
-    ) -> Vec<TopicName> {
-        let mut state = self.state();
-        if !response.nodes.is_empty() {
-            state.nodes = response.nodes.into_iter().map(|node| (NodeId(node.id), node.grpc)).collect();
-            let known: BTreeSet<String> = self.servers.iter().chain(state.nodes.values()).cloned().collect();
-            state.channels.retain(|address, _| known.contains(address));
-        }
-        let mut answers: BTreeMap<String, v1::TopicMetadata> =
-            response.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
-        let mut missing = Vec::new();
-        for name in asked {
-            let result = match answers.remove(name.as_str()) {
-                None => Err(LookupError::UnknownTopic),
-                Some(answer) => view(&answer),
-            };
-            match result {
-                Ok(mut view) => {
-                    let denied = state.denied.remove(name);
-                    let old = state.topics.get(name).or(denied.as_ref());
-                    if let Some(old) = old.filter(|old| old.id == view.id) {
-                        for (new, old) in view.partitions.iter_mut().zip(&old.partitions) {
-                            let heard = std::mem::replace(new, *old);
-                            new.learn(heard);
-                        }
-                        // A topic never loses a partition: this server has not heard yet that some were added.
-                        let heard = view.partitions.len().min(old.partitions.len());
-                        view.partitions.extend_from_slice(&old.partitions[heard..]);
-                    }
-                    failed.remove(name);
-                    state.topics.insert(name.clone(), Arc::new(view));
-                }
-                Err(error) => {
-                    let said = match failed.remove(name) {
-                        Some(before) => LookupError::weightier(before, error),
-                        None => error,
-                    };
-                    failed.insert(name.clone(), said);
-                    missing.push(name.clone());
-                }
-            }
-        }
-        missing
-    }
-
     /// A producer id that nobody else ever had.
     ///
     /// # Errors
@@ -711,31 +491,6 @@ impl Round<'_> {
     }
 }
 
-/// Keeps a topic among those that every lookup asks for, as long as somebody waits for it.
-struct Wanted<'a> {
-    leaders: &'a Leaders,
-    topic: TopicName,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(leaders: &'a Leaders, topic: &TopicName) -> Self {
-        *leaders.state().wanted.entry(topic.clone()).or_default() += 1;
-        Self { leaders, topic: topic.clone() }
-    }
-}
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        let mut state = self.leaders.state();
-        if let Some(count) = state.wanted.get_mut(&self.topic) {
-            *count -= 1;
-            if *count == 0 {
-                state.wanted.remove(&self.topic);
-            }
-        }
-    }
-}
-
 fn metadata(reply: Result<Reply, CallError>) -> Result<v1::MetadataResponse, String> {
     match reply {
         Ok(Reply::Metadata(response)) if response.error() == ErrorCode::None => Ok(response),
@@ -743,37 +498,6 @@ fn metadata(reply: Result<Reply, CallError>) -> Result<v1::MetadataResponse, Str
         Ok(_) => Err("it answered another question".to_owned()),
         Err(error) => Err(reason(error)),
     }
-}
-
-fn view(answer: &v1::TopicMetadata) -> Result<TopicView, LookupError> {
-    let code = answer.error();
-    if code != ErrorCode::None {
-        return Err(if code == ErrorCode::UnknownTopic || code == ErrorCode::UnknownTopicId {
-            LookupError::UnknownTopic
-        } else if code.is_retriable() {
-            LookupError::NotNow(refusal(code, &answer.message))
-        } else {
-            LookupError::Refused { code, message: refusal(code, &answer.message) }
-        });
-    }
-    let nonsense = || LookupError::NotNow("a server described the topic wrongly".to_owned());
-    let id = TopicId::from_wire(&answer.id).ok_or_else(nonsense)?;
-    let mut partitions: Vec<_> = answer.partitions.iter().collect();
-    partitions.sort_by_key(|partition| partition.partition);
-    let dense = (0_i32..).zip(&partitions).all(|(at, partition)| partition.partition == at);
-    if partitions.is_empty() || !dense {
-        return Err(nonsense());
-    }
-    let known = |partition: &&v1::PartitionMetadata| Known {
-        leader: (partition.leader != 0).then_some(NodeId(partition.leader)),
-        epoch: LeaderEpoch(partition.leader_epoch),
-    };
-    let limit = answer.configs.iter().find(|entry| entry.key == "max.message.bytes");
-    Ok(TopicView {
-        id,
-        partitions: partitions.iter().map(known).collect(),
-        message_bytes_max: limit.and_then(|entry| entry.value.parse().ok()),
-    })
 }
 
 /// What a server said, or its code when it said nothing.
