@@ -14,8 +14,6 @@ use serde_json::{Value, json};
 
 /// Lines for each harm.
 const LINES: usize = 300;
-/// At most so many entries at the end of a log are not settled when all nodes are ended.
-const UNSETTLED_MAX: u64 = 3;
 
 /// What is done to a folder. `older` is how its newest volume was before the last lines were written.
 type Harm = fn(folder: &Path, older: &Older);
@@ -23,8 +21,14 @@ type Harm = fn(folder: &Path, older: &Older);
 /// A volume and its bytes.
 type Older = (PathBuf, Vec<u8>);
 
-/// Term and body's checksum of each entry, by index.
-type Replica = BTreeMap<u64, (u64, u64)>;
+/// What a node holds of a group.
+#[derive(Debug, Default)]
+struct Replica {
+    /// Up to here it knows its entries to be committed.
+    committed: u64,
+    /// Term and body's checksum of each entry, by index.
+    entries: BTreeMap<u64, (u64, u64)>,
+}
 
 /// All harms, by name.
 const HARMS: [(&str, Harm); 15] = [
@@ -177,7 +181,7 @@ impl Played {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("node.toml");
-        fs::write(&config, "[storage]\nvolume_bytes_max = 131072\nrecent_bytes_max = 1048576\n[partition]\nunsynced_bytes_max = 1048576\n")
+        fs::write(&config, "[storage]\nscrub_seconds = 1\nvolume_bytes_max = 131072\nrecent_bytes_max = 1048576\n[partition]\nunsynced_bytes_max = 1048576\n")
             .unwrap();
         let shape = Shape::of(3).flag("--config").flag(config.to_str().unwrap());
         let cluster = Cluster::start_as(&shape);
@@ -222,16 +226,35 @@ impl Played {
         });
     }
 
-    /// What `log dump` shows of each group on a node that does not run: term and the body's checksum, by index.
+    /// Waits until each node has read again all that it stores: what nobody asked for may be damaged.
+    fn until_scrubbed(&self) {
+        for id in self.cluster.ids() {
+            let rounds = || {
+                let page = self.cluster.node(id).get("/metrics").unwrap().body;
+                let rounds =
+                    page.lines().find_map(|line| line.strip_prefix("quorate_storage_scrub_rounds_total "));
+                rounds.unwrap().parse::<u64>().unwrap()
+            };
+            // The one under way may have passed by what was damaged.
+            let before = rounds();
+            wait::until("a round of the scrubber", || (rounds() >= before + 2).then_some(()));
+        }
+    }
+
+    /// What `log dump` shows of each group on a node that does not run.
     fn dump(&self, id: u32) -> BTreeMap<u64, Replica> {
         let data = self.cluster.node(id).data.to_str().unwrap().to_owned();
         let mut groups = BTreeMap::<_, Replica>::new();
         for line in run(&mut quorate(["log", "dump", "--json", "--data", &data])).done().json_lines() {
             let number = |name: &str| line[name].as_u64();
-            if let (Some(group), Some(index), Some(term), Some(crc)) =
-                (number("group"), number("index"), number("term"), number("body_crc"))
+            let Some(group) = number("group") else { continue };
+            let replica = groups.entry(group).or_default();
+            if let (Some(index), Some(term), Some(crc)) =
+                (number("index"), number("term"), number("body_crc"))
             {
-                groups.entry(group).or_default().insert(index, (term, crc));
+                replica.entries.insert(index, (term, crc));
+            } else if let Some(committed) = number("committed") {
+                replica.committed = committed;
             }
         }
         groups
@@ -241,8 +264,10 @@ impl Played {
     fn end(mut self) {
         let ids = self.cluster.ids();
         wait::until("equal replicas", || {
+            self.until_scrubbed();
             self.until_whole();
             self.cluster.kill_all(&ids);
+            ids.iter().for_each(|id| self.verify(*id));
             let dumps = ids.iter().map(|id| self.dump(*id)).collect::<Vec<_>>();
             let groups = dumps.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>();
             let is_equal = |group: &&u64| {
@@ -258,38 +283,42 @@ impl Played {
             self.cluster.wait_all_ready();
             None
         });
-        for id in ids {
-            let data = self.cluster.node(id).data.to_str().unwrap().to_owned();
-            let verified = run(&mut quorate(["log", "verify", "--json", "--data", &data])).done().json();
-            assert_eq!(verified["damaged"], json!([]), "node {id}");
-            assert!(verified["entries"].as_u64().unwrap() > 0, "node {id}");
-        }
+    }
+
+    /// Nothing is damaged in the folder of a node that does not run.
+    fn verify(&self, id: u32) {
+        let data = self.cluster.node(id).data.to_str().unwrap().to_owned();
+        let verified = run(&mut quorate(["log", "verify", "--json", "--data", &data])).json();
+        assert_eq!(verified["damaged"], json!([]), "node {id}");
+        assert!(verified["entries"].as_u64().unwrap() > 0, "node {id}");
     }
 }
 
-/// Whether these hold the same entries, but for the last ones: who was ended in the middle of something may miss these, or
-/// hold others that were never committed.
+/// Whether these hold the same entries, from where the last of them begins. What two of them know to be committed has to be the same; who was ended in the
+/// middle of something may miss the last entries, or hold others that were never committed, until it runs again.
 fn are_equal(group: u64, replicas: &[&Replica]) -> bool {
-    let indexes = replicas.iter().flat_map(|replica| replica.keys()).copied().collect::<BTreeSet<_>>();
-    let differ = |index: &u64| {
-        let first = replicas[0].get(index);
-        replicas.iter().any(|replica| replica.get(index) != first)
+    let first = replicas.iter().map(|replica| replica.entries.keys().next().copied());
+    let Some(first) = first.collect::<Option<Vec<_>>>().and_then(|first| first.into_iter().max()) else {
+        return false;
     };
-    let different = indexes.iter().copied().filter(differ).collect::<Vec<_>>();
-    let last = indexes.last().copied().unwrap_or(0);
-    for index in &different {
-        let entries = replicas.iter().map(|replica| replica.get(index)).collect::<Vec<_>>();
-        println!("group {group} differs at {index} of {last}: {entries:?}");
+    let indexes = replicas.iter().flat_map(|replica| replica.entries.range(first..)).map(|(index, _)| *index);
+    let mut equal = true;
+    for index in indexes.collect::<BTreeSet<_>>() {
+        let entries = replicas.iter().map(|replica| replica.entries.get(&index)).collect::<Vec<_>>();
+        if entries.iter().all(|entry| *entry == entries[0]) {
+            continue;
+        }
+        equal = false;
+        let committed = replicas.iter().map(|replica| replica.committed).collect::<Vec<_>>();
+        println!("group {group} differs at {index}: {entries:?}, committed up to {committed:?}");
+        let settled = replicas.iter().filter(|replica| index <= replica.committed);
+        let settled = settled.map(|replica| replica.entries.get(&index)).collect::<BTreeSet<_>>();
         assert!(
-            last - index < UNSETTLED_MAX,
-            "replicas of group {group} differ at {index} of {last}: {entries:?}"
+            settled.len() <= 1,
+            "replicas of group {group} differ at {index}, which is committed: {settled:?}"
         );
     }
-    let differs_in_two = |index: &u64| {
-        let entries = replicas.iter().filter_map(|replica| replica.get(index)).collect::<BTreeSet<_>>();
-        entries.len() > 1
-    };
-    !different.iter().any(differs_in_two)
+    equal
 }
 
 /// Each harm strikes the next node; `behind`: another one has missed the last lines then.

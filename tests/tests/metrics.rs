@@ -10,7 +10,7 @@ use quorate_tests::{Cluster, Shape, wait};
 use serde_json::Value;
 
 /// Every metric that is always there, and its kind.
-const METRICS: [(&str, &str); 31] = [
+const METRICS: [(&str, &str); 33] = [
     ("quorate_ready", "gauge"),
     ("quorate_replicas", "gauge"),
     ("quorate_partitions_led", "gauge"),
@@ -35,6 +35,8 @@ const METRICS: [(&str, &str); 31] = [
     ("quorate_appends_refused_full_total", "counter"),
     ("quorate_damaged_entries_total", "counter"),
     ("quorate_repaired_entries_total", "counter"),
+    ("quorate_storage_scrub_rounds_total", "counter"),
+    ("quorate_storage_scrub_bytes_total", "counter"),
     ("quorate_produce_requests_total", "counter"),
     ("quorate_produce_records_total", "counter"),
     ("quorate_produce_bytes_total", "counter"),

@@ -384,6 +384,10 @@ meters! {
     damaged_entries: Counter = "quorate_damaged_entries_total",
     /// Damaged entries that are whole again.
     repaired_entries: Counter = "quorate_repaired_entries_total",
+    /// Times that everything on this node's disk was read again, to find damage.
+    scrub_rounds: Counter = "quorate_storage_scrub_rounds_total",
+    /// Bytes of entries that were read again, to find damage.
+    scrub_bytes: Counter = "quorate_storage_scrub_bytes_total",
 }
 
 /// The handle. Cheap to clone; all clones count together.

@@ -20,10 +20,10 @@ pub struct StoreConfig {
     pub cache_bytes_max: u32,
     /// Bytes of entries in one commit. Too large: a small entry waits behind a big commit; too small: more syncs.
     pub commit_bytes_max: u32,
-    /// All that is stored is read again within so many hours, to find what the disk has damaged while another replica
+    /// All that is stored is read again within so many seconds, to find what the disk has damaged while another replica
     /// still has it; 0: never. It takes at most 5 % of the disk's time, however long it then takes. Too large: two
     /// copies may be lost before the first is missed; too small: reading competes with the work.
-    pub scrub_hours: u32,
+    pub scrub_seconds: u32,
     /// Whether other nodes may hold what this one has lost. Without them damage refuses the start: whoever runs the node
     /// may have a copy. Set by whoever knows; in code only.
     #[serde(skip, default = "yes")]
@@ -53,7 +53,7 @@ impl Default for StoreConfig {
             volumes_open_max: 16,
             cache_bytes_max: 16 << 20,
             commit_bytes_max: 4 << 20,
-            scrub_hours: 24,
+            scrub_seconds: 24 * 3_600,
             copies_elsewhere: true,
             rewrite_below_percent: 50,
             rewrite_bytes_per_s: 32 << 20,

@@ -23,7 +23,7 @@ const REST_MAX: Duration = Duration::from_secs(600);
 
 /// Runs until the store is closed or has failed.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let round = Duration::from_secs(3_600) * shared.config.scrub_hours;
+    let round = Duration::from_secs(shared.config.scrub_seconds.into());
     loop {
         let began = shared.env.now();
         let Some(bytes) = read_all(&shared, round).await else { return };
@@ -31,6 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let mut state = shared.state();
             state.scrubs += 1;
         }
+        shared.metrics.scrub_rounds.add(1);
         tracing::info!(
             bytes,
             elapsed_ms = u64::try_from(shared.env.now().since(began).as_millis()).unwrap_or(u64::MAX),
@@ -65,6 +66,7 @@ async fn read_all(shared: &Arc<Shared>, round: Duration) -> Option<u64> {
             let Some((reached, bytes)) = step else { break };
             index = reached;
             all += bytes;
+            shared.metrics.scrub_bytes.add(bytes);
             let rest = rest_after(shared.env.now().since(began), bytes, total, round);
             let hasty = shared.env.perturb(Point::ScrubHasty);
             if !hasty && !sleep(shared, rest).await {

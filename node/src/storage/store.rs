@@ -90,7 +90,7 @@ impl Store {
             env.spawn("storage-keeper", keeper::run(shared.clone())),
             env.spawn("storage-room", room::run(shared.clone())),
         ];
-        if shared.config.scrub_hours > 0 {
+        if shared.config.scrub_seconds > 0 {
             tasks.push(env.spawn("storage-scrubber", scrub::run(shared.clone())));
         }
         Ok((Self(Arc::new(Inner { shared, facts, tasks: Mutex::new(tasks) })), report))

@@ -58,7 +58,7 @@ fn small() -> StoreConfig {
         volumes_open_max: 2,
         cache_bytes_max: 1 << 16,
         commit_bytes_max: 4_000,
-        scrub_hours: 0,
+        scrub_seconds: 0,
         copies_elsewhere: true,
         rewrite_below_percent: 50,
         rewrite_bytes_per_s: 1 << 30,

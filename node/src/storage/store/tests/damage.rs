@@ -252,7 +252,7 @@ async fn the_scrubber_finds_what_nobody_reads() {
     let body = bytes.windows(2_000).position(|window| window == [1_u8; 2_000]).unwrap();
     bytes[body + 77] ^= 4;
     std::fs::write(&volume, &bytes).unwrap();
-    let config = StoreConfig { scrub_hours: 1, ..small() };
+    let config = StoreConfig { scrub_seconds: 3_600, ..small() };
     let (store, report) = Store::open(&env(folder.path()), config, NODE).await.unwrap();
     assert_eq!(report.damaged_entries, 0, "nobody has looked");
     let deadline = disk_deadline();
