@@ -28,6 +28,7 @@ mod state;
 mod store;
 mod stream;
 mod transcript;
+mod unread;
 mod volume;
 
 pub use checkpoints::{Checkpoint, CheckpointKind};

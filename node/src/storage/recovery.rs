@@ -25,6 +25,7 @@ use super::replay::{Replayed, replay, salvage};
 use super::rewrite::{self, copy_anew, copy_if_whole, rewrite};
 use super::state::{Active, State};
 use super::transcript::Tail;
+use super::unread::{Unread, record_file};
 use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
 
@@ -92,14 +93,18 @@ pub(super) fn recover(
         }
     }
     let mut hurt = Hurt::default();
+    if report.failed_before && names.contains(&record_file()) {
+        hurt.unreadable = folder.disk(Unread::load(disk))?;
+        if hurt.unreadable.is_damaged() {
+            hurt.lose_tail(&format!("{} is damaged, which says what could not be read", record_file()));
+        }
+    }
     let ours = Owner { node, identity: fresh };
-    let (meta, mut content) = folder.meta(old_meta, &on_disk, ours, &mut report)?;
+    let (meta, mut content) = folder.meta(old_meta, &on_disk, ours, &mut report, &mut hurt)?;
     folder.give_up_unfinished(&mut on_disk, &meta, &mut content, &mut report)?;
     if report.failed_before {
         for number in on_disk.iter().filter(|number| !matches!(content.volumes.get(number), Some(Some(_)))) {
-            if folder.disk(copy_anew(disk, &number.file()))? > 0 {
-                hurt.unreadable.insert(*number);
-            }
+            folder.disk(copy_anew(disk, *number, &mut hurt.unreadable))?;
         }
     }
     folder.settle_unknown(&on_disk, &mut content, &mut report, &mut hurt)?;
@@ -156,6 +161,10 @@ pub(super) fn recover(
                 },
             }
         }
+    }
+    // What it says is noted, and nothing is left of the copies. Behind the mark: nobody believes it without that.
+    if names.contains(&record_file()) || !hurt.unreadable.is_empty() {
+        folder.remove(&record_file(), &mut report)?;
     }
     let mut damage = folder.settle_lost(&meta, &mut content, &found, &mut volumes, &mut hurt)?;
     let (checkpoints, to_be_trimmed) =
@@ -265,6 +274,7 @@ impl Folder<'_> {
         on_disk: &BTreeSet<VolumeNumber>,
         owner: Owner,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<(Meta, MetaContent), OpenError> {
         if old.is_none() && on_disk.is_empty() {
             report.created = true;
@@ -285,11 +295,13 @@ impl Folder<'_> {
             Some(Err(error)) => {
                 let reason = error.to_string();
                 let damaged = OpenError::MetaDamaged { folder: self.path.clone(), reason };
-                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(damaged));
+                let made = self.rebuild(on_disk, owner.node, report, hurt);
+                return made.and_then(|made| made.ok_or(damaged));
             }
             None => {
                 let missing = OpenError::MetaMissing { folder: self.path.clone(), volumes: on_disk.len() };
-                return self.rebuild(on_disk, owner.node, report).and_then(|made| made.ok_or(missing));
+                let made = self.rebuild(on_disk, owner.node, report, hurt);
+                return made.and_then(|made| made.ok_or(missing));
             }
         };
         self.check_format(&meta_file(), content.format)?;
@@ -351,7 +363,11 @@ impl Folder<'_> {
             let begun = if newest.is_some_and(|newest| number < newest) {
                 Ok(false)
             } else {
-                self.has_begun(number, content.owner)
+                match (self.has_begun(number, content.owner), hurt.unread(number)) {
+                    // Perhaps it had, and what cannot be read would say so.
+                    (Ok(false), Some(why)) => Err(Unfit::Damaged(why)),
+                    (begun, _) => begun,
+                }
             };
             match begun {
                 Ok(true) => {
@@ -462,8 +478,7 @@ impl Folder<'_> {
                 Unfit::Damaged(why) => Some(why),
                 refused @ Unfit::Refused(_) => return Err(refused),
             },
-            None if hurt.unreadable.contains(&number) => Some("parts of it cannot be read".to_owned()),
-            None => None,
+            None => hurt.unread(number),
         };
         if replayed.commit == 0 && trouble.is_none() {
             volumes.spares.push(volume);
@@ -548,10 +563,14 @@ impl Folder<'_> {
             self.disk(volume.close())?;
             hurt.lose(volume.number, &trouble.unwrap_or_default());
         }
+        let mut commit = replayed.commit.max(witness);
         if let Some(why) = &trouble {
             hurt.lose_tail(&format!("{} is damaged ({why})", volume.file()));
+            let before = self.before(volumes)?;
+            // It may hold nothing, or nothing that can be read: what lies before it is written anew all the same.
+            commit = commit.max(before.commit);
             // Its beginning tells of all groups, unless that is damaged.
-            for (group, state) in self.before(volumes)?.durable {
+            for (group, state) in before.durable {
                 replayed.durable.entry(group).or_insert(state);
             }
         } else if replayed.commit < witness {
@@ -563,7 +582,6 @@ impl Folder<'_> {
         }
         let active =
             Active { volume, index: replayed.index, tail: replayed.tail, begun: replayed.commit > 0 };
-        let commit = replayed.commit.max(witness);
         Ok(Found { active, durable: replayed.durable, commit, broken: trouble.is_some() })
     }
 

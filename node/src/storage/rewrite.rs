@@ -21,6 +21,7 @@ use super::index::MemoryIndex;
 use super::state::{Active, bytes_of};
 use super::stream::Item;
 use super::transcript::{Line, Reader, Tail, put};
+use super::unread::Unread;
 use super::volume::{Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName};
 
@@ -46,27 +47,30 @@ pub(super) struct In<'a> {
     pub(super) newest_lost: Option<VolumeNumber>,
 }
 
-/// What a page of a copy is full of that the medium did not give back. The start that made the copy may be cut off
-/// before it has noted what that means; the next one copies the copy, and knows those pages again. redb takes none of
-/// them for its own.
-const UNREAD: &[u8; 16] = b"!was-unreadable!";
-
-/// Puts a synced copy of a file, as it looks, in its place. The file itself is read only. What the medium does not
-/// give back, or did not when the file itself was copied, is [`UNREAD`] in the copy: how many bytes that is. Blocks.
+/// Puts a synced copy of a volume, as it looks, in its place. The file itself is read only. What the medium does not
+/// give back is zero in the copy, which nothing tells from what redb may take for torn: so it is noted in `unread`, and
+/// durable there before the copy is in its place. Blocks.
 ///
 /// # Errors
 /// Whatever else the disk says; the file is still there then.
-pub(super) fn copy_anew(disk: &Arc<dyn Disk>, file: &FileName) -> Result<u64, DiskError> {
-    guarded_disk("copy", file, || {
+pub(super) fn copy_anew(
+    disk: &Arc<dyn Disk>,
+    number: VolumeNumber,
+    unread: &mut Unread,
+) -> Result<(), DiskError> {
+    let file = number.file();
+    guarded_disk("copy", &file, || {
         let temporary = FileName::new(format!("{file}.tmp"));
-        let unreadable = copy_to(disk, file, &temporary)?;
-        disk.publish(&temporary, file)?;
-        Ok(unreadable)
+        let unreadable = copy_to(disk, &file, &temporary)?;
+        if unreadable > 0 {
+            unread.note(disk, number, unreadable)?;
+        }
+        Ok(disk.publish(&temporary, &file)?)
     })
 }
 
-/// Does what [`copy_anew`] does with a file of which the medium gives back all. Any other stays, and is to be made anew
-/// of something else: redb would take a copy with [`UNREAD`] in its newest commit for the commit before, and say nothing.
+/// Puts a synced copy of a file in its place if the medium gives back all of it. Any other stays, and is to be made
+/// anew of something else: redb would take a copy with zeroes in its newest commit for the commit before, and say nothing.
 /// How many bytes could not be read. Blocks.
 ///
 /// # Errors
@@ -96,10 +100,9 @@ fn copy_to(disk: &Arc<dyn Disk>, file: &FileName, copy: &FileName) -> Result<u64
         chunk.resize(usize::try_from(bytes).expect("a chunk fits"), 0);
         match old.read(offset, &mut chunk) {
             Ok(()) => {}
-            Err(error) if is_medium(&error) => read_around(&*old, offset, &mut chunk)?,
+            Err(error) if is_medium(&error) => unreadable += read_around(&*old, offset, &mut chunk)?,
             Err(error) => return Err(error.into()),
         }
-        unreadable += unread(&chunk);
         // What redb has made longer ahead of its writing takes no space in the copy either: the disk may be full.
         if chunk.iter().any(|byte| *byte != 0) {
             new.write(offset, &chunk)?;
@@ -112,26 +115,21 @@ fn copy_to(disk: &Arc<dyn Disk>, file: &FileName, copy: &FileName) -> Result<u64
     Ok(unreadable)
 }
 
-/// Reads a chunk page by page, with [`UNREAD`] for those that cannot be read.
-fn read_around(file: &dyn StorageBackend, offset: u64, chunk: &mut [u8]) -> Result<(), Fault> {
+/// Reads a chunk page by page, with zeroes for those that cannot be read: how many bytes that is.
+fn read_around(file: &dyn StorageBackend, offset: u64, chunk: &mut [u8]) -> Result<u64, Fault> {
+    let mut unreadable = 0;
     for (at, page) in (0_u64..).zip(chunk.chunks_mut(PAGE_BYTES)) {
         let page_bytes = u64::try_from(PAGE_BYTES).expect("small");
         match file.read(offset + at * page_bytes, page) {
             Ok(()) => {}
             Err(error) if is_medium(&error) => {
-                page.chunks_mut(UNREAD.len()).for_each(|piece| piece.copy_from_slice(&UNREAD[..piece.len()]));
+                page.fill(0);
+                unreadable += u64::try_from(page.len()).expect("small");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
-}
-
-/// How many bytes of a chunk could not be read, now or when an earlier copy was made.
-fn unread(chunk: &[u8]) -> u64 {
-    let is_unread = |page: &&[u8]| page.chunks(UNREAD.len()).all(|piece| UNREAD.starts_with(piece));
-    let bytes = chunk.chunks(PAGE_BYTES).filter(is_unread).map(<[u8]>::len).sum::<usize>();
-    u64::try_from(bytes).expect("a chunk fits")
+    Ok(unreadable)
 }
 
 /// What of a group's log lies in doubtful volumes.
@@ -374,27 +372,21 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a file is damaged from outside")]
-    fn a_copy_of_a_copy_knows_what_could_not_be_read() {
-        let mut pages = vec![0; 3 * PAGE_BYTES];
-        read_around(&Rotten, 0, &mut pages).unwrap();
-        assert_eq!(unread(&pages), 4_096);
-        let folder = tempfile::tempdir().unwrap();
-        let file = FileName::new("volume-00000001.redb");
-        std::fs::write(folder.path().join(file.as_str()), &pages).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a file is made and looked at from outside")]
+    fn a_copy_is_what_can_be_read() {
+        let mut pages = vec![1; 3 * PAGE_BYTES];
+        assert_eq!(read_around(&Rotten, 0, &mut pages).unwrap(), 4_096);
+        let expected = [[7_u8; PAGE_BYTES], [0; PAGE_BYTES], [7; PAGE_BYTES]].concat();
+        assert!(pages == expected, "zeroes for what cannot");
+        let (folder, number) = (tempfile::tempdir().unwrap(), VolumeNumber(1));
+        let path = folder.path().join(number.file().as_str());
+        std::fs::write(&path, &pages).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::open(folder.path()).unwrap());
-        for copy in 1..=2 {
-            assert_eq!(copy_anew(&disk, &file).unwrap(), 4_096, "copy {copy}");
-        }
-        assert_eq!(copy_if_whole(&disk, &file).unwrap(), 4_096);
-        assert_eq!(
-            disk.list().unwrap(),
-            std::slice::from_ref(&file),
-            "nothing is left of a copy that is not used"
-        );
-        assert_eq!(std::fs::read(folder.path().join(file.as_str())).unwrap(), pages);
-        std::fs::write(folder.path().join(file.as_str()), vec![0; PAGE_BYTES]).unwrap();
-        assert_eq!(copy_anew(&disk, &file).unwrap(), 0, "zeroes are what nobody has written to");
-        assert_eq!(copy_if_whole(&disk, &file).unwrap(), 0);
+        let mut unread = Unread::default();
+        copy_anew(&disk, number, &mut unread).unwrap();
+        assert!(unread.is_empty(), "zeroes are what nobody has written to");
+        assert_eq!(copy_if_whole(&disk, &number.file()).unwrap(), 0);
+        assert_eq!(disk.list().unwrap(), [number.file()]);
+        assert!(std::fs::read(&path).unwrap() == expected, "byte by byte");
     }
 }

@@ -14,6 +14,7 @@ use crate::storage::error::{CorruptEntry, OpenError, ReadError};
 use crate::storage::facts::{Change, Meta, MetaContent, Seal};
 use crate::storage::keeper;
 use crate::storage::rewrite::copy_anew;
+use crate::storage::unread::Unread;
 use crate::storage::volume::{FORMAT, Label, Volume, VolumeNumber};
 
 /// While it is not known which groups were here.
@@ -29,8 +30,8 @@ pub(super) const GIVEN_UP: Seal = Seal { bytes: 0, crc: 0 };
 pub(super) struct Hurt {
     /// Why the newest commits may be missing, of all groups.
     pub(super) tail: Option<CorruptEntry>,
-    /// Volumes of which parts could not be read when they were copied.
-    pub(super) unreadable: BTreeSet<VolumeNumber>,
+    /// What could not be read of volumes when they were copied, by this start or one before it that was not through.
+    pub(super) unreadable: Unread,
     /// Volumes that are not to be read, and why.
     pub(super) lost: BTreeMap<VolumeNumber, CorruptEntry>,
     /// Volumes that `meta.redb` does not list yet as its content in memory does.
@@ -43,6 +44,12 @@ impl Hurt {
     pub(super) fn list(&mut self, content: &mut MetaContent, number: VolumeNumber, seal: Option<Seal>) {
         content.volumes.insert(number, seal);
         self.listed.insert(number);
+    }
+
+    /// Why a volume is not whole, whatever redb makes of its copy.
+    pub(super) fn unread(&self, number: VolumeNumber) -> Option<String> {
+        let bytes = self.unreadable.of(number)?;
+        Some(format!("{bytes} bytes of it could not be read when it was copied"))
     }
 
     pub(super) fn lose(&mut self, number: VolumeNumber, why: &str) {
@@ -68,6 +75,7 @@ impl Folder<'_> {
         on_disk: &BTreeSet<VolumeNumber>,
         node: NodeId,
         report: &mut RecoveryReport,
+        hurt: &mut Hurt,
     ) -> Result<Option<(Meta, MetaContent)>, OpenError> {
         if !self.config.copies_elsewhere {
             return Ok(None);
@@ -75,7 +83,7 @@ impl Folder<'_> {
         if report.failed_before {
             // Before redb opens any of them.
             for number in on_disk {
-                self.disk(copy_anew(self.disk, &number.file()))?;
+                self.disk(copy_anew(self.disk, *number, &mut hurt.unreadable))?;
             }
         }
         let (mut owner, mut found, mut others) = (None, BTreeMap::new(), None);

@@ -5,12 +5,15 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
+use redb::ReadableTable as _;
+
 use super::*;
 use crate::env::DiskSpace;
 use crate::storage::facts::{MetaContent, meta_file};
 use crate::storage::failure::marker;
 use crate::storage::recovery::Recovered;
-use crate::storage::volume::{FORMAT, Owner};
+use crate::storage::unread::{Unread, record_file};
+use crate::storage::volume::{BODIES, FORMAT, Owner, VolumeNumber};
 
 const OTHER: GroupId = GroupId(9);
 const IDENTITY: [u8; 16] = [8; 16];
@@ -255,6 +258,12 @@ fn is_refused(at: &str, started: Result<Recovered, OpenError>) {
     assert!(matches!(started, Err(OpenError::Corrupt { .. })), "{at}: {:?}", started.err());
 }
 
+/// Groups may have been forgotten.
+fn says_a_loss(at: &str, started: Result<Recovered, OpenError>) {
+    let recovered = started.unwrap_or_else(|error| panic!("{at}: {error}"));
+    assert_eq!(recovered.state.forgot_below, Some(GroupId(u64::MAX)), "{at}");
+}
+
 /// There is no other copy of what is missing.
 fn alone() -> StoreConfig {
     StoreConfig { copies_elsewhere: false, ..small() }
@@ -270,6 +279,14 @@ async fn two_groups() -> tempfile::TempDir {
     prepared(&store).await;
     store.close().await;
     folder
+}
+
+/// The pages of a file that hold anything.
+fn used_pages(bytes: &[u8]) -> Vec<usize> {
+    let is_used = |page: &usize| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0);
+    let used = (0..bytes.len() / PAGE).filter(is_used).collect::<Vec<_>>();
+    assert!(used.len() > 3, "{used:?}");
+    used
 }
 
 #[tokio::test]
@@ -300,10 +317,7 @@ fn a_new_volume_does_not_hide_a_damaged_one_that_is_not_listed() {
     let owner = Owner { node: NODE, identity: Identity::from_random(IDENTITY) };
     Meta::create(&disk, &MetaContent::empty(FORMAT, owner)).unwrap().close().unwrap();
     machine.put(&FileName::new("volume-00000001.redb"), vec![7; 2 * PAGE], BTreeSet::new());
-    cut_everywhere(&machine, &small(), |at, started| {
-        let recovered = started.unwrap_or_else(|error| panic!("{at}: {error}"));
-        assert_eq!(recovered.state.forgot_below, Some(GroupId(u64::MAX)), "{at}");
-    });
+    cut_everywhere(&machine, &small(), says_a_loss);
     cut_everywhere(&machine, &alone(), is_refused);
 }
 
@@ -313,9 +327,7 @@ async fn a_meta_that_is_unreadable_in_part_after_a_failed_write_is_made_anew() {
     let machine = Machine::of(folder.path());
     machine.put(&marker(), b"a sync failed".to_vec(), BTreeSet::new());
     let bytes = std::fs::read(folder.path().join(meta_file().as_str())).unwrap();
-    let is_used = |page: &usize| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0);
-    let used = (0..bytes.len() / PAGE).filter(is_used).collect::<Vec<_>>();
-    assert!(used.len() > 3, "{used:?}");
+    let used = used_pages(&bytes);
     for page in &used {
         let machine = machine.after_a_cut(Left::All);
         machine.put(&meta_file(), bytes.clone(), BTreeSet::from([*page]));
@@ -331,4 +343,77 @@ async fn a_meta_that_is_unreadable_in_part_after_a_failed_write_is_made_anew() {
     let last = used.into_iter().next_back();
     machine.put(&meta_file(), bytes, last.into_iter().collect());
     cut_everywhere(&machine, &small(), says_the_loss);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_unreadable_in_part_after_a_failed_write_is_known_for_one_until_that_is_noted() {
+    let folder = two_groups().await;
+    let machine = Machine::of(folder.path());
+    machine.put(&marker(), b"a sync failed".to_vec(), BTreeSet::new());
+    let volume = VolumeNumber(1).file();
+    let bytes = std::fs::read(folder.path().join(volume.as_str())).unwrap();
+    let used = used_pages(&bytes);
+    for page in &used {
+        let machine = machine.after_a_cut(Left::All);
+        machine.put(&volume, bytes.clone(), BTreeSet::from([*page]));
+        // The first one puts a copy in its place, and redb mends that.
+        for start in 0..3 {
+            is_refused(&format!("page {page}, start {start}"), machine.start(&alone()));
+            assert!(machine.list().unwrap().contains(&record_file()), "page {page}, start {start}");
+        }
+        says_a_loss(&format!("page {page}"), machine.start(&small()));
+        let names = machine.list().unwrap();
+        assert!(!names.contains(&marker()) && !names.contains(&record_file()), "page {page}: {names:?}");
+    }
+    let last = used.into_iter().next_back();
+    machine.put(&volume, bytes, last.into_iter().collect());
+    cut_everywhere(&machine, &small(), says_a_loss);
+    cut_everywhere(&machine, &alone(), is_refused);
+}
+
+#[tokio::test]
+async fn an_unreadable_volume_that_was_made_ahead_takes_no_entries_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+    for group in [GROUP, OTHER] {
+        append(&store.log(group), vec![entry(group, 1, 0, b"first")]).await.unwrap().unwrap();
+    }
+    prepared(&store).await;
+    // Not closed, and nobody has voted: `meta.redb` is no witness of a commit.
+    let machine = Machine::of(folder.path());
+    machine.put(&marker(), b"a sync failed".to_vec(), BTreeSet::new());
+    let volume = VolumeNumber(2).file();
+    let bytes = std::fs::read(folder.path().join(volume.as_str())).unwrap();
+    let is_used = |page: &usize| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0);
+    let last = bytes.len() / PAGE - 1;
+    for page in [Some(0), (0..=last).rev().find(is_used), Some(last)].into_iter().flatten() {
+        let machine = machine.after_a_cut(Left::All);
+        machine.put(&volume, bytes.clone(), BTreeSet::from([page]));
+        let started = machine.start(&small());
+        assert_eq!(started.as_ref().unwrap().report.entries, 2, "page {page}");
+        says_the_loss(&format!("page {page}"), started);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_what_is_unreadable_is_a_loss() {
+    let folder = two_groups().await;
+    let machine = Machine::of(folder.path());
+    machine.put(&marker(), b"a sync failed".to_vec(), BTreeSet::new());
+    for unreadable in [BTreeSet::new(), BTreeSet::from([0])] {
+        machine.put(&record_file(), vec![7; 17], unreadable);
+        cut_everywhere(&machine, &small(), says_the_loss);
+        cut_everywhere(&machine, &alone(), is_refused);
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_what_was_unreadable_counts_for_nothing_without_the_mark() {
+    let folder = two_groups().await;
+    let machine = Machine::of(folder.path());
+    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+    Unread::default().note(&disk, VolumeNumber(1), 4_096).unwrap();
+    let recovered = machine.start(&alone()).unwrap();
+    assert!(recovered.state.damage.is_empty() && recovered.state.forgot_below.is_none());
+    assert!(!machine.list().unwrap().contains(&record_file()));
 }
