@@ -312,7 +312,7 @@ fn measure(
         ranges.entry(*group).or_default().push(range.clone());
     }
     let mut measured = Measured { entries: count(live), live: 0, bytes: 0 };
-    volume.read(|read| {
+    let read = volume.read(|read| {
         let mut reader = Reader::new(read)?;
         index::each(read, |group, index, place| {
             let bytes = bytes_of(&reader.head(place)?.0);
@@ -323,7 +323,8 @@ fn measure(
             }
             Ok(())
         })
-    })?;
+    });
+    read.inspect_err(|_| volume.forget_pages())?;
     // What was truncated or jumped over is in no index.
     let file = volume.length()?.saturating_sub(FILE_OVERHEAD_BYTES);
     measured.bytes = measured.bytes.max(file);
@@ -428,7 +429,11 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
             continue;
         }
         let read = read(&volume, group, live.clone(), COPY_BYTES - bytes);
-        let read = read.map_err(|error| NotCopied::Source(volume.number, error))?;
+        let read = read.map_err(|error| {
+            // redb refuses all reads after one has failed: the next one, whoever's it is, opens the file anew.
+            volume.forget_pages();
+            NotCopied::Source(volume.number, error)
+        })?;
         let next = read.last().map_or(live.end, |last| last.head.index.next());
         if next < live.end {
             copying.todo.push_front((group, volume, next..live.end));

@@ -49,11 +49,16 @@ struct Wanted {
 enum Missed {
     /// Its volume was rewritten meanwhile: it is to be begun anew.
     Moved,
+    /// All of it could be read when it was looked at once more: it is to be begun anew, not forever.
+    Passed(ReadError),
     Failed(ReadError),
 }
 
 /// At most so many entries are looked up for one read from disk: a reader comes again for more.
 const PLACES_MAX: u64 = 10_000;
+
+/// So often a read is begun anew that failed over nothing that is damaged.
+const PASSED_MAX: u32 = 3;
 
 /// At most so many entries are looked at for one step of the scrubber.
 const SCRUB_PLACES: usize = 1_000;
@@ -69,11 +74,11 @@ impl Shared {
         range: Range<LogIndex>,
         count_max: usize,
     ) -> Result<Vec<Head>, ReadError> {
+        let mut passed = 0;
         loop {
             match self.try_heads(group, range.clone(), count_max).await {
                 Ok(heads) => return Ok(heads),
-                Err(Missed::Failed(error)) => return Err(error),
-                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+                Err(missed) => self.begin_anew(missed, &mut passed)?,
             }
         }
     }
@@ -115,11 +120,11 @@ impl Shared {
         range: Range<LogIndex>,
         bytes_max: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        let mut passed = 0;
         loop {
             match self.try_entries(group, range.clone(), bytes_max).await {
                 Ok(entries) => return Ok(entries),
-                Err(Missed::Failed(error)) => return Err(error),
-                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+                Err(missed) => self.begin_anew(missed, &mut passed)?,
             }
         }
     }
@@ -168,11 +173,11 @@ impl Shared {
         group: GroupId,
         heads: &[Head],
     ) -> Result<Vec<Bytes>, ReadError> {
+        let mut passed = 0;
         loop {
             match self.try_bodies(group, heads).await {
                 Ok(bodies) => return Ok(bodies),
-                Err(Missed::Failed(error)) => return Err(error),
-                Err(Missed::Moved) => self.env.reached(Mark::ReadOfARewrittenVolume),
+                Err(missed) => self.begin_anew(missed, &mut passed)?,
             }
         }
     }
@@ -232,9 +237,11 @@ impl Shared {
                     Ok(())
                 });
                 read.map_err(|error| {
-                    let pieces = here.iter().flat_map(|(_, _, pieces)| pieces);
-                    pieces.for_each(|piece| shared.examine(group, piece));
-                    shared.judge(group, first, &volume, error)
+                    let mut whole = true;
+                    for piece in here.iter().flat_map(|(_, _, pieces)| pieces) {
+                        whole &= shared.examine(group, piece);
+                    }
+                    shared.judge(group, first, &volume, error, whole)
                 })?;
             }
             Ok(bodies)
@@ -262,12 +269,12 @@ impl Shared {
                     Ok(true) => {}
                     Ok(false) => return Ok((found, false)),
                     Err(error) => {
-                        shared.examine(group, piece);
+                        let whole = shared.examine(group, piece);
                         // What lies before the damage is whole.
                         if !found.is_empty() {
                             return Ok((found, false));
                         }
-                        return Err(shared.judge(group, piece.range.start, &piece.volume, error));
+                        return Err(shared.judge(group, piece.range.start, &piece.volume, error, whole));
                     }
                 }
             }
@@ -277,24 +284,48 @@ impl Shared {
     }
 
     /// A read that failed because its volume went away, as it was dead, found nothing damaged; nor did one in a store
-    /// that has failed: a volume whose closing failed cannot be opened any more.
-    fn judge(&self, group: GroupId, index: LogIndex, volume: &Volume, error: ReadError) -> Missed {
+    /// that has failed: a volume whose closing failed cannot be opened any more. Nor did one of what was `whole` when it
+    /// was examined: somebody else's read had failed before, after which redb refuses all others until the file is
+    /// opened anew, or the medium gave it back the second time.
+    fn judge(
+        &self,
+        group: GroupId,
+        index: LogIndex,
+        volume: &Volume,
+        error: ReadError,
+        whole: bool,
+    ) -> Missed {
         if let Some(refusal) = self.failure.refusal() {
             return Missed::Failed(ReadError::Failed(refusal));
         }
         let state = self.state();
         let held = state.visible.get(&group).is_some_and(|visible| visible.hard.range().contains(&index));
         if held {
-            return if state.has_volume(volume.number) { Missed::Failed(error) } else { Missed::Moved };
+            return match state.has_volume(volume.number) {
+                true if whole => Missed::Passed(error),
+                true => Missed::Failed(error),
+                false => Missed::Moved,
+            };
         }
         self.env.reached(Mark::ReadOfWhatWentAway);
         Missed::Failed(ReadError::Missing { group, index })
     }
 
-    /// Finds out which entries of a piece cannot be read, and notes them. Blocks.
-    fn examine(&self, group: GroupId, piece: &Piece) {
-        let (mut news, mut first) = (0_u64, None);
+    /// For a read that gave nothing: whether it is to be begun anew, and if not, why it failed.
+    fn begin_anew(&self, missed: Missed, passed: &mut u32) -> Result<(), ReadError> {
+        match missed {
+            Missed::Moved => self.env.reached(Mark::ReadOfARewrittenVolume),
+            Missed::Passed(_) if *passed < PASSED_MAX => *passed += 1,
+            Missed::Passed(error) | Missed::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Finds out which entries of a piece cannot be read, and notes them; tells whether all can. Blocks.
+    fn examine(&self, group: GroupId, piece: &Piece) -> bool {
+        let (mut news, mut first, mut whole) = (0_u64, None, true);
         for (index, part, error) in self.unreadable(group, piece) {
+            whole = false;
             if !error.is_damage() || !self.state().note_damage(group, index, part, piece.volume.number) {
                 continue;
             }
@@ -317,6 +348,7 @@ impl Shared {
             self.damaged.send_modify(|version| *version += 1);
         }
         piece.volume.forget_pages();
+        whole
     }
 
     /// The entries of a piece that cannot be read, and why: each is looked at alone, as one that makes redb panic says

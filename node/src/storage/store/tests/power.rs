@@ -417,3 +417,40 @@ async fn a_record_of_what_was_unreadable_counts_for_nothing_without_the_mark() {
     assert!(recovered.state.damage.is_empty() && recovered.state.forgot_below.is_none());
     assert!(!machine.list().unwrap().contains(&record_file()));
 }
+
+#[tokio::test]
+async fn a_read_that_failed_before_in_the_same_file_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+    for index in 0..30 {
+        let appended = append(&store.log(GROUP), vec![entry(GROUP, 1, index, &[7; 2_000])]);
+        appended.await.unwrap().unwrap();
+    }
+    let good = all(&store.log(GROUP)).await;
+    store.close().await;
+    drop(store);
+    let machine = Machine::of(folder.path());
+    let env = Env { disk: Arc::new(machine.clone()), ..env(folder.path()) };
+    let (store, _) = Store::open(&env, small(), NODE).await.unwrap();
+    let log = store.log(GROUP);
+    // The file stays open.
+    assert_eq!(log.entries(LogIndex(0)..LogIndex(1), 1).await.unwrap(), good[..1]);
+    let volume = store.0.shared.state().sealed[&VolumeNumber(1)].clone();
+    let file = machine.platters().names[volume.file()].clone();
+    let read = || {
+        volume.read(|read| {
+            for row in read.open_table(BODIES)?.iter()? {
+                row?;
+            }
+            Ok(())
+        })
+    };
+    let pages = file.lock().unwrap().seen.len() / PAGE;
+    file.lock().unwrap().unreadable = (0..pages).collect();
+    assert!(read().is_err());
+    file.lock().unwrap().unreadable.clear();
+    assert!(read().is_err(), "redb reads it no more");
+    assert_eq!(all(&log).await, good);
+    assert!(log.damage().is_none());
+    store.close().await;
+}
