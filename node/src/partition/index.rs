@@ -5,7 +5,8 @@ use quorate_proto::v1;
 
 use super::saved::BadState;
 
-/// One point per so many entries: a lookup reads at most this many heads, and a million entries cost half a megabyte.
+/// One point per so many entries: a lookup reads hardly more heads than this, and a million entries cost less than a
+/// megabyte.
 pub(super) const STRIDE: u32 = 64;
 
 /// Where a run of entries begins.
@@ -16,9 +17,11 @@ struct Point {
     /// The next offset there.
     offset: Offset,
     /// The largest timestamp from the log's beginning through this run: ascends, whatever clients send, so that it
-    /// can be searched; the first run that reaches a time holds the first record of that time. Where batches have no
-    /// timestamp it may be too large, once the log was trimmed: then that record may lie in a later run.
+    /// can be searched. The first run that reaches a time holds the first record of that time, unless that was before
+    /// the log start: then the next run does whose own timestamp reaches it.
     newest: Timestamp,
+    /// The largest timestamp of this run alone; at least that, if whoever saved the state took no note of it.
+    own_stamp: Timestamp,
     /// The largest time of this run alone from which the age of a batch counts. [`Timestamp::NONE`] if its batches have
     /// no timestamp and whoever saved the state took no note of when they were appended.
     own_newest: Timestamp,
@@ -62,11 +65,13 @@ impl OffsetIndex {
         match self.points.last_mut() {
             Some(point) if self.filled < STRIDE => {
                 point.newest = newest;
+                point.own_stamp = point.own_stamp.max(max_timestamp);
                 point.own_newest = point.own_newest.max(counted_from);
                 self.filled += 1;
             }
             Some(_) | None => {
-                self.points.push(Point { index, offset, newest, own_newest: counted_from, bytes_before });
+                let (own_stamp, own_newest) = (max_timestamp, counted_from);
+                self.points.push(Point { index, offset, newest, own_stamp, own_newest, bytes_before });
                 self.filled = 1;
             }
         }
@@ -84,9 +89,8 @@ impl OffsetIndex {
         }
         let mut newest = Timestamp(i64::MIN);
         for point in &mut self.points {
-            newest = newest.max(point.own_newest);
-            // When something was appended is no record's timestamp.
-            point.newest = newest.min(point.newest);
+            newest = newest.max(point.own_stamp);
+            point.newest = newest;
         }
     }
 
@@ -116,6 +120,7 @@ impl OffsetIndex {
             newest_ms: point.newest.0,
             own_newest_ms: point.own_newest.0,
             bytes_before: point.bytes_before,
+            own_stamp_ms: Some(point.own_stamp.0),
         };
         (self.points.iter().map(run).collect(), self.filled)
     }
@@ -125,6 +130,8 @@ impl OffsetIndex {
             index: LogIndex(run.index),
             offset: Offset(run.offset),
             newest: Timestamp(run.newest_ms),
+            // When something was appended is no record's timestamp, but is no earlier than one where there is one.
+            own_stamp: Timestamp(run.own_stamp_ms.unwrap_or(run.own_newest_ms.min(run.newest_ms))),
             own_newest: Timestamp(run.own_newest_ms),
             bytes_before: run.bytes_before,
         };
@@ -150,18 +157,23 @@ impl OffsetIndex {
         Some(self.points[after.checked_sub(1)?].index)
     }
 
-    /// From where to read heads to find the first batch with a timestamp at or after `at`; `None` if there is none. What
-    /// is found may lie before the log start.
-    pub(super) fn at_time(&self, at: Timestamp) -> Option<LogIndex> {
-        let run = self.points.partition_point(|point| point.newest < at);
-        self.points.get(run).map(|point| point.index)
+    /// From where to read heads to find the first batch with a timestamp at or after `at`, of what lies at `from` or
+    /// behind it; `None` if there is none. What is found may lie before the log start: it is to be asked again, from
+    /// behind what was read in vain.
+    pub(super) fn at_time(&self, at: Timestamp, from: LogIndex) -> Option<LogIndex> {
+        let first = self.points.partition_point(|point| point.newest < at);
+        let holds_from = self.points.partition_point(|point| point.index <= from).saturating_sub(1);
+        let mut runs = self.points.iter().skip(first.max(holds_from));
+        runs.find(|point| point.own_stamp >= at).map(|point| point.index.max(from))
     }
 
-    /// The offset of the first batch of the run that holds `index`, and the largest timestamp before that run: at or
-    /// before what stands at `index`. `None` if it lies before all.
+    /// The offset of the first batch of the run that holds `index`: at or before what stands at `index`. And the largest
+    /// timestamp before that run, or, where that is later, the newest time from which the age of a batch of the run
+    /// before it counts: batches may have no timestamp. `None` if it lies before all.
     pub(super) fn before(&self, index: LogIndex) -> Option<(Offset, Option<Timestamp>)> {
         let at = self.points.partition_point(|point| point.index <= index).checked_sub(1)?;
-        let newest = at.checked_sub(1).map(|before| self.points[before].newest);
+        let before = at.checked_sub(1).map(|before| &self.points[before]);
+        let newest = before.map(|before| before.newest.max(before.own_newest));
         Some((self.points[at].offset, newest))
     }
 }
@@ -197,7 +209,7 @@ mod tests {
                 prop_assert!(start <= wanted && wanted - start < stride);
 
                 let wanted = log.iter().position(|(_, _, newest)| *newest >= time);
-                let from = index.at_time(Timestamp(time));
+                let from = index.at_time(Timestamp(time), LogIndex(0));
                 let start = from.map(|from| log.iter().position(|(at, _, _)| LogIndex(*at) == from).unwrap());
                 prop_assert_eq!(start.is_some(), wanted.is_some());
                 if let (Some(start), Some(wanted)) = (start, wanted) {
@@ -207,29 +219,104 @@ mod tests {
         }
 
         #[test]
-        fn leads_to_or_before_a_time_also_past_what_has_none_and_behind_a_trim(
-            times in prop::collection::vec(prop_oneof![-1_i64..0, 0_i64..100], 1..400),
-            log_start in 0_usize..400,
+        fn leads_to_a_time_also_past_what_has_none_and_behind_trims(
+            times in times(),
+            log_starts in prop::collection::vec(0_usize..600, 1..4),
             asked in prop::collection::vec(-120_i64..120, 20),
+            saved in any::<bool>(),
         ) {
             let mut index = OffsetIndex::default();
-            for (at, time) in (0_u64..).zip(&times) {
-                let time = Timestamp(*time);
-                // All were appended later than any of these times.
-                let counted_from = if time == Timestamp::NONE { Timestamp(1_000) } else { time };
-                index.add(LogIndex(at), Offset(at), time, counted_from, at * 10);
-            }
-            let end = u64::try_from(times.len()).unwrap();
-            let log_start = u64::try_from(log_start).unwrap() % end;
-            index.trim(Offset(log_start), Offset(end));
-            for time in asked {
-                let mut kept = (0_u64..).zip(&times).filter(|(at, _)| *at >= log_start);
-                if let Some((wanted, _)) = kept.find(|(_, newest)| **newest >= time) {
-                    let from = index.at_time(Timestamp(time));
-                    prop_assert!(from.is_some_and(|from| from <= LogIndex(wanted)));
+            add(&mut index, 0, &times);
+            let mut log_starts: Vec<_> = log_starts.into_iter().map(|at| at % times.len()).collect();
+            log_starts.sort_unstable();
+            for log_start in log_starts {
+                trim(&mut index, log_start, times.len());
+                if saved {
+                    let (runs, filled) = index.to_wire();
+                    let read = OffsetIndex::from_wire(&runs, filled);
+                    prop_assert_eq!(read.as_ref(), Ok(&index));
+                    index = read.unwrap();
+                }
+                for time in &asked {
+                    let (found, read) = walk(&index, &times, log_start, *time);
+                    prop_assert_eq!(found, wanted(&times, log_start, *time));
+                    // The run of the log start, of which something is gone, and the one that it is in.
+                    prop_assert!(read <= 2 * usize::try_from(STRIDE).unwrap());
                 }
             }
         }
+
+        /// Somebody who took no note of what has a timestamp: it is found, if not as fast.
+        #[test]
+        fn leads_to_a_time_by_what_was_saved_without_the_timestamps_of_runs(
+            times in times(),
+            saved_at in 0_usize..600,
+            (first, then) in (0_usize..600, 0_usize..600),
+            asked in prop::collection::vec(-120_i64..120, 20),
+        ) {
+            let (before, after) = times.split_at(1 + saved_at % times.len());
+            let first = first % before.len();
+            let mut index = OffsetIndex::default();
+            add(&mut index, 0, before);
+            trim(&mut index, first, before.len());
+            let (mut runs, filled) = index.to_wire();
+            runs.iter_mut().for_each(|run| run.own_stamp_ms = None);
+            let mut index = OffsetIndex::from_wire(&runs, filled).unwrap();
+            add(&mut index, before.len(), after);
+            let log_start = first.max(then % times.len());
+            trim(&mut index, log_start, times.len());
+            for time in asked {
+                prop_assert_eq!(walk(&index, &times, log_start, time).0, wanted(&times, log_start, time));
+            }
+        }
+    }
+
+    /// Of batches of one record each. Often whole runs have no timestamp.
+    fn times() -> impl Strategy<Value = Vec<i64>> {
+        let part = prop_oneof![
+            prop::collection::vec(prop_oneof![Just(-1_i64), 0_i64..100], 1..100),
+            (1_usize..200).prop_map(|count| vec![-1_i64; count]),
+        ];
+        prop::collection::vec(part, 1..5).prop_map(|parts| parts.concat())
+    }
+
+    /// Adds batches behind so many that were added.
+    fn add(index: &mut OffsetIndex, before: usize, times: &[i64]) {
+        for (at, time) in (u64::try_from(before).unwrap()..).zip(times) {
+            let time = Timestamp(*time);
+            // All were appended later than any of these times.
+            let counted_from = if time == Timestamp::NONE { Timestamp(1_000) } else { time };
+            index.add(LogIndex(at), Offset(at), time, counted_from, at * 10);
+        }
+    }
+
+    /// Trims it to one of `count` batches.
+    fn trim(index: &mut OffsetIndex, log_start: usize, count: usize) {
+        let offset = |at: usize| Offset(u64::try_from(at).unwrap());
+        index.trim(offset(log_start), offset(count));
+    }
+
+    /// The first batch at the log start or behind it that is at or after a time.
+    fn wanted(times: &[i64], log_start: usize, time: i64) -> Option<usize> {
+        (log_start..times.len()).find(|at| times[*at] >= time)
+    }
+
+    /// What a lookup finds, a few heads at a time, and how many it reads for that.
+    fn walk(index: &OffsetIndex, times: &[i64], log_start: usize, time: i64) -> (Option<usize>, usize) {
+        let (mut from, mut read) = (LogIndex(0), 0);
+        while let Some(first) = index.at_time(Timestamp(time), from) {
+            let first = usize::try_from(first.0).unwrap();
+            if first >= times.len() {
+                break;
+            }
+            let end = times.len().min(first + 8);
+            read += end - first;
+            if let Some(found) = wanted(&times[..end], log_start.max(first), time) {
+                return (Some(found), read);
+            }
+            from = LogIndex(u64::try_from(end).unwrap());
+        }
+        (None, read)
     }
 
     #[test]
@@ -244,7 +331,7 @@ mod tests {
         for log_start in 0..2 {
             index.trim(Offset(log_start), Offset(3));
             assert_eq!(newest(&index), [500]);
-            assert_eq!(index.at_time(Timestamp(0)), None);
+            assert_eq!(index.at_time(Timestamp(0), LogIndex(0)), None);
         }
         let (mut runs, filled) = index.to_wire();
         assert_eq!(OffsetIndex::from_wire(&runs, filled), Ok(index));

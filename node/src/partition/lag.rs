@@ -32,8 +32,8 @@ impl PartitionManager {
 
 /// How far each replica is behind what is applied here, given the last entry that it is known to hold; those that lack
 /// no record are absent. `recent` gives the heads from an index on that are in memory. The time counts from when the
-/// leader appended the first batch that is missing, or from the newest timestamp that was before it if its head is not in
-/// memory; it is 0 if there was none.
+/// leader appended the first batch that is missing. If its head is not in memory, it counts from the newest timestamp
+/// that was before it, or from when batches without one were appended if that was later; it is 0 if there were none.
 pub(super) fn of(
     matched: impl IntoIterator<Item = (NodeId, Option<LogIndex>)>,
     state: &State,
@@ -123,6 +123,19 @@ mod tests {
         // Not in memory: the run of 64 entries that it lies in is counted whole.
         check(Some(290), 295, Some((88, 54)));
         check(None, 295, Some((600, 0)));
+    }
+
+    #[test]
+    fn where_nothing_has_a_timestamp_it_counts_from_an_append() {
+        let (_, mut heads) = log(300);
+        let mut state = State::default();
+        for head in &mut heads {
+            head.max_timestamp = Timestamp::NONE;
+            state.apply(head);
+        }
+        assert_eq!(lag(&state, &heads, Some(290), 0, 310_000), Some((20, 19)));
+        assert_eq!(lag(&state, &heads, Some(290), 295, 310_000), Some((88, 54)));
+        assert_eq!(lag(&state, &heads, None, 295, 310_000), Some((600, 0)));
     }
 
     #[test]

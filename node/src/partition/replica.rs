@@ -391,6 +391,8 @@ impl Replica {
             ReadError::Failed(_) => FetchError::Stopping,
             _ if self.is_closed() => FetchError::Stopping,
             ReadError::Missing { index, .. } if self.is_trimmed(*index) => self.trimmed_as_a_follower(),
+            // It went while it was read, and nothing is known of it any more: what is still there is read the next time.
+            _ if self.is_trimmed(range.start) => FetchError::NotAvailable,
             _ if damage.touches(range) && !damage.is_gone_in(range) => FetchError::NotAvailable,
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
@@ -444,12 +446,14 @@ impl Replica {
         let (until, mut changed) = (env.now() + MENDED_WITHIN, log.damage_changed());
         let heads = loop {
             changed.borrow_and_update();
+            // The log may begin amid the run that was looked up: what cannot be read is the first one that it holds.
+            let held = log.state().purged.map_or(from, |purged| from.max(purged.index.next()));
+            let first = held..held.next();
             let error = match log.heads(range.clone(), stride).await {
                 Ok(heads) => break heads,
                 Err(error) => error,
             };
             let left = until.since(env.now());
-            let first = from..from.next();
             let gone = log.damage().is_gone_in(&first);
             if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
                 return Err(self.unread(&error, &first));
@@ -533,14 +537,11 @@ impl Replica {
     /// time than their records have.
     async fn at_time(&self, at: Timestamp) -> Result<Option<(Offset, Timestamp)>, FetchError> {
         loop {
-            let (log_start, range) = {
+            let (log_start, end) = {
                 let state = self.shared.state.lock();
-                (state.log_start, state.index.at_time(at).map(|from| from..state.next_index))
+                (state.log_start, state.next_index)
             };
-            let found = match range {
-                Some(range) => self.at_time_in(range, log_start, at).await,
-                None => Ok(None),
-            };
+            let found = self.at_time_before(end, log_start, at).await;
             // Otherwise something was perhaps trimmed while it was looked for.
             if self.log_start() == log_start {
                 return found;
@@ -549,16 +550,19 @@ impl Replica {
         }
     }
 
-    /// [`Replica::at_time`] in a range of the log, of what lies at the log start or behind it.
-    async fn at_time_in(
+    /// [`Replica::at_time`] before an entry, of what lies at the log start or behind it.
+    async fn at_time_before(
         &self,
-        range: Range<LogIndex>,
+        end: LogIndex,
         log_start: Offset,
         at: Timestamp,
     ) -> Result<Option<(Offset, Timestamp)>, FetchError> {
-        let Range { start: mut from, end } = range;
-        while from < end {
-            let (heads, next) = self.log_heads(from..end).await?;
+        let mut from = LogIndex(0);
+        loop {
+            // Runs in which nothing is so late are passed over.
+            let first = self.shared.state.lock().index.at_time(at, from);
+            let Some(first) = first.filter(|first| *first < end) else { return Ok(None) };
+            let (heads, next) = self.log_heads(first..end).await?;
             from = next;
             let late_enough = |head: &Head| {
                 head.kind == Kind::Batch
@@ -575,7 +579,6 @@ impl Replica {
                 }
             }
         }
-        Ok(None)
     }
 
     /// Where a leader epoch ended: what a reader compares its own log with (KIP-101).

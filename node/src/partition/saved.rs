@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
     use crate::partition::command::Command;
-    use crate::storage::{Head, Kind};
+    use crate::storage::{Head, Kind, LogId};
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -111,21 +111,8 @@ mod tests {
     }
 
     fn apply(state: &mut State, term: &mut u64, step: &Step) {
-        let mut head = Head {
-            group: GroupId(1),
-            index: state.next_index,
-            term: Term(*term),
-            kind: Kind::Blank,
-            base_offset: Offset(0),
-            records: 0,
-            producer_id: ProducerId::NONE,
-            producer_epoch: ProducerEpoch(-1),
-            sequence: Sequence(-1),
-            max_timestamp: Timestamp(0),
-            appended_at: Timestamp(0),
-            body_bytes: 10,
-            body_crc: 0,
-        };
+        let id = LogId { term: Term(*term), index: state.next_index };
+        let mut head = Head { body_bytes: 10, ..Head::without_offset(GroupId(1), id, Kind::Blank) };
         match step {
             Step::Batch { producer, records, shift, time } => {
                 head.kind = Kind::Batch;

@@ -165,6 +165,7 @@ mod tests {
     use quorate_proto::ids::{GroupId, ProducerEpoch, ProducerId, Sequence, Term};
 
     use super::*;
+    use crate::storage::LogId;
 
     /// `term blank`, `term batch base_offset records [producer sequence]` or `term start offset`; indexes count from 0.
     fn check(script: &str, expected: Expect) -> State {
@@ -282,24 +283,16 @@ mod tests {
         let check = |state: &State, newest: i64| {
             let runs = state.index.runs(state.next_offset, state.applied_bytes);
             assert_eq!(runs.map(|run| run.newest.0).collect::<Vec<_>>(), [newest]);
-            assert_eq!(state.index.at_time(Timestamp(20)), Some(LogIndex(0)));
-            assert_eq!(state.index.at_time(Timestamp(21)), None, "its append is no timestamp");
+            assert_eq!(state.index.at_time(Timestamp(20), LogIndex(0)), Some(LogIndex(0)));
+            let later = state.index.at_time(Timestamp(21), LogIndex(0));
+            assert_eq!(later, None, "its append is no timestamp");
         };
         check(&state, 600);
+        let id = LogId { term: Term(1), index: LogIndex(3) };
         let start = Head {
-            group: GroupId(1),
-            index: LogIndex(3),
-            term: Term(1),
-            kind: Kind::Command,
-            base_offset: Offset(0),
-            records: 0,
-            producer_id: ProducerId::NONE,
-            producer_epoch: ProducerEpoch(-1),
-            sequence: Sequence(-1),
-            max_timestamp: Timestamp(0),
             appended_at: Timestamp(800),
             body_bytes: 10,
-            body_crc: 0,
+            ..Head::without_offset(GroupId(1), id, Kind::Command)
         };
         state.obey(&start, Command::SetLogStart { offset: Offset(1) });
         check(&state, 600);

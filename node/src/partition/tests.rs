@@ -1,5 +1,6 @@
 //! A replica over a real store and a real Raft group of one node.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use quorate_proto::ids::{
 use super::dedup::Claim;
 use super::replica::{Place, Replica, Surroundings};
 use super::*;
-use crate::env::Task;
+use crate::env::{FileName, Task};
 use crate::metadata::{Retention, TimestampType, TopicConfig};
 use crate::raft::alone::{Alone, eventually};
 use crate::raft::{Answer, BatchAnswer, Group, Member, Proposal, Role};
-use crate::storage::{Head, Kind};
+use crate::storage::{Head, Kind, LogId};
 
 const GROUP: GroupId = GroupId(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -443,21 +444,8 @@ async fn a_deposed_leader_that_applied_what_its_successor_wrote_answers_nothing_
         assert!((&mut waits).now_or_never().is_none());
         waits
     };
-    let of_its_successor = Head {
-        group: GROUP,
-        index: replica.next_index(),
-        term: Term(u64::try_from(led.0).unwrap() + 1),
-        kind: Kind::Blank,
-        base_offset: Offset(1),
-        records: 0,
-        producer_id: ProducerId::NONE,
-        producer_epoch: ProducerEpoch(-1),
-        sequence: Sequence(-1),
-        max_timestamp: Timestamp(0),
-        appended_at: Timestamp(0),
-        body_bytes: 0,
-        body_crc: 0,
-    };
+    let next = LogId { term: Term(u64::try_from(led.0).unwrap() + 1), index: replica.next_index() };
+    let of_its_successor = Head { base_offset: Offset(1), ..Head::without_offset(GROUP, next, Kind::Blank) };
     replica.state().lock().apply(&of_its_successor);
     assert!(matches!(replica.role(), Role::Leader { ready: true, .. }), "its role says nothing yet");
     let deposed = FetchError::NotLeader { leader: None };
@@ -625,6 +613,68 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
     assert_eq!(partition.produce(idempotent(100, 1)).await, Ok(100));
     partition.replica.keep().await;
     assert_eq!(partition.replica.log_start(), Offset(99));
+}
+
+/// Sealed volumes are opened for each read. While it is set, each commit begins a volume if it can, and nothing that is
+/// synced stays in memory.
+#[derive(Default)]
+struct FromDisk(AtomicBool);
+
+impl Probe for FromDisk {
+    fn perturb(&self, point: Point) -> bool {
+        let is_for_now = matches!(point, Point::RollEarly | Point::RecentForgotten);
+        point == Point::SealedVolumesClosed || (is_for_now && self.0.load(Ordering::SeqCst))
+    }
+
+    fn reached(&self, _mark: Mark) {}
+}
+
+#[tokio::test]
+async fn damage_where_a_trimmed_log_begins_is_waited_for() {
+    let retention = Retention { ms: None, bytes: Some(28 * idempotent(0, 1).len() as u64) };
+    let config = TopicConfig { retention, ..TopicConfig::default() };
+    let probe = Arc::new(FromDisk::default());
+    let alone = Alone::start_probed(Arc::clone(&probe) as Arc<dyn Probe>).await;
+    let partition = Partition::start(alone, config).await;
+    let mut sequence = 0;
+    while sequence < 30 {
+        partition.produce(idempotent(sequence, 1)).await.unwrap();
+        sequence += 1;
+    }
+    let (env, group) = (&partition.alone.env, partition.group());
+    let log = group.log();
+    // The log begins amid the first run of the index.
+    partition.replica.keep().await;
+    partition.replica.keep().await;
+    eventually(env, "the log is trimmed", || log.state().purged.is_some()).await;
+    assert_eq!(partition.replica.log_start(), Offset(2));
+    let entries = log.entries(LogIndex(0)..LogIndex(u64::MAX), u64::MAX).await.unwrap();
+    let first = entries[0].head.index;
+
+    // A third volume is made once the first one is sealed.
+    let volume = |number: u32| FileName::parse(&format!("volume-{number:08}.redb")).unwrap();
+    probe.0.store(true, Ordering::SeqCst);
+    while !env.disk.list().unwrap().contains(&volume(3)) {
+        partition.produce(idempotent(sequence, 1)).await.unwrap();
+        sequence += 1;
+    }
+    probe.0.store(false, Ordering::SeqCst);
+    assert!(log.memory_start() > entries.last().unwrap().head.index, "they are read from the disk");
+    env.disk.remove(&volume(1)).unwrap();
+    let deadline = partition.deadline();
+    while log.heads(first..first.next(), 1).await.is_ok() {
+        assert!(env.now() < deadline, "its file is still open");
+        env.sleep(Duration::from_millis(2)).await;
+    }
+
+    let mend = async {
+        env.sleep(Duration::from_millis(100)).await;
+        log.repair(entries).await.unwrap();
+    };
+    let (read, ()) = tokio::join!(partition.fetch(2, u32::MAX), mend);
+    let all = (2..u64::try_from(sequence).unwrap()).map(|offset| (offset, 1)).collect::<Vec<_>>();
+    assert_eq!(read, Ok(all));
+    assert!(log.damage().is_none());
 }
 
 #[tokio::test]

@@ -332,19 +332,9 @@ pub(super) fn first_entry(group: GroupId, members: &[Member]) -> Entry {
 
 fn without_offset(group: GroupId, id: LogId, kind: Kind, body: Bytes) -> Entry {
     let head = Head {
-        group,
-        index: id.index,
-        term: id.term,
-        kind,
-        base_offset: Offset(0),
-        records: 0,
-        producer_id: ProducerId::NONE,
-        producer_epoch: ProducerEpoch(-1),
-        sequence: Sequence(-1),
-        max_timestamp: Timestamp(0),
-        appended_at: Timestamp(0),
         body_bytes: u32::try_from(body.len()).expect("a membership is small"),
         body_crc: crc32c::crc32c(&body),
+        ..Head::without_offset(group, id, kind)
     };
     Entry { head, body: Body::Here(body) }
 }

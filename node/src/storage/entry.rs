@@ -151,6 +151,25 @@ impl Head {
     const VERSION: u8 = 1;
     const CRC_AT: usize = 76;
 
+    /// Of an entry without an offset. It has no producer, no time and no body.
+    pub fn without_offset(group: GroupId, id: LogId, kind: Kind) -> Self {
+        Self {
+            group,
+            index: id.index,
+            term: id.term,
+            kind,
+            base_offset: Offset(0),
+            records: 0,
+            producer_id: ProducerId::NONE,
+            producer_epoch: ProducerEpoch(-1),
+            sequence: Sequence(-1),
+            max_timestamp: Timestamp(0),
+            appended_at: Timestamp(0),
+            body_bytes: 0,
+            body_crc: 0,
+        }
+    }
+
     /// The bytes of the table above.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];

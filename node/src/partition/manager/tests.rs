@@ -52,9 +52,12 @@ fn metadata_with(topics: &[Arc<Topic>], me: Identity, next_group: u64) -> Arc<Me
     Arc::new(metadata)
 }
 
-/// That nothing is missing in the metadata.
-fn up_to_date() -> watch::Receiver<bool> {
-    watch::channel(true).1
+/// What goes by `known`, in which nothing is missing, and by whatever is sent after it.
+fn follow(alone: &Alone, known: Arc<Metadata>) -> (watch::Sender<Arc<Metadata>>, PartitionManager) {
+    let (tx, rx) = watch::channel(known);
+    let up_to_date = watch::channel(true).1;
+    let (env, raft, store, config) = (&alone.env, &alone.raft, &alone.store, PartitionConfig::default());
+    (tx, PartitionManager::start(env, raft, store, config, alone.me, rx, up_to_date))
 }
 
 #[test]
@@ -126,10 +129,7 @@ fn a_disk_holds_what_it_is_to_hold_and_what_it_still_holds() {
 async fn replicas_follow_metadata() {
     let alone = Alone::start().await;
     let (first, second) = (topic(1, 5, &[&[1], &[2]]), topic(2, 7, &[&[1]]));
-    let (tx, rx) = watch::channel(metadata(&[Arc::clone(&first)], alone.identity));
-    let config = PartitionConfig::default();
-    let manager =
-        PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx, up_to_date());
+    let (tx, manager) = follow(&alone, metadata(&[Arc::clone(&first)], alone.identity));
     let leads = |id, partition| match manager.replica(id, PartitionId(partition)) {
         Ok(replica) => matches!(replica.role(), Role::Leader { ready: true, .. }),
         Err(_) => false,
@@ -164,10 +164,7 @@ async fn replicas_follow_metadata() {
 async fn a_running_replica_goes_by_what_its_topic_is_set_to() {
     let alone = Alone::start().await;
     let plain = topic(1, 5, &[&[1]]);
-    let (tx, rx) = watch::channel(metadata(&[Arc::clone(&plain)], alone.identity));
-    let config = PartitionConfig::default();
-    let manager =
-        PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx, up_to_date());
+    let (tx, manager) = follow(&alone, metadata(&[Arc::clone(&plain)], alone.identity));
     let replica = || manager.replica(plain.id, PartitionId(0));
     let leads = || replica().is_ok_and(|it| matches!(it.role(), Role::Leader { ready: true, .. }));
     eventually(&alone.env, "the replica leads", leads).await;
@@ -213,10 +210,7 @@ async fn what_was_deleted_while_the_node_was_down_is_removed() {
     let kept = topic(1, 6, &[&[1]]);
     let known = |next_group| metadata_with(&[Arc::clone(&kept)], alone.identity, next_group);
     // As the log of the metadata group is applied again: of groups 5 and 7 nothing is known yet.
-    let (tx, rx) = watch::channel(known(5));
-    let config = PartitionConfig::default();
-    let manager =
-        PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx, up_to_date());
+    let (tx, manager) = follow(&alone, known(5));
     eventually(&alone.env, "the replica runs", || manager.groups() == [GroupId(6)]).await;
     assert_eq!(alone.store.groups(), [5, 6, 7].map(GroupId));
     tx.send_replace(known(7));
@@ -237,10 +231,7 @@ async fn what_is_noted_as_lost_of_a_deleted_group_is_removed() {
     let kept = topic(1, 6, &[&[1]]);
     let known = |next_group| metadata_with(&[Arc::clone(&kept)], alone.identity, next_group);
     // Of group 5 nothing is known yet.
-    let (tx, rx) = watch::channel(known(5));
-    let config = PartitionConfig::default();
-    let manager =
-        PartitionManager::start(&alone.env, &alone.raft, &alone.store, config, alone.me, rx, up_to_date());
+    let (tx, manager) = follow(&alone, known(5));
     eventually(&alone.env, "the replica runs", || manager.groups() == [GroupId(6)]).await;
     assert_eq!(alone.store.groups_behind(), [GroupId(5)]);
     tx.send_replace(known(7));
