@@ -112,7 +112,7 @@ async fn look(controller: &Controller, metadata: &Metadata) -> bool {
     let (Role::Leader { term, .. } | Role::Follower { term, .. }) = role;
     let heard = controller.heard_lately();
     let wanted = wanted(&seen.config, metadata, &heard);
-    let near: BTreeSet<NodeId> = group.near(NEAR_ENTRIES).intersection(&heard).copied().collect();
+    let near: BTreeSet<NodeId> = group.near(NEAR_ENTRIES, u64::MAX).intersection(&heard).copied().collect();
     match next_step(&seen.config, &wanted, controller.me(), &near) {
         Step::Done => {}
         Step::Wait(whom) => {

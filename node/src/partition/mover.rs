@@ -21,9 +21,10 @@ use crate::env::{Env, Mark, Point};
 use crate::metadata::{Metadata, Partition};
 use crate::raft::{Group, GroupConfig, RaftNode, Role, SeenConfig, Step, Wanted, next_step};
 
-/// A follower that lacks at most so many entries is near enough to become a voter: until it has them, a majority waits
-/// for it.
+/// A follower that lacks at most so many entries, and bytes of them, is near enough to become a voter: until it has them,
+/// a majority may wait for it, and whoever is told that it has all is told so too early.
 const NEAR_ENTRIES: u64 = 1_000;
+const NEAR_BYTES: u64 = 4 << 20;
 /// A node that was not heard for so long is not counted on.
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// Groups whose members are changed at once.
@@ -208,7 +209,7 @@ async fn settle(around: Around, due: Due) -> GroupId {
     let seen = group.seen_config();
     let since = env.now() - SILENCE_MAX;
     let alive = around.raft.alive();
-    let mut near = group.near(NEAR_ENTRIES);
+    let mut near = group.near(NEAR_ENTRIES, NEAR_BYTES);
     near.retain(|node| alive.get(node).is_some_and(|heard| *heard >= since));
     match next(&partition, disks, &seen, (around.me, term), &near) {
         Next::Nothing => {}

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use openraft::errors::RaftError;
 use openraft::{EntryPayload, Precondition};
 use openraft_rt::WatchReceiver;
-use quorate_proto::ids::{Identity, NodeId, Term};
+use quorate_proto::ids::{Identity, LogIndex, NodeId, Term};
 use thiserror::Error;
 
 use super::group::Group;
@@ -22,6 +22,9 @@ use super::types::{
 };
 use crate::env::Mark;
 use crate::storage::LogId;
+
+/// So few entries are little, whatever they take.
+pub(super) const HARDLY_ANY: u64 = 10;
 
 /// The members of a group, as one membership entry of its log names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,16 +220,31 @@ impl Group {
         metrics.membership_config.log_id().as_ref().map(log_id_from_raft)
     }
 
-    /// The members whose logs lack at most `entries_max` entries of this leader's. Nobody if this node does not lead.
-    pub fn near(&self, entries_max: u64) -> BTreeSet<NodeId> {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let Some(replication) = &metrics.replication else { return BTreeSet::new() };
-        let near = replication.iter().filter(|(_, matched)| {
-            matched.as_ref().is_some_and(|matched| matched.index.saturating_add(entries_max) >= last)
-        });
-        near.map(|(node, _)| node_from_raft(*node)).collect()
+    /// The members whose logs lack little of this leader's: at most `entries_max` entries, which take at most `bytes_max`,
+    /// or hardly any. Nobody if this node does not lead.
+    pub fn near(&self, entries_max: u64, bytes_max: u64) -> BTreeSet<NodeId> {
+        let (last, held) = {
+            let metrics = self.0.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let Some(replication) = &metrics.replication else { return BTreeSet::new() };
+            let held = replication
+                .iter()
+                .filter_map(|(node, matched)| Some((node_from_raft(*node), matched.as_ref()?.index)));
+            (metrics.last_log_index.unwrap_or(0), held.collect::<Vec<_>>())
+        };
+        let log = self.log();
+        let is_near = |held: u64| {
+            let missing = last.saturating_sub(held);
+            if missing > entries_max || missing <= HARDLY_ANY {
+                return missing <= entries_max;
+            }
+            let next = LogIndex(held + 1);
+            let heads = log.recent_heads(next);
+            // What is not in memory any more is not new.
+            let bytes = heads.iter().map(|head| u64::from(head.body_bytes)).sum::<u64>();
+            heads.first().is_some_and(|head| head.index == next) && bytes <= bytes_max
+        };
+        held.into_iter().filter(|(_, held)| is_near(*held)).map(|(node, _)| node).collect()
     }
 
     /// Appends a membership, if this node leads in `term` and the newest one is still `seen`, which is committed. On return it is committed and

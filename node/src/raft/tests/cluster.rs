@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use super::{Killable, Switch};
 use crate::env::transport::Lane;
 use crate::env::{Env, Task};
+use crate::raft::membership::HARDLY_ANY;
 use crate::raft::{
     Answer, Apply, BatchAnswer, Group, Member, NodeHealth, PeerHooks, Proposal, ProposeError, RaftConfig,
     RaftNode, Role, Step, Wanted, next_step,
@@ -523,7 +524,7 @@ async fn go_to(nodes: &[&Node], wanted: &Wanted) {
         }
         if seen.is_committed {
             let me = led.store.facts().node();
-            match next_step(&seen.config, wanted, me, &led.group.near(0)) {
+            match next_step(&seen.config, wanted, me, &led.group.near(0, 0)) {
                 Step::Append(next) => drop(led.group.change_members(term, &seen, &next, DEADLINE).await),
                 Step::HandOver(heirs) => drop(led.raft.transfer(GROUP, *heirs.first().unwrap()).await),
                 Step::Done | Step::Wait(_) => {}
@@ -532,6 +533,31 @@ async fn go_to(nodes: &[&Node], wanted: &Wanted) {
         assert!(clock.now() < end, "in vain: {seen:?} is not {wanted:?}");
         clock.sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[test]
+fn who_lacks_much_is_not_near() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = vec![cluster.start(1).await, cluster.start(2).await, cluster.start(3).await];
+        let (led, _) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
+        let gone = cluster.members[at].node;
+        until("it has all", || led.group.near(0, 0).contains(&gone)).await;
+        nodes.remove(at).kill();
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let is_near = |entries_max, bytes_max| led.group.near(entries_max, bytes_max).contains(&gone);
+        let acked = propose(led, term, 0..HARDLY_ANY).await;
+        assert_eq!(u64::try_from(acked.len()), Ok(HARDLY_ANY));
+        assert!(!is_near(HARDLY_ANY - 1, u64::MAX), "these are entries too");
+        assert_eq!(propose(led, term, 100..140).await.len(), 40);
+        assert!(is_near(100, u64::MAX));
+        assert!(!is_near(100, 39), "each has more than a byte");
+        assert!(!is_near(39, u64::MAX));
+        for node in nodes {
+            node.stop().await;
+        }
+    });
 }
 
 fn voters(members: &[Member]) -> Wanted {
