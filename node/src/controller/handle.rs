@@ -99,7 +99,7 @@ impl Controller {
         let node = raft.clone();
         let task =
             env.spawn("controller standing", async move { node.vital("watch of standing", watcher).await });
-        let trimming = trim::run(env.clone(), group.clone(), config.log_entries_max);
+        let trimming = trim::run(env.clone(), raft.clone(), group.clone(), config.log_entries_max);
         let node = raft.clone();
         let trims = env
             .spawn("metadata trims", async move { node.vital("trimming of the metadata", trimming).await });
@@ -119,8 +119,9 @@ impl Controller {
         };
         let controller = Self { shared: Arc::new(shared) };
         let weak = WeakController(Arc::downgrade(&controller.shared));
-        let keeping = voters::keep(weak, env.clone(), controller.role_watch(), controller.metadata());
         let node = raft.clone();
+        let (roles, metadata) = (controller.role_watch(), controller.metadata());
+        let keeping = voters::keep(weak, env.clone(), raft.clone(), roles, metadata);
         let keeper =
             env.spawn("metadata voters", async move { node.vital("keeper of voters", keeping).await });
         controller.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
@@ -572,7 +573,7 @@ async fn watch_standing(
             biased;
             changed = roles.changed() => changed,
             changed = up_to_date.changed() => changed,
-            () = env.sleep(silence / 16) => Ok(()),
+            () = env.clock.sleep_until(raft.wake_by(env.now() + silence / 14)) => Ok(()),
         };
         if changed.is_err() {
             standing.send_replace(Standing::Unled);

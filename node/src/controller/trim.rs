@@ -6,7 +6,7 @@ use quorate_proto::ids::LogIndex;
 use tracing::warn;
 
 use crate::env::Env;
-use crate::raft::{Group, Role};
+use crate::raft::{Group, RaftNode, Role};
 
 /// Gap between looks at the log.
 const LOOK: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const SLOW: u64 = 4;
 
 /// Runs until it is stopped.
-pub(super) async fn run(env: Env, group: Group, entries_max: u64) {
+pub(super) async fn run(env: Env, raft: RaftNode, group: Group, entries_max: u64) {
     loop {
         if let (Role::Leader { ready: true, .. }, Some(applied)) = (group.role(), group.applied()) {
             let held = applied.index.0.saturating_sub(group.base().map_or(0, |base| base.index.0));
@@ -26,6 +26,6 @@ pub(super) async fn run(env: Env, group: Group, entries_max: u64) {
                 }
             }
         }
-        env.sleep(LOOK).await;
+        env.clock.sleep_until(raft.wake_by(env.now() + LOOK)).await;
     }
 }

@@ -13,7 +13,7 @@ use super::handle::{Controller, WeakController};
 use super::members::holds_any;
 use crate::env::{Env, Mark, Point};
 use crate::metadata::Metadata;
-use crate::raft::{GroupConfig, Role, Step, Wanted, next_step};
+use crate::raft::{GroupConfig, RaftNode, Role, Step, Wanted, next_step};
 
 /// Most nodes that vote: a majority of more is slow to answer and no safer.
 const VOTERS_MAX: usize = 5;
@@ -76,6 +76,7 @@ fn drained(now: &GroupConfig, metadata: &Metadata) -> Vec<(NodeId, Identity)> {
 pub(super) async fn keep(
     weak: WeakController,
     env: Env,
+    raft: RaftNode,
     mut roles: watch::Receiver<Role>,
     mut metadata: watch::Receiver<Arc<Metadata>>,
 ) {
@@ -90,11 +91,12 @@ pub(super) async fn keep(
             },
             Role::Leader { ready: false, .. } | Role::Follower { .. } => false,
         };
+        let again = env.now() + if is_busy { LOOK_AGAIN } else { LOOK };
         let changed = tokio::select! {
             biased;
             changed = roles.changed() => changed,
             changed = metadata.changed() => changed,
-            () = env.sleep(if is_busy { LOOK_AGAIN } else { LOOK }) => Ok(()),
+            () = env.clock.sleep_until(raft.wake_by(again)) => Ok(()),
         };
         if changed.is_err() {
             return;

@@ -79,6 +79,29 @@ impl Replica {
         self.topic_config().retention
     }
 
+    /// Whether [`Replica::keep`] may have something to do: cheap, for all replicas are asked at each look.
+    pub(super) fn may_keep_less(&self) -> bool {
+        let Role::Leader { term, ready: true } = self.role() else { return false };
+        let retention = self.retention();
+        let (looked_in, due) = {
+            let looked = self.shared.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            (looked.term, looked.due)
+        };
+        let (log_start, bytes) = {
+            let state = self.shared.state.lock();
+            (state.log_start, state.applied_bytes)
+        };
+        // Where something was deleted once, the log may have to be trimmed.
+        if looked_in != Some(term) || log_start != Offset(0) {
+            return true;
+        }
+        if retention.ms.is_none() && retention.bytes.is_none() {
+            return false;
+        }
+        let now = self.shared.around.env.wall();
+        due.is_none_or(|(by, at, due)| (by, at) != (retention, log_start) || due.is_now(now, bytes))
+    }
+
     /// Raises the log start if retention says so, and trims the log; only what this node leads.
     pub(super) async fn keep(&self) {
         let Role::Leader { term, ready: true } = self.role() else { return };

@@ -175,9 +175,11 @@ impl Shared {
 /// Has each partition that this node leads keep what it must and no more.
 async fn keep(shared: Arc<Shared>, gap: Duration) {
     loop {
-        shared.env.sleep(gap).await;
-        let replicas: Vec<Replica> =
+        shared.env.clock.sleep_until(shared.raft.wake_by(shared.env.now() + gap)).await;
+        let mut replicas: Vec<Replica> =
             shared.running().values().map(|running| running.replica.clone()).collect();
+        // A thousand idle ones are only asked.
+        replicas.retain(Replica::may_keep_less);
         let keep = |replica: Replica| async move { replica.keep().await };
         futures_util::stream::iter(replicas).for_each_concurrent(KEPT_AT_ONCE, keep).await;
     }

@@ -108,6 +108,11 @@ impl Liveness {
         self.peers.get_mut(&node).is_some_and(|peer| std::mem::take(&mut peer.lived))
     }
 
+    /// Whether a connection to `node` ended and none has stood since.
+    pub(super) fn is_cut(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.reset)
+    }
+
     /// Something happened to a connection to `node`.
     pub(super) fn link(&mut self, node: NodeId, event: LinkEvent) -> Option<Death> {
         let peer = self.peers.entry(node).or_default();
@@ -239,7 +244,9 @@ mod tests {
         let mut liveness = Liveness::default();
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "it never stood");
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
+        assert!(!liveness.is_cut(A));
         assert_eq!(liveness.link(A, LinkEvent::Reset), None);
+        assert!(liveness.is_cut(A));
         liveness.heard(A, Incarnation(1), at(5));
         assert_eq!(liveness.near(at(5)), BTreeSet::from([A]));
         assert_eq!(liveness.link(A, LinkEvent::Refused), Some(Death(A)));

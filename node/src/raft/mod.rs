@@ -16,6 +16,7 @@ mod log_store;
 mod machine;
 mod membership;
 mod node;
+mod pairs;
 mod peers;
 mod quiesce;
 mod quiet;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::config::RaftConfig;
 use super::full;
 use super::liveness::{Leadership, Liveness};
+use super::pairs::Pairs;
 use super::peers::{Arrivals, AskError, Handler, Peers, Sessions};
 use super::quiesce::Ledger;
 use super::rate::Rate;
@@ -58,6 +59,8 @@ pub struct RaftNode(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     env: Env,
+    /// From then on its ticks count.
+    began: Moment,
     pub(super) store: Store,
     config: RaftConfig,
     openraft: Arc<openraft::Config>,
@@ -72,6 +75,8 @@ pub(super) struct Inner {
     groups: Mutex<Groups>,
     leads: LeadsFound,
     liveness: Mutex<Liveness>,
+    /// Whose answers stand for beats.
+    pairs: Mutex<Pairs>,
     /// What is quiet.
     pub(super) ledger: Arc<Ledger>,
     /// This node is about to stop: nobody is to hand leadership to it.
@@ -122,6 +127,7 @@ impl RaftNode {
             Inner {
                 peers: Peers::new(env.clone(), config.clone(), store.facts(), incarnation, watch, heard),
                 env: env.clone(),
+                began: env.now(),
                 store,
                 openraft: Arc::new(openraft),
                 me,
@@ -132,6 +138,7 @@ impl RaftNode {
                 groups: Mutex::default(),
                 leads: LeadsFound::default(),
                 liveness: Mutex::default(),
+                pairs: Mutex::default(),
                 ledger: Arc::default(),
                 unfit: AtomicBool::new(false),
                 elections: Arc::new(Semaphore::new(config.elections_at_once_max)),
@@ -241,6 +248,12 @@ impl RaftNode {
         self.0.liveness().alive()
     }
 
+    /// The last moment up to `until` at which this node wakes anyway; `until` if none of them is still to come. For
+    /// whoever looks at something again and again: a timer of its own would wake an idle processor once more.
+    pub fn wake_by(&self, until: Moment) -> Moment {
+        self.0.wake_by(until)
+    }
+
     /// A sentence once a group has ended without being stopped, as after a failed write, or a vital task has
     /// panicked: this node must stop.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
@@ -304,6 +317,26 @@ impl fmt::Debug for RaftNode {
 impl Inner {
     pub(super) fn liveness(&self) -> MutexGuard<'_, Liveness> {
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next of the node's ticks, `gap` apart: all that waits for them is woken together.
+    pub(super) fn next_tick(&self, gap: Duration) -> Moment {
+        self.last_tick(self.env.now(), gap) + gap
+    }
+
+    /// See [`RaftNode::wake_by`].
+    pub(super) fn wake_by(&self, until: Moment) -> Moment {
+        let tick = self.last_tick(until, Duration::from_millis(self.config.heartbeat_ms));
+        if tick > self.env.now() { tick } else { until }
+    }
+
+    fn last_tick(&self, until: Moment, gap: Duration) -> Moment {
+        let behind = until.since(self.began).as_nanos() % gap.as_nanos().max(1);
+        until - Duration::from_nanos(u64::try_from(behind).unwrap_or_default())
     }
 
     fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {

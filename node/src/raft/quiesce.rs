@@ -13,7 +13,7 @@ use quorate_proto::v1;
 
 use super::group::{Group, Role};
 use super::node::{Inner, RaftNode};
-use super::quiet::{Quiet, Rest, Said, Step};
+use super::quiet::{Ended, Quiet, Rest, Said, Step};
 use super::types::{RaftVote, log_id_from_raft, log_id_to_raft, node_from_raft, node_to_raft};
 use crate::env::{Mark, Moment, Point};
 use crate::storage::LogId;
@@ -63,6 +63,23 @@ impl Group {
     /// while.
     pub(super) fn stirred_here(&self) {
         self.0.ledger.lock().wake(self.0.id, self.0.env.now());
+    }
+
+    /// A group that this node follows is not quiet any more. Whether it was.
+    pub(super) fn stirred(&self) -> bool {
+        let ended = self.0.ledger.lock().stirred(self.0.id);
+        if let Some(ended) = &ended {
+            self.heard_by_beats(ended);
+        }
+        ended.is_some()
+    }
+
+    /// The group was quiet: beats of its leader's node stood for heartbeats, and the timer may not have been told for
+    /// long. An old leader does not keep this node from standing.
+    fn heard_by_beats(&self, ended: &Ended) {
+        if leader_by(&self.vote()) == Some((ended.leader, ended.term)) {
+            self.0.timer.heard(ended.kept);
+        }
     }
 
     /// If this node leads the group, it beats again, for what rides on its heartbeats.
@@ -150,13 +167,25 @@ impl Inner {
     /// A beat of `leader` has come. What is to be answered.
     pub(super) fn quiet_told(&self, leader: NodeId, said: &Said) -> v1::QuietReply {
         let held = said.asked.iter().filter(|rest| self.holds(leader, rest)).map(|rest| rest.group).collect();
-        let (agreed, differs) = self.ledger.lock().told(leader, said, &held, self.env().now());
-        if let Some(group) = agreed.first()
+        let told = self.ledger.lock().told(leader, said, &held, self.env().now());
+        self.heard_by_beats(&told.ended);
+        if let Some(group) = told.agreed.first()
             && self.env().perturb(Point::QuietForgotten)
         {
-            self.ledger.lock().stirred(*group);
+            let ended = self.ledger.lock().stirred(*group);
+            self.heard_by_beats(ended.as_slice());
         }
-        v1::QuietReply { agreed: agreed.into_iter().map(|group| group.0).collect(), differs }
+        let agreed = told.agreed.into_iter().map(|group| group.0).collect();
+        v1::QuietReply { agreed, differs: told.differs }
+    }
+
+    /// [`Group::heard_by_beats`] of those that run here.
+    fn heard_by_beats(&self, ended: &[Ended]) {
+        for ended in ended {
+            if let Some(group) = self.group(ended.group) {
+                group.heard_by_beats(ended);
+            }
+        }
     }
 
     /// Whether this node follows `leader` in a group and holds, and has applied, what it has.
@@ -175,10 +204,7 @@ impl Inner {
 
     /// When the beats of its leader's node last kept a group quiet that this node follows, and in which it holds `vote`.
     pub(super) fn kept_quiet(&self, group: &Group, vote: &RaftVote) -> Option<Moment> {
-        if !vote.committed {
-            return None;
-        }
-        let (leader, term) = (node_from_raft(vote.leader_id.voted_for), Term(vote.leader_id.term));
+        let (leader, term) = leader_by(vote)?;
         self.ledger.lock().kept(group.id(), leader, term)
     }
 
@@ -200,8 +226,15 @@ impl Inner {
 
     /// `peer`'s process is no more.
     pub(super) fn quiet_died(&self, peer: NodeId) {
-        self.ledger.lock().died(peer);
+        let ended = self.ledger.lock().died(peer);
+        self.heard_by_beats(&ended);
     }
+}
+
+/// Who leads by a vote, and in which term; `None` while nobody is known to.
+fn leader_by(vote: &RaftVote) -> Option<(NodeId, Term)> {
+    let leader = &vote.leader_id;
+    vote.committed.then(|| (node_from_raft(leader.voted_for), Term(leader.term)))
 }
 
 /// The end of a leader's log, if all of it is committed and applied.

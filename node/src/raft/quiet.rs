@@ -57,6 +57,28 @@ pub(super) struct Settled {
     pub(super) woken: Vec<GroupId>,
 }
 
+/// What comes of a beat of a node that leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Those of the groups asked for that are quiet from now on.
+    pub(super) agreed: Vec<GroupId>,
+    /// The two differ in the others.
+    pub(super) differs: bool,
+    /// Not quiet behind that node any more.
+    pub(super) ended: Vec<Ended>,
+}
+
+/// A group that this node follows was quiet, and is not any more: who waits for its leader goes on from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) group: GroupId,
+    /// Behind whom it was quiet, and in which term.
+    pub(super) leader: NodeId,
+    pub(super) term: Term,
+    /// When that node last said so.
+    pub(super) kept: Moment,
+}
+
 /// A group that this node leads.
 #[derive(Debug)]
 struct Led {
@@ -101,6 +123,12 @@ struct Behind {
     kept: Moment,
     /// Their digest, unless they have changed.
     digest: Option<u64>,
+}
+
+impl Behind {
+    fn ended(&self, leader: NodeId, rest: Rest) -> Ended {
+        Ended { group: rest.group, leader, term: rest.term, kept: self.kept }
+    }
 }
 
 /// What is quiet, of what this node leads and of what it follows.
@@ -213,6 +241,15 @@ impl Quiet {
         said
     }
 
+    /// The digest that the next beat to a peer is to say, if it is to say no more than that.
+    pub(super) fn brief(&mut self, peer: NodeId) -> Option<u64> {
+        if self.differ.contains(&peer) {
+            return None;
+        }
+        let said = self.say(peer);
+        said.asked.is_empty().then_some(said.digest)
+    }
+
     /// A peer has answered what it was told.
     pub(super) fn answered(
         &mut self,
@@ -248,22 +285,26 @@ impl Quiet {
         }
     }
 
-    /// A beat of a node that leads has come. `held`: those asked for that this node holds as the leader does. Gives
-    /// those that are quiet from now on, and whether the two differ in the others.
+    /// A beat of a node that leads has come. `held`: those asked for that this node holds as the leader does.
     pub(super) fn told(
         &mut self,
         leader: NodeId,
         said: &Said,
         held: &BTreeSet<GroupId>,
         now: Moment,
-    ) -> (Vec<GroupId>, bool) {
+    ) -> Told {
         self.changes += u64::from(said.whole || !said.asked.is_empty());
         let behind = self.followed.entry(leader).or_default();
+        // By what was said before this beat: it says of none of them that it is led on.
+        let mut ended = Vec::new();
         for rest in &said.asked {
-            behind.groups.remove(&rest.group);
+            if let Some(rest) = behind.groups.remove(&rest.group) {
+                ended.push(behind.ended(leader, rest));
+            }
         }
         if said.whole {
-            behind.groups.clear();
+            let groups = std::mem::take(&mut behind.groups);
+            ended.extend(groups.into_values().map(|rest| behind.ended(leader, rest)));
         }
         if said.whole || !said.asked.is_empty() {
             behind.digest = None;
@@ -278,24 +319,25 @@ impl Quiet {
         let agreed = said.asked.iter().filter(|rest| held.contains(&rest.group));
         behind.groups.extend(agreed.clone().map(|rest| (rest.group, *rest)));
         let agreed = agreed.map(|rest| rest.group).collect();
+        ended.retain(|ended| !behind.groups.contains_key(&ended.group));
         // What is quiet behind another node by its word, and behind this one by a newer word, is so once.
         for (_, behind) in self.followed.iter_mut().filter(|(node, _)| **node != leader && !held.is_empty()) {
             behind.digest = None;
             behind.groups.retain(|group, _| !held.contains(group));
         }
-        (agreed, differs)
+        Told { agreed, differs, ended }
     }
 
-    /// A group that this node follows is not quiet any more. Whether it was.
-    pub(super) fn stirred(&mut self, group: GroupId) -> bool {
-        let mut was_quiet = false;
-        for behind in self.followed.values_mut() {
-            if behind.groups.remove(&group).is_some() {
-                (behind.digest, was_quiet) = (None, true);
+    /// A group that this node follows is not quiet any more. `None` if it was not.
+    pub(super) fn stirred(&mut self, group: GroupId) -> Option<Ended> {
+        let mut ended = None;
+        for (leader, behind) in &mut self.followed {
+            if let Some(rest) = behind.groups.remove(&group) {
+                (behind.digest, ended) = (None, Some(behind.ended(*leader, rest)));
             }
         }
-        self.changes += u64::from(was_quiet);
-        was_quiet
+        self.changes += u64::from(ended.is_some());
+        ended
     }
 
     /// When the leader of `term` last said that the group is quiet; `None` if it is not.
@@ -320,13 +362,17 @@ impl Quiet {
         followed.chain(led.map(|(group, _)| group)).copied()
     }
 
-    /// A peer's process is no more: nothing is quiet with it.
-    pub(super) fn died(&mut self, peer: NodeId) {
-        self.followed.remove(&peer);
+    /// A peer's process is no more: nothing is quiet with it. Gives what was quiet behind it.
+    pub(super) fn died(&mut self, peer: NodeId) -> Vec<Ended> {
+        let behind = self.followed.remove(&peer);
         self.differ.remove(&peer);
         self.changes += 1;
         for asked in self.led.values_mut().filter_map(|led| led.asked.as_mut()) {
             asked.fewer |= asked.peers.remove(&peer).is_some();
+        }
+        match behind {
+            Some(behind) => behind.groups.values().map(|rest| behind.ended(peer, *rest)).collect(),
+            None => Vec::new(),
         }
     }
 
@@ -391,8 +437,13 @@ mod tests {
         ms: u64,
     ) -> Settled {
         let said = leader.say(peer);
-        let (agreed, differs) = follower.told(L, &said, &groups(held), at(ms));
-        leader.answered(peer, &said, &groups(&agreed), differs, at(ms))
+        let told = follower.told(L, &said, &groups(held), at(ms));
+        leader.answered(peer, &said, &groups(&told.agreed), told.differs, at(ms))
+    }
+
+    /// What G's leader said last in its term 3, at `ms`.
+    fn ended(ms: u64) -> Ended {
+        Ended { group: G, leader: L, term: Term(3), kept: at(ms) }
     }
 
     /// A leader whose one group is quiet with A and B, since 300 ms.
@@ -421,6 +472,27 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_is_as_good_as_a_beat_unless_there_is_more_to_say() {
+        let (mut leader, mut a, _) = quiet();
+        let digest = leader.brief(A).unwrap();
+        let said = Said { digest, ..Said::default() };
+        assert_eq!(leader.say(A), said);
+        assert!(!a.told(L, &said, &groups(&[]), at(400)).differs);
+        assert_eq!(a.kept(G, L, Term(3)), Some(at(400)));
+        a.stirred(G);
+        assert!(a.told(L, &said, &groups(&[]), at(500)).differs);
+        assert_eq!(exchange(&mut leader, (A, &mut a), &[G], 600), Settled::default());
+        assert_eq!(leader.brief(A), None, "all of it must be said");
+        exchange(&mut leader, (A, &mut a), &[G], 700);
+        assert_eq!(leader.brief(A), Some(digest));
+        assert_eq!(step(&mut leader, H, 1, 700, &[A, B]), Step::Beat);
+        assert_eq!(step(&mut leader, H, 1, 1_000, &[A, B]), Step::Ask);
+        assert_eq!(leader.brief(A), None, "one more is asked for");
+        exchange(&mut leader, (A, &mut a), &[H], 1_000);
+        assert!(leader.brief(A).is_some_and(|other| other != digest));
+    }
+
+    #[test]
     fn what_is_quiet_rests_on_both_sides_until_something_is_missed() {
         let (mut leader, mut a, _) = quiet();
         let rests = |quiet: &Quiet, ms| quiet.resting(at(ms)).collect::<Vec<_>>();
@@ -428,7 +500,7 @@ mod tests {
         assert_eq!(rests(&a, 301), vec![], "its leader's beats are missed");
         assert_eq!(exchange(&mut leader, (A, &mut a), &[], 400), Settled::default());
         assert_eq!(rests(&a, 400), vec![G]);
-        assert!(a.stirred(G));
+        assert_eq!(a.stirred(G), Some(ended(400)));
         assert_eq!(rests(&a, 400), vec![]);
         leader.died(B);
         assert_eq!(rests(&leader, 500), vec![], "those that are left may be too few");
@@ -529,8 +601,8 @@ mod tests {
     #[test]
     fn what_a_follower_forgets_is_told_again() {
         let (mut leader, mut a, mut b) = quiet();
-        assert!(a.stirred(G));
-        assert!(!a.stirred(G));
+        assert_eq!(a.stirred(G), Some(ended(300)));
+        assert_eq!(a.stirred(G), None);
         exchange(&mut leader, (A, &mut a), &[G], 400);
         assert_eq!(a.kept(G, L, Term(3)), None, "the two differ, and know it");
         let said = leader.say(A);
@@ -552,8 +624,32 @@ mod tests {
         // The heartbeat that would say so is lost.
         exchange(&mut leader, (A, &mut a), &[G], 500);
         assert_eq!(a.kept(G, L, Term(3)), Some(at(300)));
-        exchange(&mut leader, (A, &mut a), &[G], 600);
+        let said = leader.say(A);
+        let told = a.told(L, &said, &groups(&[G]), at(600));
         assert_eq!(a.kept(G, L, Term(3)), None, "told whole, it is awake");
+        let expected = Told { agreed: vec![], differs: false, ended: vec![ended(300)] };
+        assert_eq!(told, expected, "its leader was heard before that beat");
+        assert_eq!(a.told(L, &said, &groups(&[G]), at(700)), Told::default());
+    }
+
+    #[test]
+    fn what_ceases_to_be_quiet_was_heard_when_it_was_last_kept_so() {
+        let (mut leader, mut a, mut b) = quiet();
+        for (peer, follower) in [(A, &mut a), (B, &mut b)] {
+            assert_eq!(exchange(&mut leader, (peer, follower), &[], 500), Settled::default());
+        }
+        let asked = Said { asked: vec![rest(G, 10)], ..Said::default() };
+        let told = a.told(L, &asked, &groups(&[]), at(600));
+        assert_eq!(told, Told { agreed: vec![], differs: false, ended: vec![ended(500)] });
+        assert_eq!(a.told(L, &asked, &groups(&[]), at(700)), Told::default());
+        assert_eq!(a.stirred(G), None);
+        // Asked again, and told whole with it: it goes on.
+        for whole in [false, true] {
+            let asked = Said { whole, ..asked.clone() };
+            let told = b.told(L, &asked, &groups(&[G]), at(600));
+            assert_eq!(told, Told { agreed: vec![G], differs: false, ended: vec![] });
+        }
+        assert_eq!(b.stirred(G), Some(ended(600)));
     }
 
     #[test]
@@ -562,8 +658,9 @@ mod tests {
         leader.died(A);
         assert_eq!(step(&mut leader, G, 9, 400, &[B]), Step::Quiet, "the other one is enough");
         assert_eq!(step(&mut leader, G, 9, 500, &[A, B]), Step::Wake, "another process knows nothing of it");
-        a.died(L);
+        assert_eq!(a.died(L), [ended(300)]);
         assert_eq!(a.kept(G, L, Term(3)), None);
+        assert_eq!(a.died(L), vec![]);
     }
 
     #[test]
@@ -579,7 +676,8 @@ mod tests {
     fn a_new_leader_takes_over_what_was_quiet_behind_the_old_one() {
         let (.., mut b) = quiet();
         let said = Said { asked: vec![Rest { term: Term(4), ..rest(G, 10) }], ..Said::default() };
-        b.told(A, &said, &groups(&[G]), at(900));
+        let told = b.told(A, &said, &groups(&[G]), at(900));
+        assert_eq!(told.ended, vec![], "it is quiet all the time");
         assert_eq!(b.kept(G, L, Term(3)), None);
         assert_eq!(b.kept(G, A, Term(4)), Some(at(900)));
         assert_eq!(b.count(), (0, 1));

@@ -113,7 +113,7 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
             let now = env.now();
             let beats = now >= beat;
             if beats {
-                beat = now + Duration::from_millis(node.config().heartbeat_ms);
+                beat = node.next_tick(Duration::from_millis(node.config().heartbeat_ms));
             }
             let mut same = true;
             if beats {
@@ -165,7 +165,7 @@ fn look(node: &Inner, group: &Group, now: Moment, beating: Option<&BTreeSet<Node
             None
         }
         Due::Now => {
-            if node.ledger.lock().stirred(group.id()) {
+            if group.stirred() {
                 node.env().reached(Mark::WokenByLostContact);
             }
             group.0.scope.start(stand(

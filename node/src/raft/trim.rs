@@ -153,7 +153,8 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
                 }
             }
         }
-        env.sleep(gap).await;
+        let Some(next) = node.upgrade().map(|node| node.wake_by(env.now() + gap)) else { return };
+        env.clock.sleep_until(next).await;
     }
 }
 

@@ -10,7 +10,7 @@ use super::node::Inner;
 use crate::env::Moment;
 
 /// A group that is quiet is looked at with each so manieth heartbeat that is due.
-const TURNS: usize = 5;
+const TURNS: usize = 10;
 /// After so many beats that did not come, what is quiet behind their sender counts as awake.
 const MISSED_MAX: u32 = 2;
 

@@ -249,7 +249,8 @@ impl Life {
             let nodes = current.nodes.iter().filter(|(id, _)| **id != self.config.id);
             let registered = nodes.map(|(id, node)| (*id, node.peer.clone())).collect();
             self.join.locate(&self.raft, &registered).await;
-            match select(std::pin::pin!(metadata.changed()), self.env.sleep(LOCATE)).await {
+            let again = self.env.clock.sleep_until(self.raft.wake_by(self.env.now() + LOCATE));
+            match select(std::pin::pin!(metadata.changed()), again).await {
                 Either::Left((Err(_), _)) => return,
                 Either::Left((Ok(()), _)) | Either::Right(((), _)) => {}
             }

@@ -91,6 +91,44 @@ impl Inner {
         (if known { Vec::new() } else { leads_to_wire(&leads.terms) }, known, liveness.known_of(to))
     }
 
+    /// What makes the answer to a peer's beat stand for a beat of this node: the digest of what is quiet, if there is no
+    /// more to say of it. `relies`: the peer takes such answers for beats.
+    pub(in crate::raft) fn stand_in(&self, peer: NodeId, relies: bool) -> Option<u64> {
+        // One of the two must beat.
+        if peer > self.me {
+            return None;
+        }
+        let digest = self.ledger.lock().brief(peer);
+        self.pairs().answered(peer, relies && digest.is_some(), self.env.now());
+        digest
+    }
+
+    /// A peer has answered a beat; the digest is its [`Inner::stand_in`].
+    fn stood_in(&self, peer: NodeId, digest: Option<u64>) {
+        let stands = digest.is_some_and(|digest| {
+            let said = Said { digest, ..Said::default() };
+            !self.quiet_told(peer, &said).differs
+        });
+        self.pairs().heard(peer, stands, self.env.now());
+    }
+
+    /// Whether this node takes a peer's answers for beats: no more once they are late, long before the peer is missed.
+    pub(in crate::raft) fn relies_on(&self, peer: NodeId) -> bool {
+        let fresh = self.env.now() - Duration::from_millis(self.config.beat_ms) * 2;
+        peer > self.me && self.pairs().relies_on(peer, fresh)
+    }
+
+    /// Whether the beat to a peer that is due may be left out: it relies on answers, and has had one; and none is needed for
+    /// a connection to stand, whose end would prove its death.
+    fn is_spared(&self, peer: NodeId) -> bool {
+        if peer > self.me || self.liveness().is_cut(peer) || self.ledger.lock().brief(peer).is_none() {
+            return false;
+        }
+        // The two do not beat at the same time, nor quite in time.
+        let fresh = self.env.now() - Duration::from_millis(self.config.beat_ms) * 3 / 2;
+        self.pairs().spares(peer, fresh)
+    }
+
     pub(in crate::raft) fn heard_since(&self, node: NodeId, since: Moment) -> bool {
         self.liveness().heard_since(node, since)
     }
@@ -99,8 +137,9 @@ impl Inner {
 /// Says to each peer what this node leads, and so that it lives; and hears the same from it.
 pub(super) async fn run(env: Env, node: Weak<Inner>) {
     let mut in_flight = FuturesUnordered::new();
+    let mut news = false;
     loop {
-        let (gap, changed) = {
+        let (next, changed) = {
             let Some(node) = node.upgrade() else { return };
             let silent = Duration::from_millis(node.config.election_timeout_ms_max) * 2;
             if node.liveness().expire(env.now() - silent, node.me) {
@@ -113,22 +152,24 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
                     false => node.leads(),
                 };
                 for peer in node.peers.nodes() {
-                    if !env.perturb(Point::BeatSkipped) {
+                    // News are told at once, whatever the last answer said.
+                    if !env.perturb(Point::BeatSkipped) && (news || !node.is_spared(peer)) {
                         let said = node.quiet_said(peer);
                         in_flight.push(beat(&node, peer, &leads, said));
                     }
                 }
             }
-            (Duration::from_millis(node.config.beat_ms), node.beat_now.clone())
+            (node.next_tick(Duration::from_millis(node.config.beat_ms)), node.beat_now.clone())
         };
-        let (mut pause, mut soon) = (env.sleep(gap), false);
+        let mut pause = env.clock.sleep_until(next);
+        news = false;
         loop {
             tokio::select! {
                 biased;
                 Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
                 () = &mut pause => break,
-                () = changed.notified(), if !soon => {
-                    (pause, soon) = (env.sleep(gap.min(SOON)), true);
+                () = changed.notified(), if !news => {
+                    (pause, news) = (env.clock.sleep_until(next.min(env.now() + SOON)), true);
                 }
             }
         }
@@ -144,7 +185,9 @@ fn beat(
 ) -> impl Future<Output = ()> + Send + use<> {
     let (leads, leads_known, knows) = node.told_of_leads(leads, peer, None);
     let (quiet, unfit, health) = (Some(quiet_to_wire(&said)), node.is_unfit(), Some(node.health().to_wire()));
-    let body = peer_request::Body::Beat(v1::NodeBeat { leads, quiet, unfit, leads_known, knows, health });
+    let relies = node.relies_on(peer);
+    let beat = v1::NodeBeat { leads, quiet, unfit, leads_known, knows, relies, health };
+    let body = peer_request::Body::Beat(beat);
     let timeout = Duration::from_millis(node.config.election_timeout_ms_min);
     let asked = node.peers.ask(peer, Lane::Urgent, body, timeout);
     let node = Arc::downgrade(node);
@@ -159,6 +202,9 @@ fn beat(
         };
         let Some(node) = node.upgrade() else { return };
         node.quiet_answered(peer, &said, reply.as_ref().and_then(|reply| reply.quiet.as_ref()));
+        if let Some(reply) = &reply {
+            node.stood_in(peer, reply.quiet_digest);
+        }
         if let Some(reply) = reply
             && let Ok(leads) = leads_from_wire(&reply.leads)
         {

@@ -123,6 +123,7 @@ pub(super) async fn watch_role(
             let Some(running) = group.upgrade() else { return };
             running.lost();
             if let Some(node) = weak.upgrade() {
+                node.leads.changed();
                 node.group_failed(id);
             }
             return;

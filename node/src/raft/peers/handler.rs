@@ -215,7 +215,7 @@ impl Handler {
                     let chosen = !node.is_retiring(who.node, group.id());
                     group.asked_to_take_over(Term(request.from_leader().leader_id.term), chosen);
                 }
-                node.ledger.lock().stirred(group.id());
+                group.stirred();
                 async move {
                     let transfer = group.0.raft.handle_transfer_leader(request);
                     match group.0.scope.enter(transfer).await.map_err(stopped)? {
@@ -237,7 +237,9 @@ impl Handler {
                 let (leads, leads_known, knows) =
                     node.told_of_leads(&node.leads(), who.node, Some(beat.knows));
                 let (unfit, health) = (node.is_unfit(), Some(node.health().to_wire()));
-                let reply = v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows, health };
+                let quiet_digest = node.stand_in(who.node, beat.relies);
+                let reply =
+                    v1::NodeBeatReply { leads, quiet, unfit, leads_known, knows, quiet_digest, health };
                 std::future::ready(Ok(peer_reply::Body::Beat(reply))).boxed()
             }
             peer_request::Body::Command(command) => {
@@ -264,7 +266,7 @@ impl Handler {
                         Some(whole) => {
                             let vote = install(&group, vote, at, whole).await?;
                             // A leader that sends its base does not rest.
-                            group.0.ledger.lock().stirred(group.id());
+                            group.stirred();
                             vote
                         }
                         // A vote above the leader's says so; any other says nothing.
@@ -338,7 +340,7 @@ fn note(group: &Group, appended: &super::convert::Appended) {
             return;
         }
     }
-    group.0.ledger.lock().stirred(group.id());
+    group.stirred();
 }
 
 fn judged(node: &Inner, sender: Option<&Sender>, standing: Standing) -> Result<Who, Refusal> {

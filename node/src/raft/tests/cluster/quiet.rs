@@ -41,6 +41,14 @@ fn a_quiet_group_keeps_its_leader_and_wakes_for_a_proposal() {
         first.env.sleep(WATCHED).await;
         assert_eq!(first.group.role(), Role::Leader { term, ready: true }, "the beats stand for heartbeats");
 
+        // Of two nodes one beats, and relies on the answers of the other.
+        let relies = |asks: &Node, answers: &Node| asks.raft.inner().relies_on(answers.store.facts().node());
+        until("answers are relied on", || {
+            relies(&nodes[0], &nodes[1]) && relies(&nodes[0], &nodes[2]) && relies(&nodes[1], &nodes[2])
+        })
+        .await;
+        assert!(!relies(&nodes[2], &nodes[0]) && !relies(&nodes[1], &nodes[0]));
+
         // Its lease has run out by far: it asks a majority before it takes anything in.
         let more = propose(first, term, 10..20).await;
         assert_eq!(more.len(), 10);
