@@ -73,7 +73,8 @@ struct Machine {
     running: Arc<Mutex<Option<Arc<Node>>>>,
     /// Whether a sync was made to fail in this life, or a write for which there was no room.
     sync_failed: Arc<AtomicBool>,
-    /// Whether the volume that is written to, or `meta.redb`, was damaged, and no process has ended by that yet.
+    /// Whether the volume that is written to, or `meta.redb`, was damaged, the disk is not whole again, and no process
+    /// has ended by that yet.
     newest_harmed: Arc<AtomicBool>,
     /// Asks the node to stop.
     stop: watch::Sender<bool>,
@@ -582,13 +583,11 @@ impl RunningNode {
         std::future::pending().await
     }
 
-    /// The process ends by itself. Only a failed sync, or a write without room, is a reason for that; or once that redb
-    /// finds nothing but damage where it is to write: the next process writes elsewhere.
+    /// The process ends by itself.
     fn fell(&self, what: &str) {
         self.note(what);
         // A node that sees that its disk is another's ends at once.
-        let by_damage = || what.contains("redb") && self.newest_harmed.swap(false, Ordering::Relaxed);
-        if !self.sync_failed.load(Ordering::Relaxed) && !self.stranger && !by_damage() {
+        if !self.stranger && !may_end(what, self.sync_failed.load(Ordering::Relaxed), &self.newest_harmed) {
             self.history.complain(
                 "O-25",
                 format!("node {} {what}, though no sync of its disk failed, and no write", self.node),
@@ -614,6 +613,12 @@ fn grpc_address(node: NodeId) -> String {
 
 fn peer_address(node: NodeId) -> String {
     format!("node{node}:7101")
+}
+
+/// Whether a process may end by itself, with `what`. Only a failed sync, or a write without room, is a reason for that; or
+/// once that redb finds nothing but damage where it is to write: the next process writes elsewhere.
+fn may_end(what: &str, sync_failed: bool, newest_harmed: &AtomicBool) -> bool {
+    sync_failed || (what.contains("redb") && newest_harmed.swap(false, Ordering::Relaxed))
 }
 
 /// Who sees what happens on disks.
@@ -657,5 +662,25 @@ fn count(event: &DiskEvent, tally: &Tally, marks: &Marks) {
             }
         }
         DiskEvent::Synced { .. } | DiskEvent::Published { .. } | DiskEvent::Cut { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_by_itself_once_for_damage_and_else_for_a_failed_write_alone() {
+        let (whole, harmed) = (AtomicBool::new(false), AtomicBool::new(true));
+        let redb = "stopped itself: redb panicked: a page that is none";
+        assert!(may_end("stopped itself: a sync failed", true, &whole));
+        assert!(!may_end(redb, false, &whole), "nothing was damaged");
+        assert!(
+            !may_end("stopped itself: its parts are gone", false, &harmed),
+            "damage is no reason for that"
+        );
+        assert!(may_end(redb, false, &harmed));
+        assert!(!may_end(redb, false, &harmed), "the process before it has ended by it");
+        assert!(may_end(redb, true, &harmed));
     }
 }

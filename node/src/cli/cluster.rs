@@ -202,6 +202,14 @@ fn members_in_words(status: &Status) -> String {
     };
     let waiting = status.waiting.iter().map(|node| {
         let command = if node.replaces { "replace-node" } else { "add-node" };
+        if node.replaces && status.nodes.iter().any(|member| member.id == node.id && member.alive) {
+            return format!(
+                "\nrefused: another disk at {} asks to be node {id}, which is alive: two nodes must not have one id, stop \
+                 one of them",
+                node.peer,
+                id = node.id
+            );
+        }
         format!(
             "\nwaiting: node {id} at {}; to admit it: quorate cluster {command} {id}",
             node.peer,

@@ -72,6 +72,7 @@ impl Cluster {
         {
             self.note(Event::Fault(format!("the disk of node{node} is whole again")));
             self.observer.disk_whole(node);
+            self.machine(node).newest_harmed.store(false, Ordering::Relaxed);
             self.damaged = None;
         }
         self.damaged

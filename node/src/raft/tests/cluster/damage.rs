@@ -67,20 +67,38 @@ async fn refused(cluster: &mut Cluster, node: u32) -> Lost {
     lost
 }
 
-async fn survives(harm: Harm) {
-    let mut cluster = Cluster::new(3).await;
+/// A follower that is to lose something.
+struct Victim {
+    node: NodeId,
+    /// Its place among the nodes.
+    at: usize,
+    folder: PathBuf,
+    /// Its volumes as they were before the last entries.
+    older: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+/// Starts all nodes. After the first entries a follower is stopped, its volumes are noted, and it is started again. Gives
+/// the nodes, that follower, and what was acknowledged.
+async fn with_victim(cluster: &mut Cluster) -> (Vec<Node>, Victim, Vec<(LogIndex, u32)>) {
     let mut nodes = Vec::new();
     for node in 1..=3 {
         nodes.push(cluster.start(node).await);
     }
     let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
-    let mut acked = propose(led, term, 0..50).await;
+    let acked = propose(led, term, 0..50).await;
     let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
-    let victim = cluster.members[at].node;
+    let node = cluster.members[at].node;
     let folder = cluster.folders[at].path().to_owned();
     nodes.remove(at).stop().await;
     let older = volumes(&folder);
-    nodes.insert(at, cluster.start(victim.0).await);
+    nodes.insert(at, cluster.start(node.0).await);
+    (nodes, Victim { node, at, folder, older }, acked)
+}
+
+async fn survives(harm: Harm) {
+    let mut cluster = Cluster::new(3).await;
+    let (mut nodes, victim, mut acked) = with_victim(&mut cluster).await;
+    let Victim { node: victim, at, folder, older } = victim;
 
     let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
     acked.extend(propose(led, term, 50..100).await);
@@ -160,18 +178,8 @@ fn what_a_replica_said_before_it_caught_up_is_not_taken_for_another_loss() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
         cluster.config.heartbeat_ms = 130;
-        let mut nodes = Vec::new();
-        for node in 1..=3 {
-            nodes.push(cluster.start(node).await);
-        }
-        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
-        let mut acked = propose(led, term, 0..50).await;
-        let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
-        let victim = cluster.members[at].node;
-        let folder = cluster.folders[at].path().to_owned();
-        nodes.remove(at).stop().await;
-        let older = volumes(&folder);
-        nodes.insert(at, cluster.start(victim.0).await);
+        let (mut nodes, victim, mut acked) = with_victim(&mut cluster).await;
+        let Victim { node: victim, at, older, .. } = victim;
         let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         acked.extend(propose(led, term, 50..100).await);
         until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
@@ -191,7 +199,9 @@ fn what_a_replica_said_before_it_caught_up_is_not_taken_for_another_loss() {
         assert_eq!(acked.len(), 110);
         until("it holds all again", || holds(&back, &acked)).await;
         until("it is known to", || back.group.log().damage().is_none()).await;
-        led.env.sleep(Duration::from_millis(200)).await;
+        // By the second one that follows, the answers to those before it have come.
+        let before = cluster.switch.beats_to(&address(victim));
+        until("two heartbeats", || cluster.switch.beats_to(&address(victim)) > before + 1).await;
         assert_eq!(led.group.role(), Role::Leader { term, ready: true });
         assert_eq!(*led.raft.failed().borrow(), None, "its Raft goes on");
         cluster.switch.answer_beats_late(Duration::ZERO);

@@ -71,7 +71,9 @@ fn nobody_hands_over_to_one_that_is_not_there() {
         let to = id(&dead);
         dead.kill();
         let (first, _) = leader(&nodes.iter().collect::<Vec<_>>()).await;
-        first.env.sleep(Duration::from_secs(1)).await;
+        let lease = Duration::from_millis(cluster.config.election_timeout_ms_max);
+        let silent = || first.raft.alive().get(&to).is_none_or(|heard| first.env.now().since(*heard) > lease);
+        until("it is taken for dead", silent).await;
         assert_eq!(first.raft.transfer(GROUP, to).await, Err(TransferError::NotAlive { to }));
         // Nothing was given up for it.
         assert_eq!(first.group.role(), Role::Leader { term, ready: true });
