@@ -85,7 +85,7 @@ pub(super) struct Base {
     /// Gives empty owners of the group's kind. Behind a lock, as an owner need not be shared.
     kind: Mutex<Box<dyn Apply>>,
     /// Held by whoever replaces the base.
-    turn: AsyncMutex<()>,
+    pub(super) turn: AsyncMutex<()>,
 }
 
 impl Base {

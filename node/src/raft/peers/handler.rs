@@ -300,6 +300,12 @@ async fn install(
         let reason = "the base contradicts what is committed here";
         return Err(Refusal::new(ErrorCode::InvalidRequest, reason));
     }
+    // Where the log holds another entry at the base's end, openraft would cut all that it does not know to be committed,
+    // and that may be: until the base is durable, there would be a copy fewer of it. An append of nothing behind that
+    // end cuts only what must go, from there on. Who has a newer leader says so below.
+    let behind =
+        super::convert::Append { vote, prev_log_id: Some(at), entries: Vec::new(), leader_commit: None };
+    group.0.scope.enter(group.0.raft.append_entries(behind)).await.map_err(stopped)?;
     let snapshot = snapshot_of(log_id_from_raft(&at), &saved, whole);
     let installing = group.0.raft.install_full_snapshot(vote, snapshot);
     let response = group.0.scope.enter(installing).boxed().await.map_err(stopped)?;

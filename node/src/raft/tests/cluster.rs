@@ -1,5 +1,6 @@
 //! Three nodes, one group, real stores: elections, kills, restarts, and a disk that was wiped.
 
+mod base;
 mod damage;
 mod quiet;
 mod transfer;
