@@ -37,6 +37,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 const PAUSE_WAITING_MAX: Duration = Duration::from_secs(1);
 /// Longest pause of a node that was refused, and of one that asks whether it still is not.
 const PAUSE_REFUSED_MAX: Duration = Duration::from_secs(5);
+/// What may be wrong with an address of `--join` where a connection ended without an answer.
+const NOT_FOR_NODES: &str = "; --join takes a node's port for nodes (--listen-peer, 7101 if nothing was said), not the \
+                             one for clients";
 /// How long one hello may take.
 const HELLO_TIME_MAX: Duration = Duration::from_millis(500);
 /// Most members that a node which waits says hello to.
@@ -199,12 +202,16 @@ impl Join {
             known: peers.get(&asker.node).copied(),
             admission: shared.facts.seat(asker.node).admission,
             is_gone: shared.facts.gone(asker.identity).is_some(),
+            is_joining: !shared.join.is_empty(),
             owner: peers.iter().find(|(_, identity)| **identity == asker.identity).map(|(node, _)| *node),
         };
         let addresses =
             Addresses { grpc: hello.advertise_grpc, peer: hello.advertise_peer, http: hello.advertise_http };
         let reason = match judge_hello(&here, &asker) {
             Ok(Verdict::Welcome) => {
+                if here.is_joining && here.cluster.is_none() {
+                    tracing::info!(peer = %asker.node, "member said hello before this node knew of its admission");
+                }
                 shared.known().heard.insert(asker.node, Heard { identity: asker.identity, addresses });
                 return Ok(match here.cluster {
                     None => v1::HelloReply::default(),
@@ -407,7 +414,10 @@ impl Shared {
                     self.known().guides.insert(node, address.clone());
                     self.note(round, node, Ok(reply));
                 }
-                Err(error) => round.lost.push(format!("{address} ({error})")),
+                Err(error) => {
+                    let hint = if matches!(error, PeerError::Lost(_)) { NOT_FOR_NODES } else { "" };
+                    round.lost.push(format!("{address} ({error}{hint})"));
+                }
             }
         }
     }
@@ -528,9 +538,7 @@ impl Shared {
 
     fn describe(&self, round: &Round) -> String {
         if !round.refused.is_empty() {
-            let refused =
-                round.refused.iter().map(|(peer, reason)| format!("refused by node {peer}: {reason}"));
-            return refused.collect::<Vec<_>>().join("; ");
+            return refusals(&round.refused);
         }
         if !round.lost.is_empty() {
             return format!("waiting for a member of the cluster to answer at {}", round.lost.join(", "));
@@ -540,5 +548,37 @@ impl Shared {
         }
         let silent = round.silent.iter().map(|(peer, reason)| format!("node {peer} ({reason})"));
         format!("waiting for {} to form the cluster", silent.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Who refused us and why; what several say alike is said once.
+fn refusals(refused: &BTreeMap<NodeId, String>) -> String {
+    let mut said: Vec<(&str, Vec<String>)> = Vec::new();
+    for (peer, reason) in refused {
+        match said.iter_mut().find(|(known, _)| *known == reason.as_str()) {
+            Some((_, peers)) => peers.push(peer.to_string()),
+            None => said.push((reason.as_str(), vec![peer.to_string()])),
+        }
+    }
+    let one = |(reason, peers): &(&str, Vec<String>)| {
+        let nodes = if peers.len() == 1 { "node" } else { "nodes" };
+        format!("refused by {nodes} {}: {reason}", peers.join(", "))
+    };
+    said.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_say_alike_is_said_once() {
+        let check = |said: &[(u32, &str)], expected: &str| {
+            let refused = said.iter().map(|(node, reason)| (NodeId(*node), (*reason).to_owned())).collect();
+            assert_eq!(refusals(&refused), expected);
+        };
+        check(&[(1, "why")], "refused by node 1: why");
+        check(&[(1, "why"), (2, "why"), (3, "why")], "refused by nodes 1, 2, 3: why");
+        check(&[(1, "a"), (2, "b"), (3, "a")], "refused by nodes 1, 3: a; refused by node 2: b");
     }
 }

@@ -179,11 +179,13 @@ fn flags_and_keys_that_are_unknown() {
 #[test]
 fn numbers_below_zero_are_no_flags() {
     for (args, fragment) in [
-        (&["produce", "t", "--rate", "-1"][..], "-1 is not in 1.."),
-        (&["produce", "t", "--partition", "-1"], "-1 is not in 0.."),
+        (&["produce", "t", "--rate", "-1"][..], "must be a whole number from 1 to"),
+        (&["produce", "t", "--partition", "-1"], "must be a whole number from 0 to 2147483647"),
         (&["consume", "t", "--max", "-1"], "must be a whole number"),
-        (&["topic", "create", "t", "--partitions", "-1"], "-1 is not in 1.."),
-        (&["bench", "produce", "--partitions", "0"], "0 is not in 1..=10000"),
+        (&["topic", "create", "t", "--partitions", "-1"], "must be a whole number from 1 to"),
+        (&["topic", "create", "t", "--partitions", "abc"], "must be a whole number from 1 to 2147483647"),
+        (&["log", "dump", "--data", "d", "--group", "abc"], "must be a whole number from 0 to"),
+        (&["bench", "produce", "--partitions", "0"], "must be a whole number from 1 to 10000"),
     ] {
         run(&mut quorate(args)).refused(2, fragment);
     }
@@ -204,6 +206,7 @@ fn flags_in_the_environment_are_on_or_off() {
     }
     for neither in ["", "maybe", "2"] {
         start(neither).refused(2, "--insecure");
+        start(neither).refused(2, "must be 1, true, yes or on");
     }
 }
 

@@ -48,6 +48,7 @@ fn settings_that_cannot_be() {
         (&["t", "retention.ms"][..], "key=value"),
         (&["t", "retention.ms="], "--reset retention.ms"),
         (&["t"], "KEY=VALUE"),
+        (&["t"], "--reset <KEY>"),
         (&["a/b", "retention.ms=5"], "'/'"),
     ] {
         cluster.run([&["topic", "config", "set"][..], args].concat()).refused(2, said);
@@ -106,7 +107,7 @@ fn partitions_that_cannot_be_added() {
     }
     add("10001").refused(1, "10001 partitions asked for, 1 to 10000 are possible");
     for none in ["0", "-1", "2147483648"] {
-        add(none).refused(2, "is not in 1..");
+        add(none).refused(2, "must be a whole number from 1 to");
     }
     add("many").refused(2, "many");
     cluster.run(["topic", "add-partitions", "t"]).refused(2, "--partitions");

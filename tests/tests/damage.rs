@@ -404,7 +404,26 @@ fn a_stopped_nodes_folder_is_looked_into_and_not_changed() {
     let what = |damage: &Value| damage["what"].as_str().unwrap().to_owned();
     assert!(what(&damaged[0]).starts_with("body: "), "{damaged:?}");
 
+    // The whole file.
+    fs::remove_file(file).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let verified = command(&["log", "verify"]);
+    assert_eq!(verified.status, Some(1), "{verified:?}");
+    let said = verified.text();
+    assert!(said.starts_with(&format!("{name}: it is missing\n")), "{said}");
+    let why = format!("log may be missing from here on: {name} was perhaps written last (it is missing)\n");
+    assert!(said.contains(&why), "{said}");
+    let shown = command(&["log", "dump"]).done();
+    assert!(shown.text().contains(&format!("DAMAGED: {name}: it is missing\n")), "{}", shown.text());
+
     let empty = tempfile::tempdir().unwrap();
-    let mut command = quorate(["log", "verify", "--data"]);
-    run(command.arg(empty.path())).refused(1, "holds no data of a node");
+    let verify = |folder: &Path| run(quorate(["log", "verify", "--data"]).arg(folder));
+    verify(empty.path()).refused(1, "holds no data of a node\n");
+    let missing = verify(&empty.path().join("missing"));
+    missing.refused(1, "No such file");
+    assert_eq!(missing.stderr.matches("No such file").count(), 1, "{}", missing.stderr);
+    let node = empty.path().join("node-1");
+    fs::create_dir(&node).unwrap();
+    fs::write(node.join("meta.redb"), "").unwrap();
+    verify(empty.path()).refused(1, &format!("folders of nodes lie in it: {}", node.display()));
 }

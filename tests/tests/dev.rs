@@ -135,7 +135,7 @@ fn a_lost_folder_is_named_and_the_others_go_on() {
     fs::create_dir(data.join("node-2")).unwrap();
     assert_says(
         &goes_on(data),
-        &["ready: 2 of 3 nodes", "  not ready", "node 2 is not ready: refused by node ", "node-2.log"],
+        &["ready: 2 of 3 nodes", "  not ready", "node 2 is not ready: refused by node", "node-2.log"],
     );
 
     // Two of three are the majority.

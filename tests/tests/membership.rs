@@ -194,9 +194,10 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     run(&cluster, &["replace-node", "9"], 1, "node 9 is no member of this cluster");
     run(&cluster, &["replace-node", "2"], 1, "node 2 is alive");
     run(&cluster, &["add-node", "7"], 1, "node 7 does not wait to be admitted");
-    run(&cluster, &["remove-node", "3"], 1, "add a node first");
+    run(&cluster, &["remove-node", "3"], 1, "1 partition cannot do without node 3: numbers:0 has 3 replicas");
     run(&cluster, &["remove-node", "0"], 2, "is no node id");
     run(&cluster, &["reassign"], 2, "TOPIC:PARTITION");
+    run(&cluster, &["reassign"], 2, "--balance");
     run(&cluster, &["reassign", "numbers:0"], 2, "is not TOPIC:PARTITION=ID");
     run(&cluster, &["reassign", "numbers:0=1,1"], 1, "node 1 is named twice");
     run(&cluster, &["reassign", "numbers:0=1,9"], 1, "node 9 is no member");

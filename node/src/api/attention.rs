@@ -156,14 +156,14 @@ mod tests {
             learners: BTreeSet::new(),
             silent: BTreeMap::from([(NodeId(3), Some(Duration::from_secs(119))), (NodeId(4), None)]),
             healths: BTreeMap::from([(NodeId(1), health(true, 0, 0)), (NodeId(2), hurt)]),
-            leaderless: (0..7).map(|partition| format!("t/{partition}")).collect(),
+            leaderless: (0..7).map(|partition| format!("t:{partition}")).collect(),
             under_replicated: 1,
             lags: BTreeMap::from([(NodeId(2), lag)]),
             refused: BTreeMap::from([(NodeId(9), "why".to_owned())]),
         };
         let starts = [
             "no majority: 2 of 4 nodes alive, as node 1 sees it, and 3 are needed",
-            "7 partitions without a leader (t/0, t/1, t/2, t/3, t/4, ...)",
+            "7 partitions without a leader (t:0, t:1, t:2, t:3, t:4, ...)",
             "node 3 is down, or cut off: not heard for 119 s;",
             "node 4 is down, or cut off: not heard since node 1 started;",
             "disk nearly full on node 1: 1.2 GB free, 2 GB kept in reserve;",

@@ -240,11 +240,11 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
     }
 }
 
-/// The partitions without a leader, as `topic/number`.
+/// The partitions without a leader, as `topic:number`.
 fn named_without(metadata: &Metadata, leader_of: impl Fn(&Partition) -> Option<NodeId>) -> Vec<String> {
     let of = |topic: &Arc<Topic>| {
         let partitions = topic.partitions.iter().enumerate().filter(|(_, one)| leader_of(one).is_none());
-        partitions.map(|(number, _)| format!("{}/{number}", topic.name)).collect::<Vec<_>>()
+        partitions.map(|(number, _)| format!("{}:{number}", topic.name)).collect::<Vec<_>>()
     };
     metadata.topics.values().flat_map(of).collect()
 }

@@ -146,9 +146,10 @@ pub fn delete_records(me: NodeId, error: &DeleteError) -> Status {
             *leader,
         ),
         DeleteError::UnknownEpoch { .. } => with(ErrorCode::UnknownLeaderEpoch, "; wait and retry"),
-        DeleteError::OffsetOutOfRange { .. } => {
-            with(ErrorCode::OffsetOutOfRange, "; name an offset in that range, or all that can be read")
-        }
+        DeleteError::OffsetOutOfRange { .. } => with(
+            ErrorCode::OffsetOutOfRange,
+            "; name an offset in that range, or high-watermark (-1) for all of it",
+        ),
         DeleteError::NotAvailable => with(ErrorCode::NotAvailable, "; not done: retry"),
         DeleteError::Stopping => with(ErrorCode::NotReady, "; not done: refresh the metadata and retry"),
         DeleteError::Unknown => with(ErrorCode::UnknownOutcome, ", asking again is harmless"),

@@ -22,7 +22,7 @@ use super::bench_disk::positive_seconds;
 use super::output::{Output, plain_table, rounded};
 use super::pace::Pace;
 use super::reach::patiently;
-use super::{Failure, Global};
+use super::{Failure, Global, number};
 
 /// Records are drawn from a block of random letters of this size, and so are never all alike.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -46,28 +46,28 @@ pub(crate) struct BenchProduceArgs {
     #[arg(long, default_value = "bench")]
     topic: TopicName,
     /// Partitions of a topic that is created.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = number::<u32>(1..=10_000))]
     partitions: u32,
     /// Bytes of each record's value; it has no key.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number::<u32>(0..=1_000_000))]
     record_bytes: u32,
     /// Send the lines of this file over and over instead.
     #[arg(long, value_name = "FILE", conflicts_with = "record_bytes")]
     payload_file: Option<PathBuf>,
     /// How many producers send at once, each with memory and connections of its own.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u32>(1..=1_000))]
     producers: u32,
     /// How long a batch waits for more records.
-    #[arg(long, value_name = "MS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 5, value_parser = number::<u32>(0..=60_000))]
     linger_ms: u32,
     /// When a batch is full, before compression.
-    #[arg(long, value_name = "N", default_value_t = 64_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 64_000, value_parser = number::<u32>(1..=100_000_000))]
     batch_bytes: u32,
     /// none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "KIND", default_value = "none")]
     compression: Compression,
     /// Records a second, all producers together [default: as many as the cluster takes].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u32>(1..=u32::MAX))]
     rate: Option<u32>,
     /// How long to send.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive_seconds)]

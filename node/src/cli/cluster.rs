@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::output::{Output, plain_table};
 use super::reach::patiently;
-use super::{Failure, Global, members};
+use super::{Failure, Global, members, number};
 
 /// What `quorate cluster` takes.
 #[derive(Debug, Args)]
@@ -42,10 +42,10 @@ struct TransferLeaderArgs {
     /// The topic.
     topic: TopicName,
     /// The partition, from 0.
-    #[arg(long)]
+    #[arg(long, value_name = "P", value_parser = number::<i32>(0..=i32::MAX))]
     partition: i32,
     /// The id of the node that is to lead.
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", value_parser = number::<u32>(1..=NodeId::MAX.0))]
     to: u32,
 }
 
@@ -182,7 +182,7 @@ async fn status(client: &Client, args: &StatusArgs) -> Result<(), Failure> {
         }
     }
     out.line(format!(
-        "cluster {}\n{}\n{table}\npartitions: {} without a leader, {} under-replicated{}",
+        "cluster {}\n{}\n{table}\npartitions: {} without a leader, {} with a replica on a node that is down{}",
         status.cluster_id,
         attention(&status.attention),
         status.leaderless,

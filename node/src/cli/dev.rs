@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch::{Receiver, channel};
 
 use super::output::Output;
-use super::{Failure, signals, unasked_servers};
+use super::{Failure, number, signals, unasked_servers};
 use watch::{Seen, Word};
 
 const EXAMPLES: &str = "\
@@ -33,9 +33,9 @@ Examples:
   quorate dev --nodes 1 --data /tmp/one --base-port-grpc 7201 --base-port-http 8091
   quorate dev --no-restart      kill a node, and it stays dead
 
-Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log,
-and DIR/cluster.json says where everything is, once all nodes are ready, or after 10 s a majority
-(a node that has died is listed with its last process id). A first produce creates its topic here.
+Node k listens on the base ports plus k-1. DIR/node-k holds its data, DIR/node-k.log its log, \
+and DIR/cluster.json says where everything is, once all nodes are ready, or after 10 s a majority \
+(a node that has died is listed with its last process id). A first produce creates its topic here. \
 Ctrl-C ends all nodes, with status 0; the data is kept.";
 
 /// After this long a majority is enough to be announced.
@@ -62,19 +62,19 @@ const WRONG_USAGE: i32 = 2;
 #[command(after_help = EXAMPLES, arg = unasked_servers())]
 pub(crate) struct DevArgs {
     /// How many nodes, 1 to 99.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=99))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = number::<u16>(1..=99))]
     nodes: u16,
     /// The folder for data and logs. What is there already is taken up again.
     #[arg(long, default_value = "./quorate-data", value_name = "DIR")]
     data: PathBuf,
     /// gRPC port of node 1.
-    #[arg(long, default_value_t = 7001, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 7001, value_name = "PORT", value_parser = number::<u16>(1..=u16::MAX))]
     base_port_grpc: u16,
     /// Peer port of node 1 [default: the gRPC port plus 100]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", value_parser = number::<u16>(1..=u16::MAX))]
     base_port_peer: Option<u16>,
     /// HTTP port of node 1.
-    #[arg(long, default_value_t = 8081, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 8081, value_name = "PORT", value_parser = number::<u16>(1..=u16::MAX))]
     base_port_http: u16,
     /// Do not start a node again that has died.
     #[arg(long)]
@@ -612,7 +612,7 @@ mod tests {
         for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
             // The system would choose another one at each start, and cluster.json would say 0.
             let error = ports(&format!("dev {flag} 0")).unwrap_err();
-            assert!(error.contains(flag) && error.contains("1..=65535"), "{error}");
+            assert!(error.contains(flag) && error.contains("from 1 to 65535"), "{error}");
         }
         for nodes in ["0", "100", "1000", "-1", "three"] {
             let error = ports(&format!("dev --nodes={nodes}")).unwrap_err();

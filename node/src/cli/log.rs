@@ -1,5 +1,6 @@
 //! `quorate log`: what a stopped node's data folder holds. Nothing in it is changed.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,12 @@ use quorate_proto::ids::{GroupId, LogIndex};
 use serde::Serialize;
 
 use super::output::Output;
-use super::{Failure, unasked_servers};
+use super::{Failure, number, unasked_servers};
+
+/// What to say of a group whose vote may be lost.
+const VOTE_LOST: &str = "vote: it may be newer";
+/// The same of its base.
+const BASE_LOST: &str = "base: its log begins behind one that is missing";
 
 /// What `quorate log` takes.
 #[derive(Debug, Args)]
@@ -27,23 +33,27 @@ pub(crate) struct LogArgs {
 enum LogCommand {
     /// Print what the folder of a stopped node holds: groups, votes, where entries lie, heads, and what is damaged.
     Dump(DumpArgs),
-    /// Read all of it, and say what is damaged: status 1 if anything is.
+    /// Read all entries, and say what is damaged: status 1 if anything is.
     Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  quorate log dump --data /var/lib/quorate --group 3 --from 1000 --json", arg = unasked_servers())]
+#[command(after_help = "\
+Example:
+  quorate log dump --data /var/lib/quorate --group 3 --from 1000 --json
+
+What is damaged is marked DAMAGED, and the status is 0 all the same: `quorate log verify` is the one that ends with 1.", arg = unasked_servers())]
 struct DumpArgs {
     /// The data folder of a node that does not run. It is only read
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
     /// Only this group; 0 is the metadata
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = number::<u64>(0..=u64::MAX))]
     group: Option<u64>,
 
     /// The first index of each log to print
-    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    #[arg(long, value_name = "INDEX", default_value_t = 0, value_parser = number::<u64>(0..=u64::MAX))]
     from: u64,
 
     /// Print a JSON document a line: each group, then its entries
@@ -52,7 +62,12 @@ struct DumpArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  quorate log verify --data /var/lib/quorate --json", arg = unasked_servers())]
+#[command(after_help = "\
+Example:
+  quorate log verify --data /var/lib/quorate --json
+
+Files that are missing or cannot be read are named first. All entries are read; bytes of a volume that no entry lies in \
+are not looked at.", arg = unasked_servers())]
 struct VerifyArgs {
     /// The data folder of a node that does not run. It is only read
     #[arg(long, value_name = "DIR")]
@@ -136,9 +151,20 @@ pub(crate) fn run(args: LogArgs) -> Result<(), Failure> {
 }
 
 fn inspect(data: &Path) -> Result<Inspected, Failure> {
-    let disk: Arc<dyn Disk> = Arc::new(Overlay::open(data)?);
-    let found = Inspected::open(&disk)?;
-    found.ok_or_else(|| Failure::work(format!("{} holds no data of a node", data.display())))
+    // Each says itself what caused it.
+    let disk: Arc<dyn Disk> = Arc::new(Overlay::open(data).map_err(Failure::work)?);
+    let found = Inspected::open(&disk).map_err(Failure::work)?;
+    found.ok_or_else(|| Failure::work(no_data(data)))
+}
+
+/// What to say of a folder that is no node's: folders of nodes may lie in it.
+fn no_data(data: &Path) -> String {
+    let folders = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
+    let nodes = folders.filter(|path| path.join("meta.redb").exists());
+    let mut nodes = nodes.map(|path| path.display().to_string()).collect::<Vec<_>>();
+    nodes.sort();
+    let said = format!("{} holds no data of a node", data.display());
+    if nodes.is_empty() { said } else { format!("{said}; folders of nodes lie in it: {}", nodes.join(", ")) }
 }
 
 fn dump(args: &DumpArgs) -> Result<(), Failure> {
@@ -159,7 +185,7 @@ fn dump(args: &DumpArgs) -> Result<(), Failure> {
     }
     for group in groups.iter().filter(|group| wanted(group)) {
         let line = group_line(group);
-        print(&mut out, if args.json { json(&line) } else { group_text(&line) })?;
+        print(&mut out, if args.json { json(&line) } else { group_text(&line, group.next) })?;
         let mut printed = Ok(true);
         inspected.entries(group.group, LogIndex(args.from), |entry| {
             let line = match (&entry, args.json) {
@@ -199,25 +225,22 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
             }
             true
         });
+        let first = group.state.purged.map_or(group.range.start, |purged| purged.index.next());
+        let tail = || match inspected.tail_trouble() {
+            Some(why) => format!("{} from here on: {why}", tail_text(group.next)),
+            None => format!("{} from here on", tail_text(group.next)),
+        };
         let lost = [
-            (group.lost.tail, "tail: its log may have gone on"),
-            (group.lost.vote, "vote: it may be newer"),
-            (group.base_lost, "base: its log begins behind one that is missing"),
+            group.lost.tail.then(|| (Some(group.next), tail())),
+            group.lost.vote.then(|| (None, VOTE_LOST.to_owned())),
+            group.base_lost.then(|| (Some(first), BASE_LOST.to_owned())),
+            inspected.base_trouble(group.group).map(|why| (Some(first), format!("base: {why}"))),
         ];
-        for (_, what) in lost.into_iter().filter(|(lost, _)| *lost) {
-            verified.damaged.push(DamageLine {
-                group: Some(group.group.0),
-                index: Some(group.range.end.0),
-                what: what.to_owned(),
-            });
-        }
-        if let Some(why) = inspected.base_trouble(group.group) {
-            verified.damaged.push(DamageLine {
-                group: Some(group.group.0),
-                index: Some(group.range.start.0),
-                what: format!("base: {why}"),
-            });
-        }
+        verified.damaged.extend(lost.into_iter().flatten().map(|(index, what)| DamageLine {
+            group: Some(group.group.0),
+            index: index.map(|index| index.0),
+            what,
+        }));
     }
     let mut out = Output::new();
     if args.json {
@@ -237,15 +260,18 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     if verified.damaged.is_empty() { Ok(()) } else { Err(Failure::Said) }
 }
 
-/// What is damaged that is no group's alone.
+/// What is damaged that is no group's alone: which files.
 fn of_the_folder(inspected: &Inspected) -> Vec<DamageLine> {
-    let report = inspected.report();
     let mut damaged = Vec::new();
-    if report.meta_rebuilt {
+    if inspected.report().meta_rebuilt {
         damaged.push("meta.redb: it is damaged or missing".to_owned());
     }
-    if report.volumes_lost > 0 {
-        damaged.push(format!("volumes: {} cannot be read, or are missing", report.volumes_lost));
+    for (file, why) in inspected.volumes_lost() {
+        // What the disk said names it already.
+        damaged.push(if why.contains(&file) { why.to_owned() } else { format!("{file}: {why}") });
+    }
+    if damaged.is_empty() {
+        damaged.extend(inspected.tail_trouble().map(str::to_owned));
     }
     damaged.into_iter().map(|what| DamageLine { group: None, index: None, what }).collect()
 }
@@ -282,31 +308,38 @@ fn group_line(group: &InspectedGroup) -> GroupLine {
     }
 }
 
-fn group_text(line: &GroupLine) -> String {
+/// What to say of a group that may lack entries from `next` on.
+fn tail_text(next: LogIndex) -> &'static str {
+    if next == LogIndex(0) { "all of its log may be missing" } else { "the end of its log may be missing" }
+}
+
+fn group_text(line: &GroupLine, next: LogIndex) -> String {
     let or_none = |index: Option<u64>| index.map_or("none".to_owned(), |index| index.to_string());
     let vote = line.vote.as_ref().map_or("none".to_owned(), |vote| {
         let leads = if vote.committed { ", which leads" } else { "" };
         format!("node {} in term {}{leads}", vote.node, vote.term)
     });
+    let entries = match line.entries {
+        [first, end] if first == end => "no entries".to_owned(),
+        [first, end] => format!("entries {first}..{end}"),
+    };
+    let trimmed = line.trimmed.map_or("not trimmed".to_owned(), |index| format!("trimmed up to {index}"));
     let mut text = format!(
-        "group {}: entries {}..{}, vote {vote}, committed {}, trimmed {}",
+        "group {}: {entries}, {trimmed}, vote {vote}, committed {}",
         line.group,
-        line.entries[0],
-        line.entries[1],
-        or_none(line.committed),
-        or_none(line.trimmed)
+        or_none(line.committed)
     );
     for SpanLine { file, from, end } in &line.spans {
         text.push_str(&format!("\n  {file}: {from}..{end}"));
     }
     if line.tail_lost {
-        text.push_str("\n  DAMAGED tail: its log may have gone on");
+        text.push_str(&format!("\n  DAMAGED: {} from index {next} on", tail_text(next)));
     }
     if line.vote_lost {
-        text.push_str("\n  DAMAGED vote: it may be newer");
+        text.push_str(&format!("\n  DAMAGED {VOTE_LOST}"));
     }
     if line.base_lost {
-        text.push_str("\n  DAMAGED base: its log begins behind one that is missing");
+        text.push_str(&format!("\n  DAMAGED {BASE_LOST}"));
     }
     text
 }

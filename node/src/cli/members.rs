@@ -1,6 +1,7 @@
 //! `quorate cluster add-node`, `replace-node`, `remove-node`, `reassign`: begins a change of members and shows how far it
 //! is. The change goes on without whoever watches.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use quorate_client::{
     AdminError, ChangeBegun, Client, ClusterStatus, MembersChange, NodeId, PartitionId, PartitionMove,
     Placing,
 };
-use quorate_node::config;
+use quorate_node::{config, controller};
 
 use super::output::Output;
 use super::reach::patiently;
@@ -41,7 +42,7 @@ Example:
   quorate node --id 2 --data ./empty ...     (as before, on an empty folder: it waits, and is not ready)
   quorate cluster replace-node 2
 
-What the lost disk held is copied from the other nodes. A partition of which no other node has a copy stays without a
+What the lost disk held is copied from the other nodes. A partition of which no other node has a copy stays without a \
 leader: its records are lost.")]
 pub(crate) struct ReplaceArgs {
     /// The node whose disk is lost, and that was started again on an empty folder.
@@ -62,12 +63,16 @@ pub(crate) struct RemoveArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+quorate cluster reassign [OPTIONS] <TOPIC:PARTITION=ID,ID,..>...
+       quorate cluster reassign [OPTIONS] --balance")]
 #[command(after_help = "\
 Examples:
   quorate cluster reassign lines:0=1,2,4 lines:1=2,4,1
   quorate cluster reassign --balance")]
 pub(crate) struct ReassignArgs {
-    /// Partitions and the nodes that are to hold them, the preferred leader first.
+    /// Partitions and the nodes that are to hold them, the preferred leader first; the number of ids is a
+    /// partition's new number of replicas.
     #[arg(
         value_name = "TOPIC:PARTITION=ID,ID,..",
         value_parser = parse_placing,
@@ -129,6 +134,9 @@ async fn run(global: Global, change: MembersChange) -> Result<(), Failure> {
 async fn follow(client: &Client, change: &MembersChange) -> Result<(), Failure> {
     let admin = client.admin();
     let begun = patiently(client, "10 s", admin.change_members(change)).await?;
+    for warning in warnings(change) {
+        Output::note(format!("warning: {warning}"));
+    }
     let mut show = Show::new();
     let mut stuck_since: Option<Instant> = None;
     loop {
@@ -161,6 +169,13 @@ async fn follow(client: &Client, change: &MembersChange) -> Result<(), Failure> 
     }
 }
 
+/// What whoever asks for a change should know, the same things as of a new topic.
+fn warnings(change: &MembersChange) -> Vec<String> {
+    let MembersChange::Reassign(placings) = change else { return Vec::new() };
+    let counts = placings.iter().map(|placing| placing.replicas.len()).collect::<BTreeSet<_>>();
+    counts.into_iter().flat_map(controller::warnings).collect()
+}
+
 /// How far a change is.
 #[derive(Debug, PartialEq, Eq)]
 enum Far {
@@ -178,7 +193,7 @@ fn how_far(change: &MembersChange, begun: ChangeBegun, status: &ClusterStatus) -
         let mut pairs = status.moves.iter().flat_map(|of| placings.iter().map(move |placing| (of, placing)));
         if let Some((of, _)) = pairs.find(other) {
             return Err(Failure::work(format!(
-                "{}-{} was given to nodes {} in the meantime",
+                "{}:{} was given to nodes {} in the meantime",
                 of.topic,
                 of.partition,
                 listed(&of.to)
@@ -198,7 +213,7 @@ fn how_far(change: &MembersChange, begun: ChangeBegun, status: &ClusterStatus) -
     let sentence = [missing.clone(), moving].into_iter().flatten().collect::<Vec<_>>().join("; ");
     let all_stuck = missing.is_none() && concerned.iter().all(|of| of.stuck);
     let stuck = all_stuck.then(|| {
-        let one = |of: &&PartitionMove| format!("{}-{} (members on nodes {})", of.topic, of.partition, listed(&of.from));
+        let one = |of: &&PartitionMove| format!("{}:{} (members on nodes {})", of.topic, of.partition, listed(&of.from));
         format!(
             "all is done but for what has no majority of its members: {}. Start their nodes again, and it goes on; if \
              their disks are lost, so are these records: delete the topic",
@@ -380,6 +395,14 @@ mod tests {
     }
 
     #[test]
+    fn an_even_number_of_replicas_is_warned_of_once() {
+        let placings = ["t:0=1,2", "t:1=2,3", "t:2=1,2,3"].map(|text| parse_placing(text).unwrap());
+        let said = warnings(&MembersChange::Reassign(placings.into()));
+        assert_eq!(said, ["2 replicas survive the loss of none, as 1 would: an odd number is better"]);
+        assert!(warnings(&MembersChange::Balance).is_empty());
+    }
+
+    #[test]
     fn a_node_is_added_once_it_is_heard_and_enough_vote() {
         let add = MembersChange::Add(NodeId(4));
         check(&add, "1+ 2+ 3+", &[], "node 4 is not known yet");
@@ -416,7 +439,7 @@ mod tests {
             Placing { topic: "t".to_owned(), partition: PartitionId(0), replicas: [1, 2].map(NodeId).into() };
         let reassign = MembersChange::Reassign(vec![placing]);
         check(&reassign, "1+", &[of(0, &[1], &[1, 2], false)], "1 partition on its way");
-        check(&reassign, "1+", &[of(0, &[1], &[3], false)], "t-0 was given to nodes 3 in the meantime");
+        check(&reassign, "1+", &[of(0, &[1], &[3], false)], "t:0 was given to nodes 3 in the meantime");
         check(&reassign, "1+", &[of(1, &[1], &[3], false)], "done: the partition is where it is to be");
         check(&MembersChange::Balance, "1+", &[], "done: 2 partitions were moved");
     }

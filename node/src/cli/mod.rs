@@ -29,6 +29,7 @@ mod tally;
 mod topic;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -52,8 +53,8 @@ Examples:
   echo hello | quorate produce lines
   quorate consume lines --from beginning --until-end
 
-Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync,
-130 Ctrl-C before the work was done. Without an end of their own, consume, node and dev end with 0 then; produce says
+Exit status: 0 done, 1 the work failed, 2 wrong usage, 3 a node that stopped itself after a failed write or sync, \
+130 Ctrl-C before the work was done. Without an end of their own, consume, node and dev end with 0 then; produce says \
 what was acknowledged, and ends with 1.";
 
 /// Where `quorate dev` and three nodes on one machine listen.
@@ -78,6 +79,21 @@ pub(crate) struct Global {
 /// `--servers` of a command that asks none: it is taken, as before the command's name, and not shown.
 fn unasked_servers() -> Arg {
     Arg::new("servers").long("servers").hide(true).value_parser(clap::value_parser!(Servers))
+}
+
+/// The largest number of partitions or replicas that can be asked for.
+const NUMBER_MAX: u32 = i32::MAX.unsigned_abs();
+
+/// Reads a whole number from a range. Give its type (`number::<u32>(1..=9)`): clap learns only at run time that it is not
+/// the field's.
+fn number<N>(range: RangeInclusive<N>) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static
+where
+    N: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse::<N>().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,6 +356,15 @@ mod tests {
         check("--id <ID>", "node --id=abc", None);
         check("--insecure[=<INSECURE>]", "node --insecurely", Some("QUORATE_INSECURE"));
         check("<TOPIC>", "produce", None);
+    }
+
+    #[test]
+    fn what_is_no_number_of_the_range_is_told_the_range() {
+        let read = number::<u16>(1..=99);
+        assert_eq!((read("1"), read("99")), (Ok(1), Ok(99)));
+        for wrong in ["0", "100", "-1", "70000", "abc", "", "1.5"] {
+            assert_eq!(read(wrong).unwrap_err(), "must be a whole number from 1 to 99", "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use quorate_node::config::{self, ApiConfig};
 use quorate_node::controller::ControllerConfig;
 use quorate_node::env::grpc::GrpcTransport;
@@ -82,10 +81,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "QUORATE_RACK", value_name = "RACK")]
     rack: Option<String>,
     /// Let listeners leave this machine although nothing is encrypted and nobody is asked who they are.
-    #[arg(long, env = "QUORATE_INSECURE", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QUORATE_INSECURE", value_parser = on_or_off)]
     insecure: bool,
     /// Create a topic when somebody first produces to it.
-    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_parser = on_or_off)]
     auto_create_topics: bool,
     /// text or json.
     #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
@@ -114,6 +113,15 @@ struct AddressList(Vec<String>);
 fn addresses(list: &str) -> Result<AddressList, String> {
     let each = list.split(',').map(str::trim).filter(|part| !part.is_empty());
     each.map(address).collect::<Result<_, _>>().map(AddressList)
+}
+
+/// Reads what the environment says of a flag without a value.
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text.to_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "t" | "y" => Ok(true),
+        "0" | "false" | "no" | "off" | "f" | "n" => Ok(false),
+        _ => Err("must be 1, true, yes or on; or 0, false, no or off".to_owned()),
+    }
 }
 
 fn address(text: &str) -> Result<String, String> {

@@ -26,7 +26,7 @@ use super::output::Output;
 use super::pace::Pace;
 use super::reach::patiently;
 use super::tally::{Fate, Tally};
-use super::{Failure, Global};
+use super::{Failure, Global, number};
 
 /// Lines whose fate is waited for. Each takes some hundred bytes here, so that the producer's own memory is the tighter
 /// bound for long lines only.
@@ -71,13 +71,13 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_header)]
     header: Vec<RecordHeader>,
     /// Send to this partition [default: the same one for the same key; any for a record without a key].
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<i32>(0..=i32::MAX))]
     partition: Option<i32>,
     /// none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "KIND", default_value = "none")]
     compression: Compression,
     /// Send at most this many lines a second [default: as many as the cluster takes].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u32>(1..=u32::MAX))]
     rate: Option<u32>,
     /// How long a line may take to be acknowledged, retries included, such as 500ms or 30s.
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_timeout)]
@@ -269,6 +269,17 @@ fn concerns_this_line_alone(error: &SendError) -> bool {
     }
 }
 
+/// What to do about a line that was not acknowledged, behind the reason; empty if that says it.
+fn advice(error: &SendError) -> String {
+    if let Reason::UnknownTopic { topic } = error.reason() {
+        // It was asked for: the nodes do not create topics by themselves.
+        return format!(
+            "; create it first (quorate topic create {topic}), or start the nodes with --auto-create-topics"
+        );
+    }
+    String::new()
+}
+
 /// The state of one run. Everything happens in one task, so cells will do.
 struct Job {
     producer: Producer,
@@ -391,7 +402,7 @@ impl Job {
         let named = tally.unknown + tally.failed;
         if named <= NAMED_MAX {
             let fate = if unknown { "was perhaps written" } else { "was not written" };
-            show.note(&format!("line {number} {fate}: {}", error.reason()));
+            show.note(&format!("line {number} {fate}: {}{}", error.reason(), advice(&error)));
         } else if named == NAMED_MAX + 1 {
             show.note("further lines were not acknowledged");
         }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::alter::{AddPartitionsArgs, ConfigArgs};
 use super::output::{Output, plain_table};
 use super::reach::{no_majority, patiently};
-use super::{Failure, Global};
+use super::{Failure, Global, NUMBER_MAX, number};
 
 /// What `quorate topic` takes.
 #[derive(Debug, Args)]
@@ -47,8 +47,8 @@ enum TopicCommand {
 const KEYS: &str = "
   max.message.bytes       the largest batch in bytes, and so the largest record (default 1048588)
   message.timestamp.type  CreateTime: the producer's clock (default); LogAppendTime: the leader's
-  retention.bytes         how many bytes of each partition are kept (default -1: all)
-  retention.ms            for how many ms records are kept (default 604800000, 7 days; -1: for ever)";
+  retention.bytes         bytes to keep of each partition (default -1: unlimited; 0 keeps nothing)
+  retention.ms            ms to keep records (default 604800000, 7 days; -1: unlimited; 0: nothing)";
 
 fn with_keys(help: &str) -> String {
     format!("{help}{KEYS}")
@@ -64,10 +64,10 @@ struct CreateArgs {
     /// Its name: 1 to 249 letters, digits, '.', '_' and '-'.
     topic: TopicName,
     /// How many partitions [default: 1].
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u32>(1..=NUMBER_MAX))]
     partitions: Option<u32>,
     /// On how many nodes each partition lies [default: 3, or as many nodes as there are].
-    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = number::<u32>(1..=NUMBER_MAX))]
     replicas: Option<u32>,
     /// A setting of the topic, may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
@@ -108,13 +108,13 @@ Examples:
   quorate topic delete-records lines --partition 0 --before 1500
   quorate topic delete-records lines --partition 0 --before high-watermark
 
-The records are gone for ever; offsets go on as before. Who reads from a deleted offset hears where the partition
+The records are gone for ever; offsets go on as before. Who reads from a deleted offset hears where the partition \
 begins now.")]
 struct DeleteRecordsArgs {
     /// The topic's name.
     topic: TopicName,
     /// The partition's number, from 0.
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<i32>(0..=i32::MAX))]
     partition: i32,
     /// The first offset that stays; high-watermark (or -1): delete all that can be read now.
     #[arg(long, value_name = "OFFSET", allow_negative_numbers = true, value_parser = parse_before)]

@@ -85,7 +85,8 @@ impl View<'_> {
         nodes.get(&id).ok_or_else(|| Refusal {
             code: ErrorCode::InvalidRequest,
             message: format!(
-                "node {id} is no member of this cluster: it has nodes {}",
+                "node {id} is no member of this cluster: it has {} {}",
+                if nodes.len() == 1 { "node" } else { "nodes" },
                 listed(nodes.keys().copied())
             ),
         })
@@ -98,7 +99,7 @@ impl View<'_> {
 
     fn partitions(&self) -> impl Iterator<Item = (String, &Partition)> {
         self.metadata.topics.values().flat_map(|topic| {
-            let named = move |(at, partition)| (format!("{}-{at}", topic.name), partition);
+            let named = move |(at, partition)| (format!("{}:{at}", topic.name), partition);
             topic.partitions.iter().enumerate().map(named)
         })
     }
@@ -237,12 +238,12 @@ impl View<'_> {
             self.member(*node)?;
             if !self.alive.contains(node) && !here.disks.contains_key(node) {
                 return invalid(format!(
-                    "node {node} is not alive, and could not take {name}-{partition}: start it first"
+                    "node {node} is not alive, and could not take {name}:{partition}: start it first"
                 ));
             }
             if self.full.contains(node) && !here.disks.contains_key(node) {
                 return invalid(format!(
-                    "the disk of node {node} is nearly full, and could not take {name}-{partition}: make room there first"
+                    "the disk of node {node} is nearly full, and could not take {name}:{partition}: make room there first"
                 ));
             }
         }

@@ -96,16 +96,8 @@ pub(super) fn drain(metadata: &mut Metadata, id: NodeId, identity: Identity, hei
             let others: Vec<NodeId> =
                 partition.replicas.iter().copied().filter(|replica| *replica != id).collect();
             let Some(heir) = heir(metadata, &others, &heirs) else {
-                let (name, replicas) = (metadata.topics[&topic].name.clone(), partition.replicas.len());
                 *metadata = before;
-                return refused(
-                    ErrorCode::InvalidReplicas,
-                    format!(
-                        "{name}-{at} has {replicas} replicas, and without node {id} there are not as many nodes alive \
-                         to hold them: add a node first (`cluster add-node`), or move it to fewer nodes \
-                         (`cluster reassign`)"
-                    ),
-                );
+                return refused(ErrorCode::InvalidReplicas, without_heir(metadata, id, &heirs));
             };
             let Some(topic) = metadata.topics.get_mut(&topic) else { continue };
             for replica in &mut Arc::make_mut(topic).partitions[at].replicas {
@@ -116,6 +108,38 @@ pub(super) fn drain(metadata: &mut Metadata, id: NodeId, identity: Identity, hei
         }
     }
     Answer::Done
+}
+
+/// What is said if no heir is left for some partitions of a node: each of `heirs` holds them already.
+fn without_heir(metadata: &Metadata, id: NodeId, heirs: &[NodeId]) -> String {
+    let stuck =
+        |replicas: &[NodeId]| replicas.contains(&id) && heirs.iter().all(|heir| replicas.contains(heir));
+    let (mut count, mut first) = (0_usize, None);
+    for topic in metadata.topics.values() {
+        for (at, partition) in topic.partitions.iter().enumerate().filter(|(_, one)| stuck(&one.replicas)) {
+            count += 1;
+            first = first.or_else(|| Some((format!("{}:{at}", topic.name), &partition.replicas)));
+        }
+    }
+    let Some((name, replicas)) = first else { return format!("node {id} has nothing to give") };
+    let (partitions, one, them) = match count {
+        1 => ("1 partition".to_owned(), "", "it"),
+        many => (format!("{many} partitions"), ", for one,", "each of them"),
+    };
+    let others: Vec<String> = replicas.iter().filter(|node| **node != id).map(NodeId::to_string).collect();
+    let fewer = if others.is_empty() {
+        String::new()
+    } else {
+        format!(
+            ", or move {them} to fewer nodes, as in: quorate cluster reassign {name}={}",
+            others.join(",")
+        )
+    };
+    format!(
+        "{partitions} cannot do without node {id}: {name}{one} has {} replicas, and without node {id} there are not as \
+         many nodes alive to hold them: add a node first (`cluster add-node`){fewer}",
+        replicas.len()
+    )
 }
 
 /// Why a command for this disk of a node is not for the disk that the node has.

@@ -22,7 +22,7 @@ pub use change::{MembersChange, Placing};
 pub use command::{Answer, Command, NotACommand, Refusal};
 pub use handle::Controller;
 pub use settings::{Setting, check_key, describe};
-pub use spec::{NewTopic, PARTITIONS_MAX};
+pub use spec::{NewTopic, PARTITIONS_MAX, warnings};
 pub use types::{
     AlterTopicError, ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError,
     Standing, TopicChange,

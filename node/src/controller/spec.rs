@@ -56,8 +56,8 @@ impl NewTopic {
     }
 }
 
-/// What the user should know of a topic with so many replicas.
-pub(super) fn warnings(replicas: usize) -> Vec<String> {
+/// What the user should know of a topic, or a partition, with so many replicas.
+pub fn warnings(replicas: usize) -> Vec<String> {
     let survives = match replicas.saturating_sub(1) / 2 {
         0 => "none".to_owned(),
         lost => lost.to_string(),

@@ -40,6 +40,8 @@ pub struct Here {
     pub owner: Option<NodeId>,
     /// Whether the asker's disk was removed from our cluster, or replaced in it.
     pub is_gone: bool,
+    /// Whether we ask to be admitted to a cluster (`--join`): then `bootstrap` names us alone, and says nothing.
+    pub is_joining: bool,
 }
 
 /// What becomes of a node that says hello.
@@ -119,8 +121,15 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<Verdict, (ErrorCode, St
         // Only who was admitted keeps the id of a cluster: this node has not heard of it yet.
         (None, _) if here.cluster.is_some() && cluster.is_some() => Ok(Verdict::Welcome),
         (None, _) if here.cluster.is_some() => Ok(Verdict::Waits(format!(
-            "node {node} is no member of this cluster, which was formed without it; to admit it: quorate cluster \
-             add-node {node}"
+            "node {node} is not a member of this cluster (any more); to admit it: quorate cluster add-node {node}"
+        ))),
+        // A member that has heard of our admission before we have.
+        (None, _) if here.is_joining && cluster.is_some() => Ok(Verdict::Welcome),
+        // Whose own list does not name us was led here by --join.
+        (None, _) if cluster.is_none() && !bootstrap.contains(&here.node) => Ok(Verdict::Waits(format!(
+            "node {} is in no cluster itself yet; once it is, node {node} is admitted by: quorate cluster add-node \
+             {node}",
+            here.node
         ))),
         (None, _)
             if !here.bootstrap.contains(node) || (cluster.is_none() && here.bootstrap != *bootstrap) =>
@@ -128,12 +137,21 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<Verdict, (ErrorCode, St
             let list = |nodes: &BTreeSet<NodeId>| {
                 nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
             };
-            let reason = format!(
-                "--bootstrap names nodes {} at node {}, and {} at node {node}: it must be the same for all",
-                list(&here.bootstrap),
-                here.node,
-                list(bootstrap)
-            );
+            let reason = if here.is_joining {
+                format!(
+                    "--bootstrap names nodes {} at node {node}, and node {} was started with --join: say --bootstrap at \
+                     all who form a cluster",
+                    list(bootstrap),
+                    here.node
+                )
+            } else {
+                format!(
+                    "--bootstrap names nodes {} at node {}, and {} at node {node}: it must be the same for all",
+                    list(&here.bootstrap),
+                    here.node,
+                    list(bootstrap)
+                )
+            };
             Err((ErrorCode::InvalidConfig, reason))
         }
         (None, _) => Ok(Verdict::Welcome),
@@ -165,6 +183,7 @@ mod tests {
             admission: 0,
             owner: None,
             is_gone: false,
+            is_joining: false,
         };
         let mut asker = Asker {
             node: NodeId(2),
@@ -206,6 +225,47 @@ mod tests {
             },
             expect![
                 "InvalidConfig: --bootstrap names nodes 1,2,3 at node 1, and 1,2 at node 2: it must be the same for all"
+            ],
+        );
+    }
+
+    #[test]
+    fn who_joins_is_not_judged_by_bootstrap() {
+        let alone = |node: u32| BTreeSet::from([NodeId(node)]);
+        // We wait to be admitted, and a member has heard first that we are.
+        let joining = |here: &mut Here| {
+            (here.cluster, here.is_joining, here.bootstrap) = (None, true, [NodeId(1)].into());
+        };
+        check(|here, _| joining(here), expect!["welcome"]);
+        // Two that wait name each other.
+        check(
+            |here, asker| {
+                joining(here);
+                (asker.cluster, asker.bootstrap) = (None, alone(2));
+            },
+            expect![
+                "waits: node 1 is in no cluster itself yet; once it is, node 2 is admitted by: quorate cluster add-node 2"
+            ],
+        );
+        // It asks to be admitted before the cluster is formed.
+        check(
+            |here, asker| {
+                here.cluster = None;
+                (asker.node, asker.identity) = (NodeId(4), identity(4));
+                (asker.cluster, asker.bootstrap) = (None, alone(4));
+            },
+            expect![
+                "waits: node 1 is in no cluster itself yet; once it is, node 4 is admitted by: quorate cluster add-node 4"
+            ],
+        );
+        // It means to form a cluster with us.
+        check(
+            |here, asker| {
+                joining(here);
+                asker.cluster = None;
+            },
+            expect![
+                "InvalidConfig: --bootstrap names nodes 1,2,3 at node 2, and node 1 was started with --join: say --bootstrap at all who form a cluster"
             ],
         );
     }
@@ -254,7 +314,7 @@ mod tests {
         check(
             |_, asker| (asker.node, asker.identity, asker.cluster) = (NodeId(4), identity(4), None),
             expect![
-                "waits: node 4 is no member of this cluster, which was formed without it; to admit it: quorate cluster add-node 4"
+                "waits: node 4 is not a member of this cluster (any more); to admit it: quorate cluster add-node 4"
             ],
         );
         check(

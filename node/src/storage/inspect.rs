@@ -33,6 +33,8 @@ pub struct InspectedGroup {
     pub state: LogState,
     /// The indexes that the log holds.
     pub range: Range<LogIndex>,
+    /// Where the log would go on: behind its last entry and its base.
+    pub next: LogIndex,
     /// In which file which of them lie, ascending.
     pub spans: Vec<(String, Range<LogIndex>)>,
     /// What may be missing besides.
@@ -104,13 +106,36 @@ impl Inspected {
         &self.0.report
     }
 
+    /// Files of entries that cannot be read or are not there, and why, if anything is missed that they held, or may have.
+    pub fn volumes_lost(&self) -> Vec<(String, &str)> {
+        let Recovered { state, lost, tail, .. } = &self.0;
+        let any_tail = tail.is_some() || state.damage.values().any(|damage| damage.lost.tail);
+        let spans = || state.durable.values().flat_map(|durable| &durable.spans);
+        let is_missed = |number: VolumeNumber| any_tail || spans().any(|span| span.volume == number);
+        lost.iter()
+            .filter(|(number, _)| is_missed(**number))
+            .map(|(number, why)| (number.file().to_string(), why.place.as_str()))
+            .collect()
+    }
+
+    /// Why the ends of logs may be missing, unless an earlier start found that out, or of one group alone.
+    pub fn tail_trouble(&self) -> Option<&str> {
+        self.0.tail.as_ref().map(|why| why.place.as_str())
+    }
+
     /// The groups that it holds anything of.
     pub fn groups(&self) -> Vec<InspectedGroup> {
         let state = &self.0.state;
+        let next = |group: &GroupId, durable: &super::hard::Durable| {
+            let base = state.checkpoints.get(&(*group, CheckpointKind::Base)).copied();
+            let ends = [durable.hard.state().last, base].into_iter().flatten();
+            ends.map(|last| last.index.next()).max().unwrap_or(LogIndex(0))
+        };
         let of = |(group, durable): (&GroupId, &super::hard::Durable)| InspectedGroup {
             group: *group,
             state: durable.hard.state(),
             range: durable.hard.range(),
+            next: next(group, durable),
             spans: durable
                 .spans
                 .iter()

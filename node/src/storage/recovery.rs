@@ -15,7 +15,7 @@ use losses::{GIVEN_UP, Hurt};
 use super::checkpoints::{self, CheckpointKind, Checkpoints, Worth, judge};
 use super::config::StoreConfig;
 use super::damage::{Damage, Lost};
-use super::error::{DiskError, OpenError, ReadError};
+use super::error::{CorruptEntry, DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
 use super::hard::Durable;
@@ -67,6 +67,10 @@ pub(super) struct Recovered {
     pub(super) report: RecoveryReport,
     /// What else is worth knowing of it.
     pub(super) marks: Vec<Mark>,
+    /// Volumes that cannot be read or are not there, and why, whether or not they held anything alive.
+    pub(super) lost: BTreeMap<VolumeNumber, CorruptEntry>,
+    /// Why the newest commits may be missing, if this opening is what found it out.
+    pub(super) tail: Option<CorruptEntry>,
 }
 
 /// Opens the folder of `node`. A new one gets the identity `fresh`. Blocks.
@@ -206,7 +210,7 @@ pub(super) fn recover(
     let mut state = State::new(found.durable, checkpoints, found.active, volumes.sealed, spare, found.commit);
     state.damage = damage;
     state.forgot_below = content.forgot;
-    Ok(Recovered { meta, content, state, report, marks })
+    Ok(Recovered { meta, content, state, report, marks, lost: hurt.lost, tail: hurt.tail })
 }
 
 /// A `meta.redb` that is there.
@@ -445,7 +449,9 @@ impl Folder<'_> {
         volumes.spares.reverse();
         // Whatever came after a newest one that has begun may have begun as well.
         if let Some(lost) = open_and_lost.iter().find(|lost| newest.is_none_or(|newest| **lost > newest)) {
-            hurt.lose_tail(&format!("{} was perhaps written last", lost.file()));
+            let why = hurt.lost.get(lost).map_or("it is lost", |why| why.place.as_str());
+            let said = format!("{} was perhaps written last ({why})", lost.file());
+            hurt.lose_tail(&said);
         }
         Ok(volumes)
     }

@@ -7,8 +7,8 @@ use quorate_client::{Client, ConfigChanges, TopicName};
 use quorate_node::controller::check_key;
 use serde::Serialize;
 
-use super::super::Failure;
 use super::super::output::Output;
+use super::super::{Failure, NUMBER_MAX, number};
 use super::{parse_setting, with_keys};
 
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Show what a topic is set to, the defaults among it.
+    /// Show all settings of a topic, those at their defaults too.
     Get(GetArgs),
     /// Change settings of a topic while it is in use: all that are named, or none.
     Set(SetArgs),
@@ -45,6 +45,9 @@ struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+quorate topic config set [OPTIONS] <TOPIC> <KEY=VALUE>...
+       quorate topic config set [OPTIONS] <TOPIC> [KEY=VALUE]... --reset <KEY>")]
 #[command(after_help = with_keys("\
 Examples:
   quorate topic config set lines retention.ms=3600000 retention.bytes=1000000000
@@ -70,14 +73,14 @@ struct SetArgs {
 Example:
   quorate topic add-partitions lines --partitions 8
 
-Partitions cannot be taken away again. Records that are there stay where they are. Those with a
-key may go to other partitions from then on: the order of a key's records holds before and after,
+Partitions cannot be taken away again. Records that are there stay where they are. Those with a \
+key may go to other partitions from then on: the order of a key's records holds before and after, \
 and not across.")]
 pub(super) struct AddPartitionsArgs {
     /// The topic's name.
     topic: TopicName,
     /// How many partitions the topic has then; more than it has now.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<u32>(1..=NUMBER_MAX))]
     partitions: u32,
     /// Print one JSON document.
     #[arg(long)]

@@ -183,6 +183,8 @@ fn a_node_goes_if_nobody_needs_it() {
         &remove(9),
         expect!["InvalidRequest: node 9 is no member of this cluster: it has nodes 1, 2, 3 and 4"],
     );
+    Cluster::new(1, &[])
+        .check(&remove(9), expect!["InvalidRequest: node 9 is no member of this cluster: it has node 1"]);
     cluster.voters = vec![1, 2, 4];
     cluster.alive = vec![1, 2];
     cluster.check(&remove(4), expect!["drain 4 to 1,2"]);
@@ -190,7 +192,7 @@ fn a_node_goes_if_nobody_needs_it() {
     lonely.alive = vec![1, 2];
     lonely.check(
         &remove(3),
-        expect!["InvalidRequest: t-0 has no majority of its members, nodes 3, and cannot be moved away from node 3: start those that are down again, or delete the topic, first"],
+        expect!["InvalidRequest: t:0 has no majority of its members, nodes 3, and cannot be moved away from node 3: start those that are down again, or delete the topic, first"],
     );
     Cluster::new(1, &[]).check(
         &remove(1),
@@ -213,14 +215,14 @@ fn partitions_go_to_nodes_that_are_there() {
     cluster.check(
         &to("t", 0, &[4, 1]),
         expect![
-            "InvalidRequest: the disk of node 4 is nearly full, and could not take t-0: make room there first"
+            "InvalidRequest: the disk of node 4 is nearly full, and could not take t:0: make room there first"
         ],
     );
     cluster.full.clear();
     cluster.alive = vec![1, 2, 3];
     cluster.check(
         &to("t", 0, &[4, 1]),
-        expect!["InvalidRequest: node 4 is not alive, and could not take t-0: start it first"],
+        expect!["InvalidRequest: node 4 is not alive, and could not take t:0: start it first"],
     );
     cluster.check(&to("u", 0, &[1]), expect![[r#"UnknownTopic: no topic is called "u""#]]);
     cluster.check(&to("t", 7, &[1]), expect!["UnknownPartition: topic t has 1 partitions, from 0, and no 7"]);

@@ -204,7 +204,10 @@ fn judge(
         )));
     }
     if node == me {
-        return Err(wrong(format!("node {node} is this node: two nodes must not have one id")));
+        return Err(wrong(format!(
+            "two nodes have the id {node}, or one was given its own address as that of another: stop one of the two, or \
+             start it with an id of its own"
+        )));
     }
     if let (Some(ours), Some(theirs)) = (cluster, theirs)
         && ours != theirs

@@ -51,13 +51,13 @@ pub(super) enum AskError {
     #[error(transparent)]
     Peer(#[from] PeerError),
     /// None came in time.
-    #[error("node {0} did not answer in time")]
+    #[error("{} did not answer in time", named(*.0))]
     Late(NodeId),
     /// What it needs next is not sent any more: it gets the base.
     #[error("the log no longer holds what node {0} needs")]
     Trimmed(NodeId),
     /// Who answered is not who was asked.
-    #[error("the answer was not that of node {node}: {message}")]
+    #[error("{}: {message}", impostor(*node))]
     Impostor { node: NodeId, message: String },
     /// It refused, or failed.
     #[error("node {node} answered {}: {message}", code.as_str_name())]
@@ -65,6 +65,19 @@ pub(super) enum AskError {
     /// The answer is none that we would have given.
     #[error("node {node} sent a malformed answer: {reason}")]
     Malformed { node: NodeId, reason: String },
+}
+
+/// A peer, whose id may not be known yet.
+fn named(node: NodeId) -> String {
+    if node == NOBODY { "whoever is there".to_owned() } else { format!("node {node}") }
+}
+
+fn impostor(node: NodeId) -> String {
+    if node == NOBODY {
+        "who answered cannot be a member".to_owned()
+    } else {
+        format!("the answer was not that of node {node}")
+    }
 }
 
 /// The peers of this node. All groups share them.
