@@ -350,7 +350,9 @@ impl Shared {
         let known = self.known();
         let one = |(node, identity): (&NodeId, &Identity)| {
             let seat = self.facts.seat(*node);
-            let heard = known.heard.get(node).map(|heard| heard.addresses.peer.as_str());
+            // Another node may have come under its id.
+            let heard = known.heard.get(node).filter(|heard| heard.identity == *identity);
+            let heard = heard.map(|heard| heard.addresses.peer.as_str());
             let agreed = Some(seat.peer.as_str()).filter(|peer| !peer.is_empty());
             let here = (*node == self.node).then_some(self.addresses.peer.as_str());
             let bootstrap = self.bootstrap.get(node).map(String::as_str);
@@ -375,8 +377,7 @@ impl Shared {
     /// Says hello to every peer, and waits at most `wait` for the answers.
     async fn round(&self, raft: &RaftNode, wait: Duration) -> Round {
         let mut round = Round::default();
-        let has_guides = !self.known().guides.is_empty();
-        if self.facts.cluster_id().is_none() && !has_guides {
+        if self.facts.cluster_id().is_none() {
             self.look_for_guides(raft, &mut round, wait).await;
         }
         let peers = self.peers();
@@ -402,9 +403,12 @@ impl Shared {
         places.filter(|(peer, address)| peers.contains(peer) && !address.is_empty()).collect()
     }
 
-    /// Says hello at the addresses of `--join`, and learns who is there.
+    /// Says hello at the addresses of `--join` where nobody is known to be yet, and learns who is there. Who was found
+    /// first may wait itself, and know no member.
     async fn look_for_guides(&self, raft: &RaftNode, round: &mut Round, wait: Duration) {
-        let asked = self.join.iter().map(|address| async move {
+        let found: BTreeSet<String> = self.known().guides.values().cloned().collect();
+        let left = self.join.iter().filter(|address| !found.contains(*address));
+        let asked = left.map(|address| async move {
             let hello = peer_request::Body::Hello(self.hello());
             (address, raft.introduce(address, hello, wait).await)
         });

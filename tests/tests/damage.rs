@@ -228,17 +228,16 @@ impl Played {
 
     /// Waits until each node has read again all that it stores: what nobody asked for may be damaged.
     fn until_scrubbed(&self) {
-        for id in self.cluster.ids() {
-            let rounds = || {
-                let page = self.cluster.node(id).get("/metrics").unwrap().body;
-                let rounds =
-                    page.lines().find_map(|line| line.strip_prefix("quorate_storage_scrub_rounds_total "));
-                rounds.unwrap().parse::<u64>().unwrap()
-            };
-            // The one under way may have passed by what was damaged.
-            let before = rounds();
-            wait::until("a round of the scrubber", || (rounds() >= before + 2).then_some(()));
-        }
+        let rounds = |id: u32| {
+            let page = self.cluster.node(id).get("/metrics").unwrap().body;
+            let rounds =
+                page.lines().find_map(|line| line.strip_prefix("quorate_storage_scrub_rounds_total "));
+            rounds.unwrap().parse::<u64>().unwrap()
+        };
+        let before = self.cluster.ids().into_iter().map(|id| (id, rounds(id))).collect::<Vec<_>>();
+        // The one under way may have passed by what was damaged.
+        let is_read = |(id, before): &(u32, u64)| rounds(*id) >= before + 2;
+        wait::until("two rounds of the scrubber", || before.iter().all(is_read).then_some(()));
     }
 
     /// What `log dump` shows of each group on a node that does not run.

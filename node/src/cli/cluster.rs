@@ -42,10 +42,10 @@ struct TransferLeaderArgs {
     /// The topic.
     topic: TopicName,
     /// The partition, from 0.
-    #[arg(long, value_name = "P", value_parser = number::<i32>(0..=i32::MAX))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<i32>(0..=i32::MAX))]
     partition: i32,
     /// The id of the node that is to lead.
-    #[arg(long, value_name = "NODE", value_parser = number::<u32>(1..=NodeId::MAX.0))]
+    #[arg(long, value_name = "NODE", allow_negative_numbers = true, value_parser = number::<u32>(1..=NodeId::MAX.0))]
     to: u32,
 }
 

@@ -126,11 +126,17 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<Verdict, (ErrorCode, St
         // A member that has heard of our admission before we have.
         (None, _) if here.is_joining && cluster.is_some() => Ok(Verdict::Welcome),
         // Whose own list does not name us was led here by --join.
-        (None, _) if cluster.is_none() && !bootstrap.contains(&here.node) => Ok(Verdict::Waits(format!(
-            "node {} is in no cluster itself yet; once it is, node {node} is admitted by: quorate cluster add-node \
+        (None, _)
+            if cluster.is_none()
+                && !bootstrap.contains(&here.node)
+                && (here.is_joining || !here.bootstrap.contains(node)) =>
+        {
+            Ok(Verdict::Waits(format!(
+                "node {} is in no cluster itself yet; once it is, node {node} is admitted by: quorate cluster add-node \
              {node}",
-            here.node
-        ))),
+                here.node
+            )))
+        }
         (None, _)
             if !here.bootstrap.contains(node) || (cluster.is_none() && here.bootstrap != *bootstrap) =>
         {
@@ -256,6 +262,16 @@ mod tests {
             },
             expect![
                 "waits: node 1 is in no cluster itself yet; once it is, node 4 is admitted by: quorate cluster add-node 4"
+            ],
+        );
+        // It is one of those who form ours, and was started with --join all the same: it would be waited for in vain.
+        check(
+            |here, asker| {
+                here.cluster = None;
+                (asker.cluster, asker.bootstrap) = (None, alone(2));
+            },
+            expect![
+                "InvalidConfig: --bootstrap names nodes 1,2,3 at node 1, and 2 at node 2: it must be the same for all"
             ],
         );
         // It means to form a cluster with us.

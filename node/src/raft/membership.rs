@@ -220,22 +220,24 @@ impl Group {
         metrics.membership_config.log_id().as_ref().map(log_id_from_raft)
     }
 
-    /// The members whose logs lack little of this leader's: at most `entries_max` entries, which take at most `bytes_max`,
-    /// or hardly any. Nobody if this node does not lead.
+    /// The members whose logs lack little of what is applied here: at most `entries_max` entries, which take at most
+    /// `bytes_max`, or hardly any. Nobody if this node does not lead. What is on its way to all of them does not count:
+    /// under load there is always some.
     pub fn near(&self, entries_max: u64, bytes_max: u64) -> BTreeSet<NodeId> {
-        let (last, held) = {
+        let last = self.applied().map_or(0, |at| at.index.0);
+        let held = {
             let metrics = self.0.raft.metrics();
             let metrics = metrics.borrow_watched();
             let Some(replication) = &metrics.replication else { return BTreeSet::new() };
             let held = replication
                 .iter()
                 .filter_map(|(node, matched)| Some((node_from_raft(*node), matched.as_ref()?.index)));
-            (metrics.last_log_index.unwrap_or(0), held.collect::<Vec<_>>())
+            held.collect::<Vec<_>>()
         };
         let log = self.log();
         let is_near = |held: u64| {
             let missing = last.saturating_sub(held);
-            if missing > entries_max || missing <= HARDLY_ANY {
+            if missing > entries_max || missing <= HARDLY_ANY || bytes_max == u64::MAX {
                 return missing <= entries_max;
             }
             let next = LogIndex(held + 1);
