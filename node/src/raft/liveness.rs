@@ -27,6 +27,8 @@ struct Peer {
     incarnation: Option<Incarnation>,
     /// A standing connection ended and none has stood since: with a refusal after it, nobody is there any more.
     reset: bool,
+    /// A connection to it stood when one was last heard of.
+    stands: bool,
     /// Its connections said that it had died; the same process was not heard since.
     taken_for_dead: bool,
     /// It was heard again, and not by another incarnation.
@@ -108,17 +110,17 @@ impl Liveness {
         self.peers.get_mut(&node).is_some_and(|peer| std::mem::take(&mut peer.lived))
     }
 
-    /// Whether a connection to `node` ended and none has stood since.
+    /// Whether no connection to `node` is known to stand: then nothing would prove its death.
     pub(super) fn is_cut(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.reset)
+        self.peers.get(&node).is_none_or(|peer| !peer.stands)
     }
 
     /// Something happened to a connection to `node`.
     pub(super) fn link(&mut self, node: NodeId, event: LinkEvent) -> Option<Death> {
         let peer = self.peers.entry(node).or_default();
         match event {
-            LinkEvent::Up => peer.reset = false,
-            LinkEvent::Reset => peer.reset = true,
+            LinkEvent::Up => (peer.reset, peer.stands) = (false, true),
+            LinkEvent::Reset => (peer.reset, peer.stands) = (true, false),
             LinkEvent::Refused => {
                 let died = std::mem::take(&mut peer.reset);
                 peer.taken_for_dead |= died;
@@ -242,6 +244,7 @@ mod tests {
     #[test]
     fn only_a_reset_followed_by_a_refusal_proves_a_death() {
         let mut liveness = Liveness::default();
+        assert!(liveness.is_cut(A), "none stands yet");
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "it never stood");
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
         assert!(!liveness.is_cut(A));
@@ -252,6 +255,7 @@ mod tests {
         assert_eq!(liveness.link(A, LinkEvent::Refused), Some(Death(A)));
         assert_eq!(liveness.near(at(0)), BTreeSet::new(), "who is dead is not near");
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "once");
+        assert!(liveness.is_cut(A));
         assert_eq!(liveness.link(A, LinkEvent::Reset), None);
         assert_eq!(liveness.link(A, LinkEvent::Up), None);
         assert_eq!(liveness.link(A, LinkEvent::Refused), None, "another connection stood in between");

@@ -151,7 +151,8 @@ impl RaftNode {
                 config,
             }
         });
-        let beats = env.spawn("beats", beats::run(env.clone(), Arc::downgrade(&inner)));
+        let beats = vital(Arc::downgrade(&inner), "beats", beats::run(env.clone(), Arc::downgrade(&inner)));
+        let beats = env.spawn("beats", beats);
         let timers =
             vital(Arc::downgrade(&inner), "timers", timers::run(env.clone(), Arc::downgrade(&inner)));
         let timers = env.spawn("timers", timers);

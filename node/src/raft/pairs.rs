@@ -12,12 +12,18 @@ use crate::env::Moment;
 /// again: without one that stands, nothing proves the other's death.
 const SPARED_MAX: u32 = 9;
 
+/// So many answers stand for beats at most until this node comes round to its own beats again. One that never does, as its
+/// clock stands still, only answers, and is no leader: it must be missed.
+const ANSWERS_MAX: u32 = 10;
+
 /// What this node has with each of its peers.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     /// When an answer last stood for a beat of the peer.
     stood: BTreeMap<NodeId, Moment>,
     answered: BTreeMap<NodeId, Answered>,
+    /// Answers that stood for beats since this node came round.
+    answers: BTreeMap<NodeId, u32>,
 }
 
 /// A peer that relies on this node's answers.
@@ -42,6 +48,18 @@ impl Pairs {
     /// Whether this node takes a peer's answers for beats: one has stood for a beat since then.
     pub(super) fn relies_on(&self, peer: NodeId, since: Moment) -> bool {
         self.stood.get(&peer).is_some_and(|stood| *stood >= since)
+    }
+
+    /// This node has come round to its beats.
+    pub(super) fn came_round(&mut self) {
+        self.answers.clear();
+    }
+
+    /// Whether an answer that goes to a peer now may stand for a beat. To be asked once for each.
+    pub(super) fn may_stand(&mut self, peer: NodeId) -> bool {
+        let answers = self.answers.entry(peer).or_default();
+        *answers = answers.saturating_add(1);
+        *answers <= ANSWERS_MAX
     }
 
     /// A beat of a peer is answered. `stands`: that peer takes the answer for a beat.
@@ -94,6 +112,15 @@ mod tests {
         assert!(pairs.spares(A, at(100)) && !pairs.spares(A, at(101)) && !pairs.spares(B, at(0)));
         pairs.answered(A, false, at(200));
         assert!(!pairs.spares(A, at(0)));
+    }
+
+    #[test]
+    fn who_never_comes_round_to_its_beats_answers_in_vain() {
+        let mut pairs = Pairs::default();
+        assert!((0..ANSWERS_MAX).all(|_| pairs.may_stand(A)));
+        assert!(!pairs.may_stand(A) && !pairs.may_stand(A) && pairs.may_stand(B));
+        pairs.came_round();
+        assert!(pairs.may_stand(A));
     }
 
     #[test]

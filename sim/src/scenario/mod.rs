@@ -56,7 +56,7 @@ pub const ALL: [(&str, Play, &str); 9] = [
     (
         "quiet-group",
         quiet_group::play,
-        "a group falls quiet, wakes under its leader, and loses it; the seed says how: killed, without power, cut off",
+        "a group falls quiet, wakes under its leader, and loses it: killed, unpowered, cut off, its clock still (by the seed)",
     ),
 ];
 

@@ -99,7 +99,9 @@ impl Inner {
             return None;
         }
         let digest = self.ledger.lock().brief(peer);
-        self.pairs().answered(peer, relies && digest.is_some(), self.env.now());
+        let mut pairs = self.pairs();
+        let digest = digest.filter(|_| pairs.may_stand(peer));
+        pairs.answered(peer, relies && digest.is_some(), self.env.now());
         digest
     }
 
@@ -112,8 +114,12 @@ impl Inner {
         self.pairs().heard(peer, stands, self.env.now());
     }
 
-    /// Whether this node takes a peer's answers for beats: no more once they are late, long before the peer is missed.
+    /// Whether this node takes a peer's answers for beats: no more once they are late, long before the peer is missed. Not
+    /// where beats are so rare that the peer would be missed before it beats itself.
     pub(in crate::raft) fn relies_on(&self, peer: NodeId) -> bool {
+        if self.config.beat_ms * 4 > self.config.election_timeout_ms_max {
+            return false;
+        }
         let fresh = self.env.now() - Duration::from_millis(self.config.beat_ms) * 2;
         peer > self.me && self.pairs().relies_on(peer, fresh)
     }
@@ -141,6 +147,7 @@ pub(super) async fn run(env: Env, node: Weak<Inner>) {
     loop {
         let (next, changed) = {
             let Some(node) = node.upgrade() else { return };
+            node.pairs().came_round();
             let silent = Duration::from_millis(node.config.election_timeout_ms_max) * 2;
             if node.liveness().expire(env.now() - silent, node.me) {
                 node.changed();
