@@ -141,6 +141,15 @@ impl Cluster {
         self.start_as(node, self.members.clone(), StoreConfig::default()).await
     }
 
+    /// Starts these, one after the other, and gives them in that order.
+    async fn start_all(&mut self, nodes: impl IntoIterator<Item = u32>) -> Vec<Node> {
+        let mut started = Vec::new();
+        for node in nodes {
+            started.push(self.start(node).await);
+        }
+        started
+    }
+
     async fn start_with(&mut self, node: u32, config: StoreConfig) -> Node {
         self.start_as(node, self.members.clone(), config).await
     }

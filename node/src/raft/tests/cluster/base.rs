@@ -9,10 +9,7 @@ use crate::raft::types::{log_id_from_raft, log_id_to_wire, vote_to_wire};
 fn what_lies_before_the_end_of_a_base_stays_until_the_base_is_there() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
-        let mut nodes = Vec::new();
-        for node in 1..=3 {
-            nodes.push(cluster.start(node).await);
-        }
+        let mut nodes = cluster.start_all(1..=3).await;
         let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         let mut acked = propose(first, term, 0..10).await;
         assert_eq!(acked.len(), 10);
@@ -31,10 +28,7 @@ fn what_lies_before_the_end_of_a_base_stays_until_the_base_is_there() {
         old.kill();
 
         // The others go on without them, until nothing is left of their logs but a base.
-        let mut nodes = Vec::new();
-        for node in (1..=3).filter(|node| *node != number) {
-            nodes.push(cluster.start(node).await);
-        }
+        let nodes = cluster.start_all((1..=3).filter(|node| *node != number)).await;
         let (second, next) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         acked.extend(propose(second, next, 100..105).await);
         assert_eq!(acked.len(), 15);
@@ -79,10 +73,8 @@ fn what_lies_before_the_end_of_a_base_stays_until_the_base_is_there() {
         assert_eq!(state().last, Some(end));
         assert!(holds(&back, &acked));
 
-        let mut nodes = vec![back];
-        for node in (1..=3).filter(|node| *node != number) {
-            nodes.push(cluster.start(node).await);
-        }
+        let mut nodes = cluster.start_all((1..=3).filter(|node| *node != number)).await;
+        nodes.push(back);
         let (third, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         acked.extend(propose(third, term, 200..205).await);
         for node in &nodes {

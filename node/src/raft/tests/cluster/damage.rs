@@ -80,10 +80,7 @@ struct Victim {
 /// Starts all nodes. After the first entries a follower is stopped, its volumes are noted, and it is started again. Gives
 /// the nodes, that follower, and what was acknowledged.
 async fn with_victim(cluster: &mut Cluster) -> (Vec<Node>, Victim, Vec<(LogIndex, u32)>) {
-    let mut nodes = Vec::new();
-    for node in 1..=3 {
-        nodes.push(cluster.start(node).await);
-    }
+    let mut nodes = cluster.start_all(1..=3).await;
     let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
     let acked = propose(led, term, 0..50).await;
     let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();

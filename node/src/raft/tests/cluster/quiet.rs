@@ -8,10 +8,7 @@ const WATCHED: Duration = Duration::from_secs(4);
 async fn three() -> (Cluster, Vec<Node>) {
     let mut cluster = Cluster::new(3).await;
     cluster.config.quiet_after_ms = 200;
-    let mut nodes = Vec::new();
-    for node in 1..=3 {
-        nodes.push(cluster.start(node).await);
-    }
+    let nodes = cluster.start_all(1..=3).await;
     (cluster, nodes)
 }
 

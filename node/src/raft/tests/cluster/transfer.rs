@@ -3,14 +3,6 @@
 use super::*;
 use crate::raft::{TransferError, Transferred};
 
-async fn three(cluster: &mut Cluster) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for node in 1..=3 {
-        nodes.push(cluster.start(node).await);
-    }
-    nodes
-}
-
 fn id(node: &Node) -> NodeId {
     node.store.facts().node()
 }
@@ -19,7 +11,7 @@ fn id(node: &Node) -> NodeId {
 fn leadership_goes_where_it_was_sent_and_nothing_is_lost() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
-        let nodes = three(&mut cluster).await;
+        let nodes = cluster.start_all(1..=3).await;
         let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         let mut acked = propose(first, term, 0..200).await;
         let heir = nodes.iter().find(|node| id(node) != id(first)).unwrap();
@@ -63,7 +55,7 @@ fn leadership_goes_where_it_was_sent_and_nothing_is_lost() {
 fn nobody_hands_over_to_one_that_is_not_there() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
-        let mut nodes = three(&mut cluster).await;
+        let mut nodes = cluster.start_all(1..=3).await;
         let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         let leading = id(first);
         let dead = nodes.iter().position(|node| id(node) != leading).unwrap();
@@ -103,7 +95,7 @@ fn a_leader_whose_heir_did_not_take_over_is_replaced_and_does_not_rest() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
         cluster.config.quiet_after_ms = 100;
-        let mut nodes = three(&mut cluster).await;
+        let mut nodes = cluster.start_all(1..=3).await;
         let (first, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
         let leading = id(first);
         let heir = nodes.iter().position(|node| id(node) != leading).unwrap();
@@ -137,7 +129,7 @@ fn a_leader_whose_heir_did_not_take_over_is_replaced_and_does_not_rest() {
 fn a_node_that_stops_hands_over_first_and_takes_nothing_any_more() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
-        let nodes = three(&mut cluster).await;
+        let nodes = cluster.start_all(1..=3).await;
         let all: Vec<_> = nodes.iter().collect();
         let (first, term) = leader(&all).await;
         let acked = propose(first, term, 0..100).await;
