@@ -305,7 +305,7 @@ impl Replica {
                         None => None,
                     };
                     let heads = self.heads(range, request.offset, bytes_max).await;
-                    let (heads, full) = self.unless_trimmed(request.offset, heads)?;
+                    let (heads, full) = self.unless_trimmed(term, request.offset, heads)?;
                     if heads.first().is_some_and(|first| first.base_offset > request.offset) {
                         return Err(self.trimmed_as_a_follower());
                     }
@@ -327,7 +327,7 @@ impl Replica {
                     }
                 }
                 env.dawdle(Point::FetchAnsweredLate, LATE_MAX).await;
-                let batches = self.unless_trimmed(request.offset, self.read(&heads).await)?;
+                let batches = self.unless_trimmed(term, request.offset, self.read(&heads).await)?;
                 shared.meters.fetches.add(1);
                 shared.meters.fetch_records.add(heads.iter().map(|head| u64::from(head.records)).sum());
                 shared.meters.fetch_bytes.add_count(batches.len());
@@ -358,16 +358,23 @@ impl Replica {
         Ok(())
     }
 
-    /// What was read for `offset`, unless the log start has passed that meanwhile: the log is trimmed only after that is
-    /// seen here, so nothing else is missing from it.
-    fn unless_trimmed<T>(&self, offset: Offset, read: Result<T, FetchError>) -> Result<T, FetchError> {
+    /// What was read for `offset` in `term`, unless the log start has passed that meanwhile: the log is trimmed only after
+    /// that is seen here, so nothing else is missing from it.
+    pub(super) fn unless_trimmed<T>(
+        &self,
+        term: Term,
+        offset: Offset,
+        read: Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
         let (log_start, high_watermark) = {
             let state = self.shared.state.lock();
+            if offset >= state.log_start {
+                return read;
+            }
+            // Perhaps another leader's entry has raised it: then the range is for that one to tell.
+            self.still_leads(term, &state).map_err(Unled::fetch)?;
             (state.log_start, state.next_offset)
         };
-        if offset >= log_start {
-            return read;
-        }
         self.shared.around.env.reached(Mark::TrimmedUnderAReader);
         Err(FetchError::OffsetOutOfRange { offset, log_start, high_watermark })
     }

@@ -454,7 +454,12 @@ async fn a_deposed_leader_that_applied_what_its_successor_wrote_answers_nothing_
     for at in [OffsetAt::Earliest, OffsetAt::Latest, OffsetAt::Timestamp(Timestamp(0))] {
         assert_eq!(replica.list_offset(Some(led), at).await, Err(deposed.clone()));
     }
-    assert_eq!(replica.epoch_end(Some(led), led), Err(deposed));
+    assert_eq!(replica.epoch_end(Some(led), led), Err(deposed.clone()));
+    // It was reading while its successor raised the log start.
+    let term = Term(u64::try_from(led.0).unwrap());
+    assert_eq!(replica.unless_trimmed(term, Offset(0), Ok(())), Ok(()));
+    replica.state().lock().log_start = Offset(1);
+    assert_eq!(replica.unless_trimmed(term, Offset(0), Ok(())), Err(deposed), "the range is not its to tell");
 }
 
 #[tokio::test]
