@@ -101,7 +101,8 @@ pub(super) enum Outcome {
 enum NotCopied {
     /// A source cannot be read: it stays as it is.
     Source(VolumeNumber, ReadError),
-    Disk(DiskError),
+    /// The disk failed, and the failure is raised.
+    Failed,
 }
 
 /// What rewrites. The keeper asks it for one step after the other, when it has nothing else to do.
@@ -225,11 +226,7 @@ impl Compactor {
                 self.measured.insert(number, Measured::UNREADABLE);
                 self.give_up(shared, copying).await
             }
-            Err(NotCopied::Disk(error)) => {
-                let worker = shared.clone();
-                pool::run(&*shared.pool, move || worker.failure.raise(&error)).await;
-                Outcome::Failed
-            }
+            Err(NotCopied::Failed) => Outcome::Failed,
         }
     }
 
@@ -446,7 +443,12 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
     }
     let lines = entries.iter().map(Line::Entry).collect::<Vec<_>>();
     let (tail, commit) = (&mut copying.tail, copying.commit);
-    let places = copying.into.write(|write| put(write, tail, commit, &lines)).map_err(NotCopied::Disk)?;
+    let written = copying.into.write(|write| put(write, tail, commit, &lines));
+    let places = written.map_err(|error| {
+        // Here, where it happened: a commit that ends after it must know of it.
+        shared.failure.raise(&error);
+        NotCopied::Failed
+    })?;
     for (entry, place) in entries.iter().zip(places) {
         copying.index.insert(entry.head.group, entry.head.index, place);
     }
