@@ -213,9 +213,10 @@ fn variable(arg: &str, mut typed: impl Iterator<Item = String>) -> Option<String
 
 /// Runs a command of a client on a runtime of its own. Use: `Command::Topic(args) => on_runtime(topic::run(cli.global, args))`.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    // Blocking work is commits and reads of one disk: many threads would not make it faster.
+    // Blocking work is commits and reads of one disk: many threads would not make it faster. But a commit must not wait
+    // behind names that nobody resolves, each of which holds a thread.
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(256).enable_all().build()?;
     let outcome = runtime.block_on(work);
     // A thread may still wait for standard input, for ever.
     runtime.shutdown_background();

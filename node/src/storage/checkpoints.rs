@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -260,8 +260,6 @@ impl Shared {
         head: &CheckpointHead,
         body: &[u8],
     ) -> Result<(), StoreError> {
-        // Whoever asked may have gone: what is compared here and what is written are one step.
-        let _turn = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refusal) = self.failure.refusal() {
             return Err(refusal);
         }
@@ -279,6 +277,9 @@ impl Shared {
         self.meta
             .transact(|write| put(write, group, kind, head, body))
             .map_err(|error| self.failed(error))?;
+        if let Some(unknown) = self.failure.unknown() {
+            return Err(unknown);
+        }
         let mut state = self.state();
         state.checkpoints.insert((group, kind), head.at);
         if kind == CheckpointKind::Base
@@ -291,7 +292,6 @@ impl Shared {
 
     /// Takes a group's checkpoints away: its log has gone. Blocks.
     fn clear_checkpoints(&self, group: GroupId) -> Result<(), StoreError> {
-        let _turn = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refusal) = self.failure.refusal() {
             return Err(refusal);
         }
@@ -303,6 +303,9 @@ impl Shared {
             .meta
             .transact(|write| CheckpointKind::ALL.into_iter().try_for_each(|kind| clear(write, group, kind)));
         cleared.map_err(|error| self.failed(error))?;
+        if let Some(unknown) = self.failure.unknown() {
+            return Err(unknown);
+        }
         self.state().checkpoints.retain(|(of, _), _| *of != group);
         Ok(())
     }
@@ -336,14 +339,20 @@ impl Shared {
         StoreError::Unknown(error)
     }
 
-    /// Runs blocking work that writes `meta.redb`.
+    /// Runs blocking work that writes `meta.redb`: what it compares and what it writes are one step, also when whoever
+    /// asked has gone. Waits for its turn here and not on a thread, which commits may need.
     async fn in_meta(
         self: &Arc<Self>,
         what: &'static str,
         work: impl FnOnce(&Self) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
+        let turn = self.checkpointing.clone().lock_owned().await;
         let shared = self.clone();
-        let done = pool::run(&*self.pool, move || shared.failure.catch(what, || work(&shared))).await;
+        let done = pool::run(&*self.pool, move || {
+            let _turn = turn;
+            shared.failure.catch(what, || work(&shared))
+        })
+        .await;
         done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 

@@ -346,11 +346,7 @@ fn fail(shared: &Shared, in_flight: &InFlight) {
         std::mem::take(&mut state.queue)
     };
     in_flight.requests().append(&mut queued);
-    let error = match shared.failure.refusal() {
-        Some(StoreError::Failed(cause)) => StoreError::Unknown(cause),
-        Some(other) => other,
-        None => StoreError::Closed,
-    };
+    let error = shared.failure.unknown().unwrap_or(StoreError::Closed);
     while let Some(request) = in_flight.next() {
         request.answer(Err(error.clone()));
     }

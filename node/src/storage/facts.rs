@@ -619,7 +619,9 @@ impl Facts {
                 inner.meta.write(&changes).map_err(|error| {
                     inner.failure.raise(&error);
                     StoreError::Unknown(error)
-                })
+                })?;
+                // Somebody else's write may have failed meanwhile: nothing is acknowledged after that.
+                inner.failure.unknown().map_or(Ok(()), Err)
             });
             written.unwrap_or_else(|panic| resume_unwind(panic))
         })

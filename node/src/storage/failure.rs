@@ -76,6 +76,14 @@ impl Failure {
         })
     }
 
+    /// The first failure, for what was begun before it and has ended after it.
+    pub(super) fn unknown(&self) -> Option<StoreError> {
+        self.refusal().map(|refusal| match refusal {
+            StoreError::Failed(cause) => StoreError::Unknown(cause),
+            other => other,
+        })
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<StoreError>>> {
         self.first.subscribe()
     }

@@ -621,9 +621,9 @@ impl Folder<'_> {
         durable: &BTreeMap<GroupId, Durable>,
         damage: &mut BTreeMap<GroupId, Damage>,
     ) -> Result<(Checkpoints, bool), OpenError> {
-        let mut behind = BTreeSet::new();
+        let (mut behind, has_copies) = (BTreeSet::new(), self.has_copies(content));
         let mut misfit = |group: GroupId, reason: String| {
-            if !self.config.copies_elsewhere {
+            if !has_copies {
                 return Err(OpenError::Checkpoint { folder: self.path.clone(), group, reason });
             }
             error!(%group, reason, "base and log of a group do not fit; what is missing must come from other replicas");

@@ -104,7 +104,7 @@ pub(super) struct Shared {
     pub(super) room: Room,
     state: Mutex<State>,
     /// Held by whoever writes checkpoints, which blocks: the older of two never replaces the newer.
-    pub(super) checkpointing: Mutex<()>,
+    pub(super) checkpointing: Arc<tokio::sync::Mutex<()>>,
     /// There is something for the committer.
     pub(super) to_commit: Notify,
     /// There is something for the keeper.
@@ -181,11 +181,16 @@ pub(super) struct Visible {
 struct Recent {
     /// (arrival, group) of each entry in memory, and of some that have left it already.
     order: VecDeque<(u64, GroupId)>,
+    /// How long it may become before those that have left are looked for.
+    order_max: usize,
     arrivals: u64,
     /// All arrivals below are synced.
     synced: u64,
     bytes: u64,
 }
+
+/// Up to so many places in the order, nobody looks for those that have left.
+const ORDER_MIN: usize = 1_024;
 
 /// What an entry costs in memory beside its body.
 const ENTRY_OVERHEAD: u64 = 160;
@@ -215,7 +220,7 @@ impl Shared {
             meta,
             failure,
             state: Mutex::new(state),
-            checkpointing: Mutex::new(()),
+            checkpointing: Arc::default(),
             to_commit: Notify::new(),
             to_keep: Notify::new(),
             kept: Notify::new(),
@@ -392,6 +397,7 @@ impl State {
     /// Notes that all entries before `arrivals` are synced, and lets the oldest go that are too many.
     pub(super) fn synced(&mut self, arrivals: u64, recent_bytes_max: u64) {
         self.recent.synced = self.recent.synced.max(arrivals);
+        self.forget_who_left();
         while let Some((arrival, group)) = self.recent.order.front().copied() {
             let front = self.visible.get(&group).and_then(|visible| visible.recent.front());
             let is_here = front.is_some_and(|(front, _)| *front == arrival);
@@ -405,6 +411,26 @@ impl State {
                 self.recent.bytes -= removed.map_or(0, |(_, entry)| memory_of(&entry));
             }
         }
+    }
+
+    /// How many places there are in the order of those in memory.
+    #[cfg(test)]
+    pub(super) fn places_in_memory(&self) -> usize {
+        self.recent.order.len()
+    }
+
+    /// Forgets the places of those that left out of turn, trimmed or cut, once they are more than those in memory.
+    fn forget_who_left(&mut self) {
+        if self.recent.order.len() <= self.recent.order_max.max(ORDER_MIN) {
+            return;
+        }
+        let visible = &self.visible;
+        let is_here = |(arrival, group): &(u64, GroupId)| {
+            let recent = visible.get(group).map(|visible| &visible.recent);
+            recent.is_some_and(|recent| recent.binary_search_by_key(arrival, |(here, _)| *here).is_ok())
+        };
+        self.recent.order.retain(is_here);
+        self.recent.order_max = self.recent.order.len() * 2;
     }
 
     /// Whether a volume holds anything that is alive, or is about to.

@@ -153,6 +153,11 @@ impl Folder<'_> {
         }
     }
 
+    /// Whether other nodes may hold what this one has lost: those that it was told of, and those that came later.
+    pub(super) fn has_copies(&self, content: &MetaContent) -> bool {
+        self.config.copies_elsewhere || content.peers.keys().any(|peer| *peer != content.owner.node)
+    }
+
     /// Makes durable what may be missing, and of which groups, before anything is done about it; and, in the same
     /// transaction, what was listed so far. If there is no other copy of what is missing, nothing is written.
     pub(super) fn note_losses(
@@ -162,7 +167,7 @@ impl Folder<'_> {
         found: &Found,
         hurt: &Hurt,
     ) -> Result<(), OpenError> {
-        if !self.config.copies_elsewhere {
+        if !self.has_copies(content) {
             let spans = found.durable.values().flat_map(|durable| &durable.spans);
             let mut lost = spans.filter_map(|span| hurt.lost.get(&span.volume));
             if let Some(corrupt) = hurt.tail.as_ref().or_else(|| lost.next()) {

@@ -166,6 +166,27 @@ fn entries_are_readable_at_once_and_wrong_ones_are_refused() {
     });
 }
 
+/// An entry that is never trimmed keeps its place in front, and little enough is in memory for nothing to leave.
+#[tokio::test]
+async fn what_is_trimmed_takes_its_place_in_memory_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { recent_bytes_max: 1 << 30, ..StoreConfig::default() };
+    let store = Store::open(&env(folder.path()), config, NODE).await.unwrap().0;
+    let (stays, log) = (store.log(GroupId(9)), store.log(GROUP));
+    append(&stays, vec![entry(GroupId(9), 1, 0, b"stays")]).await.unwrap().unwrap();
+    for round in 0..10 {
+        let indexes = round * 1_000..(round + 1) * 1_000;
+        let entries = indexes.clone().map(|index| entry(GROUP, 1, index, b"goes")).collect();
+        append(&log, entries).await.unwrap().unwrap();
+        trim(&log, LogId { term: Term(1), index: LogIndex(indexes.end - 1) }).await;
+    }
+    append(&log, vec![entry(GROUP, 1, 10_000, b"last")]).await.unwrap().unwrap();
+    let places = store.0.shared.state().places_in_memory();
+    assert!(places <= 2_100, "{places} places of two entries");
+    assert_eq!((all(&stays).await.len(), store.log(GROUP).state().purged.is_some()), (1, true));
+    store.close().await;
+}
+
 #[test]
 fn facts_are_kept() {
     block_on(async {
