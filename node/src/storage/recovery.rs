@@ -18,13 +18,14 @@ use super::damage::{Damage, Lost};
 use super::error::{CorruptEntry, DiskError, OpenError, ReadError};
 use super::facts::{Change, Meta, MetaContent, Seal, meta_file};
 use super::failure::marker;
-use super::hard::Durable;
+use super::hard::{Durable, HardVote};
 use super::index::MemoryIndex;
 use super::keeper;
 use super::replay::{Replayed, replay, salvage};
 use super::rewrite::{self, copy_anew, copy_if_whole, rewrite};
 use super::state::{Active, State};
-use super::transcript::Tail;
+use super::stream::Item;
+use super::transcript::{Line, Tail, put};
 use super::unread::{Unread, record_file};
 use super::volume::{FORMAT, FORMAT_OLDEST, Owner, Volume, VolumeNumber, guarded_disk};
 use crate::env::{Disk, FileName, Mark};
@@ -115,14 +116,17 @@ pub(super) fn recover(
     let unlisted = report.leftovers - half_made;
     let mut volumes = folder.volumes(&on_disk, &mut content, &mut report, &mut hurt)?;
     let mut found = folder.newest(&mut volumes, &mut content, &mut hurt)?;
-    let (mut newer_in_meta, mut newer_in_volume) = (false, false);
+    let (mut only_in_meta, mut newer_in_volume) = (Vec::new(), false);
     for (group, vote) in &content.votes {
         let hard = &mut found.durable.entry(*group).or_default().hard;
         let newest = hard.vote.map_or(*vote, |known| known.max(*vote));
-        newer_in_meta |= hard.vote != Some(newest);
+        if hard.vote != Some(newest) {
+            only_in_meta.push((*group, newest));
+        }
         newer_in_volume |= *vote != newest;
         hard.vote = Some(newest);
     }
+    let newer_in_meta = !only_in_meta.is_empty();
     // Before anything that was found is given up, and no later than what was listed: a start that is cut off must not make
     // the next one sure of itself.
     folder.note_losses(&meta, &mut content, &found, &hurt)?;
@@ -140,6 +144,10 @@ pub(super) fn recover(
         let (active, cut) = rewrite(disk, config, content.owner, &meta, &mut content, old)
             .map_err(|error| folder.read_error(error))?;
         found.active = active;
+        if found.active.begun {
+            // Its beginning tells of all groups.
+            only_in_meta.clear();
+        }
         if !cut.is_empty() {
             hurt.lose_tail("entries at the end of a log cannot be read");
         }
@@ -178,6 +186,8 @@ pub(super) fn recover(
         folder.disk(meta.write(&[Change::Format(FORMAT)]))?;
         content.format = FORMAT;
     }
+    let was_empty = !found.active.begun;
+    folder.copy_votes(&meta, &mut content, &mut found, &only_in_meta)?;
     let count = |length: usize| u64::try_from(length).expect("a length fits 64 bits");
     let spans = || found.durable.values().flat_map(|durable| &durable.spans);
     let unread = volumes.sealed.values().filter(|volume| volume.is_lost()).map(|volume| volume.number);
@@ -198,7 +208,7 @@ pub(super) fn recover(
         (unlisted > 0, Mark::RestartWithAnUnlistedVolume),
         (newer_in_meta, Mark::VoteNewerInMeta),
         (newer_in_volume, Mark::VoteNewerInItsVolume),
-        (!report.created && !found.active.begun, Mark::RestartWithAnEmptyActiveVolume),
+        (!report.created && was_empty, Mark::RestartWithAnEmptyActiveVolume),
         (found.active.begun && volumes.spares.is_empty(), Mark::RestartWithoutANextVolume),
         (to_be_trimmed, Mark::RestartInTheMiddleOfACatchUp),
         (report.meta_rebuilt, Mark::MetaRebuilt),
@@ -684,6 +694,47 @@ impl Folder<'_> {
             self.disk(cleared)?;
         }
         Ok((kept, to_be_trimmed))
+    }
+
+    /// Writes each vote that lies in one place only to the other as well, as a power cut in the middle of a commit leaves
+    /// it: whoever acts upon it would forget it with the next damage to that one place. Of the votes in `only_in_meta` the
+    /// active volume does not tell.
+    fn copy_votes(
+        &self,
+        meta: &Meta,
+        content: &mut MetaContent,
+        found: &mut Found,
+        only_in_meta: &[(GroupId, HardVote)],
+    ) -> Result<(), OpenError> {
+        let votes = found.durable.iter().filter_map(|(group, durable)| Some((*group, durable.hard.vote?)));
+        let older = votes.filter(|(group, vote)| content.votes.get(group) != Some(vote)).collect::<Vec<_>>();
+        if !older.is_empty() {
+            let changes = older.iter().map(|(group, vote)| Change::Vote(*group, *vote)).collect::<Vec<_>>();
+            self.disk(meta.write(&changes))?;
+            content.votes.extend(older);
+        }
+        if only_in_meta.is_empty() {
+            return Ok(());
+        }
+        let facts: Vec<_> = if found.active.begun {
+            only_in_meta.iter().map(|(group, vote)| Item::Vote { group: *group, vote: *vote }).collect()
+        } else {
+            // A volume begins with what is known of all groups.
+            let all = found.durable.iter();
+            all.map(|(group, state)| Item::State { group: *group, state: state.clone() }).collect()
+        };
+        let lines = facts.into_iter().map(Line::Fact).collect::<Vec<_>>();
+        let commit = found.commit + 1;
+        let Active { volume, tail, begun, .. } = &mut found.active;
+        let written = volume.write(|write| put(write, tail, commit, &lines));
+        if let Err(error) = written {
+            // Perhaps it can be read and not be written to: the next start writes anew what it holds.
+            drop(self.disk.mark(&marker(), error.to_string().as_bytes()));
+            return Err(self.disk_error(error));
+        }
+        *begun = true;
+        found.commit = commit;
+        Ok(())
     }
 
     fn note(

@@ -454,3 +454,44 @@ async fn a_read_that_failed_before_in_the_same_file_is_no_damage() {
     assert!(log.damage().is_none());
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_vote_that_the_power_left_in_one_place_lies_in_both_before_anybody_acts_upon_it() {
+    let vote = HardVote { term: Term(2), node: 3, committed: true };
+    let voted = |at: &str, started: Result<Recovered, OpenError>| {
+        let recovered = started.unwrap_or_else(|error| panic!("{at}: {error}"));
+        let found = recovered.state.durable.get(&GROUP).and_then(|durable| durable.hard.vote);
+        assert_eq!(found, Some(vote), "{at}");
+    };
+    // The second time it is the first thing that the volume is to hold.
+    for holds_entries in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(&env(folder.path()), small(), NODE).await.unwrap();
+        let log = store.log(GROUP);
+        if holds_entries {
+            log.save_vote(HardVote { term: Term(1), node: 1, committed: false }).await.unwrap();
+            append(&log, vec![entry(GROUP, 1, 0, b"first")]).await.unwrap().unwrap();
+        }
+        prepared(&store).await;
+        let before = Machine::of(folder.path());
+        let volume = VolumeNumber(1).file();
+        let bytes = |name: &FileName| std::fs::read(folder.path().join(name.as_str())).unwrap();
+        let older = bytes(&volume);
+        log.save_vote(vote).await.unwrap();
+        for newer in [meta_file(), volume.clone()] {
+            let at = format!("entries: {holds_entries}, in {newer} alone");
+            let machine = before.after_a_cut(Left::All);
+            machine.put(&newer, bytes(&newer), BTreeSet::new());
+            cut_everywhere(&machine, &small(), |cut, started| voted(&format!("{at}, {cut}"), started));
+            let started = machine.start(&small());
+            let lost_meta = machine.after_a_cut(Left::Nothing);
+            let older_volume = machine.after_a_cut(Left::Nothing);
+            voted(&at, started);
+            lost_meta.remove(&meta_file()).unwrap();
+            voted(&format!("{at}, then meta.redb is lost"), lost_meta.start(&small()));
+            older_volume.put(&volume, older.clone(), BTreeSet::new());
+            voted(&format!("{at}, then the volume is older"), older_volume.start(&small()));
+        }
+        store.close().await;
+    }
+}
