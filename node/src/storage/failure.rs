@@ -5,14 +5,16 @@
 //! everything anew before it counts for anything.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use tracing::error;
 
 use super::error::{DiskError, StoreError};
-use crate::env::{Disk, Env, FileName, Mark};
+use crate::env::{Disk, DiskSpace, Env, FileName, Mark};
 
 /// What a panic left behind, for whoever lets it go on.
 pub(super) type Panic = Box<dyn Any + Send>;
@@ -28,11 +30,68 @@ pub(super) struct Failure {
     env: quorate_proto::env::Env,
     disk: Arc<dyn Disk>,
     first: Arc<watch::Sender<Option<Arc<StoreError>>>>,
+    /// A write of redb's has failed, and redb has perhaps told nobody.
+    unheard: Arc<AtomicBool>,
+}
+
+/// The folder, as storage opens its files: it notes that a write or sync has failed, whoever it was for. redb writes on
+/// its own account too, when it makes room in its cache and when a file is let go of, and keeps such an error to itself.
+struct Watched {
+    disk: Arc<dyn Disk>,
+    unheard: Arc<AtomicBool>,
+}
+
+impl Disk for Watched {
+    fn open(&self, name: &FileName, create: bool) -> io::Result<Box<dyn redb::StorageBackend>> {
+        self.disk.open(name, create)
+    }
+
+    fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()> {
+        self.disk.publish(from, to)
+    }
+
+    fn remove(&self, name: &FileName) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<FileName>> {
+        self.disk.list()
+    }
+
+    fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
+        if *name == marker() {
+            self.unheard.store(true, Ordering::Release);
+        }
+        self.disk.mark(name, content)
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        self.disk.space()
+    }
+
+    fn describe(&self) -> String {
+        self.disk.describe()
+    }
 }
 
 impl Failure {
     pub(super) fn new(env: &Env) -> Self {
-        Self { env: env.base.clone(), disk: env.disk.clone(), first: Arc::new(watch::Sender::new(None)) }
+        Self {
+            env: env.base.clone(),
+            disk: env.disk.clone(),
+            first: Arc::new(watch::Sender::new(None)),
+            unheard: Arc::default(),
+        }
+    }
+
+    /// The folder, watched: to be opened in place of the environment's.
+    pub(super) fn watched(&self) -> Arc<dyn Disk> {
+        Arc::new(Watched { disk: self.disk.clone(), unheard: self.unheard.clone() })
+    }
+
+    /// The folder is open: what failed until now, and was borne, says nothing of what is written from now on.
+    pub(super) fn opened(&self) {
+        self.unheard.store(false, Ordering::Release);
     }
 
     /// Notes a failed write or sync and marks the folder. Blocks.
@@ -66,6 +125,10 @@ impl Failure {
 
     /// The first failure, for what was not begun before it.
     pub(super) fn refusal(&self) -> Option<StoreError> {
+        if self.unheard.swap(false, Ordering::AcqRel) && self.first.borrow().is_none() {
+            let cause = "a write or sync failed that redb did on its own account";
+            self.raise(&DiskError::new("write to", &FileName::new("volumes"), cause));
+        }
         self.first.borrow().as_deref().map(|error| match error {
             StoreError::Unknown(cause) | StoreError::Failed(cause) => StoreError::Failed(cause.clone()),
             other @ (StoreError::Closed
@@ -78,10 +141,15 @@ impl Failure {
 
     /// The first failure, for what was begun before it and has ended after it.
     pub(super) fn unknown(&self) -> Option<StoreError> {
-        self.refusal().map(|refusal| match refusal {
-            StoreError::Failed(cause) => StoreError::Unknown(cause),
-            other => other,
-        })
+        match self.refusal()? {
+            StoreError::Failed(cause) => Some(StoreError::Unknown(cause)),
+            refusal @ (StoreError::Unknown(_)
+            | StoreError::Closed
+            | StoreError::Gap { .. }
+            | StoreError::Body { .. }
+            | StoreError::NotHeld { .. }
+            | StoreError::NoCheckpoint { .. }) => Some(refusal),
+        }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<StoreError>>> {

@@ -57,10 +57,13 @@ impl Store {
     ) -> Result<(Self, RecoveryReport), OpenError> {
         let began = env.now();
         let fresh = Identity::from_random(env.random_bytes());
-        let (disk, settings) = (env.disk.clone(), config.clone());
+        let failure = Failure::new(env);
+        let watched = Env { disk: failure.watched(), ..env.clone() };
+        let (disk, settings) = (watched.disk.clone(), config.clone());
         let (recovered, space) =
             pool::run(&*env.pool, move || (recover(&disk, &settings, node, fresh), disk.space().ok())).await;
         let recovered = recovered?;
+        failure.opened();
         let report = recovered.report;
         recovered.marks.iter().for_each(|mark| env.reached(*mark));
         env.metrics.damaged_entries.add(report.damaged_entries);
@@ -80,10 +83,10 @@ impl Store {
             elapsed_ms = u64::try_from(env.now().since(began).as_millis()).unwrap_or(u64::MAX),
             "store was opened"
         );
-        let failure = Failure::new(env);
         let meta = Arc::new(recovered.meta);
         let facts = Facts::new(&recovered.content, meta.clone(), env.pool.clone(), failure.clone());
-        let shared = Shared::new(env, config, recovered.content.owner, meta, failure, recovered.state, space);
+        let shared =
+            Shared::new(&watched, config, recovered.content.owner, meta, failure, recovered.state, space);
         let shared = Arc::new(shared);
         let mut tasks = vec![
             env.spawn("storage-committer", committer::run(shared.clone())),

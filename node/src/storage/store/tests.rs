@@ -12,6 +12,7 @@ use rand::RngExt;
 use super::super::checkpoints::Checkpoint;
 use super::super::entry::Kind;
 use super::super::facts::Meta;
+use super::super::failure::{Failure, marker};
 use super::super::roster::{News, Seat};
 use super::*;
 use crate::env::os::{OsDisk, OsPool};
@@ -185,6 +186,21 @@ async fn what_is_trimmed_takes_its_place_in_memory_along() {
     assert!(places <= 2_100, "{places} places of two entries");
     assert_eq!((all(&stays).await.len(), store.log(GROUP).state().purged.is_some()), (1, true));
     store.close().await;
+}
+
+#[test]
+fn a_write_that_failed_behind_our_back_is_a_failure_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let failure = Failure::new(&env);
+    let watched = failure.watched();
+    watched.mark(&marker(), b"while it was opened").unwrap();
+    failure.opened();
+    assert!(failure.refusal().is_none(), "that was borne");
+    watched.mark(&marker(), b"redb made room in its cache").unwrap();
+    assert!(matches!(failure.refusal(), Some(StoreError::Failed(_))));
+    assert!(matches!(failure.unknown(), Some(StoreError::Unknown(_))), "for good");
+    assert!(failure.watch().borrow().is_some(), "the process is told");
 }
 
 #[test]
