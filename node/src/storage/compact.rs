@@ -310,16 +310,22 @@ fn measure(
     }
     let mut measured = Measured { entries: count(live), live: 0, bytes: 0 };
     let read = volume.read(|read| {
-        let mut reader = Reader::new(read)?;
+        let mut places = Vec::new();
         index::each(read, |group, index, place| {
+            let ranges = ranges.get(&group);
+            let is_live = ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(&index)));
+            places.push((place, is_live));
+            Ok(())
+        })?;
+        // A group's heads lie apart, with those of all others between them: in this order each value is read once.
+        places.sort_unstable();
+        let mut reader = Reader::new(read)?;
+        for (place, is_live) in places {
             let bytes = bytes_of(&reader.head(place)?.0);
             measured.bytes += bytes;
-            let ranges = ranges.get(&group);
-            if ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(&index))) {
-                measured.live += bytes;
-            }
-            Ok(())
-        })
+            measured.live += if is_live { bytes } else { 0 };
+        }
+        Ok(())
     });
     read.inspect_err(|_| volume.forget_pages())?;
     // What was truncated or jumped over is in no index.
