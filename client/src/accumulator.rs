@@ -294,6 +294,16 @@ impl Queue {
         }
     }
 
+    /// Why the queue takes nothing more, if that is so.
+    pub(crate) fn closed(&self) -> Option<Reason> {
+        self.state().closed.clone()
+    }
+
+    /// Whether a batch has not ended yet.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.state().unfinished.iter().any(|batch| batch.outcome.get().is_none())
+    }
+
     /// Whether a batch is full or flushed.
     pub(crate) fn has_sealed(&self) -> bool {
         !self.state().sealed.is_empty()

@@ -272,6 +272,8 @@ impl Admin {
     ) -> Result<T, AdminError> {
         let after = self.timeout();
         let config = self.leaders.config();
+        // It may name thousands of partitions, and who is not listened to any more stops in the middle of them.
+        let is_long = matches!(call, Call::ChangeMembers(_));
         let deadline = self.env.now() + after;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         let left = || deadline.since(self.env.now());
@@ -290,7 +292,7 @@ impl Admin {
             let mut round = self.leaders.round(harmless);
             let ask = || {
                 let left = left();
-                let wait = if harmless { left.min(config.metadata_timeout) } else { left };
+                let wait = if harmless && !is_long { left.min(config.metadata_timeout) } else { left };
                 let call = || (within(call.clone(), left.saturating_sub(answer_time)), wait);
                 (may_ask && left >= answer_time).then(call)
             };

@@ -25,8 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel as Http2, Endpoint};
 use tonic::{Code, Status};
 
-/// Requests that wait to be written to one stream; callers bound theirs far below.
-const QUEUE_MAX: usize = 8192;
+/// Requests that wait to be written to one stream; callers bound theirs below.
+const QUEUE_MAX: usize = 16_384;
 /// Largest request: what the servers take.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest answer: a batch that took all of a request comes back with more around it, or nobody could ever read it.

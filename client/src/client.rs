@@ -13,7 +13,12 @@ use crate::error::NoServer;
 use crate::leaders::Leaders;
 use crate::producer::{Producer, ProducerConfig};
 
-/// Knobs of all that a client does.
+/// What times are held within: without a pause a try that fails would be made again at once, for ever; and beyond a day
+/// nobody waits.
+pub(crate) const TIME_MIN: Duration = Duration::from_millis(1);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Knobs of all that a client does. Times below a millisecond are taken as that, those above a day as a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
     /// How long a server may take for one answer. Too small: slow answers are asked for again, which is harmless and
@@ -32,6 +37,21 @@ pub struct ClientConfig {
     /// are asked for nothing; too large: records go to the partitions of yesterday only. Kafka's
     /// `metadata.max.age.ms`.
     pub metadata_age_max: Duration,
+}
+
+impl ClientConfig {
+    /// The same, with all times held within what can be waited for.
+    fn clamped(self) -> Self {
+        let clamp = |time: Duration| time.clamp(TIME_MIN, TIME_MAX);
+        Self {
+            request_timeout: clamp(self.request_timeout),
+            metadata_timeout: clamp(self.metadata_timeout),
+            backoff_min: clamp(self.backoff_min),
+            backoff_max: clamp(self.backoff_max.max(self.backoff_min)),
+            admin_timeout: clamp(self.admin_timeout),
+            metadata_age_max: clamp(self.metadata_age_max),
+        }
+    }
 }
 
 impl Default for ClientConfig {
@@ -58,7 +78,7 @@ impl Client {
     /// A client that lives in `env` and reaches servers over `connect`. `servers` (`host:port`) are asked first, one
     /// after the other; the rest of the cluster is learned from them. Connects to nothing yet.
     pub fn new(env: Env, connect: Arc<dyn Connect>, servers: Vec<String>, config: ClientConfig) -> Self {
-        let leaders = Arc::new(Leaders::new(env.clone(), connect, servers, config));
+        let leaders = Arc::new(Leaders::new(env.clone(), connect, servers, config.clamped()));
         Self { env, leaders }
     }
 
@@ -100,7 +120,7 @@ impl Client {
         &self.env
     }
 
-    /// Its knobs.
+    /// Its knobs, as they are in force.
     pub fn config(&self) -> &ClientConfig {
         self.leaders.config()
     }

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use self::fetcher::{Buffer, Chunk, Fetcher, Progress};
 use self::growth::{Added, FOUND_MAX, Growth};
 use crate::admin::{Admin, OffsetAt};
+use crate::client::{TIME_MAX, TIME_MIN};
 use crate::error::{AdminError, ConsumeError};
 use crate::leaders::{Leaders, LookupError, TopicView};
 use crate::record::ConsumedRecord;
@@ -37,7 +38,7 @@ pub enum Start {
     Beginning,
     /// Whatever comes after this moment.
     End,
-    /// This offset.
+    /// This offset; one beyond 2^63 - 1 stands for that.
     Offset(Offset),
     /// First record whose timestamp is at or after this one; the end if there is none.
     Timestamp(Timestamp),
@@ -68,12 +69,14 @@ pub enum Reset {
 /// Knobs of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerConfig {
-    /// What may lie fetched and unread before fetching pauses. Each partition may go past it by one fetch, whose
-    /// size is the smaller the more partitions there are.
+    /// What may lie fetched and unread before fetching pauses; at least 1. Each partition may go past it by one fetch,
+    /// whose size is the smaller the more partitions there are, but never smaller than a batch: so what is held can be
+    /// this and the largest batch of each partition.
     pub prefetch_bytes_max: usize,
     /// What one fetch asks for at most; a batch that is larger comes all the same.
     pub fetch_bytes_max: usize,
-    /// How long a server waits for new records before it answers that there are none.
+    /// How long a server waits for new records before it answers that there are none; 1 ms to a day. A client keeps
+    /// 12,000 fetches waiting at one server: what has no place among them asks as often as this.
     pub fetch_wait: Duration,
     /// What happens when a position cannot be read.
     pub reset: Reset,
@@ -89,6 +92,9 @@ impl Default for ConsumerConfig {
         }
     }
 }
+
+/// The largest offset that the wire can say.
+const OFFSET_MAX: Offset = Offset(u64::MAX >> 1);
 
 type Key = (TopicName, PartitionId);
 
@@ -138,7 +144,9 @@ struct Current {
 }
 
 impl Consumer {
-    pub(crate) fn new(env: Env, leaders: Arc<Leaders>, config: ConsumerConfig) -> Self {
+    pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ConsumerConfig) -> Self {
+        config.prefetch_bytes_max = config.prefetch_bytes_max.max(1);
+        config.fetch_wait = config.fetch_wait.clamp(TIME_MIN, TIME_MAX);
         let (tell_added, added) = mpsc::channel(FOUND_MAX);
         Self {
             admin: Admin::new(env.clone(), Arc::clone(&leaders)),
@@ -319,7 +327,8 @@ impl Consumer {
             Err(error) => Err(self.not_found(topic, partition, error)),
         };
         let found = match start {
-            Start::Offset(offset) => return Ok(offset),
+            // No record has a larger offset than the wire can say: beyond it is out of range as that one is.
+            Start::Offset(offset) => return Ok(offset.min(OFFSET_MAX)),
             Start::Beginning => find(OffsetAt::Earliest).await?,
             Start::End => find(OffsetAt::Latest).await?,
             Start::Timestamp(timestamp) => match find(OffsetAt::Timestamp(timestamp)).await? {

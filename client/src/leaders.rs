@@ -17,6 +17,7 @@ use quorate_proto::call::{Call, CallError, Channel, Connect, Reply};
 use quorate_proto::env::{Env, Mark, Moment, Point};
 use quorate_proto::ids::{LeaderEpoch, NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use quorate_proto::v1;
+use tokio::sync::Semaphore;
 
 use crate::client::ClientConfig;
 use crate::error::{NoServer, Tried};
@@ -34,6 +35,10 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(crate) const FOLLOW: Duration = Duration::from_secs(1);
 /// What is known of topics is not looked up again so soon to see whether one has grown, or takes more by now.
 pub(crate) const JUST_NOW: Duration = Duration::from_millis(100);
+/// Fetches that wait for records at one server, at most; those beyond ask only for what is there. Well below what a
+/// server answers of one stream at a time (`stream_fetches_max`), or those that find records would wait behind those
+/// that wait for some.
+pub(crate) const WAITING_FETCHES_MAX: usize = 12_000;
 
 /// What is known of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +80,15 @@ pub(crate) struct LeaderAt {
     pub(crate) node: NodeId,
     pub(crate) epoch: LeaderEpoch,
     pub(crate) channel: Arc<dyn Channel>,
+    /// Places for fetches that wait for records there.
+    pub(crate) waits: Arc<Semaphore>,
+}
+
+/// The way to a server, and the places for fetches that wait for records there.
+#[derive(Clone)]
+struct Way {
+    channel: Arc<dyn Channel>,
+    waits: Arc<Semaphore>,
 }
 
 /// Why a topic's metadata was not found.
@@ -133,7 +147,7 @@ struct Silence {
 
 #[derive(Default)]
 struct State {
-    channels: BTreeMap<String, Arc<dyn Channel>>,
+    channels: BTreeMap<String, Way>,
     nodes: BTreeMap<NodeId, String>,
     topics: BTreeMap<TopicName, Arc<TopicView>>,
     /// What was known of topics that all servers denied since: should one know them all the same, their leaders' epochs
@@ -147,11 +161,11 @@ struct State {
     rotation: usize,
     /// The servers that did not answer when they were asked last.
     silent: BTreeMap<String, Silence>,
-    /// How many lookups have ended.
+    /// How many lookups of all known topics have ended.
     lookups: u64,
     /// When the last one of all known topics began that was answered.
     looked_up: Option<Moment>,
-    /// Why the last lookup failed, for those who waited for it: as a whole, or for one topic.
+    /// Why the last one of them failed, for those who waited for it: as a whole, or for one topic.
     failed: Option<NoServer>,
     failed_topics: BTreeMap<TopicName, LookupError>,
 }
@@ -165,6 +179,8 @@ pub(crate) struct Leaders {
     state: Mutex<State>,
     /// Held by the one lookup that is under way; the others wait for its result.
     lookup: tokio::sync::Mutex<()>,
+    /// Held by the one that has a topic created. Servers may hang over that; lookups go on meanwhile.
+    creation: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Leaders {
@@ -187,6 +203,7 @@ impl Leaders {
             config,
             state: Mutex::new(State::default()),
             lookup: tokio::sync::Mutex::new(()),
+            creation: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -203,14 +220,15 @@ impl Leaders {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn channel(&self, address: &str) -> Arc<dyn Channel> {
+    fn way(&self, address: &str) -> Way {
         let mut state = self.state();
-        if let Some(channel) = state.channels.get(address) {
-            return Arc::clone(channel);
+        if let Some(way) = state.channels.get(address) {
+            return way.clone();
         }
-        let channel = self.connect.connect(address);
-        state.channels.insert(address.to_owned(), Arc::clone(&channel));
-        channel
+        let waits = Arc::new(Semaphore::new(WAITING_FETCHES_MAX));
+        let way = Way { channel: self.connect.connect(address), waits };
+        state.channels.insert(address.to_owned(), way.clone());
+        way
     }
 
     /// What is known of a topic, without asking.
@@ -227,7 +245,8 @@ impl Leaders {
             let node = known.leader?;
             (node, known.epoch, state.nodes.get(&node)?.clone())
         };
-        Some(LeaderAt { node, epoch, channel: self.channel(&address) })
+        let Way { channel, waits } = self.way(&address);
+        Some(LeaderAt { node, epoch, channel, waits })
     }
 
     /// Takes over what a server said about a partition's leader in passing. `leader` 0 and `epoch` -1 say nothing.
@@ -287,7 +306,7 @@ impl Leaders {
         if self.env.perturb(Point::ConnectionForgotten) {
             self.state().channels.remove(address);
         }
-        let answer = self.channel(address).call(call);
+        let answer = self.way(address).channel.call(call);
         let answer = self.env.timeout(timeout, answer).await.unwrap_or_else(|_elapsed| {
             Err(CallError::Lost { address: address.to_owned(), reason: no_answer_within(timeout) })
         });

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use quorate_proto::batch::{BatchBuilder, Compression, HEADER_BYTES};
-use quorate_proto::env::{Env, Mark, Task};
+use quorate_proto::env::{Env, Mark, Moment, Task};
 use quorate_proto::ids::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::accumulator::{Ack, Pushed, Queue};
+use crate::client::{TIME_MAX, TIME_MIN};
 use crate::error::{Reason, SendError, SizeLimit};
 use crate::leaders::{FOLLOW, JUST_NOW, Leaders, LookupError, TopicView};
 use crate::partitioner;
@@ -26,7 +28,8 @@ use crate::retry::Backoff;
 /// Knobs of a producer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerConfig {
-    /// How long a batch waits for more records. Zero: it goes out as soon as one of the places in flight is free.
+    /// How long a batch waits for more records, at most a day. Zero: it goes out as soon as one of the places in flight
+    /// is free.
     pub linger: Duration,
     /// A batch is full at this many bytes, before compression. A larger record gets a batch of its own.
     /// The default lies just below 65,000 bytes, which the servers' storage packs best; the most is what a request has
@@ -43,7 +46,8 @@ pub struct ProducerConfig {
     pub compression: Compression,
     /// Batches sent and not answered, per partition; 1 to 5: the servers recognise a retry of the last five.
     pub in_flight_max: usize,
-    /// How long a record may take from [`Producer::send`] to its answer, retries included.
+    /// How long a batch may take from its first record to its answer, retries included; 1 ms to a day. Before that
+    /// [`Producer::send`] itself waits at most as long for its topic to be found, and at most as long for memory.
     pub delivery_timeout: Duration,
     /// Whether a missing topic may be created by the first record for it, where the cluster allows that.
     pub auto_create_topics: bool,
@@ -96,6 +100,8 @@ struct Shared {
     /// Free bytes of `memory_bytes_max`.
     memory: Arc<Semaphore>,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    /// Topics that were found gone, some of whose batches have not ended yet.
+    forgotten: Mutex<Vec<Arc<Topic>>>,
     /// Topics that were made for their first record.
     made: Mutex<BTreeSet<TopicName>>,
     /// Whether the task was started that looks after what is known of topics.
@@ -163,6 +169,11 @@ impl Topic {
         Arc::ptr_eq(&self.writer, &other.writer)
     }
 
+    /// Whether a batch of it has not ended yet.
+    fn is_unfinished(&self) -> bool {
+        self.queues.iter().any(|to| to.queue.is_unfinished())
+    }
+
     fn queue(&self, partition: PartitionId) -> Option<&Arc<TopicQueue>> {
         self.queues.get(usize::try_from(partition.0).ok()?)
     }
@@ -227,6 +238,8 @@ fn is_limit_of_topic(error: &SendError) -> bool {
 impl Producer {
     pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ProducerConfig) -> Self {
         config.in_flight_max = config.in_flight_max.clamp(1, 5);
+        config.linger = config.linger.min(TIME_MAX);
+        config.delivery_timeout = config.delivery_timeout.clamp(TIME_MIN, TIME_MAX);
         // A batch that servers cannot take as a message would break the stream of all partitions, again and again.
         config.batch_bytes_max = config.batch_bytes_max.clamp(HEADER_BYTES + 1, REQUEST_RECORD_BYTES_MAX);
         let room_min = config.batch_bytes_max.min(Semaphore::MAX_PERMITS);
@@ -237,6 +250,7 @@ impl Producer {
             memory: Arc::new(Semaphore::new(config.memory_bytes_max)),
             config,
             topics: RwLock::default(),
+            forgotten: Mutex::default(),
             made: Mutex::default(),
             looks_after: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -244,9 +258,10 @@ impl Producer {
         Self { owner: Arc::new(Owner { shared, tasks: Mutex::default() }) }
     }
 
-    /// Takes a record. Waits while memory is full, and at the first record for a topic until the topic is found, up
-    /// to the delivery time-out. The answer is in the [`Ack`]. Of one task, the records for one partition are written
-    /// in the order of the calls. Dropping this future before it is ready means that the record was not taken.
+    /// Takes a record. Waits while memory is full, and at the first record for a topic until the topic is found, for
+    /// each of them up to the delivery time-out. The answer is in the [`Ack`]. Of one task, the records for one
+    /// partition are written in the order of the calls. Dropping this future before it is ready means that the record
+    /// was not taken.
     ///
     /// # Errors
     /// Always [`SendError::NotWritten`].
@@ -317,10 +332,12 @@ impl Producer {
     /// answer, good or bad: the acks have it.
     pub async fn flush(&self) {
         let mut unfinished = Vec::new();
-        let topics: Vec<Arc<Topic>> = {
+        let mut topics: Vec<Arc<Topic>> = {
             let topics = self.owner.shared.topics.read().unwrap_or_else(PoisonError::into_inner);
             topics.values().cloned().collect()
         };
+        // After those that are sent to: what goes from there to here in between is seen in one of the two places.
+        topics.extend(self.owner.shared.forgotten());
         for topic in topics {
             for to in &topic.queues {
                 unfinished.extend(to.queue.flush());
@@ -413,7 +430,12 @@ impl Producer {
         let shared = &self.owner.shared;
         let worker = worker::Worker::new(Arc::clone(shared), Arc::clone(topic), Arc::clone(&to.queue));
         let task = shared.env.spawn("producer partition", worker.run());
-        self.owner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        let mut tasks = self.owner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.len() == tasks.capacity() {
+            // Before there is more room for them, those go that have ended: their topics are gone.
+            tasks.retain_mut(|task| task.ended().now_or_never().is_none());
+        }
+        tasks.push(task);
     }
 }
 
@@ -458,6 +480,8 @@ impl Shared {
     async fn look_after_topics(self: Arc<Self>) {
         let age = self.leaders.age_max();
         let mut pause = age.min(FOLLOW);
+        // Since when each topic seems to be gone.
+        let mut gone_since: BTreeMap<TopicName, Moment> = BTreeMap::new();
         loop {
             self.env.sleep(pause).await;
             pause = age.min(FOLLOW);
@@ -465,22 +489,57 @@ impl Shared {
                 let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
                 topics.values().cloned().collect()
             };
+            gone_since.retain(|name, _| topics.iter().any(|topic| topic.name == *name));
             for topic in topics {
-                // One look-up is of all. Who finds a topic gone is its workers.
-                if self.leaders.refresh_older_than(&topic.name, age).await.is_err() {
+                // One look-up is of all.
+                let view = self.leaders.refresh_older_than(&topic.name, age).await;
+                let seems_gone = match &view {
+                    Ok(view) => view.id != topic.id,
+                    Err(error) => *error == LookupError::UnknownTopic,
+                };
+                if seems_gone || view.is_err() {
+                    // What is looked at next was looked up anew, by another server.
                     pause = age;
                 }
-                self.follow(&topic);
+                if !seems_gone {
+                    gone_since.remove(&topic.name);
+                    self.follow(&topic);
+                    continue;
+                }
+                let now = self.env.now();
+                let since = *gone_since.entry(topic.name.clone()).or_insert(now);
+                // A worker that has something to send finds that by itself; nobody else does where nothing is sent.
+                if now.since(since) >= worker::MISSING {
+                    gone_since.remove(&topic.name);
+                    self.forget(&topic);
+                }
             }
         }
     }
 
-    /// The topic is gone; another one of its name is looked up anew.
+    /// The topic is gone; another one of its name is looked up anew. What was not sent fails, and the workers of all
+    /// partitions end.
     fn forget(&self, gone: &Arc<Topic>) {
-        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        if topics.get(gone.name.as_str()).is_some_and(|topic| topic.is(gone)) {
-            topics.remove(gone.name.as_str());
-        }
+        let newest = {
+            let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+            if topics.get(gone.name.as_str()).is_none_or(|topic| !topic.is(gone)) {
+                return;
+            }
+            let Some(newest) = topics.remove(gone.name.as_str()) else { return };
+            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&newest));
+            newest
+        };
+        let reason = Reason::TopicDeleted { topic: gone.name.clone() };
+        newest.queues.iter().for_each(|to| to.queue.close(&reason));
+        // It stays only as long as something of it is in flight.
+        drop(self.forgotten());
+    }
+
+    /// The topics that were found gone and have batches that have not ended yet.
+    fn forgotten(&self) -> Vec<Arc<Topic>> {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        forgotten.retain(|topic| topic.is_unfinished());
+        forgotten.clone()
     }
 
     /// Chooses where records without a key go next: by chance, another one than before, one that has a leader.

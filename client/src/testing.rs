@@ -509,6 +509,7 @@ impl Channel for NodeChannel {
                 (Fault::None, Reply::ClusterStatus(response))
             }
             Call::ChangeMembers(request) => {
+                let fault = state.admin_faults.pop_front().unwrap_or(Fault::None);
                 let mut response = v1::ChangeMembersResponse::default();
                 match request.change {
                     Some(v1::change_members_request::Change::AddNode(4)) => response.as_of = 7,
@@ -517,7 +518,7 @@ impl Channel for NodeChannel {
                         response.message = "no".to_owned();
                     }
                 }
-                (Fault::None, Reply::ChangeMembers(response))
+                (fault, Reply::ChangeMembers(response))
             }
             Call::EpochEnd(_) => return ready(lost),
         };

@@ -111,9 +111,13 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiConfig {
-    /// Requests of one stream that are being answered; more wait in the connection. Too few, and a fast producer
-    /// waits for round trips; each one that waits costs some kilobytes.
+    /// Requests of one stream that are being answered, but for fetches; more wait in the connection. Too few, and a
+    /// fast producer waits for round trips; each one that waits costs some kilobytes.
     pub stream_requests_max: usize,
+    /// Fetches of one stream that are being answered, most of them waiting for records; more wait in the connection. A
+    /// client keeps up to 12,000 waiting: with room for fewer, those that would find records wait behind those that
+    /// wait for some. Each one costs some kilobytes.
+    pub stream_fetches_max: usize,
     /// Bytes of one stream's requests that are being answered; more wait in the connection.
     pub stream_bytes_max: usize,
     /// Bytes of records that are read ahead for one stream's reader; its other fetches wait. Too few, and a fast
@@ -131,6 +135,7 @@ impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             stream_requests_max: 1_024,
+            stream_fetches_max: 16_384,
             stream_bytes_max: 32 << 20,
             stream_answer_bytes_max: 32 << 20,
             admin_timeout_ms: 10_000,
@@ -147,6 +152,9 @@ impl ApiConfig {
     pub fn validate(&self) -> Result<(), String> {
         if self.stream_requests_max == 0 || self.stream_bytes_max == 0 {
             return Err("api.stream_requests_max and api.stream_bytes_max must be at least 1".to_owned());
+        }
+        if self.stream_fetches_max == 0 {
+            return Err("api.stream_fetches_max must be at least 1".to_owned());
         }
         if self.stream_answer_bytes_max == 0 {
             return Err("api.stream_answer_bytes_max must be at least 1".to_owned());
@@ -233,6 +241,8 @@ mod tests {
         assert!(parse::<Sample>("listen_grpc = 'a").unwrap_err().to_string().starts_with("line 1: "));
         assert!(parse::<Sample>("listen_grpc = ").unwrap_err().to_string().starts_with("line 1: "));
         assert!(ApiConfig::default().validate().is_ok());
+        let none = ApiConfig { stream_fetches_max: 0, ..ApiConfig::default() };
+        assert_eq!(none.validate(), Err("api.stream_fetches_max must be at least 1".to_owned()));
     }
 
     #[test]

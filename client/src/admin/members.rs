@@ -57,7 +57,7 @@ pub struct PartitionMove {
     pub from: Vec<NodeId>,
     /// The nodes that are to hold it, the preferred leader first.
     pub to: Vec<NodeId>,
-    /// Fewer than a majority of its members are there: it cannot move.
+    /// Fewer than a majority of its members are there, and nobody leads it to others: it cannot move.
     pub stuck: bool,
 }
 
@@ -142,7 +142,7 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Cluster, soon};
+    use crate::testing::{Cluster, Fault, soon};
 
     #[tokio::test(start_paused = true)]
     async fn a_change_is_begun_or_refused() {
@@ -153,5 +153,15 @@ mod tests {
         let placing = Placing { topic: "t".to_owned(), partition: PartitionId(0), replicas: vec![NodeId(9)] };
         let refused = soon(admin.change_members(&MembersChange::Reassign(vec![placing]))).await;
         assert!(matches!(refused, Err(AdminError::Refused { .. })), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_takes_long_is_waited_for() {
+        let cluster = Cluster::default();
+        // Longer than a word of a server usually takes.
+        cluster.state().admin_faults.extend(vec![Fault::Slow(5_000); 3]);
+        let begun = soon(cluster.client(1).admin().change_members(&MembersChange::Add(NodeId(4)))).await;
+        assert_eq!(begun, Ok(ChangeBegun { partitions: 0, as_of: 7 }));
+        assert!(cluster.state().admin_faults.is_empty(), "each was asked once");
     }
 }

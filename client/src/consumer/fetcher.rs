@@ -34,7 +34,7 @@ const SLOW: Duration = Duration::from_millis(500);
 /// How soon a fetch is given up, where a [`Point`] does so.
 const IMPATIENCE: Duration = Duration::from_millis(2);
 /// A topic that all servers deny for so long is gone.
-const MISSING: Duration = Duration::from_secs(2);
+pub(super) const MISSING: Duration = Duration::from_secs(2);
 
 /// Batches of one fetch.
 pub(super) struct Chunk {
@@ -58,6 +58,8 @@ pub(super) struct Progress {
     high_watermark: AtomicU64,
     /// Answers that were not read to their end.
     unread: AtomicUsize,
+    /// Told when one was.
+    read: Notify,
 }
 
 /// No high watermark yet: above every offset.
@@ -65,7 +67,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { high_watermark: AtomicU64::new(UNKNOWN), unread: AtomicUsize::new(0) }
+        Self { high_watermark: AtomicU64::new(UNKNOWN), unread: AtomicUsize::new(0), read: Notify::new() }
     }
 }
 
@@ -88,13 +90,13 @@ struct State {
 pub(super) struct Buffer {
     bytes_max: usize,
     state: Mutex<State>,
-    /// Told when something was read.
-    read: Notify,
+    /// Told when it is not full any more.
+    roomy: Notify,
 }
 
 impl Buffer {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default(), read: Notify::new() }
+        Self { bytes_max, state: Mutex::default(), roomy: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,9 +136,18 @@ impl Buffer {
 
     /// A chunk was read to its end, or is not wanted.
     pub(super) fn release(&self, chunk: &Chunk) {
-        self.state().bytes -= chunk.bytes;
+        let (before, after) = {
+            let mut state = self.state();
+            let before = state.bytes;
+            state.bytes -= chunk.bytes;
+            (before, state.bytes)
+        };
         chunk.progress.unread.fetch_sub(1, Ordering::Relaxed);
-        self.read.notify_waiters();
+        chunk.progress.read.notify_one();
+        // All who wait are woken: once a time that it was full, and not at each answer that is read.
+        if before >= self.bytes_max && after < self.bytes_max {
+            self.roomy.notify_waiters();
+        }
     }
 
     /// Drops what a fetcher has left.
@@ -158,13 +169,17 @@ impl Buffer {
     /// Waits until a partition may fetch more.
     async fn room(&self, progress: &Progress, unread_max: usize) {
         loop {
-            let mut read = pin!(self.read.notified());
-            read.as_mut().enable();
+            let mut roomy = pin!(self.roomy.notified());
+            roomy.as_mut().enable();
             let full = self.state().bytes >= self.bytes_max;
-            if !full && progress.unread.load(Ordering::Relaxed) < unread_max {
+            if full {
+                roomy.await;
+            } else if progress.unread.load(Ordering::Relaxed) < unread_max {
                 return;
+            } else {
+                // A word that came before we wait is kept for us.
+                progress.read.notified().await;
             }
-            read.await;
         }
     }
 }
@@ -189,6 +204,11 @@ pub(super) struct Fetcher {
 /// compared the epoch that we sent with their own.
 fn is_older(answered: i32, epoch: LeaderEpoch) -> bool {
     (0..epoch.0).contains(&answered)
+}
+
+/// Whether a server answered that there is nothing to read yet.
+fn found_nothing(answer: &Result<Reply, CallError>) -> bool {
+    matches!(answer, Ok(Reply::Fetch(found)) if found.error() == ErrorCode::None && found.batches.is_empty())
 }
 
 /// What to do after an answer.
@@ -246,10 +266,11 @@ impl Fetcher {
                     {
                         heard_at = now;
                         let (leaders, topic) = (Arc::clone(&self.leaders), self.topic().clone());
-                        // Beside the fetches, for a server that hangs must not hold up what comes.
+                        // Beside the fetches, for a server that hangs must not hold up what comes. One look-up is of
+                        // all topics, and so for all partitions that are silent; our own last one is older than half.
                         _look = Some(self.env.spawn("consumer look-up", async move {
-                            leaders.ask_elsewhere();
-                            let _seen_in_the_cache = leaders.refresh(&topic).await.is_ok();
+                            let look = leaders.refresh_older_than(&topic, SILENT / 2);
+                            let _seen_in_the_cache = look.await.is_ok();
                         }));
                     }
                     continue;
@@ -315,6 +336,9 @@ impl Fetcher {
         let share = self.buffer.bytes_max / self.sharers.load(Ordering::Relaxed).max(1);
         let bytes_max = self.config.fetch_bytes_max.min(share.max(FETCH_BYTES_MIN));
         let bytes_max = if self.env.perturb(Point::FetchTiny) { 1 } else { bytes_max };
+        // Beyond what may wait at a server, fetches ask for what is there, and it is we who wait before the next one.
+        let place = leader.waits.try_acquire().ok();
+        let wait = if place.is_some() { self.config.fetch_wait } else { Duration::ZERO };
         let request = v1::FetchRequest {
             correlation: 0,
             topic_id: self.id.to_wire(),
@@ -323,7 +347,7 @@ impl Fetcher {
             offset: self.position.to_wire(),
             bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
             bytes_min: 1,
-            wait_ms: u32::try_from(self.config.fetch_wait.as_millis()).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         };
         let timeout = self.config.fetch_wait + self.leaders.config().request_timeout;
         let address = leader.channel.address().to_owned();
@@ -334,15 +358,20 @@ impl Fetcher {
         let mut slow = if given_up { IMPATIENCE } else { self.config.fetch_wait + SLOW };
         loop {
             match select(answer, self.env.sleep(slow)).await {
-                Either::Left((answer, _)) => return answer,
+                Either::Left((answer, _)) => {
+                    if place.is_none() && found_nothing(&answer) {
+                        self.env.sleep(self.config.fetch_wait).await;
+                    }
+                    return answer;
+                }
                 Either::Right(((), unanswered)) => answer = unanswered,
             }
             if self.env.now() >= deadline {
                 return lost(format!("no answer within {} ms", timeout.as_millis()));
             }
             slow = SLOW;
-            self.leaders.ask_elsewhere();
-            let _seen_there = self.leaders.refresh(self.topic()).await.is_ok();
+            // One look-up is for all fetches that are slow; our own last one is older than half of it.
+            let _seen_there = self.leaders.refresh_older_than(self.topic(), SLOW / 2).await.is_ok();
             let now = self.leaders.leader(self.topic(), self.id, self.partition());
             if now.is_some_and(|now| now.epoch > leader.epoch) {
                 self.env.reached(Mark::FetchAtAnOldLeaderAbandoned);
@@ -463,5 +492,17 @@ impl Fetcher {
         debug!(topic = %self.topic(), partition = %self.partition(), from = %self.position, %to, "reset");
         self.position = to;
         Next::Pause("the position was out of range".to_owned())
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        // Whoever waits for records of this partition would wait for ever.
+        if std::thread::panicking() {
+            let (topic, partition) = self.key.clone();
+            let message = "the task that fetches it broke down".to_owned();
+            let code = ErrorCode::Internal;
+            self.push(Err(ConsumeError::Refused { topic, partition, code, message }));
+        }
     }
 }

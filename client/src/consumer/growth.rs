@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::env::Env;
+use quorate_proto::env::{Env, Moment};
 use quorate_proto::ids::{Offset, PartitionId, TopicId, TopicName};
 use tokio::sync::mpsc;
 
 use super::Key;
+use super::fetcher::MISSING;
 use crate::admin::{Admin, OffsetAt};
-use crate::leaders::{FOLLOW, Leaders};
+use crate::leaders::{FOLLOW, Leaders, LookupError};
 
 /// Partitions that were found and are not read yet; the watch waits when there are as many.
 pub(super) const FOUND_MAX: usize = 64;
@@ -37,14 +38,32 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    /// Watches until the topic is another one, or the consumer is gone.
+    /// Watches until the topic is gone or another one, or the consumer is gone.
     pub(super) async fn run(mut self) {
+        let mut missing_since: Option<Moment> = None;
         loop {
-            // Those who read the other partitions find it gone.
-            let Ok(view) = self.leaders.refresh_older_than(&self.topic, self.age).await else {
-                self.env.sleep(self.age).await;
-                continue;
+            let view = match self.leaders.refresh_older_than(&self.topic, self.age).await {
+                Ok(view) => view,
+                Err(error) => {
+                    let now = self.env.now();
+                    let gone = match error {
+                        // Those who read the other partitions find it gone too, and say so.
+                        LookupError::UnknownTopic => now.since(*missing_since.get_or_insert(now)) >= MISSING,
+                        // Somebody could not say: that takes nothing back.
+                        LookupError::NotNow(_) => false,
+                        LookupError::NoServer(_) | LookupError::Refused { .. } => {
+                            missing_since = None;
+                            false
+                        }
+                    };
+                    if gone {
+                        return;
+                    }
+                    self.env.sleep(self.age).await;
+                    continue;
+                }
             };
+            missing_since = None;
             if view.id != self.id {
                 return;
             }

@@ -1,16 +1,20 @@
 //! The consumer against a cluster of fakes, on paused time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::Either;
 use futures_util::{FutureExt, StreamExt};
 use quorate_proto::ErrorCode;
+use quorate_proto::env::{Env, Mark, Point, Probe};
+use quorate_proto::ids::TopicName;
 
-use crate::testing::{Cluster, Fault, sleep, soon};
+use crate::leaders::WAITING_FETCHES_MAX;
+use crate::testing::{Cluster, Fault, env, sleep, soon};
 use crate::{
-    ConsumeError, Consumer, ConsumerConfig, Offset, PartitionId, Partitions, ProducerConfig, Record, Reset,
-    Start, Timestamp,
+    Client, ClientConfig, ConsumeError, Consumer, ConsumerConfig, Offset, PartitionId, Partitions,
+    ProducerConfig, Record, Reset, Start, Timestamp,
 };
 
 const P0: PartitionId = PartitionId(0);
@@ -436,4 +440,121 @@ async fn what_is_not_there_is_named() {
     cluster.state().down.extend(1..=3);
     let error = soon(consumer.assign("u", Partitions::All, Start::End)).await.unwrap_err();
     assert!(error.to_string().starts_with("no answer within 10 s: cannot reach any server: n"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_too_many_fetches_wait_already_others_ask_now_and_then() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    let mut consumer = cluster.client(7).consumer(ConsumerConfig::default());
+    let topic: TopicName = "t".parse().unwrap();
+    let id = soon(consumer.leaders.resolve(&topic)).await.unwrap().id;
+    let waits = consumer.leaders.leader(&topic, id, P0).unwrap().waits;
+    let taken = waits.try_acquire_many(u32::try_from(WAITING_FETCHES_MAX).unwrap()).unwrap();
+    soon(consumer.assign("t", Partitions::All, Start::End)).await.unwrap();
+    sleep(10_000).await;
+    {
+        let state = cluster.state();
+        assert!(state.fetches.iter().all(|fetch| fetch.wait_ms == 0));
+        let count = state.fetches.len();
+        assert!((15..=25).contains(&count), "{count} fetches in 10 s");
+    }
+    cluster.write("t", 0, &["3", "4", "5"]);
+    assert_eq!(read(&mut consumer, 3).await, expected(3..6));
+    drop(taken);
+    sleep(2_000).await;
+    assert_eq!(cluster.state().fetches.last().unwrap().wait_ms, 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_beyond_all_that_can_be_said_is_out_of_range() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..3).await;
+    for offset in [u64::MAX, 1 << 63, (1 << 63) - 1] {
+        let start = Start::Offset(Offset(offset));
+        let mut consumer = consumer(&cluster, Partitions::All, start).await;
+        for _ in 0..2 {
+            let error = soon(consumer.next()).await.unwrap_err();
+            let there = matches!(error, ConsumeError::OffsetOutOfRange { high_watermark: Offset(3), .. });
+            assert!(there, "{error}");
+            soon(consumer.seek("t", P0, start)).await.unwrap();
+        }
+    }
+}
+
+/// Breaks whoever fetches, as a bug would.
+struct Breaks;
+
+impl Probe for Breaks {
+    fn perturb(&self, point: Point) -> bool {
+        assert_ne!(point, Point::FetchTiny, "as a bug would");
+        false
+    }
+
+    fn reached(&self, _mark: Mark) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetcher_that_breaks_down_is_told_of() {
+    let cluster = Cluster::with_topic("t", 1);
+    let env = Env { probe: Arc::new(Breaks), ..env(7) };
+    let servers = vec!["n1:1".to_owned()];
+    let client = Client::new(env, Arc::new(cluster.clone()), servers, ClientConfig::default());
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    let error = soon(consumer.next()).await.unwrap_err();
+    assert!(matches!(error, ConsumeError::Refused { code: ErrorCode::Internal, .. }), "{error}");
+    assert_eq!(soon(consumer.next()).await.unwrap_err(), ConsumeError::NothingAssigned);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_consumer_cannot_be_set_to_is_taken_as_the_nearest() {
+    let cluster = Cluster::with_topic("t", 1);
+    fill(&cluster, 0, 0..9).await;
+    for (fetch_wait, wait_ms) in [(Duration::ZERO, 1), (Duration::MAX, 86_400_000)] {
+        let config = ConsumerConfig { prefetch_bytes_max: 0, fetch_wait, ..ConsumerConfig::default() };
+        let mut consumer = cluster.client(7).consumer(config);
+        soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+        assert_eq!(read(&mut consumer, 9).await, expected(0..9));
+        assert_eq!(cluster.state().fetches.last().unwrap().wait_ms, wait_ms);
+    }
+    let config = ClientConfig {
+        request_timeout: Duration::MAX,
+        backoff_min: Duration::ZERO,
+        backoff_max: Duration::ZERO,
+        ..ClientConfig::default()
+    };
+    let client = Client::new(env(1), Arc::new(cluster), Vec::new(), config);
+    let ms = Duration::from_millis(1);
+    assert_eq!((client.config().backoff_min, client.config().backoff_max), (ms, ms));
+    assert_eq!(client.config().request_timeout, Duration::from_secs(86_400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_partitions_share_their_look_ups() {
+    let cluster = Cluster::with_topic("t", 10);
+    let mut consumer = cluster.client(7).consumer(ConsumerConfig::default());
+    for partition in 0..10 {
+        let only = Partitions::Only(vec![PartitionId(partition)]);
+        soon(consumer.assign("t", only, Start::End)).await.unwrap();
+        sleep(250).await;
+    }
+    let before = cluster.state().metadata_calls;
+    sleep(15_000).await;
+    let calls = cluster.state().metadata_calls - before;
+    // Not one per partition and three seconds, which makes fifty.
+    assert!((4..=12).contains(&calls), "{calls} look-ups");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_asks_for_a_topic_that_is_gone() {
+    let cluster = Cluster::with_topic("t", 1);
+    let mut consumer = consumer(&cluster, Partitions::All, Start::Beginning).await;
+    cluster.state().topics.clear();
+    let error = soon(consumer.next()).await.unwrap_err();
+    assert!(matches!(error, ConsumeError::TopicDeleted { .. }), "{error}");
+    sleep(60_000).await;
+    let calls = cluster.state().metadata_calls;
+    sleep(60_000).await;
+    assert_eq!(cluster.state().metadata_calls, calls);
 }

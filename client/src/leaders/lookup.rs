@@ -42,21 +42,27 @@ impl Leaders {
         if let Some(view) = self.known(topic) {
             return Ok((view, false));
         }
-        let _one_at_a_time = self.lookup.lock().await;
-        if let Some(view) = self.known(topic) {
-            return Ok((view, false));
-        }
         let only = BTreeSet::from([topic.clone()]);
-        // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
-        self.look_up(&only, false).await.map_err(LookupError::NoServer)?;
-        let was_missing = match self.result(topic) {
+        let looked = {
+            let _one_at_a_time = self.lookup.lock().await;
+            if let Some(view) = self.known(topic) {
+                return Ok((view, false));
+            }
+            // Most topics are there: a lookup can go to several servers at once, and finds one that answers.
+            self.look_up(&only, false).await
+        };
+        let was_missing = match self.found(topic, looked) {
             Err(LookupError::UnknownTopic) => true,
             // One that cannot say does not keep the others from creating it.
             Err(LookupError::NotNow(_)) => false,
             found => return Ok((found?, false)),
         };
-        self.look_up(&only, true).await.map_err(LookupError::NoServer)?;
-        Ok((self.result(topic)?, was_missing))
+        let _one_at_a_time = self.creation.lock().await;
+        if let Some(view) = self.known(topic) {
+            return Ok((view, was_missing));
+        }
+        let created = self.look_up(&only, true).await;
+        Ok((self.found(topic, created)?, was_missing))
     }
 
     /// Asks again about a topic, and about all others that are known. Whoever comes while a lookup is under way
@@ -80,8 +86,20 @@ impl Leaders {
         };
         if !joined {
             let began = self.env.now();
-            self.look_up(&topics, false).await.map_err(LookupError::NoServer)?;
-            self.state().looked_up = Some(began);
+            let looked = self.look_up(&topics, false).await;
+            let mut state = self.state();
+            state.lookups += 1;
+            match looked {
+                Ok(failed) => {
+                    state.looked_up = Some(began);
+                    state.failed = None;
+                    state.failed_topics = failed;
+                }
+                Err(no_server) => {
+                    state.failed = Some(no_server);
+                    state.failed_topics = BTreeMap::new();
+                }
+            }
         }
         self.result(topic)
     }
@@ -121,6 +139,20 @@ impl Leaders {
         if view.has(partition) { Ok(view) } else { self.refresh_older_than(topic, JUST_NOW).await }
     }
 
+    /// What came of a lookup of this topic alone, which is nothing for those who wait for one of all topics.
+    fn found(
+        &self,
+        topic: &TopicName,
+        looked: Result<BTreeMap<TopicName, LookupError>, NoServer>,
+    ) -> Result<Arc<TopicView>, LookupError> {
+        let mut failed = looked.map_err(LookupError::NoServer)?;
+        match failed.remove(topic) {
+            Some(error) => Err(error),
+            None => self.known(topic).ok_or(LookupError::UnknownTopic),
+        }
+    }
+
+    /// What came of the last lookup of all known topics, and others that were wanted.
     fn result(&self, topic: &TopicName) -> Result<Arc<TopicView>, LookupError> {
         let state = self.state();
         if let Some(failed) = &state.failed {
@@ -132,8 +164,13 @@ impl Leaders {
         state.topics.get(topic).cloned().ok_or(LookupError::UnknownTopic)
     }
 
-    /// One lookup: asks servers until one knows all of `topics`; what none knows is unknown.
-    async fn look_up(&self, topics: &BTreeSet<TopicName>, auto_create: bool) -> Result<(), NoServer> {
+    /// One lookup: asks servers until one knows all of `topics`; what none knows is unknown. Why each topic was not
+    /// found that was not.
+    async fn look_up(
+        &self,
+        topics: &BTreeSet<TopicName>,
+        auto_create: bool,
+    ) -> Result<BTreeMap<TopicName, LookupError>, NoServer> {
         if self.env.perturb(Point::LookUpElsewhere) {
             self.ask_elsewhere();
         }
@@ -168,11 +205,11 @@ impl Leaders {
                 }
             }
         }
-        let result = if answered { Ok(()) } else { Err(NoServer { tried }) };
+        if !answered {
+            return Err(NoServer { tried });
+        }
         let mut state = self.state();
-        state.lookups += 1;
-        state.failed = result.clone().err();
-        for topic in missing.iter().filter(|_| answered) {
+        for topic in &missing {
             if matches!(failed.get(topic), Some(LookupError::UnknownTopic))
                 && let Some(view) = state.topics.remove(topic)
             {
@@ -182,8 +219,7 @@ impl Leaders {
                 }
             }
         }
-        state.failed_topics = failed;
-        result
+        Ok(failed)
     }
 
     /// Takes over an answer and returns the topics for which another server should be asked.
@@ -195,7 +231,15 @@ impl Leaders {
     ) -> Vec<TopicName> {
         let mut state = self.state();
         if !response.nodes.is_empty() {
-            state.nodes = response.nodes.into_iter().map(|node| (NodeId(node.id), node.grpc)).collect();
+            let heard = response.nodes.into_iter().map(|node| (NodeId(node.id), node.grpc)).collect();
+            let mut unsaid = std::mem::replace(&mut state.nodes, heard);
+            unsaid.retain(|node, _| !state.nodes.contains_key(node));
+            if !unsaid.is_empty() {
+                // A server that lags behind has not heard of them yet. Who leads as far as we know stays within reach.
+                let known = state.topics.values().flat_map(|view| &view.partitions);
+                let leaders: BTreeSet<NodeId> = known.filter_map(|known| known.leader).collect();
+                state.nodes.extend(unsaid.into_iter().filter(|(node, _)| leaders.contains(node)));
+            }
             let known: BTreeSet<String> = self.servers.iter().chain(state.nodes.values()).cloned().collect();
             state.channels.retain(|address, _| known.contains(address));
         }

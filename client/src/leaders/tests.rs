@@ -164,3 +164,58 @@ async fn a_server_that_lags_behind_for_ever_hides_no_partition() {
     let view = soon(leaders.refresh_older_than(&topic, Duration::from_secs(5))).await.unwrap();
     assert!(view.has(PartitionId(1)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn lookups_go_on_while_a_server_hangs_over_a_creation() {
+    let cluster = Cluster::with_topic("t", 1);
+    // It is given up by a lookup, and asked again to create what the others do not create.
+    cluster.state().slow = [(1, 4_000)].into();
+    let leaders = leaders(&cluster);
+    let (topic, new): (TopicName, TopicName) = ("t".parse().unwrap(), "new".parse().unwrap());
+    let create = async {
+        let created = leaders.resolve_or_create(&new).await;
+        (created, leaders.env.now().0)
+    };
+    let look_up = async {
+        sleep(2_000).await;
+        leaders.refresh(&topic).await.unwrap();
+        leaders.env.now().0
+    };
+    let ((created, created_at), looked_up_at) = soon(futures_util::future::join(create, look_up)).await;
+    assert_eq!(created, Err(LookupError::UnknownTopic));
+    assert!(created_at > Duration::from_secs(4), "{created_at:?}");
+    assert!(looked_up_at < Duration::from_millis(2_100), "{looked_up_at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_of_one_topic_is_no_word_on_another() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let (topic, new): (TopicName, TopicName) = ("t".parse().unwrap(), "new".parse().unwrap());
+    soon(leaders.resolve(&topic)).await.unwrap();
+    cluster.move_leader("t", 0, 2);
+    let both = futures_util::future::join(leaders.resolve_or_create(&new), leaders.refresh(&topic));
+    let (created, view) = soon(both).await;
+    assert_eq!(created, Err(LookupError::UnknownTopic));
+    assert_eq!(view.unwrap().partitions[0].leader, Some(NodeId(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_takes_no_leader_away() {
+    let cluster = Cluster::with_topic("t", 1);
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    let hear = |leader, nodes: u32| {
+        let node = |id| v1::NodeAddress { id, grpc: format!("n{id}:1"), ..Default::default() };
+        let nodes = (1..=nodes).map(node).collect();
+        let response = v1::MetadataResponse { nodes, ..said(Some(leader)) };
+        leaders.learn(std::slice::from_ref(&topic), response, &mut BTreeMap::new());
+        leaders.state().nodes.len()
+    };
+    assert_eq!(hear((4, 3), 4), 4);
+    assert_eq!(hear((1, 2), 3), 4, "that one has not heard of the fourth node, which leads");
+    let leader = leaders.leader(&topic, TopicId::from_random([7; 16]), PartitionId(0)).unwrap();
+    assert_eq!((leader.node, leader.channel.address()), (NodeId(4), "n4:1"));
+    hear((2, 4), 3);
+    assert_eq!(hear((2, 4), 3), 3, "it leads no more");
+}

@@ -1,8 +1,10 @@
 //! The producer against a cluster of fakes, on paused time.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{BATCH_BYTES_MAX, BatchBuilder, HEADER_BYTES};
@@ -616,4 +618,68 @@ async fn a_deleted_topic_is_told_from_its_namesake() {
     assert_eq!(error.to_string(), "not written: topic t does not exist");
     let error = soon(producer.send("a/b", Record::new("x"))).await.unwrap_err();
     assert!(matches!(error, SendError::NotWritten { reason: Reason::TopicName(_) }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_deleted_while_nothing_is_sent_is_forgotten() {
+    for another_has_its_name in [false, true] {
+        let cluster = Cluster::with_topic("t", 2);
+        let producer = cluster.client(1).producer(one_by_one());
+        soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+        let known = || producer.owner.shared.topics.read().unwrap().get("t").cloned();
+        let gone = Arc::downgrade(&known().unwrap());
+        if another_has_its_name {
+            cluster.create("t", 2, 2);
+        } else {
+            cluster.state().topics.clear();
+        }
+        sleep(60_000).await;
+        assert!(known().is_none(), "another of its name: {another_has_its_name}");
+        assert!(gone.upgrade().is_none(), "its worker has ended");
+        let calls = cluster.state().metadata_calls;
+        sleep(60_000).await;
+        assert_eq!(cluster.state().metadata_calls, calls, "nobody asks for it");
+        if another_has_its_name {
+            assert_eq!(offsets(&soon(join_all(send(&producer, 1..2).await)).await), [0], "in the new one");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_waits_for_all_of_a_topic_that_one_partition_has_found_gone() {
+    let cluster = Cluster::with_topic("t", 2);
+    let producer = cluster.client(1).producer(one_by_one());
+    let to = |partition| Record::new("x").partition(PartitionId(partition));
+    for partition in 0..2 {
+        soon(soon(producer.send("t", to(partition))).await.unwrap()).await.unwrap();
+    }
+    cluster.faults([Fault::Slow(1_000)]);
+    let slow = soon(producer.send("t", to(1))).await.unwrap();
+    sleep(50).await;
+    cluster.create("t", 2, 2);
+    let error = soon(soon(producer.send("t", to(0))).await.unwrap()).await.unwrap_err();
+    assert!(matches!(error.reason(), Reason::TopicDeleted { .. }), "{error}");
+    let forgotten = || producer.owner.shared.forgotten().len();
+    assert_eq!(forgotten(), 1, "one batch is under way still");
+    soon(producer.flush()).await;
+    slow.now_or_never().expect("it has ended").unwrap();
+    assert_eq!(forgotten(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_long_pause_the_first_batch_is_alone_again() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(one_by_one());
+    soon(join_all(send(&producer, 0..1).await)).await.pop().unwrap().unwrap();
+    for (pause_ms, at_once) in [(60_000, 5), (2 * 60 * 60 * 1000, 1)] {
+        sleep(pause_ms).await;
+        cluster.faults((0..10).map(|_| Fault::Slow(100)));
+        let before = cluster.state().produces.len();
+        let acks = send(&producer, 0..10).await;
+        sleep(50).await;
+        assert_eq!(cluster.state().produces.len() - before, at_once, "after {pause_ms} ms");
+        for result in soon(join_all(acks)).await {
+            result.unwrap();
+        }
+    }
 }

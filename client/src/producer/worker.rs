@@ -5,7 +5,8 @@
 //! every kind of trouble, and a server never gets a batch before one that precedes it.
 //!
 //! Until the first batch under a producer id is acknowledged it is alone in flight: a server takes whatever sequence
-//! it sees first from an unknown producer id, and must not see the second batch first.
+//! it sees first from an unknown producer id, and must not see the second batch first. So is the first one after a long
+//! pause, in which servers may have forgotten the id.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -34,11 +35,13 @@ use crate::retry::Backoff;
 /// An attempt without an answer for so long makes us look whether somebody else leads by now.
 const SLOW: Duration = Duration::from_millis(500);
 /// A topic that all servers deny for so long is gone. Shorter, and a server that lags behind could make it so.
-const MISSING: Duration = Duration::from_secs(2);
+pub(super) const MISSING: Duration = Duration::from_secs(2);
 /// What a server gets beyond the time that we ask it to answer in.
 const GRACE: Duration = Duration::from_millis(500);
 /// So often may the oldest batch be told that one before it is missing, which is not so.
 const OUT_OF_ORDER_MAX: u32 = 8;
+/// For so long after an acknowledgement servers surely know a producer id still: they forget one after days.
+const KNOWN: Duration = Duration::from_secs(60 * 60);
 /// How soon an attempt is given up, where a [`Point`] does so.
 const IMPATIENCE: Duration = Duration::from_millis(2);
 
@@ -81,8 +84,15 @@ struct Writer {
     id: ProducerId,
     epoch: ProducerEpoch,
     next: Sequence,
-    /// Whether a batch under it was acknowledged, so that servers know it.
-    proven: bool,
+    /// When a batch under it was acknowledged last, so that servers know it.
+    acknowledged_at: Option<Moment>,
+}
+
+impl Writer {
+    /// Whether servers surely know it.
+    fn is_proven(&self, now: Moment) -> bool {
+        self.acknowledged_at.is_some_and(|at| now.since(at) < KNOWN)
+    }
 }
 
 /// To whom batches were sent last.
@@ -162,7 +172,8 @@ impl Worker {
         }
     }
 
-    /// Runs until the topic is gone, or until it is dropped: then what has not ended fails as closed.
+    /// Runs until the topic is gone, or its queue is closed and nothing is in flight, or until it is dropped: then what
+    /// has not ended fails as closed.
     pub(super) async fn run(mut self) {
         loop {
             let now = self.shared.env.now();
@@ -201,7 +212,7 @@ impl Worker {
         let config = &self.shared.config;
         let oldest = self.in_flight.front().map(|flight| flight.opened_at).or_else(|| self.queue.oldest());
         let deadline = oldest.map(|opened_at| opened_at + config.delivery_timeout);
-        let linger = (self.trouble.is_none() && self.has_place())
+        let linger = (self.trouble.is_none() && self.has_place(now))
             .then(|| self.queue.oldest())
             .flatten()
             .map(|opened_at| opened_at + config.linger)
@@ -217,8 +228,8 @@ impl Worker {
 
     /// Whether a new batch may be sent: counted from the oldest without an answer, for servers recognise a retry of
     /// their last five only, whether or not the later ones have their answers.
-    fn has_place(&self) -> bool {
-        let proven = self.writer.as_ref().is_some_and(|writer| writer.proven);
+    fn has_place(&self, now: Moment) -> bool {
+        let proven = self.writer.as_ref().is_some_and(|writer| writer.is_proven(now));
         let most = if proven { self.shared.config.in_flight_max } else { 1 };
         let span = self.in_flight.front().map_or(0, |oldest| self.boarded - oldest.number);
         span < u64::try_from(most).unwrap_or(u64::MAX)
@@ -256,6 +267,17 @@ impl Worker {
             self.end_gone();
             return false;
         }
+        // What is under way has its answer first: it may have been taken before.
+        let closed = if self.attempts.is_empty() { self.queue.closed() } else { None };
+        match closed {
+            // Another one has found the topic gone.
+            Some(Reason::TopicDeleted { .. }) => {
+                self.end_gone();
+                return false;
+            }
+            Some(_closed) if self.in_flight.is_empty() => return false,
+            Some(_) | None => {}
+        }
         while self.attempts.is_empty()
             && let Some(reason) = self.in_flight.front_mut().and_then(|flight| flight.verdict.take())
         {
@@ -277,9 +299,9 @@ impl Worker {
             let (leaders, name) = (Arc::clone(&self.shared.leaders), self.topic.name.clone());
             self.probe_at = now + SLOW;
             self.probe = Some(Box::pin(async move {
-                leaders.ask_elsewhere();
-                // What it found stands in the cache.
-                let _seen_there = leaders.refresh(&name).await.is_ok();
+                // What it found stands in the cache. One look-up is of all topics, and so for all workers whose
+                // attempts are slow; our own last one is older than half of it.
+                let _seen_there = leaders.refresh_older_than(&name, SLOW / 2).await.is_ok();
             }));
         }
         true
@@ -289,7 +311,7 @@ impl Worker {
         let idle = |flight: &Flight| flight.attempt.is_none() && flight.verdict.is_none();
         let due = |opened_at: Moment| now >= opened_at + self.shared.config.linger;
         self.in_flight.iter().any(idle)
-            || (self.has_place() && (self.queue.has_sealed() || self.queue.oldest().is_some_and(due)))
+            || (self.has_place(now) && (self.queue.has_sealed() || self.queue.oldest().is_some_and(due)))
     }
 
     /// Sends what is unanswered, in order, then new batches as far as there are places.
@@ -307,7 +329,7 @@ impl Worker {
             return;
         };
         self.addressee = Some(Addressee { node: leader.node, epoch: leader.epoch });
-        let proven = self.writer.as_ref().is_some_and(|writer| writer.proven);
+        let proven = self.writer.as_ref().is_some_and(|writer| writer.is_proven(now));
         for at in 0..self.in_flight.len() {
             if self.in_flight[at].verdict.is_some() || (at > 0 && !proven) {
                 // What comes after a refused batch waits until that has ended, for it may need another producer id.
@@ -317,7 +339,7 @@ impl Worker {
                 self.attempt(at, &leader, now);
             }
         }
-        while self.has_place() {
+        while self.has_place(now) {
             let hasty = self.shared.env.perturb(Point::LingerCutShort);
             let linger = if hasty { Duration::ZERO } else { self.shared.config.linger };
             let Some(filled) = self.queue.take(now, linger) else { return };
@@ -516,7 +538,7 @@ impl Worker {
         if let Some(writer) = &mut self.writer
             && flight.stamp.is_some_and(|stamp| stamp.id == writer.id)
         {
-            writer.proven = true;
+            writer.acknowledged_at = Some(self.shared.env.now());
         }
         self.backoff.reset();
     }
@@ -600,7 +622,7 @@ impl Worker {
         self.trouble = None;
         match findings.writer {
             Some(Ok((id, epoch))) => {
-                self.writer = Some(Writer { id, epoch, next: Sequence(0), proven: false });
+                self.writer = Some(Writer { id, epoch, next: Sequence(0), acknowledged_at: None });
                 // Whatever else stood in the way may do so still.
                 if self.last == NO_PRODUCER_ID || self.last.starts_with(NO_ID_AS) {
                     self.last = NO_ANSWER.to_owned();

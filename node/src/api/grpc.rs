@@ -36,8 +36,9 @@ pub async fn serve(
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let bound = Bound { requests_max: config.stream_requests_max, bytes_max: config.stream_bytes_max };
+    let fetches = Bound { requests_max: config.stream_fetches_max, ..bound };
     let answer_bytes_max = config.stream_answer_bytes_max;
-    let services = Services { api, bound, answer_bytes_max, stopped: stopped.clone() };
+    let services = Services { api, bound, fetches, answer_bytes_max, stopped: stopped.clone() };
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -94,6 +95,8 @@ async fn stop(mut stopped: watch::Receiver<bool>) {
 struct Services {
     api: Arc<Api>,
     bound: Bound,
+    /// Of a stream of fetches, most of which wait for records.
+    fetches: Bound,
     answer_bytes_max: u32,
     stopped: watch::Receiver<bool>,
 }
@@ -107,20 +110,21 @@ impl Services {
         open: impl Fn(Reply) -> Option<O> + Send + 'static,
     ) -> BoxStream<'static, Result<O, Status>> {
         let api = self.api.clone();
-        let answers = self.answers(requests, move |request| api.serve(call(request)));
+        let answers = self.answers(requests, self.bound, move |request| api.serve(call(request)));
         answers.map(move |reply| open(reply).ok_or_else(mixed_up)).boxed()
     }
 
     fn answers<I: Message + 'static, O>(
         &self,
         requests: Streaming<I>,
+        bound: Bound,
         answer: impl Fn(I) -> BoxFuture<'static, O> + Send + 'static,
     ) -> Answers<I, O> {
         let admit = move |request: I| {
             let bytes = request.encoded_len();
             VecDeque::from([Admitted { answer: answer(request), bytes }])
         };
-        Answers::new(requests, admit, self.bound, stop(self.stopped.clone()))
+        Answers::new(requests, admit, bound, stop(self.stopped.clone()))
     }
 
     async fn single<O>(&self, call: Call, open: impl Fn(Reply) -> Option<O>) -> Result<Response<O>, Status> {
@@ -167,7 +171,7 @@ impl FetchService for Services {
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let (api, room) = (self.api.clone(), AnswerRoom::new(self.answer_bytes_max));
-        let answers = self.answers(request.into_inner(), move |request| {
+        let answers = self.answers(request.into_inner(), self.fetches, move |request| {
             let (api, room) = (api.clone(), room.clone());
             async move { fetch::fetch(&api, request, Some(&room)).await }.boxed()
         });

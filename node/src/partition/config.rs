@@ -1,5 +1,6 @@
 //! The knobs of partitions.
 
+use quorate_proto::batch::DECOMPRESSED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// The largest [`PartitionConfig::fetch_bytes_max`]: what a client takes in one answer, less what stands around the
@@ -39,16 +40,19 @@ pub struct PartitionConfig {
     /// Decompresses each compressed batch at the door and walks its records. Off, a client can store batches that
     /// no reader can read.
     pub verify_compressed: bool,
-    /// Most bytes that a batch may decompress to.
+    /// Most bytes that a batch may decompress to. Clients read no batch that decompresses to more than 64 MiB.
     pub decompressed_bytes_max: usize,
     /// How far ahead of this node's clock a record's timestamp may lie, in ms. Retention by time goes by timestamps:
     /// one far ahead would keep its volume for ever.
     pub timestamp_ahead_ms_max: i64,
     /// Gap between looks at what retention lets go, in ms. Too large, and disks hold more than topics say.
     pub retention_check_ms: u64,
-    /// Bytes below a partition's log start that are worth trimming while it is written; once nothing more comes, the rest
-    /// goes. Too small, and what is needed to go on is saved all the time.
+    /// Bytes below a partition's log start that are worth trimming; where what is needed to go on from there is large,
+    /// twice that. Less goes once the log start rests. Too small, and what is needed to go on is saved all the time.
     pub trim_bytes_min: u64,
+    /// How long a log start must not have moved before what lies below it goes, however little it is, in ms. Too short,
+    /// and a partition to which little comes saves what is needed to go on for each batch that expires.
+    pub trim_rest_ms: u64,
     /// Bytes below a partition's log start that its leader holds for a replica that is slow or away, at most; and no more
     /// than a quarter of what is above it, if that is more than 8 MiB. One that needs more gets the state as of the log's
     /// beginning, and the rest from there.
@@ -83,6 +87,7 @@ impl Default for PartitionConfig {
             timestamp_ahead_ms_max: 3_600_000,
             retention_check_ms: 1_000,
             trim_bytes_min: 1 << 20,
+            trim_rest_ms: 600_000,
             slow_replica_bytes_max: 64 << 20,
             starts_at_once_max: 32,
             balance_ms: 10_000,
@@ -117,6 +122,9 @@ impl PartitionConfig {
             None if self.fetch_bytes_max > FETCH_BYTES => Err(format!(
                 "partition.fetch_bytes_max must be at most {FETCH_BYTES}, 64 MiB: clients could not take the answer"
             )),
+            None if self.decompressed_bytes_max > DECOMPRESSED_BYTES_MAX => Err(format!(
+                "partition.decompressed_bytes_max must be at most {DECOMPRESSED_BYTES_MAX}, 64 MiB: clients could not read it"
+            )),
             None if self.timestamp_ahead_ms_max < 0 => {
                 Err("partition.timestamp_ahead_ms_max must not be negative".to_owned())
             }
@@ -141,5 +149,11 @@ mod tests {
         let above =
             "partition.fetch_bytes_max must be at most 67108864, 64 MiB: clients could not take the answer";
         check(fetch((64 << 20) + 1), Some(above));
+        let decompressed =
+            |decompressed_bytes_max| PartitionConfig { decompressed_bytes_max, ..PartitionConfig::default() };
+        check(decompressed(64 << 20), None);
+        let above =
+            "partition.decompressed_bytes_max must be at most 67108864, 64 MiB: clients could not read it";
+        check(decompressed((64 << 20) + 1), Some(above));
     }
 }

@@ -45,7 +45,11 @@ impl Clock for OsClock {
     }
 
     fn sleep_until(&self, until: Moment) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep_until((self.origin + until.0).into()))
+        match self.origin.checked_add(until.0) {
+            Some(until) => Box::pin(tokio::time::sleep_until(until.into())),
+            // Beyond all that the system's clock can say.
+            None => Box::pin(std::future::pending()),
+        }
     }
 }
 
@@ -70,5 +74,22 @@ struct OsEntropy(Mutex<ChaCha12Rng>);
 impl Entropy for OsEntropy {
     fn next_u64(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Elapsed;
+    use super::*;
+
+    #[test]
+    fn what_lies_beyond_the_clock_does_not_come() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let env = os();
+        let slept = runtime.block_on(async {
+            let beyond = env.sleep(Duration::MAX);
+            env.timeout(Duration::from_millis(1), beyond).await
+        });
+        assert_eq!(slept, Err(Elapsed));
     }
 }
