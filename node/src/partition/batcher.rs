@@ -14,7 +14,7 @@ use quorate_proto::ids::{GroupId, Offset, Term, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info};
 
-use super::dedup::{Claim, Firsts};
+use super::dedup::{Claim, LeaderFirsts};
 use super::door::{Progress, Taken};
 use super::machine::SharedState;
 use super::tail::{Refused, Tail, Verdict};
@@ -83,7 +83,7 @@ pub(super) struct Batcher {
     pub(super) group: Group,
     pub(super) state: SharedState,
     pub(super) watermark: Watermark,
-    pub(super) firsts: Arc<Mutex<Firsts>>,
+    pub(super) firsts: Arc<Mutex<LeaderFirsts>>,
     pub(super) in_flight_max: usize,
     pub(super) meters: Arc<TopicMeters>,
 }
@@ -222,7 +222,7 @@ impl Batcher {
             }
         };
         if matches!(result, Err(ProduceError::NotAvailable(_) | ProduceError::NotLeader { .. })) {
-            self.firsts().refused(batch.claim);
+            self.firsts().refused(batch.claim, self.env.now());
         }
         for reply in batch.replies {
             // Whoever has gone does not hear it.
@@ -234,18 +234,19 @@ impl Batcher {
     /// Proposes a batch or answers it; false if it was refused by Raft and the rest must be drained.
     async fn take(&self, mode: &mut Mode, flying: &mut VecDeque<Flying>, admitted: Admitted) -> bool {
         if !admitted.progress.propose() {
-            self.firsts().refused(admitted.claim);
+            self.firsts().refused(admitted.claim, self.env.now());
             return true;
         }
         let tail = match mode {
             Mode::Leading(tail) if !self.env.perturb(Point::ProduceNotLeader) => tail,
             Mode::Leading(_) | Mode::Following | Mode::Draining => {
-                self.firsts().refused(admitted.claim);
+                self.firsts().refused(admitted.claim, self.env.now());
                 drop(admitted.reply.send(Err(self.not_leader())));
                 return true;
             }
         };
-        let verdict = tail.judge(&self.state.lock(), &self.firsts(), admitted.claim);
+        let (claim, now) = (admitted.claim, self.env.now());
+        let verdict = tail.judge(&self.state.lock(), self.firsts().as_of(claim.producer, now), claim);
         let base_offset = match verdict {
             Verdict::Propose { base_offset } => base_offset,
             Verdict::Again { base_offset, stamp } => {
@@ -274,7 +275,7 @@ impl Batcher {
         // was room does not fill the disk.
         if let Some((node, room)) = self.raft.full_disk(&self.group) {
             self.env.reached(Mark::ProduceRefusedFull);
-            self.firsts().refused(admitted.claim);
+            self.firsts().refused(admitted.claim, self.env.now());
             drop(admitted.reply.send(Err(ProduceError::DiskFull { node, room })));
             return true;
         }
@@ -317,7 +318,7 @@ impl Batcher {
             }
             Err(refused) => {
                 info!(term = %tail.term, in_flight = flying.len(), leader = ?refused.leader, "proposal refused");
-                self.firsts().refused(claim);
+                self.firsts().refused(claim, self.env.now());
                 drop(reply.send(Err(self.not_leader())));
                 false
             }
@@ -367,7 +368,7 @@ impl Batcher {
         ProduceError::NotLeader { leader: heard(&self.raft, &self.group) }
     }
 
-    fn firsts(&self) -> std::sync::MutexGuard<'_, Firsts> {
+    fn firsts(&self) -> std::sync::MutexGuard<'_, LeaderFirsts> {
         self.firsts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,9 @@
 //! The same judgement is made twice: by the leader over applied state plus what is in flight, and by apply.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use quorate_proto::env::Moment;
 use quorate_proto::ids::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 use quorate_proto::v1;
 
@@ -18,6 +20,9 @@ pub(super) const PRODUCERS_MAX: usize = 10_000;
 /// A producer that has not written for so long is forgotten, in ms of the times at which batches were appended: seven
 /// days, as Kafka's `transactional.id.expiration.ms`.
 const IDLE_MS_MAX: i64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// How long others wait for a batch that was refused: whoever sends it again does so by then.
+const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(600);
 
 /// Half of the sequence numbers: what lies less than this ahead is ahead, the rest lies behind.
 const HALF: i64 = 1 << 30;
@@ -189,6 +194,11 @@ impl Producers {
         self.by_id.get(&producer)
     }
 
+    /// How many are known.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// Takes over what is known of one producer.
     pub(super) fn set(&mut self, id: ProducerId, producer: Producer) {
         self.by_use.insert(producer.newest().base_offset, id);
@@ -309,6 +319,47 @@ impl Firsts {
             *epoch == claim.epoch && is_ahead(claim.sequence, *sequence)
         };
         self.0.get(&claim.producer).is_some_and(earlier)
+    }
+}
+
+/// The [`Firsts`] of a leader, which forgets those that are not sent again: a producer that was forgotten meanwhile may
+/// begin with any sequence.
+#[derive(Debug, Default)]
+pub(super) struct LeaderFirsts {
+    firsts: Firsts,
+    /// When each of them was refused last.
+    noted: BTreeMap<ProducerId, Moment>,
+}
+
+impl LeaderFirsts {
+    /// A batch was refused at `now` and may be sent again.
+    pub(super) fn refused(&mut self, claim: Claim, now: Moment) {
+        self.forget_old(claim.producer, now);
+        self.firsts.refused(claim);
+        if self.firsts.0.get(&claim.producer) == Some(&(claim.epoch, claim.sequence)) {
+            self.noted.insert(claim.producer, now);
+        }
+        if self.noted.len() > 2 * Firsts::REMEMBERED {
+            self.noted.retain(|producer, _| self.firsts.0.contains_key(producer));
+        }
+    }
+
+    /// A batch of the producer was taken.
+    pub(super) fn taken(&mut self, producer: ProducerId) {
+        self.firsts.taken(producer);
+        self.noted.remove(&producer);
+    }
+
+    /// To judge a batch of a producer at `now`.
+    pub(super) fn as_of(&mut self, producer: ProducerId, now: Moment) -> &Firsts {
+        self.forget_old(producer, now);
+        &self.firsts
+    }
+
+    fn forget_old(&mut self, producer: ProducerId, now: Moment) {
+        if self.noted.get(&producer).is_some_and(|noted| now.since(*noted) > SENT_AGAIN_WITHIN) {
+            self.taken(producer);
+        }
     }
 }
 
@@ -442,6 +493,24 @@ mod tests {
         assert!(firsts.await_an_earlier(of(0, 6)), "and no other one is forgotten for it");
         firsts.refused(of(all, 5));
         assert!(!firsts.await_an_earlier(of(0, 6)), "one more is one too many");
+    }
+
+    #[test]
+    fn a_refused_first_that_is_not_sent_again_is_not_waited_for_for_ever() {
+        let mut firsts = LeaderFirsts::default();
+        let (start, first, second) = (Moment::default(), claim(0, 5, 1), claim(0, 6, 1));
+        let producer = first.producer;
+        firsts.refused(first, start);
+        let later = start + SENT_AGAIN_WITHIN;
+        assert!(firsts.as_of(producer, later).await_an_earlier(second));
+        // It was sent again, and refused again; what comes behind it does not count as that.
+        firsts.refused(first, later);
+        let last = later + SENT_AGAIN_WITHIN;
+        firsts.refused(second, last);
+        assert!(firsts.as_of(producer, last).await_an_earlier(second));
+        assert!(!firsts.as_of(producer, last + Duration::from_millis(1)).await_an_earlier(second));
+        firsts.refused(second, last + SENT_AGAIN_WITHIN);
+        assert!(!firsts.as_of(producer, last + SENT_AGAIN_WITHIN).await_an_earlier(second));
     }
 
     #[test]

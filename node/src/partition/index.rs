@@ -9,6 +9,10 @@ use super::saved::BadState;
 /// megabyte.
 pub(super) const STRIDE: u32 = 64;
 
+/// Most runs: a state is saved whole, and sent. With more, neighbours become one, so that the runs of four million batches
+/// and more are longer, and a lookup among them reads more heads.
+const RUNS_MAX: usize = 1 << 16;
+
 /// Where a run of entries begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Point {
@@ -29,6 +33,20 @@ struct Point {
     bytes_before: u64,
 }
 
+impl Point {
+    /// One run of this one and the next.
+    fn and(self, next: Self) -> Self {
+        let is_unknown = self.own_newest == Timestamp::NONE || next.own_newest == Timestamp::NONE;
+        let own_newest = if is_unknown { Timestamp::NONE } else { self.own_newest.max(next.own_newest) };
+        Self {
+            newest: self.newest.max(next.newest),
+            own_stamp: self.own_stamp.max(next.own_stamp),
+            own_newest,
+            ..self
+        }
+    }
+}
+
 /// A run, as whoever decides what is kept sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
@@ -42,7 +60,7 @@ pub(super) struct Run {
     pub(super) bytes_through: u64,
 }
 
-/// Runs of at most [`STRIDE`] entries, in order.
+/// Runs in order, of at most [`STRIDE`] entries each, unless they are so many that some were made one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct OffsetIndex {
     points: Vec<Point>,
@@ -73,8 +91,24 @@ impl OffsetIndex {
                 let (own_stamp, own_newest) = (max_timestamp, counted_from);
                 self.points.push(Point { index, offset, newest, own_stamp, own_newest, bytes_before });
                 self.filled = 1;
+                // On every replica alike: it follows from the entries alone.
+                while self.points.len() > RUNS_MAX {
+                    self.halve();
+                }
             }
         }
+    }
+
+    /// Makes each two neighbours one run, but for the last one, which is not full.
+    fn halve(&mut self) {
+        let Some(last) = self.points.pop() else { return };
+        let one = |pair: &[Point]| pair.iter().copied().reduce(Point::and);
+        self.points = self.points.chunks(2).filter_map(one).chain([last]).collect();
+    }
+
+    /// How many runs there are.
+    pub(super) fn len(&self) -> usize {
+        self.points.len()
     }
 
     /// Forgets the runs that lie before the log start; `end` is the offset behind the last batch.
@@ -246,6 +280,36 @@ mod tests {
             }
         }
 
+        /// Where there were so many that neighbours are one run.
+        #[test]
+        fn leads_to_the_same_through_runs_made_one(
+            times in times(),
+            halved_at in 0_usize..600,
+            log_start in 0_usize..600,
+            asked in prop::collection::vec(-120_i64..120, 20),
+        ) {
+            let (before, after) = times.split_at(halved_at % times.len());
+            let mut index = OffsetIndex::default();
+            add(&mut index, 0, before);
+            let runs = index.len();
+            index.halve();
+            prop_assert!(index.len() <= runs / 2 + 1);
+            add(&mut index, before.len(), after);
+            let log_start = log_start % times.len();
+            trim(&mut index, log_start, times.len());
+            let (runs, filled) = index.to_wire();
+            let decoded = OffsetIndex::from_wire(&runs, filled);
+            prop_assert_eq!(decoded.as_ref(), Ok(&index));
+            for time in asked {
+                prop_assert_eq!(walk(&index, &times, log_start, time).0, wanted(&times, log_start, time));
+            }
+            let stride = u64::from(STRIDE);
+            for offset in (u64::try_from(log_start).unwrap()..).take(times.len() - log_start) {
+                let from = index.at_offset(Offset(offset)).unwrap().0;
+                prop_assert!(from <= offset && offset - from < 2 * stride);
+            }
+        }
+
         /// Somebody who took no note of what has a timestamp: it is found, if not as fast.
         #[test]
         fn leads_to_a_time_by_what_was_saved_without_the_timestamps_of_runs(
@@ -317,6 +381,35 @@ mod tests {
             from = LogIndex(u64::try_from(end).unwrap());
         }
         (None, read)
+    }
+
+    #[test]
+    fn runs_are_never_too_many() {
+        let mut index = OffsetIndex::default();
+        let batches = u64::try_from(RUNS_MAX).unwrap() * u64::from(STRIDE);
+        for at in 0..=batches {
+            index.add(LogIndex(at), Offset(at), Timestamp(0), Timestamp(0), at);
+            assert!(index.len() <= RUNS_MAX);
+        }
+        assert_eq!((index.len(), index.filled), (RUNS_MAX / 2 + 1, 1));
+        let runs: Vec<_> = index.runs(Offset(batches + 1), batches + 1).collect();
+        assert!(runs.windows(2).all(|pair| pair[0].end.0 == pair[1].index.0), "nothing lies between them");
+        assert_eq!(index.at_offset(Offset(batches)), Some(LogIndex(batches)));
+    }
+
+    #[test]
+    fn runs_made_one_do_not_know_an_age_that_one_of_them_does_not() {
+        let point = |own_newest| Point {
+            index: LogIndex(1),
+            offset: Offset(1),
+            newest: Timestamp(9),
+            own_stamp: Timestamp(5),
+            own_newest: Timestamp(own_newest),
+            bytes_before: 1,
+        };
+        assert_eq!(point(7).and(point(8)).own_newest, Timestamp(8));
+        assert_eq!(point(7).and(point(-1)).own_newest, Timestamp::NONE);
+        assert_eq!(point(-1).and(point(7)).own_newest, Timestamp::NONE);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(super) struct Looked {
     due: Option<(Retention, Offset, Due)>,
     /// For a log start: the first entry behind it, and the bytes of all batches before that.
     first: Option<(Offset, LogIndex, u64)>,
+    /// The first entry that is needed, and since when it is that one.
+    stands: Option<(LogIndex, Moment)>,
     /// Bytes of all batches before the log.
     trimmed_bytes: Option<u64>,
     /// Up to where the log was to be trimmed and is not, each with the bytes of all batches before; the oldest first.
@@ -50,6 +52,10 @@ pub(super) struct Looked {
     /// The last trim was held for a replica.
     is_held: bool,
 }
+
+/// A base that is saved as more bytes than that costs more than what is trimmed with each MiB: then twice its bytes must
+/// be dead. Smaller ones do not matter.
+const LARGE_BASE_BYTES: u64 = 512 << 10;
 
 /// How many looks are remembered that did not trim as far as they should: with more, what is held is counted too high.
 const HELD_MAX: usize = 64;
@@ -217,22 +223,29 @@ impl Replica {
         Ok(Some(heads.into_iter().map(batch).collect()))
     }
 
-    /// Lets the log go up to the log start, once there is enough to go or nothing more comes. Holds it for members that
-    /// are slow, within a bound.
+    /// Lets the log go up to the log start, once there is enough to go or it has not moved for a while. Holds it for
+    /// members that are slow, within a bound.
     async fn trim(&self) -> Result<(), FetchError> {
         let before = self.looked();
         let Some((first, bytes_before)) = self.first_needed().await? else { return Ok(()) };
-        let live = self.shared.state.lock().applied_bytes.saturating_sub(bytes_before);
-        let config = &self.shared.around.config;
+        let (live, base_bytes) = {
+            let state = self.shared.state.lock();
+            (state.applied_bytes.saturating_sub(bytes_before), state.saved_bytes())
+        };
+        let (config, now) = (&self.shared.around.config, self.shared.around.env.now());
         let trimmed = match before.trimmed_bytes {
             Some(known) => known,
             None => bytes_before.saturating_sub(self.batch_bytes_before(first).await?),
         };
-        self.look(|looked| looked.trimmed_bytes = Some(trimmed));
+        let stands = before.stands.filter(|(known, _)| *known == first).unwrap_or((first, now));
+        self.look(|looked| {
+            looked.trimmed_bytes = Some(trimmed);
+            looked.stands = Some(stands);
+        });
         let dead = bytes_before.saturating_sub(trimmed);
-        // The log start has not moved since the last look.
-        let rests = before.first.is_some_and(|(_, known, _)| known == first);
-        if dead < config.trim_bytes_min && !rests {
+        // To trim is to save a base: not for each batch of a partition to which little comes.
+        let rests = now.since(stands.1) >= Duration::from_millis(config.trim_rest_ms);
+        if dead < worth_trimming(config.trim_bytes_min, base_bytes) && !rests {
             return Ok(());
         }
         let held_max = config.slow_replica_bytes_max.min(HELD_BYTES_MIN.max(live / 4));
@@ -361,5 +374,23 @@ impl Replica {
             Ok(Err(ProposeError::NotAppended { .. })) => Err(not_leader()),
             Ok(Err(ProposeError::Unknown)) | Err(_) => Err(DeleteError::Unknown),
         }
+    }
+}
+
+/// From how many dead bytes on a log is trimmed, with a base of so many.
+fn worth_trimming(trim_bytes_min: u64, base_bytes: u64) -> u64 {
+    if base_bytes > LARGE_BASE_BYTES { trim_bytes_min.max(2 * base_bytes) } else { trim_bytes_min }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_base_is_not_saved_for_little() {
+        assert_eq!(worth_trimming(1 << 20, 1_000), 1 << 20);
+        assert_eq!(worth_trimming(0, LARGE_BASE_BYTES), 0, "small ones do not matter");
+        assert_eq!(worth_trimming(1 << 20, 3 << 20), 6 << 20);
+        assert_eq!(worth_trimming(64 << 20, 3 << 20), 64 << 20);
     }
 }

@@ -17,7 +17,7 @@ use tracing::{Instrument, info_span};
 
 use super::batcher::{Admitted, Batcher, heard};
 use super::config::PartitionConfig;
-use super::dedup::Firsts;
+use super::dedup::LeaderFirsts;
 use super::door::{self, Progress, Room};
 use super::index::STRIDE;
 use super::keeping::Looked;
@@ -68,7 +68,7 @@ pub(super) struct Shared {
     pub(super) looked: Mutex<Looked>,
     watermark: Watermark,
     room: Room,
-    firsts: Arc<Mutex<Firsts>>,
+    firsts: Arc<Mutex<LeaderFirsts>>,
     meters: Arc<TopicMeters>,
     /// `None` once the replica is stopped.
     queue: Mutex<Option<mpsc::Sender<Admitted>>>,
@@ -200,7 +200,8 @@ impl Replica {
         let header = door::check(&shared.around.config, topic, shared.around.env.wall(), &batch)?;
         let claim = door::claim_of(&header);
         let overloaded = |what| {
-            shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim);
+            let now = shared.around.env.now();
+            shared.firsts.lock().unwrap_or_else(PoisonError::into_inner).refused(claim, now);
             ProduceError::Overloaded(what)
         };
         let slow = shared.around.store.unsynced_bytes() > shared.around.config.unsynced_bytes_max;
@@ -745,10 +746,10 @@ fn first_at(
 ) -> Result<Option<(Offset, Timestamp)>, String> {
     let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
     let records = Records::new(&header, batch, decompressed_bytes_max).map_err(|error| error.to_string())?;
-    for record in records {
-        let record = record.map_err(|error| error.to_string())?;
-        if record.timestamp >= at && record.offset >= log_start {
-            return Ok(Some((record.offset, record.timestamp)));
+    for place in records.places() {
+        let (offset, timestamp) = place.map_err(|error| error.to_string())?;
+        if timestamp >= at && offset >= log_start {
+            return Ok(Some((offset, timestamp)));
         }
     }
     Ok(None)

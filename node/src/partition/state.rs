@@ -138,6 +138,12 @@ impl State {
         Some(Behind { range: run.index..end, bytes_through: run.bytes_through })
     }
 
+    /// About how many bytes it takes when it is saved, without making them.
+    pub(super) fn saved_bytes(&self) -> u64 {
+        let bytes = self.index.len() * 42 + self.producers.len() * 150 + self.voids.len() * 5;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     fn begin(&mut self, head: &Head) {
         assert!(head.index >= self.next_index, "entries are applied in order, each once");
         self.next_index = head.index.next();

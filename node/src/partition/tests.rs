@@ -589,7 +589,9 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
     let size = idempotent(0, 1).len() as u64;
     let retention = Retention { ms: None, bytes: Some(2 * size) };
     let config = TopicConfig { retention, ..TopicConfig::default() };
-    let mut partition = Partition::start(Alone::start().await, config).await;
+    let rest = Duration::from_millis(50);
+    let soon = PartitionConfig { trim_rest_ms: 50, ..PartitionConfig::default() };
+    let mut partition = Partition::start_with(Alone::start().await, config, soon).await;
     for sequence in 0..100 {
         partition.produce(idempotent(sequence, 1)).await.unwrap();
     }
@@ -597,9 +599,10 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
     partition.replica.keep().await;
     assert_eq!(partition.replica.log_start(), Offset(98));
     assert_eq!(partition.fetch(98, u32::MAX).await, Ok(vec![(98, 1), (99, 1)]));
-    // There is little to go: the log is trimmed once nothing more comes.
+    // There is little to go: the log is trimmed once the log start rests.
     let purged = |partition: &Partition| partition.group().log().state().purged;
     assert_eq!(purged(&partition), None);
+    partition.alone.env.sleep(rest).await;
     partition.replica.keep().await;
     eventually(&partition.alone.env, "the log is trimmed", || purged(&partition).is_some()).await;
     let group = partition.group();
@@ -618,6 +621,22 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
     assert_eq!(partition.produce(idempotent(100, 1)).await, Ok(100));
     partition.replica.keep().await;
     assert_eq!(partition.replica.log_start(), Offset(99));
+}
+
+/// Each time it would save all that is needed to go on.
+#[tokio::test]
+async fn a_log_is_not_trimmed_for_each_batch_that_goes() {
+    let retention = Retention { ms: None, bytes: Some(2 * idempotent(0, 1).len() as u64) };
+    let config = TopicConfig { retention, ..TopicConfig::default() };
+    let partition = Partition::start(Alone::start().await, config).await;
+    for sequence in 0..10 {
+        partition.produce(idempotent(sequence, 1)).await.unwrap();
+        // The log start has not moved since the look before, but for a moment only.
+        partition.replica.keep().await;
+        partition.replica.keep().await;
+    }
+    assert_eq!(partition.replica.log_start(), Offset(8));
+    assert_eq!(partition.group().base(), None);
 }
 
 /// Sealed volumes are opened for each read. While it is set, each commit begins a volume if it can, and nothing that is
@@ -640,7 +659,8 @@ async fn damage_where_a_trimmed_log_begins_is_waited_for() {
     let config = TopicConfig { retention, ..TopicConfig::default() };
     let probe = Arc::new(FromDisk::default());
     let alone = Alone::start_probed(Arc::clone(&probe) as Arc<dyn Probe>).await;
-    let partition = Partition::start(alone, config).await;
+    let at_once = PartitionConfig { trim_rest_ms: 0, ..PartitionConfig::default() };
+    let partition = Partition::start_with(alone, config, at_once).await;
     let mut sequence = 0;
     while sequence < 30 {
         partition.produce(idempotent(sequence, 1)).await.unwrap();

@@ -134,10 +134,34 @@ impl Records {
         slice.map(|(start, length)| self.plain.slice(start..start + length))
     }
 
-    fn advance(&mut self) -> Result<Record, &'static str> {
+    /// Offset and timestamp of each record, in order, and nothing else of it: of what is only looked through, headers of
+    /// two bytes each would take many times their bytes.
+    pub fn places(mut self) -> impl Iterator<Item = Result<(Offset, Timestamp), BatchError>> {
+        let place = |records: &mut Self| records.step().map(|(_, _, offset, timestamp)| (offset, timestamp));
+        std::iter::from_fn(move || self.take_next(place))
+    }
+
+    /// Steps behind the next record. Gives where it begins, what it is, its offset and its timestamp.
+    fn step(&mut self) -> Result<(usize, Raw, Offset, Timestamp), &'static str> {
         let mut reader = Reader::new(&self.plain[self.at..]);
         let raw = read(&mut reader, self.next)?;
-        let base = self.at;
+        let (base, end) = (self.at, self.at + reader.position());
+        let timestamp = if self.header.attributes.is_log_append_time() {
+            self.header.max_timestamp
+        } else {
+            Timestamp(self.header.base_timestamp.0.wrapping_add(raw.timestamp_delta))
+        };
+        let offset = self.header.base_offset.plus(self.next);
+        self.at = end;
+        self.next += 1;
+        if self.next == self.header.records && self.at != self.plain.len() {
+            return Err("bytes follow the last record");
+        }
+        Ok((base, raw, offset, timestamp))
+    }
+
+    fn advance(&mut self) -> Result<Record, &'static str> {
+        let (base, raw, offset, timestamp) = self.step()?;
         let absolute = |slice: Slice| slice.map(|(start, length)| (base + start, length));
         let mut headers = Vec::new();
         let mut inner = Reader::new(&self.plain[base + raw.headers.1..]);
@@ -150,24 +174,28 @@ impl Records {
                 value: self.bytes(value.map(shift)),
             });
         }
-        let timestamp = if self.header.attributes.is_log_append_time() {
-            self.header.max_timestamp
-        } else {
-            Timestamp(self.header.base_timestamp.0.wrapping_add(raw.timestamp_delta))
-        };
-        let record = Record {
-            offset: self.header.base_offset.plus(self.next),
+        Ok(Record {
+            offset,
             timestamp,
             key: self.bytes(absolute(raw.key)),
             value: self.bytes(absolute(raw.value)),
             headers,
-        };
-        self.at = base + reader.position();
-        self.next += 1;
-        if self.next == self.header.records && self.at != self.plain.len() {
-            return Err("bytes follow the last record");
+        })
+    }
+
+    fn take_next<T>(
+        &mut self,
+        take: impl FnOnce(&mut Self) -> Result<T, &'static str>,
+    ) -> Option<Result<T, BatchError>> {
+        if self.next >= self.header.records {
+            return None;
         }
-        Ok(record)
+        let index = self.next;
+        let result = take(self).map_err(|what| BatchError::Record { index, what });
+        if result.is_err() {
+            self.next = self.header.records;
+        }
+        Some(result)
     }
 }
 
@@ -175,14 +203,6 @@ impl Iterator for Records {
     type Item = Result<Record, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.header.records {
-            return None;
-        }
-        let index = self.next;
-        let result = self.advance().map_err(|what| BatchError::Record { index, what });
-        if result.is_err() {
-            self.next = self.header.records;
-        }
-        Some(result)
+        self.take_next(Self::advance)
     }
 }

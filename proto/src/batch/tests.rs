@@ -332,3 +332,13 @@ proptest! {
         prop_assert!(split(bytes).all(|batch| batch.is_err()));
     }
 }
+
+#[test]
+fn places_are_those_of_the_records() {
+    let batch = build(&sample(), Compression::Zstd);
+    let header = BatchHeader::parse(&batch).unwrap();
+    let records = || Records::new(&header, &batch, DECOMPRESSED_BYTES_MAX).unwrap();
+    let expected = records().map(|record| record.map(|record| (record.offset, record.timestamp)));
+    assert_eq!(records().places().collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    assert_eq!(records().places().count(), sample().len());
+}

@@ -56,6 +56,8 @@ pub struct Keeping {
     pub trim_check_ms: u64,
     /// Bytes below a log start that are worth trimming.
     pub trim_bytes_min: u64,
+    /// How long a log start must not have moved before less than that goes, in ms.
+    pub trim_rest_ms: u64,
     /// Bytes below a log start that are held for a slow replica.
     pub slow_replica_bytes_max: u64,
     /// Bytes a second for those that catch up.
@@ -79,6 +81,7 @@ impl Default for Keeping {
             retention_check_ms: partition.retention_check_ms,
             trim_check_ms: raft.trim_check_ms,
             trim_bytes_min: partition.trim_bytes_min,
+            trim_rest_ms: partition.trim_rest_ms,
             slow_replica_bytes_max: partition.slow_replica_bytes_max,
             catch_up_bytes_per_s: raft.catch_up_bytes_per_s,
             checkpoint_entries: raft.checkpoint_entries,
@@ -96,10 +99,13 @@ impl Keeping {
             let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
             u64::try_from(dice.time(least, most).as_millis()).unwrap_or(u64::MAX)
         };
+        let retention_check_ms = between(dice, 100, 1_000);
         Self {
-            retention_check_ms: between(dice, 100, 1_000),
+            retention_check_ms,
             trim_check_ms: between(dice, 100, 2_000),
             trim_bytes_min: 1 << dice.below(14),
+            // From one look to the next: runs are short.
+            trim_rest_ms: retention_check_ms,
             slow_replica_bytes_max: 1 << dice.between(6, 16),
             catch_up_bytes_per_s: 1 << dice.between(16, 26),
             checkpoint_entries: 1 << dice.between(2, 13),
@@ -129,6 +135,7 @@ impl Keeping {
         config.partition.retention_check_ms = self.retention_check_ms;
         config.raft.trim_check_ms = self.trim_check_ms;
         config.partition.trim_bytes_min = self.trim_bytes_min;
+        config.partition.trim_rest_ms = self.trim_rest_ms;
         config.partition.slow_replica_bytes_max = self.slow_replica_bytes_max;
         config.raft.catch_up_bytes_per_s = self.catch_up_bytes_per_s;
         config.raft.checkpoint_entries = self.checkpoint_entries;
