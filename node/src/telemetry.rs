@@ -75,7 +75,11 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// The filter cannot be read, or a log was set up before.
 pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = read_filter(filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost: to say so on standard error, which is where it went, would panic.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let set = match format {
         LogFormat::Text => {
             let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -315,21 +315,20 @@ async fn watch_failures(store: Store, raft: RaftNode, node: NodeId, stopped: wat
     let (mut disk, mut groups) = (store.failed(), raft.failed());
     let disk = disk.wait_for(Option::is_some).map(|error| {
         let error = error.ok()?.clone()?;
-        tracing::error!(%node, error = &*error as &dyn Error, "disk failed; the node stops");
-        Some(match error.advice() {
+        let reason = match error.advice() {
             Some(advice) => format!("{error}; {advice}"),
             None => error.to_string(),
-        })
+        };
+        Some((reason, Some(error)))
     });
-    let groups = groups.wait_for(Option::is_some).map(|reason| {
-        let reason = reason.ok()?.clone()?;
-        tracing::error!(%node, reason, "a group ended by itself; the node stops");
-        Some(reason)
-    });
+    let groups = groups.wait_for(Option::is_some).map(|reason| Some((reason.ok()?.clone()?, None)));
     // The disk first: a group that ends because of it says less.
-    let reason = select(pin!(disk), pin!(groups)).await.factor_first().0;
-    if reason.is_some() {
-        stopped.send_replace(reason);
+    let Some((reason, disk)) = select(pin!(disk), pin!(groups)).await.factor_first().0 else { return };
+    // It is told before it is logged: whatever becomes of the line, the node must stop.
+    stopped.send_replace(Some(reason.clone()));
+    match disk {
+        Some(error) => tracing::error!(%node, error = &*error as &dyn Error, "disk failed; the node stops"),
+        None => tracing::error!(%node, reason, "a group ended by itself; the node stops"),
     }
 }
 

@@ -17,6 +17,7 @@ use quorate_node::storage::StoreConfig;
 use quorate_node::telemetry::{self, LogFormat};
 use quorate_node::wiring::{self, Ended, NodeConfig};
 use quorate_proto::ids::NodeId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 
@@ -252,6 +253,9 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
             signalled.await;
         }
     };
+    if let Some(open_files_max) = raise_open_files() {
+        tracing::info!(%node, open_files_max, "limit of open files");
+    }
     let base = quorate_proto::env::os();
     let disk = OsDisk::open(&settings.data).map_err(Failure::work)?;
     let env = Env {
@@ -269,6 +273,16 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
         }
         Err(error) => Err(Failure::work(error)),
     }
+}
+
+/// Lets this process open as many files and connections as it may at all: what it is given at first is often no more
+/// than 1,024. Gives how many that is, unless there is no limit.
+fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // Where the system does not want it, it stays as it was.
+    setrlimit(Resource::Nofile, raised).ok();
+    getrlimit(Resource::Nofile).current
 }
 
 /// Ready when standard input has ended.

@@ -3,6 +3,12 @@
 use std::fmt;
 use std::io;
 
+/// Whether the system says that this process, or all together, have as many files and connections open as they may
+/// (EMFILE, ENFILE, on all systems that this runs on): nothing was done, and later it may be.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 /// A file of the data folder: lower case letters, digits, `.`, `-` and `_`, without any path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileName(String);

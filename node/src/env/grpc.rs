@@ -24,6 +24,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Task;
+use super::disk::is_out_of_files;
 use super::transport::{Lane, LinkWatch, PeerHandler, PeerLink, Transport, reply_frame};
 
 pub use answers::{Admitted, Answers, Bound};
@@ -43,6 +44,8 @@ pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Requests of one lane that are being answered; more wait in the connection.
 const IN_FLIGHT: Bound = Bound { requests_max: 8_192, bytes_max: 64 << 20 };
+/// Pause before the next connection is taken, where none can be.
+const ACCEPT_GAP: Duration = Duration::from_millis(500);
 /// Answers that share a frame.
 const REPLIES_IN_FRAME_MAX: usize = 1_024;
 
@@ -117,9 +120,23 @@ pub fn server() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
-/// A listener's connections, with small messages sent at once.
+/// A listener's connections, with small messages sent at once. Where none can be taken, as too many files are open, the
+/// next try is a while later: tonic would try without end.
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+    let mut full = false;
+    TcpIncoming::from(listener).with_nodelay(Some(true)).then(move |taken| {
+        let is_full = taken.as_ref().is_err_and(is_out_of_files);
+        if is_full && !full {
+            tracing::warn!("connections wait: as many files and connections are open as may be");
+        }
+        full = is_full;
+        async move {
+            if is_full {
+                tokio::time::sleep(ACCEPT_GAP).await;
+            }
+            taken
+        }
+    })
 }
 
 /// Whether somewhere down in `error` the system said that nobody listens.

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::entry::Corrupt;
 use crate::env::FileName;
+use crate::env::disk::is_out_of_files;
 
 /// The disk, or redb on it, did not do what was asked. A cheap clone.
 #[derive(Clone, Debug)]
@@ -46,6 +47,11 @@ impl DiskError {
     /// What the system said, if it was the system that spoke.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.io().map(io::Error::kind)
+    }
+
+    /// Whether no file could be opened, as too many are.
+    pub(super) fn is_out_of_files(&self) -> bool {
+        self.io().is_some_and(is_out_of_files)
     }
 
     fn io(&self) -> Option<&io::Error> {
@@ -381,6 +387,17 @@ impl From<io::Error> for Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_open_files_are_told_from_a_failed_write() {
+        let failed = |error: io::Error| {
+            let cause = redb::Error::from(redb::StorageError::Io(error));
+            DiskError::new("create", &FileName::new("volume"), cause).is_out_of_files()
+        };
+        assert!(failed(io::Error::from_raw_os_error(24)) && failed(io::Error::from_raw_os_error(23)));
+        assert!(!failed(io::Error::from_raw_os_error(28)));
+        assert!(!failed(FailedWrite::wrap(io::Error::from_raw_os_error(24))), "it was a write");
+    }
 
     #[test]
     fn a_full_disk_gets_advice() {

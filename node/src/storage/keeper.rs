@@ -19,10 +19,22 @@ use crate::env::{Disk, FileName, Mark, Point, pool};
 /// How long a step may be held back, where a [`Point`] does.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
+/// Pause before a volume is made again, where no file could be opened.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
 enum Step {
     Seal(Arc<Volume>, Arc<MemoryIndex>),
     Prepare(VolumeNumber),
     Remove(Arc<Volume>),
+}
+
+/// What became of a step.
+enum Taken {
+    Did,
+    /// Nothing, as no file could be opened.
+    Later(DiskError),
+    /// The store has failed.
+    Failed,
 }
 
 /// Runs until the store is closed or has failed. A panic is a failure like the disk's, and then goes on.
@@ -38,6 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn keep(shared: &Arc<Shared>) {
     let mut compactor = Compactor::default();
+    let mut out_of_files = false;
     loop {
         let step = {
             let state = shared.state();
@@ -68,14 +81,36 @@ async fn keep(shared: &Arc<Shared>) {
         let worker = shared.clone();
         // The failure is raised where it happened: what is read or written after it must know of it.
         let taken = pool::run(&*shared.pool, move || {
-            let taken = || take(&worker, &step).inspect_err(|error| worker.failure.raise(error)).is_ok();
+            let taken = || match take(&worker, &step) {
+                Ok(()) => Taken::Did,
+                // What there is of the volume counts for nothing, and is made anew.
+                Err(error) if matches!(step, Step::Prepare(_)) && error.is_out_of_files() => {
+                    Taken::Later(error)
+                }
+                Err(error) => {
+                    worker.failure.raise(&error);
+                    Taken::Failed
+                }
+            };
             worker.failure.catch("the keeper", taken)
         });
         let taken = taken.await.unwrap_or_else(|panic| resume_unwind(panic));
         shared.kept.notify_one();
-        if !taken {
-            shared.to_commit.notify_one();
-            return;
+        match taken {
+            Taken::Did => out_of_files = false,
+            Taken::Later(error) => {
+                if !std::mem::replace(&mut out_of_files, true) {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "next volume could not be made; it is tried again"
+                    );
+                }
+                shared.env.clock.sleep_until(shared.env.now() + TRY_AGAIN).await;
+            }
+            Taken::Failed => {
+                shared.to_commit.notify_one();
+                return;
+            }
         }
     }
 }

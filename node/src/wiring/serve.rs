@@ -63,7 +63,7 @@ pub async fn serve(
         Some(address) => Some(bind(address).await?),
         None => None,
     };
-    let asked = std::pin::pin!(asked);
+    let mut asked = std::pin::pin!(asked);
     let (stopping, stopped) = watch::channel(false);
     let faces =
         Arc::new(NodeFaces { seen: OnceLock::new(), folder: OnceLock::new(), metrics: env.metrics.clone() });
@@ -79,7 +79,17 @@ pub async fn serve(
     let (id, api_config, settings) = (config.id, config.api.clone(), api_settings(&config));
     let addresses = (config.listen_grpc.clone(), config.listen_peer.clone(), config.listen_http.clone());
     let has_peers = config.bootstrap.keys().any(|node| *node != id);
-    let node = match Node::start(env.clone(), config).await {
+    let starting = Box::pin(Node::start(env.clone(), config));
+    let started = tokio::select! {
+        biased;
+        // As after a kill: what a start has written, the next one goes on from.
+        () = &mut asked => {
+            tracing::info!(node = %id, "node stops before it has started");
+            return Ok(Ended::Asked);
+        }
+        started = starting => started,
+    };
+    let node = match started {
         Ok(node) => node,
         Err(StartError::Open(error @ OpenError::OtherNode { .. })) if has_peers => {
             tracing::error!(node = %id, %error, "node is not ready");
