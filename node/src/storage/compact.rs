@@ -21,6 +21,7 @@ use super::entry::{Body, Corrupt, Entry};
 use super::error::{DiskError, Fault, ReadError};
 use super::facts::Change;
 use super::failure::Panic;
+use super::hard::Hard;
 use super::index::{self, MemoryIndex};
 use super::keeper::seal;
 use super::state::{Request, Shared, State, bytes_of};
@@ -36,6 +37,9 @@ const FILE_OVERHEAD_BYTES: u64 = 256 << 10;
 
 /// Least time between two looks at what is alive where.
 const LOOK_GAP: Duration = Duration::from_secs(1);
+
+/// How long nothing is rewritten where no file could be opened.
+const OUT_OF_FILES_GAP: Duration = Duration::from_secs(60);
 
 /// Small volumes that are worth making one of, and how much smaller than a full one they are.
 const SMALL_ONES: usize = 4;
@@ -76,6 +80,8 @@ struct Copying {
     bytes: u64,
     /// What is still to be copied: of each group in order of its indexes.
     todo: VecDeque<(GroupId, Arc<Volume>, Range<LogIndex>)>,
+    /// The entry that was copied last.
+    last: Option<(GroupId, LogIndex)>,
 }
 
 enum Work {
@@ -101,6 +107,8 @@ pub(super) enum Outcome {
 enum NotCopied {
     /// A source cannot be read: it stays as it is.
     Source(VolumeNumber, ReadError),
+    /// What is alive of a group does not follow each other any more.
+    Parted(GroupId),
     /// The disk failed, and the failure is raised.
     Failed,
 }
@@ -195,9 +203,14 @@ impl Compactor {
             })
         });
         match unless_panicked(begun.await) {
-            Ok(copying) => {
+            Ok(Some(copying)) => {
                 self.work = Some(Work::Copying(Box::new(copying)));
                 Outcome::Did
+            }
+            Ok(None) => {
+                shared.state().look_for_sparse = true;
+                self.ready_at = shared.env.now() + OUT_OF_FILES_GAP;
+                Outcome::NothingToDo
             }
             Err(_raised) => Outcome::Failed,
         }
@@ -224,6 +237,13 @@ impl Compactor {
             Err(NotCopied::Source(number, error)) => {
                 warn!(volume = %number, error = &error as &dyn std::error::Error, "volume could not be rewritten");
                 self.measured.insert(number, Measured::UNREADABLE);
+                self.give_up(shared, copying).await
+            }
+            Err(NotCopied::Parted(group)) => {
+                info!(%group, "a rewriting is given up: entries of it were written once more elsewhere");
+                shared.env.reached(Mark::RewritingGivenUp);
+                // Others may be chosen.
+                shared.state().look_for_sparse = true;
                 self.give_up(shared, copying).await
             }
             Err(NotCopied::Failed) => Outcome::Failed,
@@ -393,8 +413,8 @@ fn runs(live: &Live, volumes: &[VolumeNumber]) -> BTreeMap<GroupId, Vec<(VolumeN
     runs
 }
 
-/// Notes that a volume is begun, and begins it. Blocks.
-fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Copying, DiskError> {
+/// Notes that a volume is begun, and begins it; `None` if no file could be opened, and nothing is begun. Blocks.
+fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Option<Copying>, DiskError> {
     let (number, commit, sources) = {
         let mut state = shared.state();
         let number = state.next_number();
@@ -404,7 +424,14 @@ fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Copyin
         (number, state.commit.max(1), sources)
     };
     shared.meta.write(&[Change::VolumeBegun(number)])?;
-    let into = Volume::begin(&shared.disk, shared.owner, number, shared.config.active_cache())?;
+    let into = match Volume::begin(&shared.disk, shared.owner, number, shared.config.active_cache()) {
+        Err(error) if error.is_out_of_files() => {
+            warn!(error = &error as &dyn std::error::Error, "nothing is rewritten for now");
+            shared.meta.write(&[Change::VolumeGone(number)])?;
+            return Ok(None);
+        }
+        begun => begun?,
+    };
     let mut todo = VecDeque::new();
     for (group, runs) in runs(live, chosen) {
         let runs =
@@ -413,7 +440,7 @@ fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Copyin
     }
     let sources = sources.into_values().collect();
     let (index, tail) = (MemoryIndex::default(), Tail::default());
-    Ok(Copying { number, sources, into, index, tail, commit, bytes: 0, todo })
+    Ok(Some(Copying { number, sources, into, index, tail, commit, bytes: 0, todo, last: None }))
 }
 
 /// Copies some entries, of what is alive by now; gives their bytes, 0 if nothing is left. Blocks.
@@ -423,13 +450,20 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
     while bytes < COPY_BYTES
         && let Some((group, volume, range)) = copying.todo.pop_front()
     {
-        let live = {
+        let (live, parted) = {
             let state = shared.state();
             let durable = state.durable.get(&group).filter(|_| state.sealed.contains_key(&volume.number));
-            durable.map_or(range.start..range.start, |durable| durable.live_in(volume.number, &range))
+            let Some(durable) = durable else { continue };
+            let live = durable.live_in(volume.number, &range);
+            let last = copying.last.filter(|(of, _)| *of == group).map(|(_, index)| index);
+            let parted = last.is_some_and(|last| are_parted(&durable.hard, last, live.start));
+            (live, parted)
         };
         if live.start >= live.end {
             continue;
+        }
+        if parted {
+            return Err(NotCopied::Parted(group));
         }
         let read = read(&volume, group, live.clone(), COPY_BYTES - bytes);
         let read = read.map_err(|error| {
@@ -442,6 +476,7 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
             copying.todo.push_front((group, volume, next..live.end));
         }
         bytes += read.iter().map(|entry| bytes_of(&entry.head)).sum::<u64>();
+        copying.last = read.last().map(|last| (group, last.head.index)).or(copying.last);
         entries.extend(read);
     }
     if entries.is_empty() {
@@ -460,6 +495,12 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
     }
     copying.bytes += bytes;
     Ok(bytes)
+}
+
+/// Whether entry `next` does not follow `last`, which was copied before it and is still alive: what lies between was
+/// damaged, and was written once more elsewhere. An index knows of no gap, and takes what lies before one for trimmed.
+fn are_parted(hard: &Hard, last: LogIndex, next: LogIndex) -> bool {
+    next != last.next() && hard.range().contains(&last)
 }
 
 /// Some entries of a range that is alive in a volume, at least one.
@@ -515,7 +556,11 @@ fn remove(shared: &Shared, copying: &Copying) -> Result<(), DiskError> {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use quorate_proto::ids::Term;
 
+    use super::super::entry::LogId;
+    use super::super::hard::Durable;
+    use super::super::stream::Place;
     use super::*;
 
     /// Lines of `volume NUMBER live=N bytes=N GROUP:START..END ...`; full ones have 1,000 bytes. Gives those chosen.
@@ -558,6 +603,33 @@ mod tests {
                    volume 3 live=100 bytes=1000 1:12..20";
         check(50, gap, expect!["[1]"]);
         check(101, "volume 1 live=900 bytes=900 1:0..9", expect!["[1]"]);
+    }
+
+    #[test]
+    fn what_was_written_elsewhere_meanwhile_parts_what_is_copied_and_what_was_trimmed_does_not() {
+        let group = GroupId(1);
+        let id = |index| LogId { term: Term(1), index: LogIndex(index) };
+        let mut log = Durable::default();
+        for index in 0..12 {
+            let volume = VolumeNumber(if index < 5 { 1 } else { 2 });
+            log.append(group, id(index), volume).expect("it follows");
+        }
+        let next = |log: &Durable| log.live_in(VolumeNumber(2), &(LogIndex(5)..LogIndex(12))).start;
+        let parted = |log: &Durable| are_parted(&log.hard, LogIndex(4), next(log));
+        assert!(!parted(&log));
+        let mut mended = log.clone();
+        assert!(mended.write_again(id(5), VolumeNumber(3)) && mended.write_again(id(6), VolumeNumber(3)));
+        assert_eq!(next(&mended), LogIndex(7));
+        assert!(parted(&mended));
+        // It would lose these.
+        let (mut index, place) = (MemoryIndex::default(), Place { key: 1, offset: 16 });
+        (0..5).chain(7..12).for_each(|at| index.insert(group, LogIndex(at), place));
+        assert_eq!(index.places(group, LogIndex(4)..LogIndex(5)), [Place::NOWHERE]);
+        mended.purge(id(4));
+        assert!(!parted(&mended), "what was copied is dead");
+        log.purge(id(8));
+        assert_eq!(next(&log), LogIndex(9));
+        assert!(!parted(&log));
     }
 
     #[test]

@@ -180,8 +180,10 @@ impl Cluster {
                 // meta.redb went back by itself: the others of this node go on voting, which the checks do not know.
                 return Outcome::Hidden;
             }
-            lost |= shorter || now.starts != held.starts || baseless;
-            if shorter && !is.has_lost(group) && went_back {
+            let other = shorter || now.starts != held.starts;
+            lost |= other || baseless;
+            // A trimming or truncation that came undone as well: the log is longer then, and no replica knows of it.
+            if other && !is.has_lost(group) && went_back {
                 return Outcome::Hidden;
             }
         }
