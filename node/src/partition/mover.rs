@@ -141,14 +141,18 @@ pub async fn move_partitions(
     let around = Around { env, raft, me, report };
     let mut busy: BTreeSet<GroupId> = BTreeSet::new();
     let mut jobs: FuturesUnordered<BoxFuture<'static, GroupId>> = FuturesUnordered::new();
+    let mut taken = None;
     loop {
         let looked = around.env.now();
         leaders.borrow_and_update();
         let current = Arc::clone(&metadata.borrow_and_update());
-        for due in due(&around, &current, &busy) {
+        let mut all = due(&around, &current, &busy);
+        go_on_behind(taken, &mut all, |due| (due.topic, due.number));
+        for due in all {
             if jobs.len() >= MOVES_MAX {
                 break;
             }
+            taken = Some((due.topic, due.number));
             busy.insert(due.group.id());
             jobs.push(settle(around.clone(), due).boxed());
         }
@@ -179,7 +183,17 @@ pub async fn move_partitions(
     }
 }
 
-/// The groups that this node leads and whose members are not, or not yet, those that are wanted.
+/// Turns what is due, which is in order of its places, so that it begins behind the place taken last: else those that
+/// come first and wait would take all turns.
+fn go_on_behind<T, P: Ord>(taken: Option<P>, due: &mut [T], place: impl Fn(&T) -> P) {
+    if let Some(taken) = taken {
+        let behind = due.partition_point(|due| place(due) <= taken);
+        due.rotate_left(behind);
+    }
+}
+
+/// The groups that this node leads and whose members are not, or not yet, those that are wanted; in order of topics and
+/// partitions.
 fn due(around: &Around, metadata: &Metadata, busy: &BTreeSet<GroupId>) -> Vec<Due> {
     let mut all = Vec::new();
     for topic in metadata.topics.values() {
@@ -372,6 +386,21 @@ mod tests {
         let now = config("1:1 2:2 4:4", "");
         check(("1:1 2:2 3:3", false), "1:1 2:2 3:3", &now, &Next::Wait);
         check(("1:1 2:2 3:3", false), "", &now, &Next::Nothing);
+    }
+
+    #[test]
+    fn those_that_wait_do_not_take_the_turns_of_others() {
+        let check = |taken, due: &[u32], expected: &[u32]| {
+            let mut due = due.to_vec();
+            go_on_behind(taken, &mut due, |due| *due);
+            assert_eq!(due, expected);
+        };
+        check(None, &[1, 3, 5], &[1, 3, 5]);
+        check(Some(3), &[1, 3, 5], &[5, 1, 3]);
+        check(Some(4), &[1, 3, 5], &[5, 1, 3]);
+        check(Some(0), &[1, 3, 5], &[1, 3, 5]);
+        check(Some(5), &[1, 3, 5], &[1, 3, 5]);
+        check(Some(5), &[], &[]);
     }
 
     #[test]

@@ -142,7 +142,8 @@ impl Base {
     /// what lies between. Durable on return.
     ///
     /// # Errors
-    /// The log could not be read, or the base not saved.
+    /// The log could not be read, or the base not saved. What is damaged is not waited for: whoever trims has other groups
+    /// to trim, and perhaps all others have trimmed what is missing here.
     pub(super) async fn raise(&self, through: LogIndex) -> io::Result<()> {
         let _turn = self.turn.lock().await;
         let old = self.load(CheckpointKind::Base).await?;
@@ -157,7 +158,7 @@ impl Base {
             membership = saved.membership;
         }
         let mut last: Option<RaftLogId> = None;
-        let mut entries = std::pin::pin!(self.store.stream(from.0..through.0 + 1));
+        let mut entries = std::pin::pin!(self.store.impatient().stream(from.0..through.0 + 1));
         while let Some(entry) = entries.next().await {
             let entry = entry?;
             let id = entry.log_id;
@@ -198,6 +199,22 @@ impl Base {
         let Some(Checkpoint { at, body }) = found else { return Ok(None) };
         let saved = Saved::decode(&body).map_err(io::Error::other)?;
         Ok(Some(snapshot_of(at, &saved, body)))
+    }
+
+    /// The same for a member that lacks what lies before. openraft ends a group that cannot read its base: one that runs
+    /// gives an empty body for one that is damaged. It is sent to nobody, and [`super::repair`] does what is to be done.
+    pub(super) async fn snapshot_to_send(&self) -> io::Result<Option<RaftSnapshot>> {
+        let error = match self.snapshot().await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match self.at() {
+            Some(at) if self.store.has_started() && self.log.damage().base => {
+                let nothing = Saved { membership: StoredMembership::default(), state: Bytes::new() };
+                Ok(Some(snapshot_of(at, &nothing, Bytes::new())))
+            }
+            Some(_) | None => Err(error),
+        }
     }
 }
 

@@ -68,6 +68,17 @@ impl LogStore {
         Self { log, append_bytes_max, env, rate, phase }
     }
 
+    /// The same log for one who does without what is damaged, for now: nothing is waited for.
+    pub(super) fn impatient(&self) -> Self {
+        let (_, phase) = watch::channel(Phase::Ending);
+        Self { phase, ..self.clone() }
+    }
+
+    /// Whether openraft has read what it needs to start.
+    pub(super) fn has_started(&self) -> bool {
+        *self.phase.borrow() != Phase::Starting
+    }
+
     /// Entries of the range for apply: bodies only of those that apply looks into. At most [`HEADS_MAX`].
     async fn heads(&self, range: Range<LogIndex>) -> io::Result<Vec<RaftEntryOf>> {
         let end = range.end.min(LogIndex(range.start.0.saturating_add(HEADS_MAX as u64)));
@@ -192,7 +203,8 @@ impl LogStore {
     }
 }
 
-fn needs_body(kind: Kind) -> bool {
+/// Whether apply looks into the body of such an entry.
+pub(super) fn needs_body(kind: Kind) -> bool {
     match kind {
         Kind::Membership | Kind::Command => true,
         // A blank's body is empty.

@@ -223,6 +223,6 @@ impl RaftStateMachine<Config> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
-        self.base.snapshot().await
+        self.base.snapshot_to_send().await
     }
 }

@@ -87,6 +87,8 @@ pub(super) struct Inner {
     failed: watch::Sender<Option<String>>,
     /// Groups that are to be stopped and started again.
     begin_anew: watch::Sender<BTreeSet<GroupId>>,
+    /// Groups of which this node is about to give up its log: the others must not count on it meanwhile.
+    pub(super) giving_up: Mutex<BTreeSet<GroupId>>,
     /// When peers last left a starting group without an answer.
     silent: Mutex<BTreeMap<NodeId, Moment>>,
     /// What this node leads has changed: the next beat is due at once.
@@ -145,6 +147,7 @@ impl RaftNode {
                 leaders_changed: watch::Sender::new(0),
                 failed: watch::Sender::new(None),
                 begin_anew: watch::Sender::new(BTreeSet::new()),
+                giving_up: Mutex::default(),
                 silent: Mutex::default(),
                 beat_now: Arc::new(Notify::new()),
                 tasks: Mutex::default(),
@@ -389,10 +392,11 @@ impl Inner {
 
 async fn vital(node: Weak<Inner>, name: &'static str, work: impl Future<Output = ()> + Send) {
     if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-        tracing::error!(task = name, "vital task panicked");
+        // The node first: whatever becomes of the line, it must stop.
         if let Some(node) = node.upgrade() {
             node.must_stop(|| format!("the {name} panicked"));
         }
+        tracing::error!(task = name, "vital task panicked");
         resume_unwind(panic);
     }
 }

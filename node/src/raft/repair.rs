@@ -1,8 +1,9 @@
 //! Entries that a disk has damaged come from another replica, by index: what is committed is the same everywhere (log
 //! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,6 +13,7 @@ use quorate_proto::v1::{self, peer_reply, peer_request};
 
 use super::fitness::Fitness;
 use super::group::{Group, Role};
+use super::log_store::needs_body;
 use super::node::Inner;
 use super::peers::{Peers, Refusal};
 use super::types::{
@@ -175,6 +177,11 @@ pub(super) async fn serve(
 ) -> Result<peer_reply::Body, Refusal> {
     let group = GroupId(request.group);
     let log = node.store().log(group);
+    if request.from == request.end && (log.damage().lost.any() || giving_up(&node).contains(&group)) {
+        // Nobody may count on it who is to give up its own.
+        let reply = v1::FetchEntriesReply { damaged: true, ..v1::FetchEntriesReply::default() };
+        return Ok(peer_reply::Body::FetchEntries(reply));
+    }
     let committed = committed_here(node.group(group).as_ref(), &log);
     let behind = committed.map_or(LogIndex(0), |committed| committed.index.next());
     let (from, end) = (LogIndex(request.from), LogIndex(request.end).min(behind));
@@ -254,7 +261,19 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
             let others = others(&node, &log, &members);
             let Some(peers) = plane.upgrade() else { return };
             let holes = holes(&damage);
-            let mended = mend(&peers, &log, &holes[in_vain % holes.len()], &others, bytes_max).await;
+            let hole = &holes[in_vain % holes.len()];
+            let mut mended = mend(&peers, &log, hole, &others, bytes_max).await;
+            if matches!(mended, Ok(Mended::Trimmed))
+                && is_replayed(&log, hole.start).await
+                && leads(running(&node, &log).as_ref()).is_none()
+            {
+                // It is never had again: neither applied nor trimmed over, only the base of another takes its place.
+                match give_up(&node, &peers, &log, &members).await {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(error) => mended = Err(error),
+                }
+            }
             drop(peers);
             in_vain += 1;
             match mended {
@@ -274,7 +293,7 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
                     log.note_gone(index);
                     pause = PAUSE_MIN;
                 }
-                // It goes with the next trimming here.
+                // A batch's body goes with the next trimming here.
                 Ok(Mended::Trimmed | Mended::None) => {
                     tracing::warn!(
                         group = %log.group(),
@@ -292,8 +311,46 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
     }
 }
 
-/// Has a group begin anew whose base cannot be read, once enough others are there to go on without it, and to take it in
-/// again; tells whether it does.
+/// Whether who applies or trims must read what is damaged of an entry.
+async fn is_replayed(log: &Log, index: LogIndex) -> bool {
+    if log.damage().heads.contains(index) {
+        return true;
+    }
+    let found = log.heads(index..index.next(), 1).await.ok();
+    let head = found.and_then(|heads| heads.first().copied()).filter(|head| head.index == index);
+    head.is_some_and(|head| needs_body(head.kind))
+}
+
+fn giving_up(node: &Inner) -> MutexGuard<'_, BTreeSet<GroupId>> {
+    node.giving_up.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This node is about to give up its log of a group. While two of them are, neither counts on the other: a majority keeps
+/// what was acknowledged.
+struct GivingUp {
+    node: Weak<Inner>,
+    group: GroupId,
+}
+
+impl GivingUp {
+    fn begin(node: &Weak<Inner>, group: GroupId) -> Self {
+        if let Some(node) = node.upgrade() {
+            giving_up(&node).insert(group);
+        }
+        Self { node: node.clone(), group }
+    }
+}
+
+impl Drop for GivingUp {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.upgrade() {
+            giving_up(&node).remove(&self.group);
+        }
+    }
+}
+
+/// Has a group begin anew whose base cannot be read, or that misses what only a base has any more, once enough others are
+/// there to go on without it, and to take it in again; tells whether it does.
 ///
 /// # Errors
 /// The disk failed.
@@ -304,13 +361,18 @@ async fn give_up(
     members: &[NodeId],
 ) -> Result<bool, StoreError> {
     let others = others(node, log, members);
-    let mut there = 0;
-    for peer in &others {
-        // Nothing is asked for: that it answers is all.
+    let voters = running(node, log).map_or_else(Vec::new, |group| group.voters());
+    // While it starts, whoever may be a member counts.
+    let all = if voters.is_empty() { others.len() + 1 } else { voters.len() };
+    let begun = GivingUp::begin(node, log.group());
+    let (mut there, mut whole) = (0, 0);
+    for peer in others.iter().filter(|peer| voters.is_empty() || voters.contains(peer)) {
+        // Nothing is asked for: that it answers, and has lost nothing, is all.
         let nothing = LogIndex(0);
-        there += usize::from(ask(plane, *peer, log.group(), nothing, nothing, 0).await.is_ok());
+        let answer = ask(plane, *peer, log.group(), nothing, nothing, 0).await;
+        there += usize::from(answer.is_ok());
+        whole += usize::from(matches!(answer, Ok(Given::Entries(_) | Given::Trimmed)));
     }
-    let all = others.len() + 1;
     if there < all / 2 + 1 {
         return Ok(false);
     }
@@ -320,7 +382,15 @@ async fn give_up(
         hand_over(node, &group).await;
         return Ok(false);
     }
+    if whole < all / 2 + 1 {
+        drop(begun);
+        // Two who are about to do the same do not try again at the same time.
+        let me = node.upgrade().map_or(0, |node| node.me.0);
+        plane.env().sleep(PAUSE_MIN * (me % 8)).await;
+        return Ok(false);
+    }
     log.lose_base().await?;
+    drop(begun);
     if let Some(node) = node.upgrade() {
         node.must_begin_anew(log.group());
     }

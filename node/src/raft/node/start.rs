@@ -74,6 +74,10 @@ impl Inner {
             nodes.extend(self.store.facts().peers().into_keys());
         }
         let nodes: Vec<NodeId> = nodes.into_iter().filter(|node| *node != self.me).collect();
+        if place.is_none() && !nodes.is_empty() && log.damage().base {
+            // openraft reads it at each start: all of it comes from a peer, even if there is a newer checkpoint.
+            log.lose_base().await.map_err(|error| failed(&error))?;
+        }
         let until = match place {
             Some(_) => None,
             None => rejoin::pass(self, &log, &nodes).boxed().await.map_err(|unready| match unready {
@@ -121,6 +125,7 @@ impl Inner {
         let registry = Registry::new();
         let scope = Scope::new(self.env.clone(), &registry);
         // openraft reads the log as it starts, and waits for what is damaged.
+        let has_others = !nodes.is_empty();
         scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes));
         let raft = Raft::new(
             node_to_raft(self.me),
@@ -129,7 +134,12 @@ impl Inner {
             store,
             machine,
         );
-        let raft = scope.enter(raft).boxed().await.map_err(|error| failed(&error))?;
+        let raft =
+            scope.enter(raft).boxed().await.map_err(|error| match log.damage().base && has_others {
+                // The next try gives it up.
+                true => GroupError::Damaged { group: id, reason: format!("its base is lost: {error}") },
+                false => failed(&error),
+            })?;
         let roles = watch::Sender::new(role_of(&raft.server_metrics().borrow_watched(), None, self.me));
         let (env, watched) = (self.env.clone(), applied.subscribe());
         let saving = trim::save_checkpoints(log.clone(), to_save);

@@ -2,11 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::{self, BoxFuture};
 use futures_util::stream::{FuturesOrdered, Stream};
 use openraft::raft::StreamAppendError;
 use quorate_proto::ErrorCode;
@@ -21,6 +21,9 @@ use crate::env::{Moment, Point};
 use crate::raft::floor::Floor;
 use crate::raft::full::takes_room;
 use crate::storage::Body;
+
+/// How long a session waits for a peer that is silent; then openraft looks again at what the peer needs.
+const SILENT_MAX: Duration = Duration::from_millis(500);
 
 /// How long a peer that refused entries, and says that its disk is still full, is not sent any.
 const FULL_AGAIN: Duration = Duration::from_secs(30);
@@ -55,6 +58,8 @@ pub(super) struct Appends<S> {
     floor: Arc<Floor>,
     refused: Arc<RefusedFull>,
     conflicts: Arc<Conflicts>,
+    /// Ready once the peer is heard, if it was silent at the start; before, nothing is read for it.
+    silent: Option<BoxFuture<'static, Result<(), AskError>>>,
     input: Option<S>,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     bytes: u64,
@@ -71,8 +76,10 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         input: S,
     ) -> Self {
         let session = peers.next_session();
+        let silent = (!peers.is_heard(node)).then(|| peers.hears(node, SILENT_MAX).boxed());
         Self {
             peers,
+            silent,
             node,
             disk,
             group,
@@ -107,7 +114,7 @@ impl<S: Stream<Item = Append> + Unpin> Appends<S> {
         let (node, disk) = (self.node, self.disk);
         let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
         if next < self.floor.cut().0 {
-            self.in_flight.push_back(ready((0, Err(AskError::Trimmed(node)))).boxed());
+            self.in_flight.push_back(future::ready((0, Err(AskError::Trimmed(node)))).boxed());
             return;
         }
         let passed_over = pass_over_unread(&mut request);
@@ -182,6 +189,14 @@ impl<S: Stream<Item = Append> + Unpin> Stream for Appends<S> {
         let this = &mut *self;
         if this.ended {
             return Poll::Ready(None);
+        }
+        if let Some(silent) = &mut this.silent {
+            let heard = ready!(silent.as_mut().poll(cx));
+            this.silent = None;
+            if let Err(error) = heard {
+                this.end();
+                return Poll::Ready(Some(Err(error)));
+            }
         }
         while this.has_room()
             && let Some(input) = &mut this.input

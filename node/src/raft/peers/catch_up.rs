@@ -25,11 +25,12 @@ const LATE_MAX: Duration = Duration::from_millis(200);
 
 impl Network<To> {
     /// Sends the base and waits until it is installed. Gives the member's vote; one above ours says that we lead no more.
-    /// May be dropped and begun anew at any time.
+    /// `is_taken`: the member has answered a piece of it. May be dropped and begun anew at any time.
     pub(super) async fn send_base(
         &self,
         vote: &RaftVote,
         snapshot: RaftSnapshot,
+        is_taken: &mut bool,
     ) -> Result<RaftVote, AskError> {
         let (peers, node, group) = (&self.peers, self.to.node, self.group);
         let malformed = |reason: &str| AskError::Malformed { node, reason: reason.to_owned() };
@@ -37,7 +38,6 @@ impl Network<To> {
         let base: Bytes = snapshot.snapshot;
         let index = log_id_from_raft(&at).index;
         peers.env.reached(Mark::CatchUpBegun);
-        tracing::info!(%group, peer = %node, %index, bytes = base.len(), "catch-up began: the base is sent");
         let session = peers.next_session();
         let (length, crc) = (base.len() as u64, crc32c::crc32c(&base));
         let mut offset = 0;
@@ -62,6 +62,10 @@ impl Network<To> {
             let theirs = self.send_piece(node, request, is_last).await?;
             if theirs > *vote {
                 return Ok(theirs);
+            }
+            // It may be tried many times before.
+            if !std::mem::replace(is_taken, true) {
+                tracing::info!(%group, peer = %node, %index, bytes = base.len(), "catch-up began: the base is sent");
             }
             if is_last {
                 tracing::info!(%group, peer = %node, %index, "catch-up: the base was installed");

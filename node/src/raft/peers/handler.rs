@@ -5,8 +5,9 @@ use std::future::Future;
 use std::sync::Weak;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, Either, select};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
@@ -109,6 +110,7 @@ impl Handler {
                 .boxed());
         }
         let who = judged(&node, sender, Standing::Known)?;
+        node.peers.came_from(who.node);
         node.heard(who);
         Ok(match body {
             peer_request::Body::Hello(_) => unreachable!("hellos were answered above"),
@@ -195,9 +197,15 @@ impl Handler {
                         )
                     }
                 });
-                let groups = join_all(groups.collect::<Vec<_>>());
-                async move { Ok(peer_reply::Body::Heartbeats(v1::HeartbeatsReply { groups: groups.await })) }
-                    .boxed()
+                let groups = groups.collect::<Vec<_>>();
+                // The leader gives up on all of them after a whole gap.
+                let late = node.env().sleep(Duration::from_millis(node.config().heartbeat_ms) / 2);
+                async move {
+                    let groups = those_in_time(groups, late).await.into_iter();
+                    let groups = groups.map(|reply| reply.unwrap_or_else(not_taken_in)).collect();
+                    Ok(peer_reply::Body::Heartbeats(v1::HeartbeatsReply { groups }))
+                }
+                .boxed()
             }
             peer_request::Body::TransferLeader(request) => {
                 let group = node.serving(request.group)?;
@@ -315,6 +323,32 @@ async fn install(
     Ok(response.vote)
 }
 
+/// The answers that come until it is late, each in its place: one group that is slow does not hold back those of all.
+async fn those_in_time<F: Future>(
+    answers: Vec<F>,
+    mut late: BoxFuture<'static, ()>,
+) -> Vec<Option<F::Output>> {
+    let mut in_time = Vec::new();
+    in_time.resize_with(answers.len(), || None);
+    let answers = answers.into_iter().enumerate();
+    let mut answers: FuturesUnordered<_> =
+        answers.map(|(place, answer)| answer.map(move |answer| (place, answer))).collect();
+    while let Either::Left((Some((place, answer)), _)) = select(answers.next(), &mut late).await {
+        if let Some(in_place) = in_time.get_mut(place) {
+            *in_place = Some(answer);
+        }
+    }
+    in_time
+}
+
+/// Of a group whose log is on its way to a slow disk: openraft answers behind what it has taken in before. It takes in
+/// the heartbeat all the same.
+fn not_taken_in() -> v1::HeartbeatReply {
+    let message = "what came before is not on the disk yet".to_owned();
+    v1::HeartbeatReply { error: ErrorCode::NotAvailable as i32, message, reply: None }
+}
+
+/// Dropping it abandons the answer.
 async fn heartbeat(group: Group, beat: super::convert::Append) -> Result<v1::AppendReply, Refusal> {
     use openraft::raft::{AppendEntriesResponse, StreamAppendError};
     let prev = beat.prev_log_id;
@@ -439,5 +473,22 @@ impl Inner {
             return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
         }
         Ok(group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_late_answer_does_not_hold_back_the_others() {
+        let never = || std::future::pending::<u32>().boxed();
+        let ready = |answer: u32| std::future::ready(answer).boxed();
+        let late = || std::future::ready(()).boxed();
+        assert_eq!(those_in_time(vec![ready(1), never(), ready(3)], late()).await, [Some(1), None, Some(3)]);
+        assert_eq!(those_in_time(vec![never()], late()).await, [None]);
+        let (never_late, none) = (std::future::pending().boxed(), Vec::<BoxFuture<'static, u32>>::new());
+        assert!(those_in_time(none, never_late).await.is_empty());
+        assert_eq!(those_in_time(vec![ready(1)], std::future::pending().boxed()).await, [Some(1)]);
     }
 }

@@ -23,6 +23,7 @@ use quorate_proto::ErrorCode;
 use quorate_proto::ids::{Identity, Incarnation, NodeId};
 use quorate_proto::v1::{PeerReply, PeerRequest, Sender, peer_reply, peer_request};
 use thiserror::Error;
+use tokio::sync::watch;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use handler::{Handler, leads_from_wire, leads_to_wire, quiet_to_wire};
@@ -34,7 +35,7 @@ pub(super) use sessions::Sessions;
 use super::config::RaftConfig;
 use super::health::Healths;
 use crate::env::transport::{Lane, LinkWatch, PeerError};
-use crate::env::{Env, PeerLink};
+use crate::env::{Env, Moment, PeerLink};
 use crate::storage::{DiskRoom, Facts};
 use heartbeats::Heartbeats;
 
@@ -90,6 +91,8 @@ pub(super) struct Peers {
     incarnation: Incarnation,
     watch: LinkWatch,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Counts up whenever a peer that was silent is so no more.
+    again: watch::Sender<u64>,
     /// Tells a leader's replication streams apart.
     sessions: AtomicU64,
     /// What the peers say of their disks.
@@ -100,6 +103,8 @@ pub(super) struct Peers {
 
 struct Peer {
     address: String,
+    /// When it was last heard, or first had this address: then it may be there.
+    heard: Moment,
     urgent: Arc<dyn PeerLink>,
     bulk: Arc<dyn PeerLink>,
     heartbeats: Heartbeats,
@@ -123,6 +128,7 @@ impl Peers {
             incarnation,
             watch,
             peers: Mutex::default(),
+            again: watch::Sender::new(0),
             sessions: AtomicU64::new(1),
             healths: Mutex::default(),
             heard,
@@ -181,11 +187,54 @@ impl Peers {
         };
         let peer = Peer {
             address: address.to_owned(),
+            heard: self.env.now(),
             urgent: connect(Lane::Urgent),
             bulk: connect(Lane::Bulk),
             heartbeats: Heartbeats::start(self, node),
         };
         peers.insert(node, peer);
+        drop(peers);
+        self.again.send_modify(|times| *times += 1);
+    }
+
+    /// A message came from `node`.
+    fn came_from(&self, node: NodeId) {
+        let now = self.env.now();
+        let was_silent = {
+            let mut peers = self.lock();
+            let Some(peer) = peers.get_mut(&node) else { return };
+            let before = std::mem::replace(&mut peer.heard, now);
+            self.is_long(now.since(before))
+        };
+        if was_silent {
+            self.again.send_modify(|times| *times += 1);
+        }
+    }
+
+    /// Whether whoever is silent for so long may be down: as long as what it led is remembered.
+    fn is_long(&self, silence: Duration) -> bool {
+        silence >= Duration::from_millis(self.config.election_timeout_ms_max) * 2
+    }
+
+    /// Whether `node` is not known to be silent. All nodes beat, and answer beats: whoever is there is soon heard.
+    fn is_heard(&self, node: NodeId) -> bool {
+        self.lock().get(&node).is_some_and(|peer| !self.is_long(self.env.now().since(peer.heard)))
+    }
+
+    /// Waits until `node` is heard, at most for so long: else nothing is to be read for it that would only be dropped.
+    fn hears(
+        self: &Arc<Self>,
+        node: NodeId,
+        at_most: Duration,
+    ) -> impl Future<Output = Result<(), AskError>> + Send + use<> {
+        let this = self.clone();
+        async move {
+            // Before the look: what comes in between is not missed.
+            let mut again = this.again.subscribe();
+            let heard = async { while !this.is_heard(node) && again.changed().await.is_ok() {} };
+            let heard = this.env.timeout(at_most, heard).await;
+            heard.map_err(|_| AskError::Peer(PeerError::Unreachable(format!("node {node}, which is silent"))))
+        }
     }
 
     /// Asks whoever listens at `address`, whose node id is not known, over a connection of its own.
@@ -265,6 +314,7 @@ impl Peers {
                 return Err(AskError::Impostor { node, message: format!("node {} answered", who.node) });
             }
             if standing == Standing::Known {
+                this.came_from(node);
                 (this.heard)(who);
             }
             Ok((who, reply))

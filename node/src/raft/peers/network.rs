@@ -15,6 +15,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft_rt::{BoxFuture, BoxStream};
+use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, Identity, NodeId};
 use quorate_proto::v1::{peer_reply, peer_request};
 
@@ -37,6 +38,9 @@ const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// Gap between attempts to send a peer the base of a log.
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a base waits for a member that is silent, before it is read again.
+const SILENT_MAX: Duration = Duration::from_secs(30);
 
 /// How late a vote may be counted, where a [`Point`] makes it so.
 const VOTE_LATE_MAX: Duration = Duration::from_millis(300);
@@ -241,10 +245,24 @@ impl RaftNetworkV2<Config> for Network<To> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        let mut is_taken = false;
         let sent = {
             let env = self.peers.env.clone();
             let sending = async {
-                let sent = self.send_base(&vote, snapshot).await;
+                if !self.peers.is_heard(self.to.node) {
+                    // What it gets is read again then: it may be much, and be of many groups.
+                    drop(snapshot);
+                    self.peers.hears(self.to.node, SILENT_MAX).await?;
+                    // This is taken for a reason to begin again at once.
+                    return Err(AskError::Late(self.to.node));
+                }
+                let sent = match snapshot.snapshot.is_empty() {
+                    true => {
+                        let message = "its base is damaged".to_owned();
+                        Err(AskError::Refused { node: self.peers.me, code: ErrorCode::CorruptData, message })
+                    }
+                    false => self.send_base(&vote, snapshot, &mut is_taken).await,
+                };
                 if sent.is_err() {
                     // It is begun again at once.
                     env.sleep(CATCH_UP_AGAIN).await;
@@ -263,7 +281,11 @@ impl RaftNetworkV2<Config> for Network<To> {
             }
             Err(error) => {
                 self.peers.env.reached(Mark::CatchUpBroken);
-                tracing::info!(group = %self.group, peer = %self.to.node, %error, "catch-up was interrupted");
+                if is_taken {
+                    tracing::info!(group = %self.group, peer = %self.to.node, %error, "catch-up was interrupted");
+                } else {
+                    tracing::debug!(group = %self.group, peer = %self.to.node, %error, "catch-up did not begin");
+                }
                 Err(self.error(&error, &option, RPCTypes::InstallSnapshot).into())
             }
         }

@@ -170,6 +170,38 @@ async fn appends_are_pipelined_within_a_bound_and_answered_in_order() {
 }
 
 #[tokio::test]
+async fn nothing_is_read_for_a_silent_peer_before_it_is_heard() {
+    let config = RaftConfig { election_timeout_ms_max: 500, ..RaftConfig::default() };
+    let (_folder, _store, peers, slow) = peers(config).await;
+    peers.env().sleep(std::time::Duration::from_millis(1_100)).await;
+    let read = Arc::new(Mutex::new(0));
+    let input = || {
+        let read = read.clone();
+        futures_util::stream::iter((1..=1).map(move |index| {
+            *read.lock().unwrap() += 1;
+            append(index)
+        }))
+    };
+    let mut silent = network(&peers, 7).await;
+    let mut answers = silent.stream_append(input(), option()).await.unwrap();
+    assert!(answers.next().await.unwrap().is_err(), "openraft looks again");
+    assert!(answers.next().await.is_none());
+    assert_eq!((*read.lock().unwrap(), slow.waiting()), (0, 0));
+
+    let mut heard = network(&peers, 8).await;
+    let mut answers = heard.stream_append(input(), option()).await.unwrap();
+    assert!(answers.next().now_or_never().is_none());
+    assert_eq!((*read.lock().unwrap(), slow.waiting()), (0, 0));
+    let beat = peer_request::Body::Beat(v1::NodeBeat::default());
+    let asked = peers.ask(PEER, Lane::Urgent, beat, std::time::Duration::from_secs(10));
+    let (_, _, answer) = slow.take().unwrap();
+    answer.send(reply(peer_reply::Body::Beat(v1::NodeBeatReply::default()))).unwrap();
+    asked.await.unwrap();
+    assert!(answers.next().now_or_never().is_none());
+    assert_eq!((*read.lock().unwrap(), slow.waiting()), (1, 1), "it is sent at once");
+}
+
+#[tokio::test]
 async fn heartbeats_of_many_groups_travel_together() {
     const GROUPS: u64 = 500;
     let (_folder, _store, peers, slow) = peers(RaftConfig::default()).await;

@@ -210,6 +210,29 @@ fn what_a_replica_said_before_it_caught_up_is_not_taken_for_another_loss() {
 }
 
 #[test]
+fn nobody_counts_on_who_may_give_up_its_log() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(1).await;
+        let first = cluster.start(1).await;
+        let counts = async || {
+            let request = v1::FetchEntriesRequest { group: GROUP.0, ..v1::FetchEntriesRequest::default() };
+            match crate::raft::repair::serve(first.raft.inner().clone(), request).await {
+                Ok(v1::peer_reply::Body::FetchEntries(reply)) => !reply.damaged,
+                Ok(_) | Err(_) => panic!("entries, or none"),
+            }
+        };
+        assert!(counts().await);
+        first.raft.inner().giving_up.lock().unwrap().insert(GROUP);
+        assert!(!counts().await, "it is about to");
+        first.raft.inner().giving_up.lock().unwrap().remove(&GROUP);
+        assert!(counts().await);
+        first.group.log().lose_base().await.unwrap();
+        assert!(!counts().await, "it has");
+        first.stop().await;
+    });
+}
+
+#[test]
 fn who_has_lost_its_tail_does_not_start_while_nobody_leads() {
     threads().block_on(async {
         let mut cluster = Cluster::new(3).await;
