@@ -39,3 +39,17 @@ pub fn free_row(count: u16) -> u16 {
     }
     panic!("no {count} free ports in a row");
 }
+
+/// The first of `count` ports in a row, and who listens on the last of them. Whoever looks for free ports at the same
+/// moment listens on each for an instant: then it is another row.
+///
+/// # Panics
+/// If there is no such row.
+pub fn row_in_use(count: u16) -> (u16, TcpListener) {
+    let found = (0..100).find_map(|_| {
+        let base = free_row(count);
+        let listener = TcpListener::bind(("127.0.0.1", base + count - 1)).ok()?;
+        Some((base, listener))
+    });
+    found.expect("a row of free ports")
+}

@@ -189,9 +189,8 @@ fn nodes_end_when_dev_is_killed() {
 fn a_port_in_use_is_named_and_nobody_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let base = ports::free_row(3);
+    let (base, listener) = ports::row_in_use(3);
     let taken = format!("127.0.0.1:{}", base + 2);
-    let listener = std::net::TcpListener::bind(&taken).unwrap();
     for flag in ["--base-port-grpc", "--base-port-peer", "--base-port-http"] {
         let ran = run(&mut dev(&data, &[flag, &base.to_string()]));
         ran.refused(1, &taken);
