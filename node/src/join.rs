@@ -129,12 +129,22 @@ struct Round {
     refused: BTreeMap<NodeId, String>,
     /// Some would take us in as soon as somebody admits us.
     waits: bool,
+    /// One of those who refused us knows that our disk was removed from the cluster, or replaced in it. Who has not heard
+    /// of that, perhaps as it was removed itself, may accept us for ever.
+    is_gone: bool,
     /// Who gave no answer, and why.
     silent: BTreeMap<NodeId, String>,
     /// At which addresses of `--join` nobody answered who could be a member, and why.
     lost: Vec<String>,
     /// What to note of a cluster that takes us in.
     offer: Option<News>,
+}
+
+impl Round {
+    /// Whether a node that belongs to a cluster is to take no part.
+    fn is_refused(&self) -> bool {
+        self.is_gone || (self.accepted.is_empty() && !self.refused.is_empty())
+    }
 }
 
 impl Join {
@@ -221,10 +231,16 @@ impl Join {
                         waiting: String::new(),
                         admission: here.admission,
                         as_of_plus_one: shared.facts.as_of().map_or(0, |index| index.next().0),
+                        gone: false,
                     },
                 });
             }
             Ok(Verdict::Waits(reason)) => reason,
+            Ok(Verdict::Gone(reason)) => {
+                tracing::warn!(peer = %asker.node, reason, "hello refused");
+                shared.env.reached(Mark::HelloRefused);
+                return Ok(v1::HelloReply { waiting: reason, gone: true, ..v1::HelloReply::default() });
+            }
             Err((code, reason)) => {
                 tracing::warn!(peer = %asker.node, reason, "hello refused");
                 shared.env.reached(Mark::HelloRefused);
@@ -248,7 +264,7 @@ impl Join {
     }
 
     /// Ready when this node may start its groups: its cluster is known, and no peer has refused it without another
-    /// one accepting it. `say` is told in a sentence what is waited for, and whether this node was refused.
+    /// one accepting it, or for good. `say` is told in a sentence what is waited for, and whether this node was refused.
     ///
     /// # Errors
     /// [`JoinError::Store`]: a fact was perhaps not written; the node must stop.
@@ -268,7 +284,8 @@ impl Join {
             let wait = if known.is_some() { WORD_TIME_MAX } else { HELLO_TIME_MAX };
             let round = self.shared.round(raft, wait).await;
             let refused = match known {
-                Some(_) if round.accepted.is_empty() && !round.refused.is_empty() => true,
+                _ if round.is_gone => true,
+                Some(_) if round.is_refused() => true,
                 Some(_) => return Ok(()),
                 None => match &round.offer {
                     Some(news) => {
@@ -303,12 +320,12 @@ impl Join {
     }
 
     /// Ready when this node, though it had started, is refused: a peer that was silent then does not accept it, or it
-    /// was removed meanwhile. Not while a peer accepts it.
+    /// was removed meanwhile. Not while a peer accepts it, unless another one knows that its disk is gone.
     pub async fn refused(&self, raft: &RaftNode) -> String {
         let mut pause = PAUSE_MIN;
         loop {
             let round = self.shared.round(raft, HELLO_TIME_MAX).await;
-            if round.accepted.is_empty() && !round.refused.is_empty() {
+            if round.is_refused() {
                 return self.shared.describe(&round);
             }
             if !round.accepted.is_empty() || self.shared.peers().is_empty() {
@@ -365,13 +382,7 @@ impl Shared {
     /// A sentence if this disk was removed from its cluster, or replaced in it.
     fn is_gone(&self) -> Option<String> {
         let identity = self.facts.identity();
-        self.facts.gone(identity).map(|_| {
-            format!(
-                "the disk of this node, {identity}, was removed from its cluster, or replaced in it: its data may be \
-                 deleted; the node comes back on an empty data folder, with --join, by `quorate cluster add-node {}`",
-                self.node
-            )
-        })
+        self.facts.gone(identity).map(|_| gone(self.node, identity, self.facts.peer(self.node)))
     }
 
     /// Says hello to every peer, and waits at most `wait` for the answers.
@@ -482,7 +493,10 @@ impl Shared {
         }
         if !hello.waiting.is_empty() {
             round.refused.insert(peer, hello.waiting);
-            round.waits = true;
+            match hello.gone {
+                true => round.is_gone = true,
+                false => round.waits = true,
+            }
             return;
         }
         let members = hello.members.iter().filter_map(|member| {
@@ -555,6 +569,22 @@ impl Shared {
     }
 }
 
+/// What is said of a disk that belongs to its cluster no more, where its node has the disk `now`, or is no member.
+fn gone(node: NodeId, identity: Identity, now: Option<Identity>) -> String {
+    let how = match now {
+        Some(now) if now != identity => format!(
+            "its cluster knows node {node} with disk {now} by now; if that one is lost too, the node comes back on an empty \
+             data folder, with --join, by `quorate cluster replace-node {node}`"
+        ),
+        Some(_) | None => format!(
+            "the node comes back on an empty data folder, with --join, by `quorate cluster add-node {node}`"
+        ),
+    };
+    format!(
+        "the disk of this node, {identity}, was removed from its cluster, or replaced in it: its data may be deleted; {how}"
+    )
+}
+
 /// Who refused us and why; what several say alike is said once.
 fn refusals(refused: &BTreeMap<NodeId, String>) -> String {
     let mut said: Vec<(&str, Vec<String>)> = Vec::new();
@@ -574,6 +604,30 @@ fn refusals(refused: &BTreeMap<NodeId, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_is_gone_is_refused_whoever_accepts_it() {
+        let round = |accepted: &[u32], refused: &[u32], is_gone| Round {
+            accepted: accepted.iter().copied().map(NodeId).collect(),
+            refused: refused.iter().map(|node| (NodeId(*node), "no".to_owned())).collect(),
+            is_gone,
+            ..Round::default()
+        };
+        assert!(!round(&[2], &[], false).is_refused());
+        assert!(!round(&[], &[], false).is_refused());
+        assert!(!round(&[2], &[3], false).is_refused(), "the other one may not have heard of it yet");
+        assert!(round(&[], &[3], false).is_refused());
+        assert!(round(&[2], &[3], true).is_refused());
+    }
+
+    #[test]
+    fn who_was_replaced_is_not_to_be_added() {
+        let disk = |byte| Identity::from_random([byte; 16]);
+        let said = |now| gone(NodeId(2), disk(1), now);
+        assert!(said(None).ends_with("by `quorate cluster add-node 2`"));
+        assert!(said(Some(disk(1))).ends_with("by `quorate cluster add-node 2`"));
+        assert!(said(Some(disk(3))).ends_with("by `quorate cluster replace-node 2`"));
+    }
 
     #[test]
     fn what_all_say_alike_is_said_once() {

@@ -95,7 +95,7 @@ fn two_disks_are_lost_one_after_the_other_and_replaced_under_load() {
         refused(&cluster, lost, "identity");
         not_alive(&cluster, lost);
         let replaced = cluster.run(["cluster", "replace-node", &lost.to_string()]).done();
-        assert!(replaced.text().contains(&format!("node {lost} has its new disk")), "{replaced:?}");
+        assert!(replaced.text().contains(&format!("node {lost} has disk ")), "{replaced:?}");
         cluster.wait_ready(lost);
     }
     // What they hold now counts: without the one that never lost anything.
@@ -170,7 +170,9 @@ fn a_change_that_is_interrupted_goes_on_and_may_be_asked_for_again() {
     drop(watching.kill());
     drop(watching.wait());
     wait::until("node 3 to be gone", || (nodes(&status(&cluster)) == [1, 2, 4]).then_some(()));
-    cluster.run(["cluster", "remove-node", "3"]).refused(1, "node 3 is no member of this cluster");
+    // Whoever was interrupted and asks again learns that it is done.
+    let again = cluster.run(["cluster", "remove-node", "3"]).done();
+    assert!(again.text().contains("node 3 is no member any more"), "{again:?}");
     cluster.forget(3);
     assert_eq!(cluster.read_all(TOPIC).len(), 2);
 

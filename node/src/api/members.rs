@@ -77,7 +77,11 @@ fn placing(wire: PartitionReplicas) -> Result<Placing, Status> {
 }
 
 /// The partitions whose members are not yet those that they are to be.
-pub(super) fn moves(metadata: &Metadata, alive: &BTreeSet<NodeId>) -> Vec<PartitionMove> {
+pub(super) fn moves(
+    metadata: &Metadata,
+    alive: &BTreeSet<NodeId>,
+    leader_of: impl Fn(&Partition) -> Option<NodeId>,
+) -> Vec<PartitionMove> {
     let mut moves = Vec::new();
     for topic in metadata.topics.values() {
         for (number, partition) in (0..).zip(&topic.partitions) {
@@ -87,7 +91,7 @@ pub(super) fn moves(metadata: &Metadata, alive: &BTreeSet<NodeId>) -> Vec<Partit
                     partition: number,
                     from: partition.disks.keys().map(|node| node.0).collect(),
                     to: partition.replicas.iter().map(|node| node.0).collect(),
-                    stuck: is_stuck(metadata, partition, alive),
+                    stuck: is_stuck(metadata, partition, alive, leader_of(partition)),
                 });
             }
         }
@@ -95,12 +99,19 @@ pub(super) fn moves(metadata: &Metadata, alive: &BTreeSet<NodeId>) -> Vec<Partit
     moves
 }
 
-/// Whether too few of a partition's disks are there to decide anything.
-fn is_stuck(metadata: &Metadata, partition: &Partition, alive: &BTreeSet<NodeId>) -> bool {
+/// Whether too few of a partition's disks are there to decide anything. While its members change, some of them may be
+/// about to come in only: then a leader that lives is the better sign.
+fn is_stuck(
+    metadata: &Metadata,
+    partition: &Partition,
+    alive: &BTreeSet<NodeId>,
+    leader: Option<NodeId>,
+) -> bool {
     let is_there = |(node, disk): &(&NodeId, &Identity)| {
         alive.contains(*node) && metadata.nodes.get(*node).is_some_and(|known| known.identity == **disk)
     };
-    partition.disks.iter().filter(is_there).count() * 2 <= partition.disks.len()
+    let is_led = partition.changing && leader.is_some_and(|leader| alive.contains(&leader));
+    !is_led && partition.disks.iter().filter(is_there).count() * 2 <= partition.disks.len()
 }
 
 /// The nodes that wait to be admitted, and are not known with the disk that they have.
@@ -156,9 +167,31 @@ mod tests {
             topics: [(topic.id, Arc::new(topic))].into(),
             ..Metadata::default()
         };
-        let moves = moves(&metadata, &[1, 2, 4].map(NodeId).into());
+        let moves = moves(&metadata, &[1, 2, 4].map(NodeId).into(), |_| None);
         let seen: Vec<_> = moves.iter().map(|one| (one.partition, one.to.clone(), one.stuck)).collect();
         assert_eq!(seen, [(1, vec![1, 2, 4], false), (2, vec![1], true), (3, vec![1, 2, 4], false)]);
+    }
+
+    #[test]
+    fn what_is_led_while_others_are_about_to_come_in_is_not_stuck() {
+        let all: Vec<_> = (1..=6).map(|id: u8| (NodeId(id.into()), disk(id))).collect();
+        let metadata = Metadata {
+            nodes: all
+                .iter()
+                .map(|(id, identity)| (*id, Node { identity: *identity, ..Node::default() }))
+                .collect(),
+            ..Metadata::default()
+        };
+        let settled = Partition { replicas: vec![NodeId(4)], ..Partition::new(GroupId(1), &all) };
+        let changing = Partition { changing: true, ..settled.clone() };
+        let alive: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        let stuck = |partition: &Partition, leader: Option<u32>| {
+            is_stuck(&metadata, partition, &alive, leader.map(NodeId))
+        };
+        assert!(!stuck(&changing, Some(2)));
+        assert!(stuck(&changing, None) && stuck(&changing, Some(5)));
+        // Whoever led it last may not have seen yet that the others are gone.
+        assert!(stuck(&settled, Some(2)));
     }
 
     #[test]

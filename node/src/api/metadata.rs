@@ -23,7 +23,10 @@ const REFUSED_TIME: Duration = Duration::from_secs(30);
 
 const JUST_STARTED: &str = "it has just started, and does not know of all topics yet";
 
-/// Answers for the topics asked for, or for all.
+/// Most topics that one request may name: who wants more asks for all, or again.
+const NAMES_MAX: usize = 10_000;
+
+/// Answers for the topics asked for, each once, or for all.
 pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataResponse {
     let parts = match api.parts() {
         Ok(parts) => parts,
@@ -32,12 +35,17 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
     if request.all && !request.topics.is_empty() {
         return refused(status::invalid("ask for all topics or for some, not for both"));
     }
+    if request.topics.len() > NAMES_MAX {
+        return refused(status::invalid("name at most 10000 topics in a request, or ask for all"));
+    }
     if request.all && !parts.controller.is_up_to_date() {
         return refused(status::not_ready(JUST_STARTED));
     }
+    let mut seen = BTreeSet::new();
+    let named_once: Vec<&String> = request.topics.iter().filter(|name| seen.insert(name.as_str())).collect();
     let mut failed = BTreeMap::new();
     if request.auto_create && api.settings.auto_create_topics {
-        for name in &request.topics {
+        for name in named_once.iter().copied() {
             if let Err(status) = create_if_missing(api, &parts, name).await {
                 failed.insert(name.as_str(), status);
             }
@@ -56,7 +64,7 @@ pub(super) async fn metadata(api: &Api, request: MetadataRequest) -> MetadataRes
             None if api.env.perturb(Point::TopicNotTold) => unknown(name, status::not_ready("it is busy")),
             None => named(parts, &metadata, name, untold, standing),
         };
-        request.topics.iter().map(describe_named).collect()
+        named_once.into_iter().map(describe_named).collect()
     };
     let address = |(id, node): (&NodeId, &crate::metadata::Node)| NodeAddress {
         id: id.0,
@@ -233,7 +241,7 @@ pub(super) fn cluster_status(api: &Api) -> ClusterStatusResponse {
         nodes,
         under_replicated: count.under_replicated,
         leaderless: count.leaderless,
-        moves: members::moves(&metadata, &alive),
+        moves: members::moves(&metadata, &alive, leader_of),
         waiting: members::waiting(&metadata, &parts.waiting.all(api.env.now())),
         as_of: as_of.0,
         attention: seen.attention(),
@@ -342,6 +350,14 @@ mod tests {
         assert_eq!(ask(&[]).await.0, ErrorCode::None);
         eventually(env, "it is ready", || stands(Standing::Ready)).await;
         assert_eq!(ask(&["t"]).await.0, ErrorCode::UnknownTopic);
+
+        let many = async |topics: Vec<String>| {
+            metadata(&api, MetadataRequest { all: false, topics, auto_create: false }).await
+        };
+        let twice = many(vec!["t".to_owned(), "u".to_owned(), "t".to_owned()]).await;
+        assert_eq!(twice.topics.iter().map(|topic| &*topic.name).collect::<Vec<_>>(), ["t", "u"]);
+        let too_many = many(vec![String::new(); NAMES_MAX + 1]).await;
+        assert_eq!((too_many.error(), too_many.topics.len()), (ErrorCode::InvalidRequest, 0));
     }
 
     #[test]

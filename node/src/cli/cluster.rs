@@ -197,7 +197,9 @@ fn members_in_words(status: &Status) -> String {
     let moving = match status.moving.len() {
         0 => String::new(),
         many => {
-            format!("\nmoving: {many} partitions, {stuck} of them stuck without a majority of their members")
+            format!(
+                "\nmoving: {many} partitions, {stuck} of them stuck without a majority of their members and a leader"
+            )
         }
     };
     let waiting = status.waiting.iter().map(|node| {

@@ -39,8 +39,11 @@ pub(crate) struct AddArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  quorate node --id 2 --data ./empty ...     (as before, on an empty folder: it waits, and is not ready)
+  quorate node --id 2 --data ./empty --join 127.0.0.1:7101 ...     (it waits, and is not ready)
   quorate cluster replace-node 2
+
+--join names a member's listener for peers. A node that had --bootstrap with other nodes may be started with that as \
+before; one that began alone, with neither, would form a cluster of its own.
 
 What the lost disk held is copied from the other nodes. A partition of which no other node has a copy stays without a \
 leader: its records are lost.")]
@@ -203,24 +206,50 @@ fn how_far(change: &MembersChange, begun: ChangeBegun, status: &ClusterStatus) -
     let concerned: Vec<&PartitionMove> = status.moves.iter().filter(|of| concerns(change, of)).collect();
     let missing = missing(change, status);
     if concerned.is_empty() && missing.is_none() {
-        return Ok(Far::Done(done(change, begun)));
+        return Ok(Far::Done(done(change, begun, status)));
     }
     let moving = match concerned.len() {
         0 => None,
         1 => Some("1 partition on its way".to_owned()),
         many => Some(format!("{many} partitions on their way")),
     };
-    let sentence = [missing.clone(), moving].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    let parts = [missing.clone(), moving, waits(&concerned, status)];
+    let sentence = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
     let all_stuck = missing.is_none() && concerned.iter().all(|of| of.stuck);
     let stuck = all_stuck.then(|| {
         let one = |of: &&PartitionMove| format!("{}:{} (members on nodes {})", of.topic, of.partition, listed(&of.from));
         format!(
-            "all is done but for what has no majority of its members: {}. Start their nodes again, and it goes on; if \
-             their disks are lost, so are these records: delete the topic",
+            "all is done but for what has neither a majority of its members nor a leader: {}. Start their nodes again, \
+             and it goes on; if their disks are lost, so are these records: delete the topic",
             concerned.iter().map(one).collect::<Vec<_>>().join(", ")
         )
     });
     Ok(Far::Under { sentence, stuck })
+}
+
+/// Who is down and to hold some of these partitions, which their other members serve meanwhile.
+fn waits(moves: &[&PartitionMove], status: &ClusterStatus) -> Option<String> {
+    let is_down = |id: &NodeId| status.nodes.iter().any(|node| node.id == *id && !node.alive);
+    let waiting: Vec<&PartitionMove> =
+        moves.iter().copied().filter(|of| !of.stuck && of.to.iter().any(is_down)).collect();
+    let first = waiting.first()?;
+    let down: BTreeSet<NodeId> =
+        waiting.iter().flat_map(|of| &of.to).copied().filter(|id| is_down(id)).collect();
+    let (partitions, wait) = match waiting.len() - 1 {
+        0 => (format!("{}:{}", first.topic, first.partition), "waits"),
+        1 => (format!("{}:{} and 1 other", first.topic, first.partition), "wait"),
+        more => (format!("{}:{} and {more} others", first.topic, first.partition), "wait"),
+    };
+    let (nodes, them, it) = match (down.len(), waiting.len()) {
+        (1, 1) => ("node", "it", "the partition"),
+        (1, _) => ("node", "it", "the partitions"),
+        (_, 1) => ("nodes", "them", "the partition"),
+        (_, _) => ("nodes", "them", "the partitions"),
+    };
+    Some(format!(
+        "{partitions} {wait} for {nodes} {}: start {them}, or give {it} to others with `cluster reassign`",
+        listed(&down.into_iter().collect::<Vec<_>>())
+    ))
 }
 
 /// Whether a partition moves by this change.
@@ -253,8 +282,8 @@ fn missing(change: &MembersChange, status: &ClusterStatus) -> Option<String> {
         }
         MembersChange::Reassign(_) | MembersChange::Balance => return None,
     }
-    // Else the loss of the next node might leave too few to vote.
-    let stay = status.nodes.iter().filter(|node| !node.draining).count();
+    // Else the loss of the next node might leave too few to vote. One that is down is let in once it is there again.
+    let stay = status.nodes.iter().filter(|node| !node.draining && node.alive).count();
     let wanted = match stay {
         0..=2 => stay,
         3 | 4 => 3,
@@ -264,13 +293,18 @@ fn missing(change: &MembersChange, status: &ClusterStatus) -> Option<String> {
     (voters < wanted).then(|| format!("{voters} of {wanted} nodes vote in the metadata group"))
 }
 
-fn done(change: &MembersChange, begun: ChangeBegun) -> String {
+fn done(change: &MembersChange, begun: ChangeBegun, status: &ClusterStatus) -> String {
     match change {
         MembersChange::Add(id) => {
             format!("node {id} is a member; `quorate cluster reassign --balance` gives it its share")
         }
         MembersChange::Replace(id) => {
-            format!("node {id} has its new disk, and all that it is to hold is on it")
+            // Asked for again, nothing was replaced by it.
+            let node = status.nodes.iter().find(|node| node.id == *id);
+            let disk = node.and_then(|node| node.identity).map(|disk| format!(" {disk}")).unwrap_or_default();
+            format!(
+                "node {id} has disk{disk}, the last that was admitted for it, and all that it is to hold is on it"
+            )
         }
         MembersChange::Remove(id) => {
             format!("node {id} is no member any more, and holds nothing: it may be stopped")
@@ -280,10 +314,31 @@ fn done(change: &MembersChange, begun: ChangeBegun) -> String {
             many => format!("all {many} partitions are where they are to be"),
         },
         MembersChange::Balance => match begun.partitions {
-            0 => "all nodes hold as many partitions as they should".to_owned(),
+            0 => not_moved(status),
             1 => "1 partition was moved".to_owned(),
             many => format!("{many} partitions were moved"),
         },
+    }
+}
+
+/// Why nothing is to be moved for a balance.
+fn not_moved(status: &ClusterStatus) -> String {
+    let stay = || status.nodes.iter().filter(|node| !node.draining);
+    let unfit = stay().filter_map(|node| match node.disk {
+        _ if !node.alive => Some(format!("node {}, which is down", node.id)),
+        Some(disk) if disk.full => Some(format!("node {}, whose disk is nearly full", node.id)),
+        Some(_) | None => None,
+    });
+    let unfit: Vec<String> = unfit.collect();
+    if !unfit.is_empty() {
+        return format!("nothing was moved: nothing is given to {}", unfit.join(", nor to "));
+    }
+    let (fewest, most) = (stay().map(|node| node.replicas).min(), stay().map(|node| node.replicas).max());
+    match most.unwrap_or_default() - fewest.unwrap_or_default() {
+        0 | 1 => "all nodes hold as many partitions as they should".to_owned(),
+        _ => "nothing was moved: no move helps that does not bring two replicas of a partition to one node, or more of \
+              them into one rack"
+            .to_owned(),
     }
 }
 
@@ -329,7 +384,7 @@ impl Show {
 
 #[cfg(test)]
 mod tests {
-    use quorate_client::NodeStatus;
+    use quorate_client::{DiskStatus, NodeStatus};
     use quorate_proto::ids::ClusterId;
 
     use super::*;
@@ -409,6 +464,8 @@ mod tests {
         check(&add, "1+ 2+ 3+ 4!", &[], "not heard yet");
         check(&add, "1+ 2+ 3+ 4", &[of(0, &[1], &[4], false)], "done: node 4 is a member");
         check(&MembersChange::Add(NodeId(5)), "1+ 2+ 3+ 4 5", &[], "3 of 5 nodes vote");
+        // One that is down does not come to vote, and is not waited for.
+        check(&MembersChange::Add(NodeId(5)), "1+ 2+ 3+ 4! 5", &[], "done: node 5 is a member");
     }
 
     #[test]
@@ -417,7 +474,7 @@ mod tests {
         check(&replace, "1+ 2 3+", &[], "2 of 3 nodes vote");
         let moves = [of(0, &[1, 3], &[1, 2, 3], false), of(1, &[1], &[3], true)];
         check(&replace, "1+ 2+ 3+", &moves, "1 partition on its way");
-        check(&replace, "1+ 2+ 3+", &moves[1..], "done: node 2");
+        check(&replace, "1+ 2+ 3+", &moves[1..], "done: node 2 has disk, the last that was admitted");
         check(&replace, "1+ 2+ 3+", &[of(0, &[2], &[2], true)], "stuck: all is done but for");
     }
 
@@ -431,6 +488,57 @@ mod tests {
             "node 3 is still a member; 1 partition",
         );
         check(&remove, "1+ 2+ 4+", &[], "done: node 3 is no member any more");
+        check(
+            &remove,
+            "1+ 2+ 3- 4!",
+            &[of(0, &[1, 2, 3], &[1, 2, 4], false)],
+            "node 3 is still a member; 1 partition on its way; t:0 waits for node 4: start it, or give the partition to \
+             others with `cluster reassign`",
+        );
+        check(&remove, "1+ 2+ 4!", &[], "done: node 3 is no member any more");
+    }
+
+    #[test]
+    fn a_move_to_nodes_that_are_down_says_whom_it_waits_for_and_the_way_out() {
+        let moves = [of(0, &[1, 2, 3, 4, 5, 6], &[4, 5, 6], false), of(1, &[1, 2, 3], &[1, 2, 4], false)];
+        check(
+            &MembersChange::Balance,
+            "1+ 2+ 3+ 4! 5! 6!",
+            &moves,
+            "2 partitions on their way; t:0 and 1 other wait for nodes 4, 5, 6: start them, or give the partitions to \
+             others with `cluster reassign`",
+        );
+    }
+
+    #[test]
+    fn a_balance_that_moves_nothing_says_why() {
+        let said = |nodes: &str, change: &dyn Fn(&mut Vec<NodeStatus>)| {
+            let mut status = status(nodes, Vec::new());
+            change(&mut status.nodes);
+            let begun = ChangeBegun { partitions: 0, ..BEGUN };
+            match how_far(&MembersChange::Balance, begun, &status) {
+                Ok(Far::Done(sentence)) => sentence,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(said("1+ 2+ 3+", &|_| {}), "all nodes hold as many partitions as they should");
+        assert_eq!(
+            said("1+ 2+ 3+ 4!", &|_| {}),
+            "nothing was moved: nothing is given to node 4, which is down"
+        );
+        let full = DiskStatus {
+            free_bytes: 1,
+            reserve_bytes: 2,
+            full: true,
+            damaged_entries: 0,
+            repaired_entries: 0,
+        };
+        assert_eq!(
+            said("1+ 2+ 3+", &|nodes| nodes[2].disk = Some(full)),
+            "nothing was moved: nothing is given to node 3, whose disk is nearly full"
+        );
+        let racks = said("1+ 2+ 3+", &|nodes| nodes[0].replicas = 2);
+        assert!(racks.contains("into one rack"), "{racks}");
     }
 
     #[test]

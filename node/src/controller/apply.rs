@@ -164,7 +164,13 @@ fn add_partitions(metadata: &mut Metadata, change: ChangeId, id: TopicId, total:
     let replicas = topic.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(1);
     let nodes = available(metadata).count();
     if replicas > nodes {
-        return refused(ErrorCode::InvalidReplicas, too_few_nodes(replicas, nodes));
+        let message = format!(
+            "the partitions of topic {:?} have {}, and {} in the cluster can be given any",
+            topic.name.as_str(),
+            plural(replicas, "replica"),
+            plural(nodes, "node")
+        );
+        return refused(ErrorCode::InvalidReplicas, message);
     }
     let added = new_partitions(metadata, id, there..total, replicas);
     if let Some(topic) = metadata.topics.get_mut(&id) {
@@ -443,6 +449,23 @@ mod tests {
             let leads = partitions.iter().filter(|partition| partition.replicas[0] == node).count();
             assert!(holds == 6 && (1..=3).contains(&leads), "node {node} holds {holds} and leads {leads}");
         }
+    }
+
+    #[test]
+    fn partitions_that_no_nodes_are_left_for_are_refused_without_a_word_on_what_was_asked() {
+        let mut metadata = Metadata::default();
+        for node in 1..=3 {
+            apply(&mut metadata, command(&format!("node {node} {node} a")));
+        }
+        apply(&mut metadata, command("create 1 a 1 3"));
+        metadata.draining.insert(NodeId(3));
+        let (id, change) = (TopicId::from_random([1; 16]), ChangeId::from_random([1; 16]));
+        let answer = apply(&mut metadata, Command::AddPartitions { change, id, partitions: 2 });
+        let Answer::Refused(refusal) = answer else { panic!("{answer:?}") };
+        assert_eq!(
+            refusal.message,
+            "the partitions of topic \"a\" have 3 replicas, and 2 nodes in the cluster can be given any"
+        );
     }
 
     #[test]

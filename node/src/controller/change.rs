@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{NodeId, PartitionId, TopicId, TopicName};
+use quorate_proto::ids::{GroupId, NodeId, PartitionId, TopicId, TopicName};
 
 use super::command::{Command, Refusal};
 use super::handle::Controller;
@@ -18,6 +19,10 @@ use super::types::ControllerError;
 use super::waiting::{Candidate, WaitingRoom};
 use crate::env::Mark;
 use crate::metadata::{Metadata, Node, Partition};
+
+/// Commands of one change that are proposed side by side: they share a commit, and a change of thousands of partitions
+/// does not take as many commits.
+const SIDE_BY_SIDE: usize = 64;
 
 /// A partition and the nodes that are to hold it, the preferred leader first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub(super) struct View<'a> {
     /// Whose disks are nearly full: they are given nothing more.
     pub(super) full: &'a BTreeSet<NodeId>,
     pub(super) waiting: &'a BTreeMap<NodeId, Candidate>,
+    /// The groups of partitions that a living node leads, as far as this one has heard.
+    pub(super) led: &'a BTreeSet<GroupId>,
     /// The node that is to be replaced has answered just now, with the disk that the metadata name: that it was heard
     /// lately may be the last word of a disk that is lost.
     pub(super) answers: bool,
@@ -77,6 +84,16 @@ fn listed(nodes: impl IntoIterator<Item = NodeId>) -> String {
         Some(last) if words.is_empty() => last,
         Some(last) => format!("{} and {last}", words.join(", ")),
     }
+}
+
+/// A replica that goes from one node to another, so that both hold as many.
+struct Move {
+    topic: TopicId,
+    at: usize,
+    /// The partition's replicas after it.
+    replicas: Vec<NodeId>,
+    from: NodeId,
+    to: NodeId,
 }
 
 impl View<'_> {
@@ -111,23 +128,39 @@ impl View<'_> {
             MembersChange::Replace(id) => self.replace(*id),
             MembersChange::Remove(id) => self.remove(*id),
             MembersChange::Reassign(placings) => {
-                placings.iter().map(|placing| self.reassign(placing)).collect::<Result<_, _>>()
+                let mut named = BTreeSet::new();
+                for Placing { topic, partition, .. } in placings {
+                    if !named.insert((topic, partition)) {
+                        return invalid(format!(
+                            "{topic}:{partition} is named twice: say one list of nodes for it"
+                        ));
+                    }
+                }
+                placings.iter().filter_map(|placing| self.reassign(placing).transpose()).collect()
             }
             MembersChange::Balance => Ok(self.balance()),
         }
     }
 
     fn admit(&self, id: NodeId, replaces: bool) -> Result<Vec<Command>, Refusal> {
+        // It may be down for a moment only.
+        let first = match self.metadata.nodes.get(&id) {
+            Some(node) if node.admission > 0 => "start it as it was, unless that disk is lost too; then ",
+            Some(_) | None => "",
+        };
         match self.waiting.get(&id) {
             Some(candidate) => Ok(vec![Command::AdmitNode { id, node: candidate.node.clone(), replaces }]),
             // It may have asked other nodes.
             None => refuse(
                 ErrorCode::NotAvailable,
                 format!(
-                    "node {id} does not wait to be admitted, as far as the node that answers has heard: start it with \
+                    "node {id} does not wait to be admitted, as far as the node that answers has heard: {first}start it with \
                      --id {id} on an empty data folder, {}, and see that it reaches the other nodes",
                     match replaces {
-                        true => "with the --bootstrap or --join that it had",
+                        true => {
+                            "with --join HOST:PORT of a member's listener for peers, or with its --bootstrap if that names \
+                             other nodes (one that began alone would form a cluster of its own)"
+                        }
                         false => "with --join HOST:PORT of a member's listener for peers",
                     }
                 ),
@@ -185,6 +218,11 @@ impl View<'_> {
     }
 
     fn remove(&self, id: NodeId) -> Result<Vec<Command>, Refusal> {
+        // Done, and asked for again.
+        let was_removed = self.metadata.removed.iter().any(|(node, _)| *node == id);
+        if was_removed && !self.metadata.nodes.contains_key(&id) {
+            return Ok(Vec::new());
+        }
         let node = self.member(id)?;
         let left: BTreeSet<NodeId> = available(self.metadata).filter(|node| *node != id).collect();
         if left.is_empty() {
@@ -208,10 +246,13 @@ impl View<'_> {
         for (name, partition) in self.partitions() {
             let members: BTreeSet<NodeId> = partition.disks.keys().copied().collect();
             let holds = partition.replicas.contains(&id) || members.contains(&id);
-            if holds && !self.has_majority(&members) {
+            // While they change, some of those that are named may be about to come in only.
+            let is_led = partition.changing && self.led.contains(&partition.group);
+            if holds && !is_led && !self.has_majority(&members) {
                 return invalid(format!(
                     "{name} has no majority of its members, nodes {}, and cannot be moved away from node {id}: start \
-                     those that are down again, or delete the topic, first",
+                     those that are down again, or, if their disks are lost and these records with them, delete the \
+                     topic, first",
                     listed(members)
                 ));
             }
@@ -224,7 +265,9 @@ impl View<'_> {
         Ok(vec![Command::DrainNode { id, identity: node.identity, heirs }])
     }
 
-    fn reassign(&self, placing: &Placing) -> Result<Command, Refusal> {
+    /// Nothing is to be done for a partition that was told so already. All that the metadata would refuse is refused here,
+    /// before anything is proposed, with the partition's name.
+    fn reassign(&self, placing: &Placing) -> Result<Option<Command>, Refusal> {
         let Placing { topic: name, partition, replicas } = placing;
         let Some(topic) = self.metadata.topic_named(name) else {
             return refuse(ErrorCode::UnknownTopic, format!("no topic is called {:?}", name.as_str()));
@@ -234,8 +277,24 @@ impl View<'_> {
                 format!("topic {name} has {} partitions, from 0, and no {partition}", topic.partitions.len());
             return refuse(ErrorCode::UnknownPartition, message);
         };
+        if here.replicas == *replicas {
+            return Ok(None);
+        }
+        let unfit = |message: String| refuse(ErrorCode::InvalidReplicas, message);
+        if replicas.is_empty() {
+            return unfit(format!("{name}:{partition} needs at least one replica"));
+        }
+        let mut named = BTreeSet::new();
         for node in replicas {
+            if !named.insert(*node) {
+                return unfit(format!(
+                    "node {node} is named twice for {name}:{partition}: each replica is on a node of its own"
+                ));
+            }
             self.member(*node)?;
+            if self.metadata.draining.contains(node) {
+                return unfit(format!("node {node} is being removed, and could not take {name}:{partition}"));
+            }
             if !self.alive.contains(node) && !here.disks.contains_key(node) {
                 return invalid(format!(
                     "node {node} is not alive, and could not take {name}:{partition}: start it first"
@@ -247,17 +306,27 @@ impl View<'_> {
                 ));
             }
         }
-        Ok(Command::AssignReplicas { topic: topic.id, partition: *partition, replicas: replicas.clone() })
+        let replicas = replicas.clone();
+        Ok(Some(Command::AssignReplicas { topic: topic.id, partition: *partition, replicas }))
     }
 
     /// Takes replicas from whoever holds most to whoever holds fewest, until they differ by at most one or no move
     /// helps. Partitions that move already stay as they are, and racks are not made worse.
     fn balance(&self) -> Vec<Command> {
         let mut metadata = self.metadata.clone();
+        let mut held: BTreeMap<NodeId, usize> =
+            held(&metadata).into_iter().filter(|(node, _)| self.alive.contains(node)).collect();
         let mut moved: BTreeMap<(TopicId, usize), Vec<NodeId>> = BTreeMap::new();
-        while let Some((topic, at, replicas)) = self.next_move(&metadata) {
+        while let Some(Move { topic, at, replicas, from, to }) = self.next_move(&metadata, &held) {
             if let Some(topic) = metadata.topics.get_mut(&topic) {
                 std::sync::Arc::make_mut(topic).partitions[at].replicas.clone_from(&replicas);
+            }
+            // Counting anew for each move would take as long as there are partitions.
+            if let Some(held) = held.get_mut(&from) {
+                *held -= 1;
+            }
+            if let Some(held) = held.get_mut(&to) {
+                *held += 1;
             }
             moved.insert((topic, at), replicas);
         }
@@ -269,9 +338,7 @@ impl View<'_> {
         moved.into_iter().map(command).collect()
     }
 
-    fn next_move(&self, metadata: &Metadata) -> Option<(TopicId, usize, Vec<NodeId>)> {
-        let held: BTreeMap<NodeId, usize> =
-            held(metadata).into_iter().filter(|(node, _)| self.alive.contains(node)).collect();
+    fn next_move(&self, metadata: &Metadata, held: &BTreeMap<NodeId, usize>) -> Option<Move> {
         let mut by_load: Vec<NodeId> = held.keys().copied().collect();
         by_load.sort_by_key(|node| (held[node], *node));
         for full in by_load.iter().rev() {
@@ -284,13 +351,15 @@ impl View<'_> {
                 }
                 for topic in metadata.topics.values() {
                     for (at, partition) in topic.partitions.iter().enumerate() {
-                        let is_settled =
-                            !self.metadata.is_moving(&self.metadata.topics[&topic.id].partitions[at]);
                         let replicas = &partition.replicas;
                         let Some(place) = replicas.iter().position(|replica| replica == full) else {
                             continue;
                         };
-                        if !is_settled || replicas.contains(empty) {
+                        if replicas.contains(empty) {
+                            continue;
+                        }
+                        // Last of all, as it takes the longest.
+                        if self.metadata.is_moving(&self.metadata.topics[&topic.id].partitions[at]) {
                             continue;
                         }
                         let others: Vec<NodeId> =
@@ -300,7 +369,7 @@ impl View<'_> {
                         }
                         let mut replicas = replicas.clone();
                         replicas[place] = *empty;
-                        return Some((topic.id, at, replicas));
+                        return Some(Move { topic: topic.id, at, replicas, from: *full, to: *empty });
                     }
                 }
             }
@@ -325,12 +394,14 @@ impl Controller {
         let (candidates, alive) = (waiting.all(env.now()), self.heard_lately());
         let (metadata, voters, full) = (self.current(), self.voters(), self.full_disks());
         let answers = self.answers(change, &metadata, &alive).await;
+        let led = self.groups_led(&metadata, &alive);
         let view = View {
             metadata: &metadata,
             voters: &voters,
             alive: &alive,
             full: &full,
             waiting: &candidates,
+            led: &led,
             answers,
         };
         let commands = view.judge(change).map_err(ControllerError::Refused)?;
@@ -340,14 +411,23 @@ impl Controller {
         };
         let before = moving(&metadata);
         tracing::info!(?change, commands = commands.len(), "change of members asked for");
-        for command in commands {
-            let is_admission = matches!(command, Command::AdmitNode { .. });
-            self.submit(command, deadline.since(env.now())).await?;
-            if is_admission {
+        // None of them depends on another.
+        for some in commands.chunks(SIDE_BY_SIDE) {
+            let left = deadline.since(env.now());
+            try_join_all(some.iter().map(|command| self.submit(command.clone(), left))).await?;
+            if some.iter().any(|command| matches!(command, Command::AdmitNode { .. })) {
                 env.reached(Mark::NodeAdmitted);
             }
         }
         Ok(moving(&self.current()).saturating_sub(before))
+    }
+
+    /// The groups of partitions that one of those who are `alive` leads.
+    fn groups_led(&self, metadata: &Metadata, alive: &BTreeSet<NodeId>) -> BTreeSet<GroupId> {
+        let is_led =
+            |group: &GroupId| self.raft().leadership(*group).is_some_and(|by| alive.contains(&by.leader));
+        let partitions = metadata.topics.values().flat_map(|topic| &topic.partitions);
+        partitions.map(|partition| partition.group).filter(is_led).collect()
     }
 
     /// Whether the node that is to be replaced answers with the disk that the metadata name.

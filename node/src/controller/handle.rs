@@ -20,7 +20,7 @@ use tracing::{debug, info};
 use self::alter::Named;
 use super::command::{Answer, Command, Refusal};
 use super::machine::Machine;
-use super::spec::{NewTopic, warnings};
+use super::spec::{NewTopic, warnings, without_leader};
 use super::trim;
 use super::types::{
     ControllerConfig, ControllerError, CreateTopicError, Created, DeleteTopicError, Standing,
@@ -430,24 +430,26 @@ impl Controller {
         let made = self.current().topics.get(&id).cloned();
         info!(topic = topic.name, %id, here = made.is_some(), "topic created");
         let Some(made) = made else { return Ok(Created { id, warnings: Vec::new() }) };
-        self.led(&made, deadline).await;
+        let unled = self.led(&made, deadline).await;
         let replicas = made.partitions.first().map_or(1, |partition| partition.replicas.len());
-        Ok(Created { id, warnings: warnings(replicas) })
+        Ok(Created { id, warnings: warnings(replicas).into_iter().chain(without_leader(&unled)).collect() })
     }
 
-    /// Waits until each partition has a leader, or the time is up.
-    async fn led(&self, topic: &Topic, deadline: Moment) {
+    /// Waits until each partition has a leader, or the time is up. Gives the numbers of those that have none.
+    async fn led(&self, topic: &Topic, deadline: Moment) -> Vec<usize> {
         let mut changed = self.shared.raft.leaders_changed();
         loop {
             changed.borrow_and_update();
-            let led = |group| self.shared.raft.leadership(group).is_some();
-            if topic.partitions.iter().all(|partition| led(partition.group)) {
-                return;
+            let partitions = topic.partitions.iter().enumerate();
+            let unled = partitions.filter(|(_, one)| self.shared.raft.leadership(one.group).is_none());
+            let unled: Vec<usize> = unled.map(|(number, _)| number).collect();
+            if unled.is_empty() {
+                return unled;
             }
             let change = std::pin::pin!(changed.changed());
             match select(change, self.shared.env.clock.sleep_until(deadline)).await {
                 Either::Left((Ok(()), _)) => {}
-                Either::Left((Err(_), _)) | Either::Right(((), _)) => return,
+                Either::Left((Err(_), _)) | Either::Right(((), _)) => return unled,
             }
         }
     }

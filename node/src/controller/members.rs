@@ -12,7 +12,7 @@ use quorate_proto::ids::{Identity, NodeId, PartitionId, Term, TopicId};
 
 use super::apply::refused;
 use super::command::Answer;
-use super::placement::{available, heir};
+use super::placement::{available, give, heir, loads};
 use crate::metadata::{Metadata, Node, Partition, Topic};
 
 /// How many disks that were removed or replaced are remembered: a command of theirs may be on its way.
@@ -85,6 +85,7 @@ pub(super) fn drain(metadata: &mut Metadata, id: NodeId, identity: Identity, hei
     metadata.draining.insert(id);
     let heirs: Vec<NodeId> = available(metadata).filter(|node| heirs.contains(node)).collect();
     let holds = |partition: &Partition| partition.replicas.contains(&id);
+    let mut loads = loads(metadata);
     let topics: Vec<TopicId> = metadata.topics.keys().copied().collect();
     for topic in topics {
         let partitions = metadata.topics[&topic].partitions.len();
@@ -95,14 +96,15 @@ pub(super) fn drain(metadata: &mut Metadata, id: NodeId, identity: Identity, hei
             }
             let others: Vec<NodeId> =
                 partition.replicas.iter().copied().filter(|replica| *replica != id).collect();
-            let Some(heir) = heir(metadata, &others, &heirs) else {
+            let Some(heir) = heir(metadata, &loads, &others, &heirs) else {
                 *metadata = before;
                 return refused(ErrorCode::InvalidReplicas, without_heir(metadata, id, &heirs));
             };
             let Some(topic) = metadata.topics.get_mut(&topic) else { continue };
-            for replica in &mut Arc::make_mut(topic).partitions[at].replicas {
+            for (place, replica) in Arc::make_mut(topic).partitions[at].replicas.iter_mut().enumerate() {
                 if *replica == id {
                     *replica = heir;
+                    give(&mut loads, id, heir, place == 0);
                 }
             }
         }
@@ -137,7 +139,7 @@ fn without_heir(metadata: &Metadata, id: NodeId, heirs: &[NodeId]) -> String {
     };
     format!(
         "{partitions} cannot do without node {id}: {name}{one} has {} replicas, and without node {id} there are not as \
-         many nodes alive to hold them: add a node first (`cluster add-node`){fewer}",
+         many nodes that are alive and have room to hold them: add a node first (`cluster add-node`){fewer}",
         replicas.len()
     )
 }

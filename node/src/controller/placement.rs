@@ -11,21 +11,24 @@ use crate::metadata::Metadata;
 
 /// What a node has to do already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Load {
+pub(super) struct Load {
     /// Partitions that it is the preferred leader of.
     leads: usize,
     /// Partitions that it holds.
     holds: usize,
 }
 
+/// Of every node.
+pub(super) type Loads = BTreeMap<NodeId, Load>;
+
 /// The nodes that may be given replicas.
 pub(super) fn available(metadata: &Metadata) -> impl Iterator<Item = NodeId> {
     metadata.nodes.keys().copied().filter(|node| !metadata.draining.contains(node))
 }
 
-fn loads(metadata: &Metadata) -> BTreeMap<NodeId, Load> {
-    let mut loads: BTreeMap<NodeId, Load> =
-        metadata.nodes.keys().map(|node| (*node, Load::default())).collect();
+/// Counted anew: that takes as long as there are partitions.
+pub(super) fn loads(metadata: &Metadata) -> Loads {
+    let mut loads: Loads = metadata.nodes.keys().map(|node| (*node, Load::default())).collect();
     for partition in metadata.topics.values().flat_map(|topic| &topic.partitions) {
         for (place, node) in partition.replicas.iter().enumerate() {
             let load = loads.entry(*node).or_default();
@@ -45,9 +48,24 @@ pub(super) fn neighbours(metadata: &Metadata, others: &[NodeId], node: NodeId) -
     others.iter().filter(|other| here.is_some() && rack(**other) == here).count()
 }
 
+/// One replica goes from one node to another: what [`loads`] would count after that.
+pub(super) fn give(loads: &mut Loads, from: NodeId, to: NodeId, is_first: bool) {
+    if let Some(load) = loads.get_mut(&from) {
+        load.holds = load.holds.saturating_sub(1);
+        load.leads = load.leads.saturating_sub(usize::from(is_first));
+    }
+    let load = loads.entry(to).or_default();
+    load.holds += 1;
+    load.leads += usize::from(is_first);
+}
+
 /// Who of `heirs` takes the place of a replica beside `others`; nobody if each of them holds one.
-pub(super) fn heir(metadata: &Metadata, others: &[NodeId], heirs: &[NodeId]) -> Option<NodeId> {
-    let loads = loads(metadata);
+pub(super) fn heir(
+    metadata: &Metadata,
+    loads: &Loads,
+    others: &[NodeId],
+    heirs: &[NodeId],
+) -> Option<NodeId> {
     let fit = heirs.iter().copied().filter(|heir| !others.contains(heir));
     fit.min_by_key(|heir| {
         (neighbours(metadata, others, *heir), loads.get(heir).copied().unwrap_or_default(), *heir)
@@ -186,12 +204,27 @@ mod tests {
         }
         let heir_of = |others: &[u32], heirs: &[u32]| {
             let nodes = |list: &[u32]| list.iter().copied().map(NodeId).collect::<Vec<_>>();
-            heir(&metadata, &nodes(others), &nodes(heirs)).map(|node| node.0)
+            heir(&metadata, &loads(&metadata), &nodes(others), &nodes(heirs)).map(|node| node.0)
         };
         assert_eq!(heir_of(&[1], &[1, 2, 3, 5]), Some(5), "it holds the most, and is in the other rack");
         assert_eq!(heir_of(&[5], &[1, 5]), Some(1));
         assert_eq!(heir_of(&[1, 5], &[1, 5]), None);
         assert_eq!(held(&metadata).len(), 5);
+    }
+
+    #[test]
+    fn what_is_given_away_counts_as_if_it_were_counted_anew() {
+        let mut metadata = cluster(4);
+        let id = TopicId::from_random([9; 16]);
+        add(&mut metadata, id, 12, 3);
+        let mut counted = loads(&metadata);
+        for at in 0..12 {
+            let partition = &mut Arc::make_mut(metadata.topics.get_mut(&id).unwrap()).partitions[at];
+            let to = (1..=4).map(NodeId).find(|node| !partition.replicas.contains(node)).unwrap();
+            let from = std::mem::replace(&mut partition.replicas[at % 3], to);
+            give(&mut counted, from, to, at % 3 == 0);
+            assert_eq!(counted, loads(&metadata));
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub const PARTITIONS_MAX: u32 = 10_000;
 /// Without a word on replicas there are this many, or as many as there are nodes.
 pub(super) const REPLICAS_DEFAULT_MAX: usize = 3;
 
+/// Partitions that are named where many are meant.
+const NAMED_MAX: usize = 5;
+
 /// A topic that somebody asks for, as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTopic {
@@ -72,6 +75,21 @@ pub fn warnings(replicas: usize) -> Vec<String> {
     }
 }
 
+/// What the user should know of a topic whose partitions of these numbers have no leader though the time is up.
+pub(super) fn without_leader(numbers: &[usize]) -> Option<String> {
+    let named = numbers.iter().take(NAMED_MAX).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let more = if numbers.len() > NAMED_MAX { ", ..." } else { "" };
+    let (partitions, they) = match numbers.len() {
+        0 => return None,
+        1 => ("1 partition has".to_owned(), "it takes"),
+        many => (format!("{many} partitions have"), "they take"),
+    };
+    Some(format!(
+        "{partitions} no leader yet ({named}{more}): {they} no records until a majority of their nodes runs; \
+         `quorate cluster status` says which are down"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
@@ -102,6 +120,14 @@ mod tests {
             Err(CreateTopicError::Controller(error)) => panic!("nobody was asked: {error}"),
         };
         expected.assert_eq(&seen);
+    }
+
+    #[test]
+    fn partitions_without_a_leader_are_told_of() {
+        let said = |count| without_leader(&(0..count).collect::<Vec<_>>()).unwrap_or_default();
+        assert_eq!(said(0), "");
+        assert!(said(1).starts_with("1 partition has no leader yet (0): it takes no records"));
+        assert!(said(7).starts_with("7 partitions have no leader yet (0, 1, 2, 3, 4, ...): they take"));
     }
 
     #[test]

@@ -38,7 +38,8 @@ fn voters_of(nodes: usize) -> usize {
 }
 
 /// The members that the metadata group is to have. Who votes and may stay stays; places that are free go to those who
-/// were heard, the lowest id first.
+/// were heard, the lowest id first. Who is down is not waited for: nothing else would go on meanwhile. Its place stays
+/// free, and so does one that would make the number even, until there is somebody.
 fn wanted(now: &GroupConfig, metadata: &Metadata, heard: &BTreeSet<NodeId>) -> Wanted {
     // Who formed the cluster may not have registered yet.
     let mut disks: BTreeMap<NodeId, Identity> = now
@@ -56,8 +57,13 @@ fn wanted(now: &GroupConfig, metadata: &Metadata, heard: &BTreeSet<NodeId>) -> W
     let places = voters_of(disks.keys().filter(|node| may_vote(node)).count());
     let mut others: Vec<NodeId> =
         disks.keys().copied().filter(|node| may_vote(node) && !voters.contains(node)).collect();
-    others.sort_by_key(|node| (!heard.contains(node), *node));
-    voters.extend(others.into_iter().take(places.saturating_sub(voters.len())));
+    others.retain(|node| heard.contains(node));
+    let mut taken = places.saturating_sub(voters.len()).min(others.len());
+    let count = voters.len() + taken;
+    if count > 2 && count.is_multiple_of(2) {
+        taken = taken.saturating_sub(1);
+    }
+    voters.extend(others.into_iter().take(taken));
     let (voting, learning) = disks.into_iter().partition(|(node, _)| voters.contains(node));
     Wanted { voters: voting, learners: learning }
 }
@@ -212,19 +218,30 @@ mod tests {
     }
 
     #[test]
-    fn a_free_place_is_filled_by_who_is_there() {
+    fn a_free_place_is_filled_by_who_is_there_and_by_nobody_else() {
         let drain = |id| {
             move |metadata: &mut Metadata| {
                 metadata.draining.insert(NodeId(id));
             }
         };
         check("1 2 3", "1 2 3 4 9", "1 2 3 4 9", drain(2), ("1 3 4", "2 9"));
-        check("1 2 3", "1 2 3 9", "1 2 3 9", drain(2), ("1 3 9", "2"));
+        // Else nobody could go while a node is down that does not even vote.
+        check("1 2 3", "1 2 3 9", "1 2 3 9", drain(2), ("1 3", "2 9"));
         let remove = |metadata: &mut Metadata| {
             metadata.nodes.remove(&NodeId(2));
             Arc::make_mut(&mut metadata.removed).push_back((NodeId(2), disk(2, false)));
         };
         check("1 3 4", "1 2 3 4", "1 2 3 4", remove, ("1 3 4", ""));
+    }
+
+    #[test]
+    fn who_is_down_is_not_waited_for_and_no_even_number_comes_of_it() {
+        check("1 2 3", "1 2 3 9", "1 2 3 4 9", |_| {}, ("1 2 3", "4 9"));
+        check("1 2 3", "1 2 3 4 9", "1 2 3 4 5 9", |_| {}, ("1 2 3 4 5", "9"));
+        check("1", "1", "1 9", |_| {}, ("1", "9"));
+        check("1", "1", "1 2 9", |_| {}, ("1 2", "9"));
+        check("1 2", "1 2", "1 2 3 4 9", |_| {}, ("1 2 3", "4 9"));
+        check("1 9", "1 9", "1 2 9", |_| {}, ("1 2 9", ""));
     }
 
     #[test]

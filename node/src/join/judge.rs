@@ -51,6 +51,8 @@ pub enum Verdict {
     Welcome,
     /// It may take part once somebody admits it: a sentence for its operator.
     Waits(String),
+    /// Its disk was removed from the cluster, or replaced in it, for good: a sentence for its operator.
+    Gone(String),
 }
 
 impl Asker {
@@ -95,10 +97,10 @@ pub fn judge_hello(here: &Here, asker: &Asker) -> Result<Verdict, (ErrorCode, St
         ));
     }
     if here.is_gone {
-        return wrong(format!(
+        return Ok(Verdict::Gone(format!(
             "the disk of node {node} was removed from this cluster, or replaced in it: its data may be deleted; the node \
              comes back on an empty data folder, by `quorate cluster add-node {node}` or `replace-node {node}`"
-        ));
+        )));
     }
     match (here.known, here.owner) {
         (known, Some(owner)) if known != Some(*identity) && owner != *node => {
@@ -208,6 +210,7 @@ mod tests {
         let seen = match judge_hello(&here, &asker) {
             Ok(Verdict::Welcome) => "welcome".to_owned(),
             Ok(Verdict::Waits(reason)) => format!("waits: {reason}"),
+            Ok(Verdict::Gone(reason)) => format!("gone: {reason}"),
             Err((code, reason)) => format!("{code:?}: {reason}"),
         };
         expected.assert_eq(&seen);
@@ -320,7 +323,7 @@ mod tests {
         check(
             |here, asker| (here.is_gone, asker.node, asker.identity) = (true, NodeId(4), identity(4)),
             expect![
-                "WrongIdentity: the disk of node 4 was removed from this cluster, or replaced in it: its data may be deleted; the node comes back on an empty data folder, by `quorate cluster add-node 4` or `replace-node 4`"
+                "gone: the disk of node 4 was removed from this cluster, or replaced in it: its data may be deleted; the node comes back on an empty data folder, by `quorate cluster add-node 4` or `replace-node 4`"
             ],
         );
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use quorate_proto::env::Moment;
-use quorate_proto::ids::{GroupId, Identity};
+use quorate_proto::ids::Identity;
 
 use super::*;
 use crate::metadata::{Topic, TopicConfig};
@@ -24,6 +24,7 @@ struct Cluster {
     alive: Vec<u32>,
     full: Vec<u32>,
     waiting: Vec<(u32, u8)>,
+    led: Vec<u64>,
     answers: bool,
 }
 
@@ -52,6 +53,7 @@ impl Cluster {
             alive: all,
             full: Vec::new(),
             waiting: Vec::new(),
+            led: Vec::new(),
             answers: false,
         }
     }
@@ -67,6 +69,7 @@ impl Cluster {
             alive: &nodes(&self.alive),
             full: &nodes(&self.full),
             waiting: &self.waiting.iter().map(candidate).collect(),
+            led: &self.led.iter().copied().map(GroupId).collect(),
             answers: self.answers,
         };
         view.judge(change)
@@ -159,7 +162,7 @@ fn who_asks_again_for_a_replacement_is_told_that_it_is_done_if_the_new_disk_is_t
     cluster.waiting.clear();
     cluster.check(
         &replace,
-        expect!["NotAvailable: node 2 does not wait to be admitted, as far as the node that answers has heard: start it with --id 2 on an empty data folder, with the --bootstrap or --join that it had, and see that it reaches the other nodes"],
+        expect!["NotAvailable: node 2 does not wait to be admitted, as far as the node that answers has heard: start it as it was, unless that disk is lost too; then start it with --id 2 on an empty data folder, with --join HOST:PORT of a member's listener for peers, or with its --bootstrap if that names other nodes (one that began alone would form a cluster of its own), and see that it reaches the other nodes"],
     );
     cluster.waiting = vec![(2, 32)];
     cluster.check(&replace, expect!["admit 2 with disk 32, replaces: true"]);
@@ -183,6 +186,9 @@ fn a_node_goes_if_nobody_needs_it() {
         &remove(9),
         expect!["InvalidRequest: node 9 is no member of this cluster: it has nodes 1, 2, 3 and 4"],
     );
+    // It was removed already.
+    Arc::make_mut(&mut cluster.metadata.removed).push_back((NodeId(9), disk(9)));
+    cluster.check(&remove(9), expect![""]);
     Cluster::new(1, &[])
         .check(&remove(9), expect!["InvalidRequest: node 9 is no member of this cluster: it has node 1"]);
     cluster.voters = vec![1, 2, 4];
@@ -192,11 +198,60 @@ fn a_node_goes_if_nobody_needs_it() {
     lonely.alive = vec![1, 2];
     lonely.check(
         &remove(3),
-        expect!["InvalidRequest: t:0 has no majority of its members, nodes 3, and cannot be moved away from node 3: start those that are down again, or delete the topic, first"],
+        expect!["InvalidRequest: t:0 has no majority of its members, nodes 3, and cannot be moved away from node 3: start those that are down again, or, if their disks are lost and these records with them, delete the topic, first"],
     );
     Cluster::new(1, &[]).check(
         &remove(1),
         expect!["InvalidRequest: node 1 is the last one that stays: a cluster needs at least one node"],
+    );
+}
+
+#[test]
+fn what_is_led_while_dead_nodes_are_about_to_come_in_is_given_to_others() {
+    let mut cluster = Cluster::new(6, &[&[1, 2, 3, 4, 5, 6]]);
+    let topic = cluster.metadata.topics.values_mut().next().unwrap();
+    let partition = &mut Arc::make_mut(topic).partitions[0];
+    (partition.replicas, partition.changing) = (vec![NodeId(4), NodeId(5), NodeId(6)], true);
+    cluster.alive = vec![1, 2, 3];
+    let remove = MembersChange::Remove(NodeId(4));
+    let is_refused = |cluster: &Cluster| {
+        cluster.judge(&remove).is_err_and(|refusal| refusal.message.starts_with("t:0 has no majority"))
+    };
+    assert!(is_refused(&cluster), "nobody leads it");
+    cluster.led = vec![1];
+    cluster.check(&remove, expect!["drain 4 to 1,2,3"]);
+    // Once they do not change any more, all of those who are named are members.
+    let topic = cluster.metadata.topics.values_mut().next().unwrap();
+    Arc::make_mut(topic).partitions[0].changing = false;
+    assert!(is_refused(&cluster));
+}
+
+#[test]
+fn what_is_so_already_is_not_asked_for_and_what_cannot_be_is_found_before_anything_is_done() {
+    let mut cluster = Cluster::new(4, &[ALL, ALL]);
+    let to = |placings: &[(i32, &[u32])]| {
+        let one = |(partition, replicas): &(i32, &[u32])| Placing {
+            topic: "t".parse().unwrap(),
+            partition: PartitionId(*partition),
+            replicas: replicas.iter().copied().map(NodeId).collect(),
+        };
+        MembersChange::Reassign(placings.iter().map(one).collect())
+    };
+    cluster.check(&to(&[(0, ALL), (1, &[4, 2, 3])]), expect!["t-1 to 4,2,3"]);
+    cluster.check(&to(&[(0, ALL), (1, ALL)]), expect![""]);
+    cluster.check(
+        &to(&[(0, &[4, 2, 3]), (1, &[2, 2])]),
+        expect!["InvalidReplicas: node 2 is named twice for t:1: each replica is on a node of its own"],
+    );
+    cluster.check(&to(&[(0, &[])]), expect!["InvalidReplicas: t:0 needs at least one replica"]);
+    cluster.check(
+        &to(&[(0, &[4]), (0, &[1])]),
+        expect!["InvalidRequest: t:0 is named twice: say one list of nodes for it"],
+    );
+    cluster.metadata.draining.insert(NodeId(4));
+    cluster.check(
+        &to(&[(0, &[1]), (1, &[4])]),
+        expect!["InvalidReplicas: node 4 is being removed, and could not take t:1"],
     );
 }
 
@@ -240,4 +295,24 @@ fn a_new_node_gets_its_share() {
     cluster.full.clear();
     cluster.alive = vec![1, 2, 3];
     cluster.check(&MembersChange::Balance, expect![""]);
+}
+
+#[test]
+fn many_partitions_are_balanced_and_those_that_move_stay() {
+    let mut cluster = Cluster::new(4, &[ALL; 2_000]);
+    let topic = cluster.metadata.topics.values_mut().next().unwrap();
+    for partition in Arc::make_mut(topic).partitions.iter_mut().take(100) {
+        partition.changing = true;
+    }
+    let Ok(commands) = cluster.judge(&MembersChange::Balance) else { panic!("it can be balanced") };
+    assert_eq!(commands.len(), 1_500, "of 6000 replicas each node holds 1500");
+    let mut held = BTreeMap::from([1, 2, 3].map(|node| (NodeId(node), 2_000_usize)));
+    for command in &commands {
+        let Command::AssignReplicas { partition, replicas, .. } = command else { panic!("{command:?}") };
+        assert!(partition.0 >= 100, "{command:?}");
+        for gone in nodes(ALL).into_iter().filter(|node| !replicas.contains(node)) {
+            *held.entry(gone).or_default() -= 1;
+        }
+    }
+    assert!(held.values().all(|held| *held == 1_500), "{held:?}");
 }

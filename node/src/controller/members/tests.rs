@@ -214,7 +214,7 @@ fn nobody_goes_who_is_needed_and_nothing_goes_halfway() {
          drain 2 12 1",
         expect![[r#"
             drain 1 11 1 -> InvalidRequest: node 1 is the last one that stays: a cluster needs at least one node
-            drain 1 11 2 -> InvalidReplicas: 1 partition cannot do without node 1: t:1 has 2 replicas, and without node 1 there are not as many nodes alive to hold them: add a node first (`cluster add-node`), or move it to fewer nodes, as in: quorate cluster reassign t:1=2
+            drain 1 11 2 -> InvalidReplicas: 1 partition cannot do without node 1: t:1 has 2 replicas, and without node 1 there are not as many nodes that are alive and have room to hold them: add a node first (`cluster add-node`), or move it to fewer nodes, as in: quorate cluster reassign t:1=2
             drain 2 12 1 -> InvalidRequest: node 2 is the last one that stays: a cluster needs at least one node
             node 1: disk 11, admission 0, leaves
             node 2: disk 12, admission 0
