@@ -73,10 +73,11 @@ pub struct ConsumerConfig {
     /// whose size is the smaller the more partitions there are, but never smaller than a batch: so what is held can be
     /// this and the largest batch of each partition.
     pub prefetch_bytes_max: usize,
-    /// What one fetch asks for at most; a batch that is larger comes all the same.
+    /// What one fetch asks for at most, and at least 1; a batch that is larger comes all the same.
     pub fetch_bytes_max: usize,
     /// How long a server waits for new records before it answers that there are none; 1 ms to a day. A client keeps
-    /// 12,000 fetches waiting at one server: what has no place among them asks as often as this.
+    /// 12,000 fetches waiting at one server: what has no place among them asks as often as this, and twice a second at
+    /// least.
     pub fetch_wait: Duration,
     /// What happens when a position cannot be read.
     pub reset: Reset,
@@ -146,6 +147,8 @@ struct Current {
 impl Consumer {
     pub(crate) fn new(env: Env, leaders: Arc<Leaders>, mut config: ConsumerConfig) -> Self {
         config.prefetch_bytes_max = config.prefetch_bytes_max.max(1);
+        // For no bytes a server does not wait.
+        config.fetch_bytes_max = config.fetch_bytes_max.max(1);
         config.fetch_wait = config.fetch_wait.clamp(TIME_MIN, TIME_MAX);
         let (tell_added, added) = mpsc::channel(FOUND_MAX);
         Self {

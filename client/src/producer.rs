@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -122,6 +122,8 @@ struct Topic {
     /// The producer id that partitions begin with; drawn once. A topic that is found anew gets another one: its
     /// sequences begin anew, and under the same id a server would take a new batch for a retry of an old one.
     writer: Arc<tokio::sync::Mutex<Option<(ProducerId, ProducerEpoch)>>>,
+    /// How often it was seen that it is there: a batch was acknowledged, or a worker looked it up.
+    seen: Arc<AtomicU64>,
 }
 
 struct TopicQueue {
@@ -139,6 +141,7 @@ impl Topic {
             message_bytes_max: view.message_bytes_max,
             sticky: AtomicI32::new(-1),
             writer: Arc::default(),
+            seen: Arc::default(),
         }
     }
 
@@ -161,6 +164,7 @@ impl Topic {
             message_bytes_max: view.message_bytes_max,
             sticky: AtomicI32::new(self.sticky.load(Ordering::Relaxed)),
             writer: Arc::clone(&self.writer),
+            seen: Arc::clone(&self.seen),
         }
     }
 
@@ -480,8 +484,8 @@ impl Shared {
     async fn look_after_topics(self: Arc<Self>) {
         let age = self.leaders.age_max();
         let mut pause = age.min(FOLLOW);
-        // Since when each topic seems to be gone.
-        let mut gone_since: BTreeMap<TopicName, Moment> = BTreeMap::new();
+        // Since when each topic seems to be gone, and how often it had been seen by then.
+        let mut gone_since: BTreeMap<TopicId, (Moment, u64)> = BTreeMap::new();
         loop {
             self.env.sleep(pause).await;
             pause = age.min(FOLLOW);
@@ -489,7 +493,7 @@ impl Shared {
                 let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
                 topics.values().cloned().collect()
             };
-            gone_since.retain(|name, _| topics.iter().any(|topic| topic.name == *name));
+            gone_since.retain(|id, _| topics.iter().any(|topic| topic.id == *id));
             for topic in topics {
                 // One look-up is of all.
                 let view = self.leaders.refresh_older_than(&topic.name, age).await;
@@ -502,15 +506,20 @@ impl Shared {
                     pause = age;
                 }
                 if !seems_gone {
-                    gone_since.remove(&topic.name);
+                    gone_since.remove(&topic.id);
                     self.follow(&topic);
                     continue;
                 }
                 let now = self.env.now();
-                let since = *gone_since.entry(topic.name.clone()).or_insert(now);
+                let seen = topic.seen.load(Ordering::Relaxed);
+                let (since, seen_by_then) = gone_since.entry(topic.id).or_insert((now, seen));
+                if *seen_by_then != seen {
+                    // Between two looks that found nothing it was there.
+                    (*since, *seen_by_then) = (now, seen);
+                }
                 // A worker that has something to send finds that by itself; nobody else does where nothing is sent.
-                if now.since(since) >= worker::MISSING {
-                    gone_since.remove(&topic.name);
+                if now.since(*since) >= worker::MISSING {
+                    gone_since.remove(&topic.id);
                     self.forget(&topic);
                 }
             }
@@ -520,17 +529,18 @@ impl Shared {
     /// The topic is gone; another one of its name is looked up anew. What was not sent fails, and the workers of all
     /// partitions end.
     fn forget(&self, gone: &Arc<Topic>) {
-        let newest = {
+        {
             let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
             if topics.get(gone.name.as_str()).is_none_or(|topic| !topic.is(gone)) {
                 return;
             }
             let Some(newest) = topics.remove(gone.name.as_str()) else { return };
-            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&newest));
-            newest
-        };
-        let reason = Reason::TopicDeleted { topic: gone.name.clone() };
-        newest.queues.iter().for_each(|to| to.queue.close(&reason));
+            let reason = Reason::TopicDeleted { topic: gone.name.clone() };
+            // First: where it has gone to, it is dropped as soon as all batches have ended, and a sender that still holds
+            // it must not begin another.
+            newest.queues.iter().for_each(|to| to.queue.close(&reason));
+            self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(newest);
+        }
         // It stays only as long as something of it is in flight.
         drop(self.forgotten());
     }

@@ -19,6 +19,9 @@ use quorate_proto::v1;
 
 use crate::{Client, ClientConfig};
 
+/// As many topics may be named in one request.
+const NAMES_MAX: usize = 10_000;
+
 struct TestClock(tokio::time::Instant);
 
 impl Clock for TestClock {
@@ -188,6 +191,8 @@ pub(crate) struct State {
     /// For the coming produces, then none.
     pub(crate) produce_faults: VecDeque<Fault>,
     pub(crate) fetch_faults: VecDeque<Fault>,
+    /// For how many ms at most a fetch waits, if not as long as it asks for.
+    pub(crate) fetch_wait_ms_max: Option<u32>,
     /// For the coming creations and changes of topics, then none.
     pub(crate) admin_faults: VecDeque<Fault>,
     /// Changes of topics that were made, by their ids.
@@ -370,6 +375,12 @@ impl Channel for NodeChannel {
             }
             Call::Metadata(request) => {
                 state.metadata_calls += 1;
+                if request.topics.len() > NAMES_MAX {
+                    let message = "too many topics are named".to_owned();
+                    let mut refused = v1::MetadataResponse { message, ..Default::default() };
+                    refused.set_error(ErrorCode::InvalidRequest);
+                    return ready(Ok(Reply::Metadata(refused)));
+                }
                 if request.auto_create && state.creates && !state.cannot_say.contains_key(&self.node) {
                     for name in &request.topics {
                         let made = (
@@ -687,6 +698,7 @@ async fn long_poll(cluster: &Cluster, node: u32, request: v1::FetchRequest) -> O
             return None;
         }
         let mut response = v1::FetchResponse { correlation: request.correlation, ..Default::default() };
+        let wait_ms = request.wait_ms.min(state.fetch_wait_ms_max.unwrap_or(u32::MAX));
         match lead(&mut state, node, &request.topic_id, request.partition) {
             Err((code, leader, epoch)) => {
                 response.set_error(code);
@@ -695,13 +707,15 @@ async fn long_poll(cluster: &Cluster, node: u32, request: v1::FetchRequest) -> O
             }
             Ok(partition) => {
                 let offset = u64::try_from(request.offset).unwrap();
+                // No bytes at all are there at once.
+                let wait_ms = if request.bytes_max == 0 { 0 } else { wait_ms };
                 response.leader_epoch = partition.epoch;
                 response.high_watermark = i64::try_from(partition.end()).unwrap();
                 response.log_start_offset = i64::try_from(partition.log_start).unwrap();
                 if offset < partition.log_start || offset > partition.end() {
                     response.set_error(ErrorCode::OffsetOutOfRange);
                     response.leader_epoch = -1;
-                } else if offset == partition.end() && waited < request.wait_ms {
+                } else if offset == partition.end() && waited < wait_ms {
                     waited += 1;
                     continue;
                 } else {

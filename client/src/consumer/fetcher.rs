@@ -31,6 +31,10 @@ const FETCH_BYTES_MIN: usize = 64 * 1024;
 /// leads by now: one that was cut off does not know it.
 const SILENT: Duration = Duration::from_secs(3);
 const SLOW: Duration = Duration::from_millis(500);
+/// How long a fetcher rests that has no place to wait at a server, at most: places get free meanwhile.
+const PLACELESS: Duration = Duration::from_millis(500);
+/// How long it rests, at most, after a server said sooner than it was asked to that there is nothing.
+const HASTY: Duration = Duration::from_millis(50);
 /// How soon a fetch is given up, where a [`Point`] does so.
 const IMPATIENCE: Duration = Duration::from_millis(2);
 /// A topic that all servers deny for so long is gone.
@@ -354,13 +358,20 @@ impl Fetcher {
         let lost = |reason: String| Err(CallError::Lost { address: address.clone(), reason });
         let mut answer = leader.channel.call(Call::Fetch(request));
         let given_up = self.env.perturb(Point::FetchGivenUp);
-        let deadline = self.env.now() + if given_up { IMPATIENCE } else { timeout };
+        let asked_at = self.env.now();
+        let deadline = asked_at + if given_up { IMPATIENCE } else { timeout };
         let mut slow = if given_up { IMPATIENCE } else { self.config.fetch_wait + SLOW };
         loop {
             match select(answer, self.env.sleep(slow)).await {
                 Either::Left((answer, _)) => {
-                    if place.is_none() && found_nothing(&answer) {
-                        self.env.sleep(self.config.fetch_wait).await;
+                    if found_nothing(&answer) {
+                        let rest = match place {
+                            None => self.config.fetch_wait.min(PLACELESS),
+                            Some(_) => (asked_at + wait).since(self.env.now()).min(HASTY),
+                        };
+                        if !rest.is_zero() {
+                            self.env.sleep(rest).await;
+                        }
                     }
                     return answer;
                 }

@@ -466,6 +466,50 @@ async fn where_too_many_fetches_wait_already_others_ask_now_and_then() {
     assert_eq!(cluster.state().fetches.last().unwrap().wait_ms, 500);
 }
 
+/// However long the others wait.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_place_to_wait_hears_soon_of_what_comes() {
+    let cluster = Cluster::with_topic("t", 1);
+    let fetch_wait = Duration::from_secs(3_600);
+    let client = cluster.client(7);
+    let mut consumer = client.consumer(ConsumerConfig { fetch_wait, ..ConsumerConfig::default() });
+    let topic: TopicName = "t".parse().unwrap();
+    let id = soon(consumer.leaders.resolve(&topic)).await.unwrap().id;
+    let waits = consumer.leaders.leader(&topic, id, P0).unwrap().waits;
+    let _taken = waits.try_acquire_many(u32::try_from(WAITING_FETCHES_MAX).unwrap()).unwrap();
+    soon(consumer.assign("t", Partitions::All, Start::Beginning)).await.unwrap();
+    sleep(5_100).await;
+    cluster.write("t", 0, &["0", "1", "2"]);
+    let before = client.env().now();
+    assert_eq!(read(&mut consumer, 3).await, expected(0..3));
+    let took = client.env().now().since(before);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Fetches within ten seconds in which nothing comes.
+async fn fetches_in_vain(fetch_bytes_max: usize, fetch_wait_ms_max: Option<u32>) -> usize {
+    let cluster = Cluster::with_topic("t", 1);
+    cluster.state().fetch_wait_ms_max = fetch_wait_ms_max;
+    let config = ConsumerConfig { fetch_bytes_max, ..ConsumerConfig::default() };
+    let mut consumer = cluster.client(7).consumer(config);
+    soon(consumer.assign("t", Partitions::All, Start::End)).await.unwrap();
+    sleep(10_000).await;
+    let count = cluster.state().fetches.len();
+    cluster.write("t", 0, &["0", "1", "2"]);
+    assert_eq!(read(&mut consumer, 3).await, expected(0..3));
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_nothing_to_read_does_not_ask_all_the_time() {
+    for (bytes_max, wait_ms_max, most) in
+        [(1 << 20, None, 25), (0, None, 25), (1 << 20, Some(0), 250), (1 << 20, Some(480), 25)]
+    {
+        let count = fetches_in_vain(bytes_max, wait_ms_max).await;
+        assert!((15..=most).contains(&count), "{count} fetches of {bytes_max} bytes, {wait_ms_max:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_offset_beyond_all_that_can_be_said_is_out_of_range() {
     let cluster = Cluster::with_topic("t", 1);

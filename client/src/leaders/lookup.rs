@@ -18,6 +18,9 @@ use crate::error::{NoServer, Tried};
 /// and may be read from an old leader again if a server that lags behind knows no better.
 const DENIED_MAX: usize = 1_000;
 
+/// Topics that are asked for in one request: servers refuse one that names more than 10,000.
+const NAMES_MAX: usize = 5_000;
+
 impl Leaders {
     /// Asks about a topic for the first time.
     ///
@@ -174,9 +177,28 @@ impl Leaders {
         if self.env.perturb(Point::LookUpElsewhere) {
             self.ask_elsewhere();
         }
+        let topics: Vec<TopicName> = topics.iter().cloned().collect();
+        let mut failed = BTreeMap::new();
+        for some in topics.chunks(NAMES_MAX) {
+            failed.extend(self.look_up_some(some, auto_create).await?);
+        }
+        Ok(failed)
+    }
+
+    /// [`Leaders::look_up`] of as many as one request may name.
+    async fn look_up_some(
+        &self,
+        topics: &[TopicName],
+        auto_create: bool,
+    ) -> Result<BTreeMap<TopicName, LookupError>, NoServer> {
+        let seen: BTreeMap<TopicName, Arc<TopicView>> = {
+            let state = self.state();
+            let view = |topic: &TopicName| Some((topic.clone(), Arc::clone(state.topics.get(topic)?)));
+            topics.iter().filter_map(view).collect()
+        };
         let mut tried = Vec::new();
         let mut failed: BTreeMap<TopicName, LookupError> = BTreeMap::new();
-        let mut missing: Vec<TopicName> = topics.iter().cloned().collect();
+        let mut missing: Vec<TopicName> = topics.to_vec();
         let mut answered = false;
         // To create a topic takes the cluster longer than to look one up.
         let timeout = if auto_create { self.config.request_timeout } else { self.config.metadata_timeout };
@@ -210,7 +232,11 @@ impl Leaders {
         }
         let mut state = self.state();
         for topic in &missing {
+            // What was learned of it meanwhile, from a server that was asked later, is newer than that nobody knew it.
+            let is_as_seen =
+                |view: &Arc<TopicView>| seen.get(topic).is_some_and(|seen| Arc::ptr_eq(seen, view));
             if matches!(failed.get(topic), Some(LookupError::UnknownTopic))
+                && state.topics.get(topic).is_some_and(is_as_seen)
                 && let Some(view) = state.topics.remove(topic)
             {
                 state.denied.insert(topic.clone(), view);

@@ -201,6 +201,41 @@ async fn a_lookup_of_one_topic_is_no_word_on_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_learned_while_all_denied_it_stays() {
+    let cluster = Cluster::default();
+    cluster.state().slow = [(1, 300), (2, 300), (3, 300)].into();
+    let leaders = leaders(&cluster);
+    let topic: TopicName = "t".parse().unwrap();
+    let learn = async {
+        sleep(100).await;
+        leaders.learn(std::slice::from_ref(&topic), said(Some((1, 3))), &mut BTreeMap::new())
+    };
+    let both = futures_util::future::join(leaders.refresh(&topic), learn);
+    let (denied, missing) = soon(both).await;
+    assert_eq!((denied, missing), (Err(LookupError::UnknownTopic), Vec::new()));
+    assert!(leaders.known(&topic).is_some(), "somebody has just made it");
+    // Denied once more, it is gone.
+    assert_eq!(soon(leaders.refresh(&topic)).await, Err(LookupError::UnknownTopic));
+    assert_eq!(leaders.known(&topic), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_topics_are_known_than_a_request_may_name() {
+    let cluster = Cluster::default();
+    let topics: Vec<TopicName> = (0..10_001).map(|at| format!("t{at:05}").parse().unwrap()).collect();
+    topics.iter().for_each(|topic| cluster.create(topic.as_str(), 1, 1));
+    let leaders = leaders(&cluster);
+    assert!(leaders.learn(&topics, cluster.metadata(), &mut BTreeMap::new()).is_empty());
+    let ends = [&topics[0], &topics[5_000], &topics[10_000]];
+    ends.iter().for_each(|topic| cluster.move_leader(topic.as_str(), 0, 2));
+    soon(leaders.refresh(ends[0])).await.unwrap();
+    for topic in ends {
+        assert_eq!(leaders.known(topic).unwrap().partitions[0].leader, Some(NodeId(2)), "{topic}");
+    }
+    assert_eq!(cluster.state().metadata_calls, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_lags_behind_takes_no_leader_away() {
     let cluster = Cluster::with_topic("t", 1);
     let leaders = leaders(&cluster);

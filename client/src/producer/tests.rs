@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use quorate_proto::ErrorCode;
 use quorate_proto::batch::{BATCH_BYTES_MAX, BatchBuilder, HEADER_BYTES};
+use quorate_proto::v1;
 
 use crate::testing::{Chance, Cluster, Fault, sleep, soon};
 use crate::{
@@ -643,6 +644,78 @@ async fn a_topic_that_is_deleted_while_nothing_is_sent_is_forgotten() {
             assert_eq!(offsets(&soon(join_all(send(&producer, 1..2).await)).await), [0], "in the new one");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_there_between_two_denials_is_not_gone() {
+    let cluster = Cluster::with_topic("t", 1);
+    let producer = cluster.client(1).producer(quick());
+    let shared = &producer.owner.shared;
+    let deny = |denied: bool| {
+        let none = (1..=3).filter(|_| denied).map(|node| (node, v1::MetadataResponse::default()));
+        cluster.state().stale = none.collect();
+    };
+    soon(join_all(send(&producer, 0..1).await)).await[0].clone().unwrap();
+    let topic = shared.topic("t").unwrap();
+    // What is known of it is looked up every ten seconds.
+    sleep(9_500).await;
+    deny(true);
+    sleep(3_000).await;
+    assert_eq!(shared.leaders.known(&topic.name), None);
+    deny(false);
+    sleep(2_500).await;
+    soon(join_all(send(&producer, 1..2).await)).await[0].clone().unwrap();
+    sleep(3_000).await;
+    deny(true);
+    sleep(1_500).await;
+    soon(shared.leaders.refresh(&topic.name)).await.unwrap_err();
+    sleep(3_500).await;
+    assert_eq!(shared.leaders.known(&topic.name), None);
+    assert!(shared.topic("t").is_some_and(|now| now.is(&topic)), "it was gone for a moment only, and twice");
+    deny(false);
+    soon(join_all(send(&producer, 2..3).await)).await[0].clone().unwrap();
+    assert_eq!(cluster.partition("t", 0).values(), numbers(0..3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_producer_cannot_be_set_to_is_taken_as_the_nearest() {
+    let cluster = Cluster::with_topic("t", 1);
+    let day = Duration::from_secs(86_400);
+    for (number, linger) in (0..).zip([Duration::ZERO, Duration::MAX]) {
+        let config = ProducerConfig { delivery_timeout: Duration::MAX, linger, ..quick() };
+        let producer = cluster.client(1).producer(config);
+        let config = &producer.owner.shared.config;
+        assert_eq!((config.delivery_timeout, config.linger), (day, linger.min(day)));
+        let acks = send(&producer, number..number + 1).await;
+        soon(producer.flush()).await;
+        assert_eq!(offsets(&soon(join_all(acks)).await), [u64::from(number)]);
+    }
+    let none = cluster.client(1).producer(ProducerConfig { delivery_timeout: Duration::ZERO, ..quick() });
+    assert_eq!(none.owner.shared.config.delivery_timeout, Duration::from_millis(1));
+    // There is hardly time to find its topic.
+    let late = soon(async { none.send("t", Record::new("late")).await?.await }).await;
+    if let Err(error) = late {
+        assert!(matches!(error.reason(), Reason::TimedOut { .. }), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_partitions_share_their_look_ups() {
+    let cluster = Cluster::with_topic("t", 10);
+    cluster.faults(vec![Fault::Slow(4_500); 10]);
+    let producer = cluster.client(1).producer(ProducerConfig::default());
+    let mut acks = Vec::new();
+    for partition in 0..10 {
+        let record = Record::new("slow").partition(PartitionId(partition));
+        acks.push(soon(producer.send("t", record)).await.unwrap());
+    }
+    sleep(100).await;
+    let before = cluster.state().metadata_calls;
+    sleep(4_000).await;
+    let calls = cluster.state().metadata_calls - before;
+    // Not one per partition and half a second, which makes eighty.
+    assert!((4..=16).contains(&calls), "{calls} look-ups");
+    assert!(soon(join_all(acks)).await.iter().all(Result::is_ok));
 }
 
 #[tokio::test(start_paused = true)]

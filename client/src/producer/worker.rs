@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -530,6 +531,7 @@ impl Worker {
             return;
         };
         let Some(flight) = self.in_flight.remove(at) else { return };
+        self.topic.seen.fetch_add(1, Ordering::Relaxed);
         let log_append_time = response.log_append_time_ms;
         flight.completer.written(Written {
             base_offset: Offset(base_offset),
@@ -647,6 +649,7 @@ impl Worker {
                 self.trouble = Some(Trouble { look_up: true, ..again });
             }
             Some(Ok(_view)) => {
+                self.topic.seen.fetch_add(1, Ordering::Relaxed);
                 self.missing_since = None;
                 let found = self.leader();
                 if found.is_none() || found == self.addressee {
