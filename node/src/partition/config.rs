@@ -27,7 +27,8 @@ pub struct PartitionConfig {
     /// Fetches of one partition that wait for records; more are refused. As many requests may wait for a majority's word
     /// on where the records end.
     pub fetch_waiters_max: usize,
-    /// Longest time that a fetch waits, in ms, whatever the request asks for.
+    /// Longest time that a fetch waits, in ms, whatever the request asks for. Too short, and readers that have read all
+    /// ask again and again.
     pub fetch_wait_ms_max: u64,
     /// Most bytes that a fetch returns, whatever the request asks for; the first batch comes even above it. Clients
     /// take no answer of much more than 64 MiB.
@@ -110,6 +111,7 @@ impl PartitionConfig {
             ("unsynced_bytes_max", self.unsynced_bytes_max),
             ("produce_timeout_ms_max", self.produce_timeout_ms_max),
             ("fetch_waiters_max", self.fetch_waiters_max as u64),
+            ("fetch_wait_ms_max", self.fetch_wait_ms_max),
             ("fetch_bytes_max", u64::from(self.fetch_bytes_max)),
             ("read_barrier_timeout_ms", self.read_barrier_timeout_ms),
             ("decompressed_bytes_max", self.decompressed_bytes_max as u64),
@@ -149,6 +151,8 @@ mod tests {
         let above =
             "partition.fetch_bytes_max must be at most 67108864, 64 MiB: clients could not take the answer";
         check(fetch((64 << 20) + 1), Some(above));
+        let at_once = PartitionConfig { fetch_wait_ms_max: 0, ..PartitionConfig::default() };
+        check(at_once, Some("partition.fetch_wait_ms_max must be at least 1"));
         let decompressed =
             |decompressed_bytes_max| PartitionConfig { decompressed_bytes_max, ..PartitionConfig::default() };
         check(decompressed(64 << 20), None);

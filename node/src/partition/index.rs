@@ -10,7 +10,7 @@ use super::saved::BadState;
 pub(super) const STRIDE: u32 = 64;
 
 /// Most runs: a state is saved whole, and sent. With more, neighbours become one, so that the runs of four million batches
-/// and more are longer, and a lookup among them reads more heads.
+/// and more are longer, and a lookup among them reads more heads: see [`OffsetIndex::thin`].
 const RUNS_MAX: usize = 1 << 16;
 
 /// Where a run of entries begins.
@@ -56,6 +56,8 @@ pub(super) struct Run {
     pub(super) end: Offset,
     /// The largest time from which the age of its batches counts; the end of all time if that is not known.
     pub(super) newest: Timestamp,
+    /// Bytes of all batches before it.
+    pub(super) bytes_before: u64,
     /// Bytes of all batches up to its end.
     pub(super) bytes_through: u64,
 }
@@ -92,18 +94,32 @@ impl OffsetIndex {
                 self.points.push(Point { index, offset, newest, own_stamp, own_newest, bytes_before });
                 self.filled = 1;
                 // On every replica alike: it follows from the entries alone.
-                while self.points.len() > RUNS_MAX {
-                    self.halve();
-                }
+                self.thin(RUNS_MAX);
             }
         }
     }
 
-    /// Makes each two neighbours one run, but for the last one, which is not full.
-    fn halve(&mut self) {
+    /// Where there are more than `runs_max` runs, makes neighbours one that together have at most four times the
+    /// entries that `runs_max` equal runs would have: no more than half as many are left, and two. The last one is not full,
+    /// and stays. One that is longer already is left as it is: if it grew with the others, it would never lie before the
+    /// log start as a whole, and each read from it would begin at its beginning.
+    pub(super) fn thin(&mut self, runs_max: usize) {
+        if self.points.len() <= runs_max {
+            return;
+        }
         let Some(last) = self.points.pop() else { return };
-        let one = |pair: &[Point]| pair.iter().copied().reduce(Point::and);
-        self.points = self.points.chunks(2).filter_map(one).chain([last]).collect();
+        let first = self.points.first().map_or(last.index, |first| first.index);
+        let parts = u64::try_from(runs_max / 4).unwrap_or(u64::MAX).max(1);
+        let longest = (last.index.0 - first.0) / parts;
+        let points = std::mem::take(&mut self.points);
+        let ends: Vec<LogIndex> = points.iter().skip(1).map(|next| next.index).chain([last.index]).collect();
+        for (point, end) in points.into_iter().zip(ends) {
+            match self.points.last_mut() {
+                Some(before) if end.0 - before.index.0 <= longest => *before = before.and(point),
+                Some(_) | None => self.points.push(point),
+            }
+        }
+        self.points.push(last);
     }
 
     /// How many runs there are.
@@ -143,6 +159,7 @@ impl OffsetIndex {
                 Timestamp::NONE => Timestamp(i64::MAX),
                 newest => newest,
             },
+            bytes_before: point.bytes_before,
             bytes_through,
         })
     }
@@ -292,8 +309,9 @@ mod tests {
             let mut index = OffsetIndex::default();
             add(&mut index, 0, before);
             let runs = index.len();
-            index.halve();
-            prop_assert!(index.len() <= runs / 2 + 1);
+            index.thin(8);
+            let left_max = if runs > 8 { 8 / 2 + 2 } else { runs };
+            prop_assert!(index.len() <= left_max);
             add(&mut index, before.len(), after);
             let log_start = log_start % times.len();
             trim(&mut index, log_start, times.len());
@@ -303,10 +321,10 @@ mod tests {
             for time in asked {
                 prop_assert_eq!(walk(&index, &times, log_start, time).0, wanted(&times, log_start, time));
             }
-            let stride = u64::from(STRIDE);
+            let (stride, longest) = (u64::from(STRIDE), u64::try_from(before.len() / 2).unwrap());
             for offset in (u64::try_from(log_start).unwrap()..).take(times.len() - log_start) {
                 let from = index.at_offset(Offset(offset)).unwrap().0;
-                prop_assert!(from <= offset && offset - from < 2 * stride);
+                prop_assert!(from <= offset && offset - from < stride.max(longest));
             }
         }
 
@@ -391,10 +409,71 @@ mod tests {
             index.add(LogIndex(at), Offset(at), Timestamp(0), Timestamp(0), at);
             assert!(index.len() <= RUNS_MAX);
         }
-        assert_eq!((index.len(), index.filled), (RUNS_MAX / 2 + 1, 1));
+        assert_eq!((index.len(), index.filled), (RUNS_MAX / 4 + 1, 1));
         let runs: Vec<_> = index.runs(Offset(batches + 1), batches + 1).collect();
         assert!(runs.windows(2).all(|pair| pair[0].end.0 == pair[1].index.0), "nothing lies between them");
         assert_eq!(index.at_offset(Offset(batches)), Some(LogIndex(batches)));
+    }
+
+    /// With and without trims, and going on from runs as long as those that were once made.
+    #[test]
+    fn no_run_grows_with_the_log_however_often_there_were_too_many() {
+        const MOST: usize = 64;
+        let runs_max = u64::try_from(MOST).unwrap();
+        for kept in [None, Some(8_192_u64)] {
+            let mut index = OffsetIndex::default();
+            let (mut thinned, mut log_start, mut at) = (0, 0_u64, 0_u64);
+            // Records are of ascending times, but for every seventh.
+            let time = |at: u64| i64::try_from(if at.is_multiple_of(7) { at / 2 } else { at }).unwrap();
+            while thinned < 50 {
+                index.add(LogIndex(at), Offset(at), Timestamp(time(at)), Timestamp(time(at)), at * 10);
+                at += 1;
+                if let Some(kept) = kept
+                    && at.is_multiple_of(100)
+                {
+                    log_start = at.saturating_sub(kept);
+                    index.trim(Offset(log_start), Offset(at));
+                }
+                if index.len() <= MOST {
+                    continue;
+                }
+                index.thin(MOST);
+                thinned += 1;
+                assert!(index.len() <= MOST / 2 + 2, "{} runs", index.len());
+                let runs: Vec<_> = index.runs(Offset(at), at * 10).collect();
+                assert!(runs[0].index.0 <= log_start);
+                let longest = 8 * (at - runs[0].index.0) / runs_max;
+                for run in &runs {
+                    let length = run.end.0 - run.index.0;
+                    assert!(length <= longest, "{length} of {at} at the {thinned}. time");
+                    // What retention goes by.
+                    let newest = (run.index.0..run.end.0).map(time).max().unwrap();
+                    assert_eq!(run.newest, Timestamp(newest));
+                    assert_eq!((run.bytes_before, run.bytes_through), (run.index.0 * 10, run.end.0 * 10));
+                }
+                assert!(runs.windows(2).all(|pair| pair[0].end.0 == pair[1].index.0));
+                assert_eq!(runs.last().unwrap().end, Offset(at));
+                for offset in (log_start..at).step_by(97) {
+                    let from = index.at_offset(Offset(offset)).unwrap().0;
+                    assert!(from <= offset && offset - from < longest);
+                    let found = index.at_time(Timestamp(time(offset)), LogIndex(log_start)).unwrap().0;
+                    assert!(found <= offset, "what is of that time is not passed over");
+                }
+            }
+        }
+        // A single long run, as it was made once: it stays as it is, and goes once all of it lies before the log start.
+        let mut index = OffsetIndex::default();
+        index.add(LogIndex(0), Offset(0), Timestamp(0), Timestamp(0), 0);
+        index.filled = STRIDE;
+        for at in 1_000_000..1_010_000 {
+            index.add(LogIndex(at), Offset(at), Timestamp(0), Timestamp(0), at);
+            index.thin(MOST);
+        }
+        let runs: Vec<_> = index.runs(Offset(1_010_000), 1_010_000).collect();
+        assert_eq!((runs[0].index, runs[0].end), (LogIndex(0), Offset(1_000_000)));
+        assert_eq!(index.at_offset(Offset(999_999)), Some(LogIndex(0)));
+        index.trim(Offset(1_009_000), Offset(1_010_000));
+        assert!(index.first().unwrap() >= LogIndex(1_000_000));
     }
 
     #[test]

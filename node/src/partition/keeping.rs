@@ -2,6 +2,7 @@
 //! retention or because somebody asked for it, and lets its log go up to there.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -11,13 +12,13 @@ use tracing::{debug, info, warn};
 
 use super::command::Command;
 use super::replica::{Replica, Unled, ends};
-use super::retention::{Due, Piece, counted_from, due, expired};
+use super::retention::{Due, Piece, counted_from, due, expired, goes};
 use super::state::Behind;
 use super::types::{DeleteBefore, DeleteError, Deleted, FetchError};
 use crate::env::{Mark, Point};
 use crate::metadata::Retention;
 use crate::raft::{Pending, Proposal, ProposeError, Role};
-use crate::storage::{Head, Kind};
+use crate::storage::Kind;
 
 /// How long the log start may take to be agreed on by retention; the next look proposes it again.
 const AGREED: Duration = Duration::from_secs(5);
@@ -172,19 +173,27 @@ impl Replica {
         };
         let kept = coarse.unwrap_or(log_start).max(log_start);
         let is_left = run.is_some();
-        let batches = match run {
-            Some(run) => self.batches(run, log_start).await?,
-            None => Some(Vec::new()),
-        };
-        // Something else has raised the log start: the next look begins there.
-        let Some(batches) = batches else { return Ok(None) };
-        let pieces: Vec<_> =
-            batches.iter().map(|batch| batch.piece).filter(|piece| piece.end > kept).collect();
-        let fine = expired(pieces.iter().copied(), bytes, retention, now);
+        let (mut fine, mut oldest) = (None, None);
+        if let Some(run) = run {
+            let stays = |batch: Batch| {
+                if batch.piece.end <= kept {
+                    return false;
+                }
+                if goes(&batch.piece, bytes, retention, now) {
+                    fine = Some(batch.piece.end);
+                    return false;
+                }
+                oldest = Some(batch.piece);
+                true
+            };
+            if !self.walk(&run, log_start, stays).await? {
+                // Something else has raised the log start: the next look begins there.
+                return Ok(None);
+            }
+        }
         let start = coarse.max(fine).filter(|start| *start > log_start);
-        let oldest = pieces.iter().find(|piece| fine.is_none_or(|start| piece.end > start));
         let due = match oldest {
-            Some(oldest) => Some(due(oldest, retention)),
+            Some(oldest) => Some(due(&oldest, retention)),
             // All of the run goes; the next one is looked at the next time.
             None if is_left => None,
             // Nothing is left: the next batch is looked at when it is there.
@@ -195,32 +204,66 @@ impl Replica {
         Ok(start)
     }
 
-    /// A run's batches, one by one; `None` if the log start is not `log_start` any more.
-    async fn batches(&self, run: Behind, log_start: Offset) -> Result<Option<Vec<Batch>>, FetchError> {
-        let mut heads = Vec::new();
-        let mut from = run.range.start;
-        while from < run.range.end {
-            let (more, next) = self.log_heads(from..run.range.end).await?;
-            from = next;
-            heads.extend(more);
+    /// Shows the batches of a run, or those of them that lie at the log start or behind it, to `is_enough` until it says
+    /// so. However long the run is, a few heads are held at a time. False if the log start is not `log_start` any more.
+    async fn walk(
+        &self,
+        run: &Behind,
+        log_start: Offset,
+        is_enough: impl FnMut(Batch) -> bool + Send,
+    ) -> Result<bool, FetchError> {
+        let Range { start, end } = run.range;
+        let known = self.looked().first;
+        let known = known.filter(|(at, first, _)| *at <= log_start && run.range.contains(first));
+        if let Some((_, first, bytes_before)) = known {
+            return self.walk_range(first..end, bytes_before, log_start, is_enough).await;
         }
-        let state = self.shared.state.lock();
-        if state.log_start != log_start {
-            // Which entries before it are void is not known any more.
-            return Ok(None);
+        let purged = self.shared.group.log().state().purged;
+        if purged.is_none_or(|purged| purged.index < start) {
+            return self.walk_range(start..end, run.bytes_before, log_start, is_enough).await;
         }
-        heads.retain(|head| head.kind == Kind::Batch && !state.is_void(head.index));
-        // From the end backwards: the first entries of a run may be trimmed.
-        let here: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
-        let mut bytes_before = run.bytes_through.saturating_sub(here);
-        let batch = |head: Head| {
-            let bytes_through = bytes_before + u64::from(head.body_bytes);
-            let piece = Piece { end: ends(&head), newest: counted_from(&head), bytes_through };
-            let batch = Batch { index: head.index, bytes_before, piece };
-            bytes_before = bytes_through;
-            batch
+        // Its first entries may be trimmed: what is left is counted from the end backwards.
+        let mut left = 0;
+        let count = |batch: Batch| {
+            left = batch.piece.bytes_through;
+            false
         };
-        Ok(Some(heads.into_iter().map(batch).collect()))
+        if !self.walk_range(start..end, 0, log_start, count).await? {
+            return Ok(false);
+        }
+        self.walk_range(start..end, run.bytes_through.saturating_sub(left), log_start, is_enough).await
+    }
+
+    /// [`Replica::walk`] over some entries, of which `bytes_before` are the bytes of all batches before.
+    async fn walk_range(
+        &self,
+        range: Range<LogIndex>,
+        mut bytes_before: u64,
+        log_start: Offset,
+        mut is_enough: impl FnMut(Batch) -> bool + Send,
+    ) -> Result<bool, FetchError> {
+        let mut from = range.start;
+        while from < range.end {
+            let (mut heads, next) = self.log_heads(from..range.end).await?;
+            from = next;
+            {
+                let state = self.shared.state.lock();
+                if state.log_start != log_start {
+                    // Which entries before it are void is not known any more.
+                    return Ok(false);
+                }
+                heads.retain(|head| head.kind == Kind::Batch && !state.is_void(head.index));
+            }
+            for head in heads {
+                let bytes_through = bytes_before + u64::from(head.body_bytes);
+                let piece = Piece { end: ends(&head), newest: counted_from(&head), bytes_through };
+                if is_enough(Batch { index: head.index, bytes_before, piece }) {
+                    return Ok(true);
+                }
+                bytes_before = bytes_through;
+            }
+        }
+        Ok(true)
     }
 
     /// Lets the log go up to the log start, once there is enough to go or it has not moved for a while. Holds it for
@@ -307,10 +350,17 @@ impl Replica {
             let run = state.run_behind(state.log_start);
             (state.log_start, run.expect("what lies at the log start is in the index"))
         };
-        let Some(batches) = self.batches(run, log_start).await? else { return Ok(None) };
+        let mut first = None;
+        let is_first = |batch: Batch| {
+            let lies_behind = batch.piece.end > log_start;
+            first = lies_behind.then_some((batch.index, batch.bytes_before));
+            lies_behind
+        };
+        if !self.walk(&run, log_start, is_first).await? {
+            return Ok(None);
+        }
         // Without one the log was trimmed under us: another node leads, and this one has not applied its log start.
-        let first = batches.iter().find(|batch| batch.piece.end > log_start);
-        let Some(Batch { index, bytes_before, .. }) = first.copied() else { return Ok(None) };
+        let Some((index, bytes_before)) = first else { return Ok(None) };
         self.look(|looked| looked.first = Some((log_start, index, bytes_before)));
         Ok(Some((index, bytes_before)))
     }

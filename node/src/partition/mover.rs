@@ -277,10 +277,15 @@ fn any_of<'a>(env: &Env, nodes: &'a BTreeSet<NodeId>) -> Option<&'a NodeId> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures_util::future::{Either, select};
     use quorate_proto::ids::LogIndex;
 
     use super::*;
-    use crate::storage::LogId;
+    use crate::metadata::{Node, Topic, TopicConfig};
+    use crate::raft::alone::{Alone, eventually};
+    use crate::raft::{Answer, Apply, Member};
+    use crate::storage::{Entry, LogId};
 
     fn disk(byte: u8) -> Identity {
         Identity::from_random([byte; 16])
@@ -401,6 +406,76 @@ mod tests {
         check(Some(0), &[1, 3, 5], &[1, 3, 5]);
         check(Some(5), &[1, 3, 5], &[1, 3, 5]);
         check(Some(5), &[], &[]);
+    }
+
+    /// What a group without records is made of.
+    struct Nothing;
+
+    impl Apply for Nothing {
+        fn apply(&mut self, _: &Entry) -> Answer {
+            Answer::Nothing
+        }
+
+        fn applied(&mut self, _: LogId) {}
+
+        fn save(&self) -> Bytes {
+            Bytes::new()
+        }
+
+        fn restore(&mut self, _: &[u8]) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn fresh(&self) -> Box<dyn Apply> {
+            Box::new(Self)
+        }
+    }
+
+    #[tokio::test]
+    async fn as_many_moves_as_there_are_turns_wait_and_the_next_one_is_made() {
+        let alone = Alone::start().await;
+        let mut partitions = Vec::new();
+        for id in (1..).map(GroupId).take(MOVES_MAX + 1) {
+            let member = Member { node: alone.me, identity: alone.identity };
+            let group = alone.raft.start_group(id, vec![member], Box::new(Nothing)).await.unwrap();
+            let leads = || matches!(group.role(), Role::Leader { ready: true, .. });
+            eventually(&alone.env, "the group is led", leads).await;
+            // As the metadata say, another one has led since: nothing can be done.
+            let held = Partition::new(id, &[(alone.me, alone.identity)]);
+            partitions.push(Partition { changing: true, term: Term(1_000), ..held });
+        }
+        let last = partitions.last_mut().unwrap();
+        last.term = Term(0);
+        let topic = Topic {
+            id: TopicId::from_random([1; 16]),
+            name: "t".parse().unwrap(),
+            partitions,
+            config: TopicConfig::default(),
+        };
+        let node = Node { identity: alone.identity, ..Node::default() };
+        let metadata = Metadata {
+            nodes: BTreeMap::from([(alone.me, node)]),
+            topics: BTreeMap::from([(topic.id, Arc::new(topic))]),
+            ..Metadata::default()
+        };
+        let (_metadata, watched) = watch::channel(Arc::new(metadata));
+        let (told, mut reports) = tokio::sync::mpsc::channel(1);
+        let report: Report = Arc::new(move |members: Members| {
+            told.try_send(members.partition).ok();
+            std::future::ready(()).boxed()
+        });
+        let (env, raft) = (alone.env.clone(), alone.raft.clone());
+        let moves = std::pin::pin!(move_partitions(env, raft, alone.me, watched, report));
+        let reported = std::pin::pin!(reports.recv());
+        match alone.env.timeout(Duration::from_secs(20), select(moves, reported)).await {
+            Ok(Either::Right((partition, _))) => {
+                let last = i32::try_from(MOVES_MAX).map(PartitionId).ok();
+                assert_eq!(partition, last);
+            }
+            Ok(Either::Left(_)) | Err(_) => panic!("it never has its turn"),
+        }
+        alone.raft.stop().await;
+        alone.store.close().await;
     }
 
     #[test]

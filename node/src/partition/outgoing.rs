@@ -19,6 +19,32 @@ pub struct AnswerRoom {
     looks: Arc<Semaphore>,
 }
 
+/// Whoever looks for what is to be read, with a turn to do so where the reader's room is bounded.
+#[derive(Debug)]
+pub(super) struct Looker<'a> {
+    room: Option<&'a AnswerRoom>,
+    turn: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Looker<'a> {
+    /// As soon as it has its turn. Safe to drop.
+    pub(super) async fn begin(room: Option<&'a AnswerRoom>) -> Self {
+        let turn = match room {
+            Some(room) => Some(room.turn().await),
+            None => None,
+        };
+        Self { room, turn }
+    }
+
+    /// Waits for something that may last, without its turn, which others have meanwhile. Safe to drop.
+    pub(super) async fn wait<F: Future>(&mut self, what: F) -> F::Output {
+        self.turn = None;
+        let output = what.await;
+        *self = Self::begin(self.room).await;
+        output
+    }
+}
+
 /// An answer's room; dropping it gives it back.
 #[derive(Debug)]
 pub struct AnswerHold {
@@ -33,8 +59,8 @@ impl AnswerRoom {
         Self { free: Arc::new(Semaphore::new(permits)), bytes_max, looks }
     }
 
-    /// A turn to look for what is to be read, in the order of the calls. Whoever has it waits for the disk alone. Safe
-    /// to drop.
+    /// A turn to look for what is to be read, in the order of the calls. Whoever has it waits for the disk alone, and
+    /// gives it back while something is mended. Safe to drop.
     pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
         self.looks.acquire().await.expect("the semaphore is never closed")
     }

@@ -23,7 +23,7 @@ use super::index::STRIDE;
 use super::keeping::Looked;
 use super::lag;
 use super::machine::{Machine, SharedState};
-use super::outgoing::{AnswerHold, AnswerRoom};
+use super::outgoing::{AnswerHold, AnswerRoom, Looker};
 use super::state::State;
 use super::types::{
     DeleteError, EpochEnd, Fetch, FetchError, Fetched, OffsetAt, OffsetFound, ProduceError, Produced,
@@ -301,11 +301,8 @@ impl Replica {
             };
             let (heads, full) = match range {
                 Some(range) => {
-                    let _turn = match room {
-                        Some(room) => Some(room.turn().await),
-                        None => None,
-                    };
-                    let heads = self.heads(range, request.offset, bytes_max).await;
+                    let mut looker = Looker::begin(room).await;
+                    let heads = self.heads(range, request.offset, bytes_max, &mut looker).await;
                     let (heads, full) = self.unless_trimmed(term, request.offset, heads)?;
                     if heads.first().is_some_and(|first| first.base_offset > request.offset) {
                         return Err(self.trimmed_as_a_follower());
@@ -402,6 +399,8 @@ impl Replica {
             // It went while it was read, and nothing is known of it any more: what is still there is read the next time.
             _ if self.is_trimmed(range.start) => FetchError::NotAvailable,
             _ if damage.touches(range) && !damage.is_gone_in(range) => FetchError::NotAvailable,
+            // No file could be opened, perhaps: nothing is lost by that.
+            ReadError::Disk(_) if !reason.is_damage() => FetchError::NotAvailable,
             ReadError::Missing { .. } | ReadError::Corrupt(_) | ReadError::Disk(_) => {
                 FetchError::Damaged(reason.to_string())
             }
@@ -414,15 +413,20 @@ impl Replica {
         range: Range<LogIndex>,
         offset: Offset,
         bytes_max: u64,
+        looker: &mut Looker<'_>,
     ) -> Result<(Vec<Head>, bool), FetchError> {
         let mut found: Vec<Head> = Vec::new();
         let mut bytes = 0;
         let mut from = range.start;
         while from < range.end {
-            let (heads, next) = match self.log_heads(from..range.end).await {
-                Ok(read) => read,
-                Err(_) if !found.is_empty() => return Ok((found, true)),
-                Err(error) => return Err(error),
+            let (heads, next) = if found.is_empty() {
+                self.log_heads_for(from..range.end, looker).await?
+            } else {
+                // What was found is answered first, and is not held while something behind it is mended.
+                let Some(read) = self.log_heads_at_once(from..range.end).await else {
+                    return Ok((found, true));
+                };
+                read
             };
             from = next;
             let state = self.shared.state.lock();
@@ -448,6 +452,23 @@ impl Replica {
         &self,
         range: Range<LogIndex>,
     ) -> Result<(Vec<Head>, LogIndex), FetchError> {
+        self.log_heads_for(range, &mut Looker::begin(None).await).await
+    }
+
+    /// [`Replica::log_heads`], unless that takes waiting for what is damaged, or fails.
+    async fn log_heads_at_once(&self, range: Range<LogIndex>) -> Option<(Vec<Head>, LogIndex)> {
+        let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
+        let heads = self.shared.group.log().heads(range, stride).await.ok()?;
+        let next = heads.last()?.index.next();
+        Some((heads, next))
+    }
+
+    /// [`Replica::log_heads`] for somebody who has a turn to look, and has none while something is mended.
+    async fn log_heads_for(
+        &self,
+        range: Range<LogIndex>,
+        looker: &mut Looker<'_>,
+    ) -> Result<(Vec<Head>, LogIndex), FetchError> {
         let stride = usize::try_from(STRIDE).unwrap_or(usize::MAX);
         let (log, from) = (self.shared.group.log(), range.start);
         let env = &self.shared.around.env;
@@ -463,7 +484,7 @@ impl Replica {
             };
             let left = until.since(env.now());
             let gone = log.damage().is_gone_in(&first);
-            if gone || left.is_zero() || !log.may_be_mended(&first, &mut changed, left).await {
+            if gone || left.is_zero() || !looker.wait(log.may_be_mended(&first, &mut changed, left)).await {
                 return Err(self.unread(&error, &first));
             }
         };

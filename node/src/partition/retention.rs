@@ -34,7 +34,7 @@ pub(super) fn counted_from(head: &Head) -> Timestamp {
 
 /// Whether a piece may go, `bytes` being those of all batches from the partition's first one on. Kafka's rules: what is
 /// older than `ms` goes, and what is not needed for what is left to be at least `bytes`.
-fn goes(piece: &Piece, bytes: u64, retention: Retention, now: Timestamp) -> bool {
+pub(super) fn goes(piece: &Piece, bytes: u64, retention: Retention, now: Timestamp) -> bool {
     let too_old = retention.ms.is_some_and(|ms| {
         let age = i128::from(now.0) - i128::from(piece.newest.0);
         ms == 0 || age > i128::from(ms)

@@ -148,6 +148,33 @@ mod tests {
         assert_eq!(State::decode(&state.encode()), Ok(state));
     }
 
+    /// What is trimmed goes by it.
+    #[test]
+    fn about_as_many_bytes_are_saved_as_is_said() {
+        let mut state = State::default();
+        for at in 0..64_000_u64 {
+            let id = LogId { term: Term(3), index: LogIndex(at + 1_000) };
+            let time = Timestamp(1_700_000_000_000 + i64::try_from(at).unwrap());
+            let head = Head {
+                base_offset: Offset(at),
+                records: 1,
+                producer_id: ProducerId(i64::try_from(10_000 + at % 1_000).unwrap()),
+                producer_epoch: ProducerEpoch(0),
+                sequence: Sequence(i32::try_from(at / 1_000).unwrap()),
+                max_timestamp: time,
+                appended_at: time,
+                body_bytes: 1_000,
+                ..Head::without_offset(GroupId(1), id, Kind::Batch)
+            };
+            state.apply(&head);
+        }
+        assert_eq!(state.next_offset, Offset(64_000));
+        assert_eq!((state.index.len(), state.producers.len()), (1_000, 1_000));
+        let saved = u64::try_from(state.encode().len()).unwrap();
+        let said = state.saved_bytes();
+        assert!((saved / 2..=saved * 2).contains(&said), "{said} is said of {saved}");
+    }
+
     proptest! {
         /// A state as of an entry, and what comes behind that, is what all entries make.
         #[test]

@@ -54,7 +54,9 @@ pub(super) enum Applied {
 pub(super) struct Behind {
     /// Its entries, and those without an offset behind it.
     pub(super) range: Range<LogIndex>,
-    /// Bytes of all batches up to its end, from the partition's first one on.
+    /// Bytes of all batches before it, from the partition's first one on.
+    pub(super) bytes_before: u64,
+    /// The same up to its end.
     pub(super) bytes_through: u64,
 }
 
@@ -135,7 +137,8 @@ impl State {
         let mut runs = runs.skip_while(|run| run.end <= kept);
         let run = runs.next()?;
         let end = runs.next().map_or(self.next_index, |next| next.index);
-        Some(Behind { range: run.index..end, bytes_through: run.bytes_through })
+        let (bytes_before, bytes_through) = (run.bytes_before, run.bytes_through);
+        Some(Behind { range: run.index..end, bytes_before, bytes_through })
     }
 
     /// About how many bytes it takes when it is saved, without making them.

@@ -14,6 +14,7 @@ use quorate_proto::ids::{
 };
 
 use super::dedup::Claim;
+use super::outgoing::Looker;
 use super::replica::{Place, Replica, Surroundings};
 use super::*;
 use crate::env::{FileName, Task};
@@ -468,13 +469,14 @@ async fn a_read_that_races_with_the_topics_deletion_finds_no_damage() {
     partition.produce(plain(1)).await.unwrap();
     let Partition { alone, replica, batcher } = partition;
     let all = LogIndex(0)..LogIndex(3);
-    let (heads, _) = replica.heads(all.clone(), Offset(0), 1_000).await.unwrap();
+    let mut looker = Looker::begin(None).await;
+    let (heads, _) = replica.heads(all.clone(), Offset(0), 1_000, &mut looker).await.unwrap();
     assert_eq!(heads.len(), 1);
     replica.close();
     alone.raft.stop_group(GROUP).await;
     batcher.stop().await;
     alone.store.remove_group(GROUP).await.unwrap();
-    assert_eq!(replica.heads(all, Offset(0), 1_000).await, Err(FetchError::Stopping));
+    assert_eq!(replica.heads(all, Offset(0), 1_000, &mut looker).await, Err(FetchError::Stopping));
     assert_eq!(replica.read(&heads).await, Err(FetchError::Stopping));
 }
 
@@ -623,6 +625,44 @@ async fn retention_trims_the_log_and_a_retry_is_still_recognised() {
     assert_eq!(partition.replica.log_start(), Offset(99));
 }
 
+/// Among the runs of a log of very many batches are some that are long.
+#[tokio::test]
+async fn a_run_of_any_length_goes_batch_by_batch() {
+    let size = plain(1).len() as u64;
+    let kept = |batches| {
+        let retention = Retention { ms: None, bytes: Some(batches * size) };
+        TopicConfig { retention, ..TopicConfig::default() }
+    };
+    let at_once = PartitionConfig { trim_rest_ms: 0, ..PartitionConfig::default() };
+    let mut partition = Partition::start_with(Alone::start().await, kept(400), at_once).await;
+    let calls: Vec<_> =
+        (0..400).map(|_| partition.replica.produce(None, plain(1), partition.deadline())).collect();
+    assert!(join_all(calls).await.iter().all(Result::is_ok));
+    let runs = {
+        let state = partition.replica.state();
+        let mut state = state.lock();
+        state.index.thin(4);
+        state.index.len()
+    };
+    assert_eq!(runs, 2);
+    for batches in [399, 300, 299, 299, 100, 20] {
+        partition.replica.configure(kept(batches));
+        partition.replica.keep().await;
+        partition.replica.keep().await;
+        let start = 400 - batches;
+        assert_eq!(partition.replica.log_start(), Offset(start));
+        assert_eq!(partition.fetch(start, 1).await, Ok(vec![(start, 1)]));
+    }
+    let group = partition.group();
+    eventually(&partition.alone.env, "the log is trimmed", || group.log().state().purged.is_some()).await;
+    drop(group);
+    // Nothing is known of the look before, and the log begins amid a run.
+    partition = partition.restart(kept(5)).await;
+    partition.replica.keep().await;
+    assert_eq!(partition.replica.log_start(), Offset(395));
+    assert_eq!(partition.fetch(395, 1).await, Ok(vec![(395, 1)]));
+}
+
 /// Each time it would save all that is needed to go on.
 #[tokio::test]
 async fn a_log_is_not_trimmed_for_each_batch_that_goes() {
@@ -692,11 +732,19 @@ async fn damage_where_a_trimmed_log_begins_is_waited_for() {
         env.sleep(Duration::from_millis(2)).await;
     }
 
+    // Others of the same reader look for records meanwhile.
+    let room = AnswerRoom::new(u32::MAX);
+    let turns = || std::iter::from_fn(|| room.turn().now_or_never()).collect::<Vec<_>>().len();
+    let all_turns = turns();
+    let request = Fetch { epoch: None, offset: Offset(2), bytes_max: 1, bytes_min: 1, wait: LONG };
     let mend = async {
         env.sleep(Duration::from_millis(100)).await;
+        assert_eq!(turns(), all_turns);
         log.repair(entries).await.unwrap();
     };
-    let (read, ()) = tokio::join!(partition.fetch(2, u32::MAX), mend);
+    let bounded = partition.replica.fetch_within(request, Some(&room));
+    let (read, bounded, ()) = tokio::join!(partition.fetch(2, u32::MAX), bounded, mend);
+    assert!(!bounded.unwrap().0.batches.is_empty());
     let all = (2..u64::try_from(sequence).unwrap()).map(|offset| (offset, 1)).collect::<Vec<_>>();
     assert_eq!(read, Ok(all));
     assert!(log.damage().is_none());
