@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_proto::ErrorCode;
-use quorate_proto::ids::{ChangeId, ClusterId, NodeId, TopicId};
+use quorate_proto::ids::{ChangeId, ClusterId, Identity, NodeId, PartitionId, TopicId};
 
 use super::*;
 use crate::metadata::{Node, Retention, TopicConfig};
@@ -174,6 +174,40 @@ async fn partitions_are_added_once() {
     assert_eq!(controller.add_partitions(&first, 3, soon).await, Ok(()));
     let unknown = controller.add_partitions(&second, 4, soon).await;
     assert_eq!(unknown, Err(AlterTopicError::UnknownTopic("a".to_owned())));
+}
+
+#[tokio::test]
+async fn a_long_change_is_begun_side_by_side_and_goes_on_where_it_stopped() {
+    let alone = Alone::start().await;
+    let controller = start(&alone).await;
+    let node = Node { identity: Identity::from_random([2; 16]), ..Node::default() };
+    controller.register_node(NodeId(2), node, LONG).await.unwrap();
+    let asked = NewTopic { partitions: 300, ..topic("a", 2) };
+    let id = controller.create_topic(asked, Duration::from_millis(500)).await.unwrap().id;
+    let moved = || {
+        let metadata = controller.current();
+        let partitions = metadata.topics[&id].partitions.iter();
+        partitions.filter(|partition| partition.replicas == [alone.me]).count()
+    };
+    let placing = |number| Placing {
+        topic: "a".parse().unwrap(),
+        partition: PartitionId(number),
+        replicas: vec![alone.me],
+    };
+    let change = MembersChange::Reassign((0..300).map(placing).collect());
+    let waiting = WaitingRoom::default();
+
+    // Nothing is committed meanwhile: as many as go side by side wait, and no others.
+    alone.gate.close();
+    let stopped = controller.change_members(&change, &waiting, Duration::from_millis(500)).await;
+    let none = moved() == 0;
+    alone.gate.open();
+    assert!(stopped.is_err() && none, "{stopped:?}");
+    eventually(&alone.env, "what was begun is done", || moved() == 64).await;
+    let went_on = controller.change_members(&change, &waiting, LONG).await;
+    assert_eq!((went_on.ok(), moved()), (Some(300 - 64), 300));
+    assert_eq!(controller.change_members(&change, &waiting, LONG).await.ok(), Some(0), "nothing is left");
+    controller.stop().await;
 }
 
 #[tokio::test]

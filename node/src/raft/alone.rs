@@ -35,23 +35,28 @@ pub(crate) struct Alone {
 impl Alone {
     /// A new node with an empty folder.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), quorate_proto::env::os()).await
+        Self::start_stored(StoreConfig::default()).await
+    }
+
+    /// A new node whose store has these settings.
+    pub(crate) async fn start_stored(config: StoreConfig) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), quorate_proto::env::os(), config).await
     }
 
     /// A new node in a world that may be unkind.
     pub(crate) async fn start_probed(probe: Arc<dyn Probe>) -> Self {
         let base = quorate_proto::env::Env { probe, ..quorate_proto::env::os() };
-        Self::start_in(tempfile::tempdir().unwrap(), base).await
+        Self::start_in(tempfile::tempdir().unwrap(), base, StoreConfig::default()).await
     }
 
-    async fn start_in(folder: TempDir, base: quorate_proto::env::Env) -> Self {
+    async fn start_in(folder: TempDir, base: quorate_proto::env::Env, stored: StoreConfig) -> Self {
         let gate = Gate::default();
         let disk = GatedDisk { disk: OsDisk::open(folder.path()).unwrap(), gate: gate.clone() };
         let metrics = Metrics::default();
         let (transport, pool) = (Arc::new(Nobody), Arc::new(OsPool));
         let env = Env { base, disk: Arc::new(disk), transport, pool, metrics };
         let me = NodeId(1);
-        let (store, _) = Store::open(&env, StoreConfig::default(), me).await.unwrap();
+        let (store, _) = Store::open(&env, stored, me).await.unwrap();
         let identity = store.facts().identity();
         let incarnation = Incarnation(env.entropy.next_u64());
         let config = RaftConfig::default();
@@ -65,7 +70,7 @@ impl Alone {
         self.store.close().await;
         let Self { env, store, raft, folder, .. } = self;
         drop((raft, store, env));
-        Self::start_in(folder, quorate_proto::env::os()).await
+        Self::start_in(folder, quorate_proto::env::os(), StoreConfig::default()).await
     }
 }
 

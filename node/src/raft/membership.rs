@@ -185,7 +185,7 @@ pub fn next_step(now: &GroupConfig, wanted: &Wanted, me: NodeId, near: &BTreeSet
     if settled == *now { Step::Done } else { Step::Append(settled) }
 }
 
-fn config_of(membership: &RaftMembership) -> GroupConfig {
+pub(super) fn config_of(membership: &RaftMembership) -> GroupConfig {
     let set = |ids: &BTreeSet<u64>| ids.iter().map(|id| node_from_raft(*id)).collect();
     GroupConfig {
         voters: membership.get_joint_config().iter().map(set).collect(),

@@ -1,6 +1,7 @@
 //! Entries that a disk has damaged come from another replica, by index: what is committed is the same everywhere (log
 //! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
@@ -14,14 +15,16 @@ use quorate_proto::v1::{self, peer_reply, peer_request};
 use super::fitness::Fitness;
 use super::group::{Group, Role};
 use super::log_store::needs_body;
+use super::membership::{GroupConfig, config_of};
 use super::node::Inner;
-use super::peers::{Peers, Refusal};
+use super::peers::{Peers, Refusal, Who};
 use super::types::{
     Malformed, entry_from_raft, entry_from_wire, entry_to_wire, log_id_to_raft, log_id_to_wire,
+    membership_from_bytes,
 };
 use crate::env::transport::Lane;
 use crate::env::{Mark, Moment, Point};
-use crate::storage::{Damage, Entry, Log, LogId, StoreError};
+use crate::storage::{Damage, Entry, Kind, Log, LogId, StoreError};
 
 /// At most so many entries are asked for at once.
 const ENTRIES_MAX: u64 = 1_000;
@@ -35,6 +38,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A leader that misses something for so long hands over, and one that cannot begins anew after as long again.
 const LEADS_MAX: Duration = Duration::from_secs(1);
+/// A base that nobody makes good for so long is a person's business.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+/// That is said again so rarely.
+const SAID_AGAIN: Duration = Duration::from_secs(3_600);
+/// Heads read at once to find the newest membership in a log.
+const HEADS_MAX: usize = 512;
 
 /// What asking the peers for damaged entries has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +86,12 @@ pub(super) async fn mend(
     for peer in peers {
         let asked = ask(plane, *peer, log.group(), hole.start, end, bytes_max).await;
         let entries = match asked {
-            Ok(Given::Entries(entries)) => entries,
-            Ok(Given::Damaged) => {
+            Ok((_, Given::Entries(entries))) => entries,
+            Ok((_, Given::Damaged)) => {
                 in_vain += 1;
                 continue;
             }
-            Ok(Given::Trimmed) => {
+            Ok((_, Given::Trimmed)) => {
                 trimmed = true;
                 continue;
             }
@@ -124,7 +133,7 @@ enum Given {
     Trimmed,
 }
 
-/// Asks one peer for entries. What it gives was checked, begins with the first, and has no gaps.
+/// Asks one peer for entries, and says who answered. What it gives was checked, begins with the first, and has no gaps.
 async fn ask(
     plane: &Arc<Peers>,
     peer: NodeId,
@@ -132,23 +141,23 @@ async fn ask(
     from: LogIndex,
     end: LogIndex,
     bytes_max: u64,
-) -> Result<Given, String> {
+) -> Result<(Who, Given), String> {
     let request = v1::FetchEntriesRequest { group: group.0, from: from.0, end: end.0, bytes_max };
     let body = peer_request::Body::FetchEntries(request);
     let asked =
         plane.ask(peer, Lane::Bulk, body, ANSWER_TIME_MAX).await.map_err(|error| error.to_string())?;
     plane.env().dawdle(Point::RepairLate, LATE_MAX).await;
-    let (_, peer_reply::Body::FetchEntries(reply)) = asked else {
+    let (who, peer_reply::Body::FetchEntries(reply)) = asked else {
         return Err("it answered something else".to_owned());
     };
     if reply.damaged {
-        return Ok(Given::Damaged);
+        return Ok((who, Given::Damaged));
     }
     if reply.trimmed {
-        return Ok(Given::Trimmed);
+        return Ok((who, Given::Trimmed));
     }
     let entries = entries_from_wire(group, from, end, reply);
-    entries.map(Given::Entries).map_err(|malformed| malformed.to_string())
+    entries.map(|entries| (who, Given::Entries(entries))).map_err(|malformed| malformed.to_string())
 }
 
 fn entries_from_wire(
@@ -177,16 +186,18 @@ pub(super) async fn serve(
 ) -> Result<peer_reply::Body, Refusal> {
     let group = GroupId(request.group);
     let log = node.store().log(group);
-    if request.from == request.end && (log.damage().lost.any() || giving_up(&node).contains(&group)) {
+    let keeps_nothing = || log.state().last.is_none() || log.damage().lost.any();
+    if request.from == request.end && (keeps_nothing() || giving_up(&node).contains(&group)) {
         // Nobody may count on it who is to give up its own.
         let reply = v1::FetchEntriesReply { damaged: true, ..v1::FetchEntriesReply::default() };
         return Ok(peer_reply::Body::FetchEntries(reply));
     }
+    let base_damaged = log.damage().base;
     let committed = committed_here(node.group(group).as_ref(), &log);
     let behind = committed.map_or(LogIndex(0), |committed| committed.index.next());
     let (from, end) = (LogIndex(request.from), LogIndex(request.end).min(behind));
     if log.state().purged.is_some_and(|purged| purged.index >= from) {
-        let reply = v1::FetchEntriesReply { trimmed: true, ..v1::FetchEntriesReply::default() };
+        let reply = v1::FetchEntriesReply { trimmed: true, base_damaged, ..v1::FetchEntriesReply::default() };
         return Ok(peer_reply::Body::FetchEntries(reply));
     }
     let mut entries = Vec::new();
@@ -213,6 +224,7 @@ pub(super) async fn serve(
         committed,
         damaged: false,
         trimmed: false,
+        base_damaged,
     }))
 }
 
@@ -224,8 +236,14 @@ pub(super) fn committed_here(group: Option<&Group>, log: &Log) -> Option<LogId> 
     noted.max(group.and_then(Group::applied))
 }
 
-/// Mends what is found damaged in a group's log, until the group ends.
-pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
+/// Mends what is found damaged in a group's log, until the group ends. `resumed`: the members as of the entry up to which
+/// a checkpoint goes, if it goes on from one.
+pub(super) async fn run(
+    node: Weak<Inner>,
+    log: Log,
+    members: Vec<NodeId>,
+    resumed: Option<(LogId, GroupConfig)>,
+) {
     let Some((plane, env, bytes_max)) = node
         .upgrade()
         .map(|node| (Arc::downgrade(&node.peers), node.env().clone(), node.config().append_bytes_max))
@@ -235,6 +253,9 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
     let mut changed = log.damage_changed();
     let mut pause = PAUSE_MIN;
     let mut leading = Leading::default();
+    let mut complaint = Complaint::default();
+    // Who was asked to lead in this node's place, of those who can.
+    let mut tried = BTreeSet::new();
     // What could not be had is not in the way of the rest.
     let mut in_vain = 0;
     loop {
@@ -242,13 +263,23 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
         let damage = log.damage();
         if damage.base {
             let Some(peers) = plane.upgrade() else { return };
-            let given_up = give_up(&node, &peers, &log, &members).await;
+            let given_up = give_up(&node, &peers, &log, resumed.as_ref(), &mut tried).await;
             drop(peers);
             match given_up {
                 Ok(false) => {}
                 // Whoever owns the group starts it again, or whoever watches the store ends the process.
                 Ok(true) | Err(_) => return,
             }
+            if complaint.is_due(env.now()) {
+                tracing::error!(
+                    group = %log.group(),
+                    "this replica cannot read its base, and too few others hold the log for it to begin anew: it trims \
+                     nothing any more; see that the other replicas are up, or give this one to another node with \
+                     `quorate cluster reassign`; if it is the only one, copy its records to another topic"
+                );
+            }
+        } else {
+            complaint = Complaint::default();
         }
         if damage.entries() == 0 && !damage.base && !leading.hands_over(&node, &log) {
             leading = Leading::default();
@@ -268,7 +299,7 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
                 && leads(running(&node, &log).as_ref()).is_none()
             {
                 // It is never had again: neither applied nor trimmed over, only the base of another takes its place.
-                match give_up(&node, &peers, &log, &members).await {
+                match give_up(&node, &peers, &log, resumed.as_ref(), &mut tried).await {
                     Ok(false) => {}
                     Ok(true) => return,
                     Err(error) => mended = Err(error),
@@ -305,7 +336,7 @@ pub(super) async fn run(node: Weak<Inner>, log: Log, members: Vec<NodeId>) {
                 Err(_) => return,
             }
         }
-        leading.look(&node, &log, &damage, env.now()).await;
+        leading.look(&node, &log, &damage, &mut tried, env.now()).await;
         env.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -349,8 +380,35 @@ impl Drop for GivingUp {
     }
 }
 
+/// Whether a group can do without this replica's log, and take it in again: those who hold theirs are a majority of the
+/// voters, and while the voters change, of both sets.
+fn is_enough(config: &GroupConfig, whole: &BTreeSet<NodeId>) -> bool {
+    let majority = |voters: &BTreeSet<NodeId>| voters.intersection(whole).count() > voters.len() / 2;
+    !config.voters.is_empty() && config.voters.iter().all(majority)
+}
+
+/// The newest membership in the log of a group that has not started; `None` if it cannot be told.
+async fn config_in(log: &Log, resumed: Option<&(LogId, GroupConfig)>) -> Option<GroupConfig> {
+    let state = log.state();
+    let behind = |id: Option<LogId>| id.map_or(LogIndex(0), |id| id.index.next());
+    let mut from = behind(resumed.map(|(at, _)| *at)).max(behind(state.purged));
+    let mut newest = None;
+    while from < behind(state.last) {
+        let heads = log.heads(from..behind(state.last), HEADS_MAX).await.ok()?;
+        if heads.first()?.index != from {
+            return None;
+        }
+        newest = heads.iter().rfind(|head| head.kind == Kind::Membership).copied().or(newest);
+        from = heads.last()?.index.next();
+    }
+    let Some(newest) = newest else { return resumed.map(|(_, config)| config.clone()) };
+    let body = log.bodies(&[newest]).await.ok()?.pop()?;
+    membership_from_bytes(&body).ok().map(|membership| config_of(&membership))
+}
+
 /// Has a group begin anew whose base cannot be read, or that misses what only a base has any more, once enough others are
-/// there to go on without it, and to take it in again; tells whether it does.
+/// there to go on without it, and to take it in again; tells whether it does. Nothing is given up while it is not known
+/// who votes. One that leads hands over first.
 ///
 /// # Errors
 /// The disk failed.
@@ -358,35 +416,41 @@ async fn give_up(
     node: &Weak<Inner>,
     plane: &Arc<Peers>,
     log: &Log,
-    members: &[NodeId],
+    resumed: Option<&(LogId, GroupConfig)>,
+    tried: &mut BTreeSet<NodeId>,
 ) -> Result<bool, StoreError> {
-    let others = others(node, log, members);
-    let voters = running(node, log).map_or_else(Vec::new, |group| group.voters());
-    // While it starts, whoever may be a member counts.
-    let all = if voters.is_empty() { others.len() + 1 } else { voters.len() };
-    let begun = GivingUp::begin(node, log.group());
-    let (mut there, mut whole) = (0, 0);
-    for peer in others.iter().filter(|peer| voters.is_empty() || voters.contains(peer)) {
-        // Nothing is asked for: that it answers, and has lost nothing, is all.
-        let nothing = LogIndex(0);
-        let answer = ask(plane, *peer, log.group(), nothing, nothing, 0).await;
-        there += usize::from(answer.is_ok());
-        whole += usize::from(matches!(answer, Ok(Given::Entries(_) | Given::Trimmed)));
-    }
-    if there < all / 2 + 1 {
-        return Ok(false);
-    }
     if let Some(group) = running(node, log)
         && leads(Some(&group)).is_some()
     {
-        hand_over(node, &group).await;
+        hand_over(node, &group, &log.damage(), tried).await;
         return Ok(false);
     }
-    if whole < all / 2 + 1 {
+    let config = match running(node, log) {
+        Some(group) => Some(group.seen_config().config),
+        None => config_in(log, resumed).await,
+    };
+    let Some(config) = config else { return Ok(false) };
+    let begun = GivingUp::begin(node, log.group());
+    let me = node.upgrade().map(|node| node.me).unwrap_or_default();
+    let mut whole = BTreeSet::new();
+    for peer in config.all_voters().into_iter().filter(|voter| *voter != me) {
+        // Nothing is asked for: that it answers, and has lost nothing, is all. Another disk than the member's says nothing
+        // of the member.
+        let nothing = LogIndex(0);
+        let answer = ask(plane, peer, log.group(), nothing, nothing, 0).await;
+        if let Ok((who, Given::Entries(_) | Given::Trimmed)) = answer
+            && config.disks.get(&peer) == Some(&who.identity)
+        {
+            whole.insert(peer);
+        }
+    }
+    if leads(running(node, log).as_ref()).is_some() {
+        return Ok(false);
+    }
+    if !is_enough(&config, &whole) {
         drop(begun);
         // Two who are about to do the same do not try again at the same time.
-        let me = node.upgrade().map_or(0, |node| node.me.0);
-        plane.env().sleep(PAUSE_MIN * (me % 8)).await;
+        plane.env().sleep(PAUSE_MIN * (me.0 % 8)).await;
         return Ok(false);
     }
     log.lose_base().await?;
@@ -432,7 +496,14 @@ impl Leading {
     }
 
     /// Hands over, and begins the group anew if nobody can take over what this node alone has, and cannot read.
-    async fn look(&mut self, node: &Weak<Inner>, log: &Log, damage: &Damage, now: Moment) {
+    async fn look(
+        &mut self,
+        node: &Weak<Inner>,
+        log: &Log,
+        damage: &Damage,
+        tried: &mut BTreeSet<NodeId>,
+        now: Moment,
+    ) {
         let Some(group) = running(node, log) else { return };
         let leads = leads(Some(&group)).filter(|_| self.handed_over || !Fitness::of(damage).stands);
         let Some(term) = leads else {
@@ -446,7 +517,7 @@ impl Leading {
         self.since = Some((term, since));
         let missing = now.since(since);
         if missing >= LEADS_MAX {
-            self.handed_over |= hand_over(node, &group).await;
+            self.handed_over |= hand_over(node, &group, damage, tried).await;
         }
         if missing >= LEADS_MAX * 2
             && is_beyond(damage, group.applied())
@@ -471,18 +542,83 @@ fn is_beyond(damage: &Damage, applied: Option<LogId>) -> bool {
     damage.touches(&(next..LogIndex(u64::MAX)))
 }
 
-/// Lets another voter lead that holds all of the log, if there is one.
-async fn hand_over(node: &Weak<Inner>, group: &Group) -> bool {
-    let last = group.log().state().last;
-    let equal = |other: &NodeId| *other != group.0.me && last.is_some() && group.matched_by(*other) == last;
-    let Some(to) = group.voters().into_iter().find(equal) else { return false };
-    group.0.env.reached(Mark::DamagedLeaderHandsOver);
-    tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
-    let Some(node) = node.upgrade() else { return false };
-    if let Err(error) = node.transfer(group, to).boxed().await {
-        tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+/// Up to where another one must hold the log to get all the rest from here; `None` if from its start on.
+fn needed(damage: &Damage, purged: Option<LogId>) -> Option<LogIndex> {
+    let mut unread = damage.bodies.clone();
+    // These are passed over.
+    damage.gone.ranges().iter().for_each(|gone| unread.remove(gone.clone()));
+    damage.heads.ranges().iter().for_each(|heads| unread.add(heads.clone()));
+    let unread = unread.ranges().last().and_then(|hole| hole.end.0.checked_sub(1)).map(LogIndex);
+    let base = purged.filter(|_| damage.base).map(|purged| purged.index);
+    unread.max(base)
+}
+
+/// Whether a peer says that it has lost nothing of its log, nor its base: else the two would hand over to each other again
+/// and again.
+async fn has_base(plane: &Arc<Peers>, peer: NodeId, group: GroupId) -> bool {
+    let request = v1::FetchEntriesRequest { group: group.0, ..v1::FetchEntriesRequest::default() };
+    let body = peer_request::Body::FetchEntries(request);
+    match plane.ask(peer, Lane::Bulk, body, ANSWER_TIME_MAX).await {
+        Ok((_, peer_reply::Body::FetchEntries(reply))) => !reply.damaged && !reply.base_damaged,
+        Ok(_) | Err(_) => false,
     }
-    true
+}
+
+/// Lets another voter lead that needs nothing of what cannot be read here: those who hold most first, and whoever did not
+/// take over only after all others. Under load nobody holds all: what is on its way the transfer waits for. Tells whether
+/// this node has given up its term: openraft lets it propose nothing more.
+async fn hand_over(node: &Weak<Inner>, group: &Group, damage: &Damage, tried: &mut BTreeSet<NodeId>) -> bool {
+    let (Some(node), Some(term)) = (node.upgrade(), leads(Some(group))) else { return false };
+    let needed = needed(damage, group.log().state().purged);
+    let held = |heir: &NodeId| group.matched_by(*heir).map(|matched| matched.index);
+    let holds = |heir: &NodeId| *heir != group.0.me && held(heir).is_some() && held(heir) >= needed;
+    let mut heirs: Vec<NodeId> = group.voters().into_iter().filter(holds).collect();
+    if heirs.iter().all(|heir| tried.contains(heir)) {
+        tried.clear();
+    }
+    heirs.retain(|heir| !tried.contains(heir));
+    heirs.sort_by_key(|heir| Reverse(held(heir)));
+    for to in heirs {
+        tried.insert(to);
+        if damage.base && !has_base(&node.peers, to, group.id()).await {
+            continue;
+        }
+        group.0.env.reached(Mark::DamagedLeaderHandsOver);
+        tracing::info!(group = %group.id(), %to, "leader that cannot read all of its log hands over");
+        let handed = node.transfer(group, to).boxed().await;
+        if let Err(error) = &handed {
+            tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+        }
+        // Nothing was given up for one that is not there: the next one may be.
+        if handed.is_ok() || leads(Some(group)) != Some(term) || group.has_given_up(term) {
+            break;
+        }
+    }
+    group.has_given_up(term)
+}
+
+/// When a person is told of a base that cannot be read: not while it is about to come from another replica, and then
+/// rarely. Pure.
+#[derive(Default)]
+struct Complaint {
+    /// Since when it is missing.
+    since: Option<Moment>,
+    /// When that was said last.
+    said: Option<Moment>,
+}
+
+impl Complaint {
+    fn is_due(&mut self, now: Moment) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let due = match self.said {
+            None => now.since(since) >= STANDS_STILL,
+            Some(said) => now.since(said) >= SAID_AGAIN,
+        };
+        if due {
+            self.said = Some(now);
+        }
+        due
+    }
 }
 
 #[cfg(test)]
@@ -504,7 +640,7 @@ mod tests {
 
     fn check(entries: Vec<Entry>) -> Result<usize, Malformed> {
         let entries = entries.into_iter().map(|entry| entry_to_wire(entry).unwrap()).collect();
-        let reply = v1::FetchEntriesReply { entries, committed: None, damaged: false, trimmed: false };
+        let reply = v1::FetchEntriesReply { entries, ..v1::FetchEntriesReply::default() };
         entries_from_wire(GROUP, LogIndex(4), LogIndex(6), reply).map(|entries| entries.len())
     }
 
@@ -520,6 +656,49 @@ mod tests {
         let applied = |index| Some(LogId { term: Term(2), index: LogIndex(index) });
         assert!(is_beyond(&damage, applied(20)));
         assert!(!is_beyond(&damage, applied(21)), "what is applied is not needed to lead");
+    }
+
+    #[test]
+    fn a_log_is_given_up_only_beside_a_majority_of_each_set_of_voters() {
+        let set = |nodes: &[u32]| nodes.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let check = |voters: &[&[u32]], whole: &[u32]| {
+            let voters = voters.iter().map(|nodes| set(nodes)).collect();
+            is_enough(&GroupConfig { voters, ..GroupConfig::default() }, &set(whole))
+        };
+        assert!(check(&[&[1, 2, 3]], &[2, 3]));
+        assert!(!check(&[&[1, 2, 3]], &[2]));
+        assert!(!check(&[&[1, 2, 3]], &[2, 4, 5]), "who does not vote does not count");
+        assert!(!check(&[&[1, 2]], &[2]), "of two, one is no majority");
+        assert!(!check(&[&[1, 2, 3], &[1, 4, 5]], &[2, 3, 4]), "nothing is decided without both");
+        assert!(check(&[&[1, 2, 3], &[1, 4, 5]], &[2, 3, 4, 5]));
+        assert!(!check(&[], &[2, 3]) && !check(&[&[]], &[2, 3]), "nobody knows who votes");
+    }
+
+    #[test]
+    fn an_heir_needs_nothing_of_what_cannot_be_read() {
+        let range = |start, end| LogIndex(start)..LogIndex(end);
+        let purged = Some(LogId { term: Term(2), index: LogIndex(4) });
+        let mut damage = Damage::default();
+        assert_eq!(needed(&damage, purged), None);
+        damage.base = true;
+        assert_eq!((needed(&damage, purged), needed(&damage, None)), (Some(LogIndex(4)), None));
+        damage.bodies.add(range(6, 9));
+        assert_eq!(needed(&damage, purged), Some(LogIndex(8)));
+        damage.gone.add(range(7, 9));
+        assert_eq!(needed(&damage, purged), Some(LogIndex(6)), "what nobody can read is passed over");
+        damage.heads.add(range(11, 12));
+        assert_eq!(needed(&damage, purged), Some(LogIndex(11)));
+    }
+
+    #[test]
+    fn a_base_that_stays_away_is_complained_of_and_rarely_again() {
+        let mut complaint = Complaint::default();
+        let mut due = |after: Duration| complaint.is_due(Moment(Duration::from_secs(100) + after));
+        let second = Duration::from_secs(1);
+        assert!(!due(Duration::ZERO) && !due(STANDS_STILL - second), "it is about to come, perhaps");
+        assert!(due(STANDS_STILL));
+        assert!(!due(STANDS_STILL + second) && !due(STANDS_STILL + SAID_AGAIN - second));
+        assert!(due(STANDS_STILL + SAID_AGAIN) && !due(STANDS_STILL + SAID_AGAIN + second));
     }
 
     #[test]

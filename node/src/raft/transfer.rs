@@ -163,7 +163,12 @@ impl Group {
 
     /// Whether this node leads in `term`, and is handing that over, or has tried to.
     pub(super) fn is_handing_over(&self, term: Term) -> bool {
-        self.0.transfer.borrow().is_some() || self.0.tenure().given_up == Some(term)
+        self.0.transfer.borrow().is_some() || self.has_given_up(term)
+    }
+
+    /// Whether this node has asked an heir to lead after it in `term`: whatever came of it, it proposes nothing there.
+    pub(super) fn has_given_up(&self, term: Term) -> bool {
+        self.0.tenure().given_up == Some(term)
     }
 
     /// The leader of `from` hands its leadership to this node, because somebody chose it or because it must. A request

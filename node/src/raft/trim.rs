@@ -91,8 +91,13 @@ impl Group {
         let Role::Follower { .. } = self.role() else { return };
         let Some(through) = self.through(self.0.floor.told()) else { return };
         self.0.env.reached(Mark::TrimmedByTheLeadersWord);
-        if let Err(error) = self.trim_through(through).await {
-            tracing::warn!(group = %self.id(), %error, "log was not trimmed");
+        match self.trim_through(through).await {
+            Ok(_) => {}
+            // Whoever sees to its base says so, and not at each look.
+            Err(error) if self.log().damage().base => {
+                tracing::debug!(group = %self.id(), %error, "log was not trimmed");
+            }
+            Err(error) => tracing::warn!(group = %self.id(), %error, "log was not trimmed"),
         }
     }
 

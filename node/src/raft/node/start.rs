@@ -19,6 +19,7 @@ use crate::raft::floor::Floor;
 use crate::raft::group::{Group, Running, role_of};
 use crate::raft::log_store::{LogStore, Phase};
 use crate::raft::machine::{Apply, Machine, Parts};
+use crate::raft::membership::config_of;
 use crate::raft::peers::Network;
 use crate::raft::rejoin::{self, Unready};
 use crate::raft::repair;
@@ -109,6 +110,7 @@ impl Inner {
             // its first leader did not come back.
             append(&log, first_entry(id, &members)).await.map_err(|error| failed(&error))?;
         }
+        let known = resumed.as_ref().map(|(_, at, members)| (*at, config_of(members.membership())));
         let applied = Arc::new(watch::Sender::new(resumed.as_ref().map(|(_, at, _)| *at)));
         let (checkpoints, to_save) = mpsc::channel(1);
         let floor = Arc::<Floor>::default();
@@ -126,7 +128,7 @@ impl Inner {
         let scope = Scope::new(self.env.clone(), &registry);
         // openraft reads the log as it starts, and waits for what is damaged.
         let has_others = !nodes.is_empty();
-        scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes));
+        scope.start(repair::run(Arc::downgrade(self), log.clone(), nodes, known));
         let raft = Raft::new(
             node_to_raft(self.me),
             self.openraft.clone(),

@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use quorate_proto::ErrorCode;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerFrame, PeerReply, PeerRequest, Sender, peer_reply, peer_request};
+use tokio::task::unconstrained;
 
 use super::arrivals::piece_from_wire;
 use super::convert::{
@@ -323,7 +324,9 @@ async fn install(
     Ok(response.vote)
 }
 
-/// The answers that come until it is late, each in its place: one group that is slow does not hold back those of all.
+/// The answers that come until it is late, each in its place: one group that is slow does not hold back those of all. All
+/// are asked for before that is looked at, however many: tokio bounds what a task does at a time, and what was not begun
+/// by then would never have got as far as the group.
 async fn those_in_time<F: Future>(
     answers: Vec<F>,
     mut late: BoxFuture<'static, ()>,
@@ -333,11 +336,14 @@ async fn those_in_time<F: Future>(
     let answers = answers.into_iter().enumerate();
     let mut answers: FuturesUnordered<_> =
         answers.map(|(place, answer)| answer.map(move |answer| (place, answer))).collect();
-    while let Either::Left((Some((place, answer)), _)) = select(answers.next(), &mut late).await {
-        if let Some(in_place) = in_time.get_mut(place) {
-            *in_place = Some(answer);
+    let come = async {
+        while let Either::Left((Some((place, answer)), _)) = select(answers.next(), &mut late).await {
+            if let Some(in_place) = in_time.get_mut(place) {
+                *in_place = Some(answer);
+            }
         }
-    }
+    };
+    unconstrained(come).await;
     in_time
 }
 
@@ -478,7 +484,29 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn all_are_asked_for_before_it_is_late() {
+        let (sent, mut received) = mpsc::channel(2_000);
+        let ask = |number: u32| {
+            let sent = sent.clone();
+            async move {
+                sent.send(number).await.unwrap();
+                std::future::pending::<()>().await;
+            }
+        };
+        let answers = (0..2_000).map(ask).collect::<Vec<_>>();
+        let answers = those_in_time(answers, std::future::ready(()).boxed()).await;
+        assert!(answers.iter().all(Option::is_none));
+        let mut asked = 0;
+        while received.try_recv().is_ok() {
+            asked += 1;
+        }
+        assert_eq!(asked, 2_000);
+    }
 
     #[tokio::test]
     async fn one_late_answer_does_not_hold_back_the_others() {

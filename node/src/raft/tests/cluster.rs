@@ -160,6 +160,18 @@ impl Cluster {
     }
 
     async fn start_as(&mut self, node: u32, members: Vec<Member>, config: StoreConfig) -> Node {
+        let (env, tasks, listener, raft, store) = self.prepare(node, config).await;
+        let applied = Applied::default();
+        let group = raft.start_group(GROUP, members, Box::new(applied.clone())).await.unwrap();
+        Node { env, tasks, listener, raft, store, group, applied }
+    }
+
+    /// A node on which the group is still to be started.
+    async fn prepare(
+        &mut self,
+        node: u32,
+        config: StoreConfig,
+    ) -> (Env, Arc<Killable>, Task, RaftNode, Store) {
         self.starts += 1;
         let id = NodeId(node);
         let tasks = Arc::<Killable>::default();
@@ -179,9 +191,7 @@ impl Cluster {
         for peer in (1..).take(self.folders.len()).map(NodeId) {
             raft.set_address(peer, &address(peer));
         }
-        let applied = Applied::default();
-        let group = raft.start_group(GROUP, members, Box::new(applied.clone())).await.unwrap();
-        Node { env, tasks, listener, raft, store, group, applied }
+        (env, tasks, listener, raft, store)
     }
 }
 

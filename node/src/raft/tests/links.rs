@@ -5,23 +5,26 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use futures_util::future::{BoxFuture, join_all};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, Either, join_all, select};
 use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
+use openraft::errors::ReplicationClosed;
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError};
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
-use quorate_proto::ids::{ClusterId, GroupId, Identity, Incarnation, NodeId};
+use quorate_proto::ids::{ClusterId, GroupId, Identity, Incarnation, LogIndex, NodeId, Term};
 use quorate_proto::v1::{self, PeerReply, PeerRequest, Sender, append_reply, peer_reply, peer_request};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::env::transport::{Lane, LinkWatch, PeerError};
 use crate::env::{PeerHandler, PeerLink, Task, Transport};
 use crate::raft::RaftConfig;
+use crate::raft::base::{Saved, StoredMembership, snapshot_of};
 use crate::raft::peers::{Network, Peers};
 use crate::raft::rate::Rate;
 use crate::raft::types::{CommittedLeaderId, Config, Disk, RaftEntryOf, RaftLogId, RaftVote};
-use crate::storage::{Store, StoreConfig};
+use crate::storage::{LogId, Store, StoreConfig};
 
 const PEER: NodeId = NodeId(2);
 
@@ -199,6 +202,49 @@ async fn nothing_is_read_for_a_silent_peer_before_it_is_heard() {
     asked.await.unwrap();
     assert!(answers.next().now_or_never().is_none());
     assert_eq!((*read.lock().unwrap(), slow.waiting()), (1, 1), "it is sent at once");
+}
+
+#[tokio::test]
+async fn a_base_is_not_kept_for_a_silent_peer_and_is_read_again_once_it_is_heard() {
+    let config = RaftConfig { election_timeout_ms_max: 500, ..RaftConfig::default() };
+    let (_folder, _store, peers, slow) = peers(config).await;
+    peers.env().sleep(std::time::Duration::from_millis(1_100)).await;
+    let mut network = network_of(peers.clone(), GroupId(7)).new_client(2, &Disk(identity())).await;
+    let base = Bytes::from(vec![7; 100]);
+    let at = LogId { term: Term(1), index: LogIndex(9) };
+    let saved = Saved { membership: StoredMembership::default(), state: Bytes::new() };
+    let snapshot = || snapshot_of(at, &saved, base.clone());
+    let vote = || RaftVote::new_committed(1, 1);
+    let cancel = std::future::pending::<ReplicationClosed>;
+
+    let mut sending = Box::pin(network.full_snapshot(vote(), snapshot(), cancel(), option()));
+    assert!((&mut sending).now_or_never().is_none());
+    assert!(base.is_unique(), "it may be much, and be of many groups");
+    assert_eq!(slow.waiting(), 0);
+    let beat = peer_request::Body::Beat(v1::NodeBeat::default());
+    let asked = peers.ask(PEER, Lane::Urgent, beat, std::time::Duration::from_secs(10));
+    let (_, _, answer) = slow.take().unwrap();
+    answer.send(reply(peer_reply::Body::Beat(v1::NodeBeatReply::default()))).unwrap();
+    asked.await.unwrap();
+    assert!(sending.await.is_err(), "openraft begins again, with what it reads then");
+    assert_eq!(slow.waiting(), 0);
+
+    let mut sending = Box::pin(network.full_snapshot(vote(), snapshot(), cancel(), option()));
+    let sent = async {
+        loop {
+            if let Some(sent) = slow.take() {
+                return sent;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (lane, request, _answer) = match select(&mut sending, std::pin::pin!(sent)).await {
+        Either::Left((sent, _)) => panic!("it was not answered: {sent:?}"),
+        Either::Right((sent, _)) => sent,
+    };
+    assert_eq!(lane, Lane::Bulk);
+    let Some(peer_request::Body::Snapshot(piece)) = request.body else { panic!("a piece of a base") };
+    assert_eq!(piece.piece, base);
 }
 
 #[tokio::test]

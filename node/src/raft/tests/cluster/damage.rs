@@ -1,10 +1,15 @@
 //! Replicas that have lost something of their log: who takes them in, and from when on they count again.
 #![expect(clippy::disallowed_methods, reason = "the tests damage real files")]
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::raft::GroupError;
+use crate::raft::base::Base;
+use crate::raft::log_store::{LogStore, Phase};
+use crate::raft::rate::Rate;
+use crate::raft::types::Payload;
 use crate::storage::{HardVote, Lost};
 
 /// What happens to a disk.
@@ -65,6 +70,18 @@ async fn refused(cluster: &mut Cluster, node: u32) -> Lost {
     drop(listener);
     store.close().await;
     lost
+}
+
+/// Flips a bit wherever these bytes lie in a file; whether they do.
+fn rot(file: &Path, held: &[u8]) -> bool {
+    let mut bytes = std::fs::read(file).unwrap();
+    let places: Vec<usize> =
+        bytes.windows(held.len()).enumerate().filter(|(_, found)| *found == held).map(|(at, _)| at).collect();
+    for at in &places {
+        bytes[at + held.len() / 2] ^= 4;
+    }
+    std::fs::write(file, bytes).unwrap();
+    !places.is_empty()
 }
 
 /// A follower that is to lose something.
@@ -214,13 +231,16 @@ fn nobody_counts_on_who_may_give_up_its_log() {
     threads().block_on(async {
         let mut cluster = Cluster::new(1).await;
         let first = cluster.start(1).await;
-        let counts = async || {
-            let request = v1::FetchEntriesRequest { group: GROUP.0, ..v1::FetchEntriesRequest::default() };
+        let said = async |group: GroupId| {
+            let request = v1::FetchEntriesRequest { group: group.0, ..v1::FetchEntriesRequest::default() };
             match crate::raft::repair::serve(first.raft.inner().clone(), request).await {
-                Ok(v1::peer_reply::Body::FetchEntries(reply)) => !reply.damaged,
+                Ok(v1::peer_reply::Body::FetchEntries(reply)) => reply,
                 Ok(_) | Err(_) => panic!("entries, or none"),
             }
         };
+        assert!(said(GroupId(8)).await.damaged, "its log is empty");
+        assert!(!said(GROUP).await.base_damaged);
+        let counts = async || !said(GROUP).await.damaged;
         assert!(counts().await);
         first.raft.inner().giving_up.lock().unwrap().insert(GROUP);
         assert!(!counts().await, "it is about to");
@@ -228,7 +248,144 @@ fn nobody_counts_on_who_may_give_up_its_log() {
         assert!(counts().await);
         first.group.log().lose_base().await.unwrap();
         assert!(!counts().await, "it has");
+        first.group.log().set_lost(Lost::default()).await.unwrap();
+        assert!(counts().await && said(GROUP).await.base_damaged, "it holds the log, and is no heir");
         first.stop().await;
+    });
+}
+
+/// Proposes so that some batches are always in flight, until one is refused.
+async fn load(node: &Node, term: Term, numbers: std::ops::RangeFrom<u64>) {
+    let mut in_flight = VecDeque::new();
+    for number in numbers {
+        let Ok(pending) = node.group.propose(term, proposal(number)).await else { return };
+        in_flight.push_back(pending);
+        if in_flight.len() >= 16
+            && let Some(first) = in_flight.pop_front()
+            && first.await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_busy_leader_that_cannot_read_its_base_hands_over() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let nodes = cluster.start_all(1..=3).await;
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let acked = propose(led, term, 0..50).await;
+        assert_eq!(acked.len(), 50);
+        for node in &nodes {
+            until("all have it", || holds(node, &acked)).await;
+        }
+        let first = led.group.applied().unwrap().index.next();
+        led.group.trim(first, false).await.unwrap();
+        until("the log is trimmed", || led.group.log().state().purged.is_some()).await;
+
+        // Nothing else of its log is lost.
+        let rots = async {
+            led.env.sleep(Duration::from_millis(100)).await;
+            led.group.log().lose_base().await.unwrap();
+            led.group.log().set_lost(Lost::default()).await.unwrap();
+            assert!(led.group.log().damage().base && !led.group.log().damage().lost.any());
+        };
+        let leads = |node: &Node| matches!(node.group.role(), Role::Leader { term: next, .. } if next > term);
+        let moved = async {
+            rots.await;
+            let moved = until("another one leads", || nodes.iter().any(leads));
+            assert!(led.env.timeout(Duration::from_secs(10), moved).await.is_ok(), "nobody else leads");
+        };
+        futures_util::future::join(load(led, term, 1000..), moved).await;
+
+        // Then it has the others' base.
+        let others: Vec<_> = nodes.iter().filter(|node| !std::ptr::eq(*node, led)).collect();
+        let (other, next) = leader(&others).await;
+        assert!(next > term);
+        until("it is to begin anew", || led.raft.begin_anew().borrow().contains(&GROUP)).await;
+        assert_eq!(propose(other, next, 2000..2010).await.len(), 10, "the others go on");
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_base_that_cannot_be_read_at_a_start_comes_from_another_replica() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = cluster.start_all(1..=3).await;
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let mut acked = propose(led, term, 0..50).await;
+        assert_eq!(acked.len(), 50);
+        until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+        let first = led.group.applied().unwrap().index.next();
+        led.group.trim(first, false).await.unwrap();
+        for node in &nodes {
+            let begins = || node.group.log().state().purged.map(|purged| purged.index.next());
+            until("the log is trimmed", || begins() == Some(first)).await;
+        }
+        let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
+        let base = nodes[at].group.0.base.snapshot().await.unwrap().unwrap().snapshot;
+        nodes.remove(at).stop().await;
+        assert!(rot(&cluster.folders[at].path().join("meta.redb"), &base), "the base lies there");
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(led, term, 50..60).await);
+        assert_eq!(acked.len(), 60);
+
+        // As its owner does, it is tried again.
+        let number = cluster.members[at].node.0;
+        let (env, tasks, listener, raft, store) = cluster.prepare(number, StoreConfig::default()).await;
+        let (applied, mut refused) = (Applied::default(), 0);
+        let group = loop {
+            match raft.start_group(GROUP, cluster.members.clone(), Box::new(applied.clone())).await {
+                Ok(group) => break group,
+                Err(GroupError::Damaged { .. }) if refused < 10 => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(refused > 0, "it was not readable");
+        let back = Node { env, tasks, listener, raft, store, group, applied };
+        until("it holds all again", || holds(&back, &acked)).await;
+        until("it is known to", || back.group.log().damage().is_none()).await;
+        nodes.push(back);
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
+#[test]
+fn whoever_raises_a_base_does_not_wait_for_what_is_damaged() {
+    threads().block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let env = crate::raft::tests::env(folder.path(), Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        let log = store.log(GROUP);
+        let body = Bytes::from(vec![0x77; 3_000]);
+        let mut entry = *Payload::new(Proposal::command(body, Timestamp(5))).0;
+        (entry.head.group, entry.head.index, entry.head.term) = (GROUP, LogIndex(0), Term(1));
+        log.append(vec![entry], Box::new(|_| {})).unwrap();
+        log.synced().await.unwrap();
+        store.close().await;
+        drop((store, log, env));
+        let held = [0x77; 2_000];
+        let rotted = volumes(folder.path()).into_keys().filter(|file| rot(file, &held)).count();
+        assert!(rotted > 0, "the body lies there");
+
+        let env = crate::raft::tests::env(folder.path(), Arc::default(), Arc::default()).await;
+        let (store, _) = Store::open(&env, StoreConfig::default(), NodeId(1)).await.unwrap();
+        let log = store.log(GROUP);
+        // To the end: else nobody would wait any more.
+        let (_phase, running) = tokio::sync::watch::channel(Phase::Running);
+        let rate = Arc::new(Rate::new(u64::MAX));
+        let entries = LogStore::new(log.clone(), 1 << 20, env.clone(), rate, running);
+        let base = Base::new(entries, log.clone(), Box::new(Applied::default()));
+        let raised = env.timeout(Duration::from_secs(5), base.raise(LogIndex(0))).await;
+        assert!(matches!(raised, Ok(Err(_))), "{raised:?}");
+        assert!(log.damage().holds(LogIndex(0)) && base.at().is_none());
+        store.close().await;
     });
 }
 

@@ -62,6 +62,33 @@ fn a_quiet_group_keeps_its_leader_and_wakes_for_a_proposal() {
     });
 }
 
+/// A peer would be missed before it was known to be silent.
+#[test]
+fn answers_are_not_relied_on_where_beats_are_rare() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        cluster.config.quiet_after_ms = 200;
+        cluster.config.beat_ms = 200;
+        cluster.config.election_timeout_ms_max = 700;
+        let nodes = cluster.start_all(1..=3).await;
+        leader(&nodes.iter().collect::<Vec<_>>()).await;
+        quiet(&nodes).await;
+        let env = &nodes[0].env;
+        let end = env.now() + WATCHED / 2;
+        while env.now() < end {
+            for asks in &nodes {
+                for answers in (1..=3).map(NodeId) {
+                    assert!(!asks.raft.inner().relies_on(answers), "node {answers} beats no more");
+                }
+            }
+            env.sleep(Duration::from_millis(10)).await;
+        }
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
 #[test]
 fn a_quiet_leader_that_dies_is_replaced_and_one_that_comes_back_is_followed() {
     threads().block_on(async {
