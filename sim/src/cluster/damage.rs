@@ -15,7 +15,7 @@ use quorate_node::env::{Disk, FileName};
 use quorate_node::storage::{Body, DamageCounts, Kind};
 use quorate_node::wiring::Node;
 use quorate_proto::ids::{LogIndex, NodeId};
-use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::Cluster;
 use crate::dice::Dice;
@@ -392,21 +392,35 @@ fn lose(disk: &SimDisk, name: &FileName, other: Option<&FileName>, dice: &mut Di
 /// How much redb itself finds in each volume that it opens: less after damage means that it went back, or that the file
 /// is an older one.
 fn rows(disk: &SimDisk) -> BTreeMap<FileName, u64> {
-    const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");
     let copy = disk.copy_as_seen();
     let rows = |name: FileName| {
-        let read = AssertUnwindSafe(|| -> Option<u64> {
-            let backend = copy.open(&name, false).ok()?;
-            let db = Builder::new().create_with_backend(Boxed(backend)).ok()?;
-            let read = db.begin_read().ok()?;
+        let rows = look_into(&copy, &name, |read| {
+            const STREAM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("stream");
             let table = read.open_table(STREAM).ok()?;
-            let last = table.last().ok()?.map_or(0, |(key, _)| u64::from(key.value()) + 1);
-            Some(last)
+            Some(table.last().ok()?.map_or(0, |(key, _)| u64::from(key.value()) + 1))
         });
-        let rows = catch_unwind(read).ok().flatten()?;
-        Some((name, rows))
+        Some((name, rows?))
     };
     copy.volumes().into_iter().filter_map(rows).collect()
+}
+
+/// Reads in a file. One that was closed cleanly is opened for reading only: else redb writes when it closes it, and what
+/// it does with damaged pages then may end the process. Of any other it has looked at all pages once it is open.
+fn look_into<T>(
+    disk: &SimDisk,
+    name: &FileName,
+    work: impl FnOnce(&ReadTransaction) -> Option<T>,
+) -> Option<T> {
+    let open = || Some(Boxed(disk.open(name, false).ok()?));
+    let look = AssertUnwindSafe(|| match Builder::new().open_read_only_with_backend(open()?) {
+        Ok(db) => work(&db.begin_read().ok()?),
+        Err(DatabaseError::RepairAborted) => {
+            let db = Builder::new().create_with_backend(open()?).ok()?;
+            work(&db.begin_read().ok()?)
+        }
+        Err(_) => None,
+    });
+    catch_unwind(look).ok().flatten()
 }
 
 /// The volumes to which nothing is written any more. Neither their numbers nor what they say of themselves tell: others
@@ -417,10 +431,8 @@ fn sealed(disk: &SimDisk) -> Vec<FileName> {
     const SEALED: u8 = 1;
     // As a loss of power would leave it: what is noted there is not to come undone.
     let copy = disk.copy_of_platters();
-    let read = AssertUnwindSafe(|| -> Option<BTreeMap<FileName, u64>> {
-        let backend = copy.open(&FileName::new("meta.redb"), false).ok()?;
-        let db = Builder::new().create_with_backend(Boxed(backend)).ok()?;
-        let table = db.begin_read().ok()?.open_table(VOLUMES).ok()?;
+    let lengths = look_into(&copy, &FileName::new("meta.redb"), |read| {
+        let table = read.open_table(VOLUMES).ok()?;
         let mut lengths = BTreeMap::new();
         for row in table.iter().ok()? {
             let (number, state) = row.ok()?;
@@ -433,7 +445,7 @@ fn sealed(disk: &SimDisk) -> Vec<FileName> {
         }
         Some(lengths)
     });
-    let lengths = catch_unwind(read).ok().flatten().unwrap_or_default();
+    let lengths = lengths.unwrap_or_default();
     // One that was given up is listed with another length than it has.
     let is_as_noted = |name: &FileName| {
         let length = disk.image(name).and_then(|image| u64::try_from(image.bytes()).ok());
