@@ -1,6 +1,8 @@
 //! A node that is stopped or killed takes up where it was.
 
-use quorate_tests::cluster::signal;
+use std::process::Stdio;
+
+use quorate_tests::cluster::{Shape, signal};
 use quorate_tests::wire::{Wire, batch};
 use quorate_tests::{Cluster, wait};
 use serde_json::json;
@@ -47,6 +49,23 @@ fn one_node_alone_keeps_everything_over_a_kill_and_a_stop() {
     assert!(
         again["partitions"][0]["leader_epoch"].as_u64() > described["partitions"][0]["leader_epoch"].as_u64()
     );
+}
+
+#[test]
+fn a_node_whose_log_nobody_takes_ends_in_peace() {
+    let cluster = Cluster::lay_out(&Shape::of(1));
+    let mut command = cluster.node_command(1);
+    command.arg("--exit-with-stdin").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut node = command.spawn().unwrap();
+    // Each line that it writes from now on fails.
+    drop(node.stderr.take());
+    wait::until("the node to be ready", || {
+        assert_eq!(node.try_wait().unwrap(), None, "it ended by itself");
+        cluster.node(1).get("/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    signal(node.id(), "TERM");
+    let status = wait::until("the end of the node", || node.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -275,13 +275,19 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     }
 }
 
+/// As many as macOS takes, which refuses its own "unlimited".
+const OPEN_FILES: u64 = 10_240;
+
 /// Lets this process open as many files and connections as it may at all: what it is given at first is often no more
 /// than 1,024. Gives how many that is, unless there is no limit.
 fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Where the system does not want it, it stays as it was.
-    setrlimit(Resource::Nofile, raised).ok();
+    let raise = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum });
+    let bounded = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if raise(limit.maximum).is_err() && limit.current.is_some_and(|current| current < bounded) {
+        // Where the system does not want that either, it stays as it was.
+        raise(Some(bounded)).ok();
+    }
     getrlimit(Resource::Nofile).current
 }
 

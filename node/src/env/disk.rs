@@ -88,6 +88,9 @@ pub trait Disk: Send + Sync {
     /// Whatever the system says.
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()>;
 
+    /// A write or sync of a file of this folder failed: for whoever watches over it. Called before [`Disk::mark`].
+    fn failed(&self, _name: &FileName, _error: &io::Error) {}
+
     /// How much room there is. What was written and is not synced counts as taken, as far as the system knows of it;
     /// a part of a file that was never written takes none.
     ///

@@ -123,8 +123,12 @@ pub fn server() -> tonic::transport::Server {
 /// A listener's connections, with small messages sent at once. Where none can be taken, as too many files are open, the
 /// next try is a while later: tonic would try without end.
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    paced(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+fn paced<T>(taken: impl Stream<Item = io::Result<T>>) -> impl Stream<Item = io::Result<T>> {
     let mut full = false;
-    TcpIncoming::from(listener).with_nodelay(Some(true)).then(move |taken| {
+    taken.then(move |taken| {
         let is_full = taken.as_ref().is_err_and(is_out_of_files);
         if is_full && !full {
             tracing::warn!("connections wait: as many files and connections are open as may be");

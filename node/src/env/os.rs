@@ -6,11 +6,12 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+use super::disk::is_out_of_files;
 use super::{Disk, DiskSpace, FileName, Pool};
 
 /// The file whose lock says that a process uses the folder. Its name is none that [`Disk`] can have.
@@ -24,6 +25,10 @@ pub struct OsDisk(Arc<Folder>);
 struct Folder {
     path: PathBuf,
     _lock: File,
+    /// The folder itself, to sync it also where no file can be opened.
+    itself: File,
+    /// Let go of where no file can be opened for a mark.
+    spare: Mutex<Option<File>>,
 }
 
 /// Why a data folder cannot be used.
@@ -87,7 +92,11 @@ impl OsDisk {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(&refuse)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self(Arc::new(Folder { path: path.to_owned(), _lock: lock }))),
+            Ok(()) => {
+                let itself = File::open(path).map_err(&refuse)?;
+                let spare = Mutex::new(Some(itself.try_clone().map_err(&refuse)?));
+                Ok(Self(Arc::new(Folder { path: path.to_owned(), _lock: lock, itself, spare })))
+            }
             Err(TryLockError::WouldBlock) => Err(FolderError::InUse { folder }),
             Err(TryLockError::Error(source)) => Err(refuse(source)),
         }
@@ -111,7 +120,7 @@ impl Disk for OsDisk {
 
     fn publish(&self, from: &FileName, to: &FileName) -> io::Result<()> {
         fs::rename(self.file(from), self.file(to))?;
-        File::open(&self.0.path)?.sync_all()
+        self.0.itself.sync_all()
     }
 
     fn remove(&self, name: &FileName) -> io::Result<()> {
@@ -129,7 +138,14 @@ impl Disk for OsDisk {
     }
 
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
-        fs::write(self.file(name), content)
+        let write = || fs::write(self.file(name), content);
+        match write() {
+            Err(error) if is_out_of_files(&error) => {
+                drop(self.0.spare.lock().unwrap_or_else(PoisonError::into_inner).take());
+                write()
+            }
+            written => written,
+        }
     }
 
     fn space(&self) -> io::Result<DiskSpace> {

@@ -89,7 +89,7 @@ impl LogStore {
                 Ok(read) => break read,
                 Err(error) => error,
             };
-            if !self.mended(&(range.start..end), &mut changed, began).await {
+            if !self.mended(&(range.start..end), &error, &mut changed, began).await {
                 return Err(io::Error::other(error));
             }
         };
@@ -115,11 +115,12 @@ impl LogStore {
         Ok((heads, bodies))
     }
 
-    /// Whether to read a range again that could not be read, because of what is damaged in it: waits for a while until
-    /// it may have been mended. `changed` was marked as seen before the read.
+    /// Whether to read a range again that could not be read, because of what is damaged in it, or as no file could be
+    /// opened: waits for a while until it may have been mended. `changed` was marked as seen before the read.
     async fn mended(
         &self,
         range: &Range<LogIndex>,
+        error: &ReadError,
         changed: &mut watch::Receiver<u64>,
         began: Moment,
     ) -> bool {
@@ -132,10 +133,19 @@ impl LogStore {
         if !waits {
             return false;
         }
+        let again = async {
+            if self.log.may_be_mended(range, changed, LOOK_AGAIN).await {
+                return true;
+            }
+            if error.is_out_of_files() {
+                self.env.sleep(LOOK_AGAIN).await;
+            }
+            error.is_out_of_files()
+        };
         tokio::select! {
             biased;
             told = phase.changed() => told.is_ok(),
-            again = self.log.may_be_mended(range, changed, LOOK_AGAIN) => again,
+            again = again => again,
         }
     }
 
@@ -251,7 +261,7 @@ impl RaftLogReader<Config> for LogStore {
             if let Some(entry) = self.without_body(&first).await {
                 return Ok(vec![entry]);
             }
-            if !self.mended(&first, &mut changed, began).await {
+            if !self.mended(&first, &error, &mut changed, began).await {
                 return Err(io::Error::other(error));
             }
         };
@@ -346,5 +356,54 @@ impl RaftLogStorage<Config> for LogStore {
         self.log.trim_prefix(log_id_from_raft(&through)).await.map_err(io::Error::other)?;
         tracing::info!(group = %self.log.group(), through = through.index, "log was trimmed");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use quorate_proto::ids::{GroupId, Term, Timestamp};
+
+    use super::super::alone::Alone;
+    use super::super::types::{Payload, Proposal};
+    use super::*;
+    use crate::storage::StoreConfig;
+
+    /// openraft ends where a read fails.
+    #[tokio::test]
+    async fn what_no_file_could_be_opened_for_is_read_later() {
+        const GROUP: GroupId = GroupId(7);
+        let config = StoreConfig {
+            volume_bytes_max: 20_000,
+            recent_bytes_max: 1_000,
+            scrub_seconds: 0,
+            ..StoreConfig::default()
+        };
+        let alone = Alone::start_stored(config).await;
+        let log = alone.store.log(GROUP);
+        for index in 0..30 {
+            let mut entry = *Payload::new(Proposal::command(Bytes::from(vec![7; 2_000]), Timestamp(5))).0;
+            (entry.head.group, entry.head.index, entry.head.term) = (GROUP, LogIndex(index), Term(1));
+            log.append(vec![entry], Box::new(|_| {})).unwrap();
+            log.synced().await.unwrap();
+        }
+        // Within a second or so the keeper has looked at those that are full, and they are closed.
+        alone.env.sleep(Duration::from_secs(2)).await;
+        alone.gate.refuse_openings(u32::MAX);
+        let first = LogIndex(0)..LogIndex(1);
+        assert!(log.heads(first.clone(), 1).await.is_err_and(|error| error.is_out_of_files()));
+        // To the end: else nobody would wait any more.
+        let (_phase, running) = watch::channel(Phase::Running);
+        let rate = Arc::new(Rate::new(u64::MAX));
+        let entries = LogStore::new(log.clone(), 1 << 20, alone.env.clone(), rate, running);
+        let mut read = Box::pin(entries.heads(first));
+        for _ in 0..20 {
+            assert!((&mut read).now_or_never().is_none());
+            alone.env.sleep(Duration::from_millis(10)).await;
+        }
+        alone.gate.refuse_openings(0);
+        assert_eq!(read.await.unwrap().len(), 1);
+        alone.raft.stop().await;
+        alone.store.close().await;
     }
 }

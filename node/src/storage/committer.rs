@@ -75,8 +75,10 @@ async fn serve(shared: &Arc<Shared>, in_flight: &InFlight) {
             let state = shared.state();
             let full = state.active.tail.bytes >= shared.config.volume_bytes_max;
             let ready = state.sealing.is_none() && state.spare.is_some();
-            // Once closing, the keeper prepares no more volumes: the full one takes the rest.
-            (state.queue.is_empty(), state.closing, full && !ready && !state.closing)
+            // Once closing, the keeper prepares no more volumes, and without a file it cannot: the full one takes the
+            // rest.
+            let goes_on = state.closing || state.out_of_files;
+            (state.queue.is_empty(), state.closing, full && !ready && !goes_on)
         };
         if shared.failure.refusal().is_some() {
             fail(shared, in_flight);

@@ -65,10 +65,10 @@ impl Measured {
 }
 
 /// What is alive in each sealed volume.
-type Live = BTreeMap<VolumeNumber, Vec<(GroupId, Range<LogIndex>)>>;
+pub(super) type Live = BTreeMap<VolumeNumber, Vec<(GroupId, Range<LogIndex>)>>;
 
 /// A volume being filled from others.
-struct Copying {
+pub(super) struct Copying {
     number: VolumeNumber,
     sources: Vec<Arc<Volume>>,
     into: Volume,
@@ -104,7 +104,7 @@ pub(super) enum Outcome {
 }
 
 /// Why a piece was not copied.
-enum NotCopied {
+pub(super) enum NotCopied {
     /// A source cannot be read: it stays as it is.
     Source(VolumeNumber, ReadError),
     /// What is alive of a group does not follow each other any more.
@@ -120,6 +120,24 @@ pub(super) struct Compactor {
     work: Option<Work>,
     /// Nothing is copied, or looked at, before.
     ready_at: Moment,
+}
+
+#[cfg(test)]
+impl Compactor {
+    /// One that goes on with this.
+    pub(super) fn copying(copying: Copying) -> Self {
+        Self { work: Some(Work::Copying(Box::new(copying))), ..Self::default() }
+    }
+
+    /// Volumes of which it knows how much is alive, or that this cannot be known.
+    pub(super) fn known(&self) -> Vec<VolumeNumber> {
+        self.measured.keys().copied().collect()
+    }
+
+    /// Waits for nothing any more.
+    pub(super) fn hurry(&mut self) {
+        self.ready_at = Moment::default();
+    }
 }
 
 impl Compactor {
@@ -182,6 +200,13 @@ impl Compactor {
             let ranges = ranges.clone();
             let worker = shared.clone();
             let measured = pool::run(&*shared.pool, move || measure(&worker, &volume, &ranges)).await;
+            if let Err(error) = &measured
+                && error.is_out_of_files()
+            {
+                warn!(volume = %number, error = error as &dyn std::error::Error, "nothing is measured for now");
+                self.ready_at = shared.env.now() + OUT_OF_FILES_GAP;
+                return Outcome::NothingToDo;
+            }
             let measured = measured.unwrap_or_else(|error| {
                 warn!(volume = %number, error = &error as &dyn std::error::Error, "volume could not be measured");
                 Measured::UNREADABLE
@@ -236,7 +261,13 @@ impl Compactor {
             Ok(_nothing_left) => self.end(shared, copying).await,
             Err(NotCopied::Source(number, error)) => {
                 warn!(volume = %number, error = &error as &dyn std::error::Error, "volume could not be rewritten");
-                self.measured.insert(number, Measured::UNREADABLE);
+                if error.is_out_of_files() {
+                    self.ready_at = shared.env.now() + OUT_OF_FILES_GAP;
+                } else {
+                    self.measured.insert(number, Measured::UNREADABLE);
+                }
+                // The others, and later this one, may be chosen.
+                shared.state().look_for_sparse = true;
                 self.give_up(shared, copying).await
             }
             Err(NotCopied::Parted(group)) => {
@@ -262,11 +293,17 @@ impl Compactor {
         let worker = shared.clone();
         let sealed = pool::run(&*shared.pool, move || {
             worker.failure.catch("the end of a rewriting", || {
-                finish(&worker, *copying).inspect_err(|error| worker.failure.raise(error))
+                finish(&worker, copying).inspect_err(|error| worker.failure.raise(error))
             })
         });
-        if unless_panicked(sealed.await).is_err() {
-            return Outcome::Failed;
+        match unless_panicked(sealed.await) {
+            Ok(None) => {}
+            Ok(Some(copying)) => {
+                self.ready_at = shared.env.now() + OUT_OF_FILES_GAP;
+                self.work = Some(Work::Copying(copying));
+                return Outcome::NothingToDo;
+            }
+            Err(_raised) => return Outcome::Failed,
         }
         // Nobody waits for the answer: the state says when it is done, and the committer may wait for the keeper.
         let (reply, _answer) = oneshot::channel();
@@ -300,7 +337,7 @@ fn unless_panicked<T>(caught: Result<T, Panic>) -> T {
     caught.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-fn live_in(state: &State) -> Live {
+pub(super) fn live_in(state: &State) -> Live {
     let mut live: Live = state.sealed.keys().map(|number| (*number, Vec::new())).collect();
     for (group, durable) in &state.durable {
         for span in &durable.spans {
@@ -341,17 +378,22 @@ fn measure(
         places.sort_unstable();
         let mut reader = Reader::new(read)?;
         for (place, is_live) in places {
-            let bytes = bytes_of(&reader.head(place)?.0);
+            let head = match reader.head(place) {
+                // It was written once more elsewhere, perhaps for that.
+                Err(Fault::Corrupt { .. }) if !is_live => continue,
+                head => head?.0,
+            };
+            let bytes = bytes_of(&head);
             measured.bytes += bytes;
             measured.live += if is_live { bytes } else { 0 };
         }
         Ok(())
     });
     read.inspect_err(|_| volume.forget_pages())?;
+    close_unless_read(shared, volume);
     // What was truncated or jumped over is in no index.
     let file = volume.length()?.saturating_sub(FILE_OVERHEAD_BYTES);
     measured.bytes = measured.bytes.max(file);
-    close_unless_read(shared, volume);
     Ok(measured)
 }
 
@@ -414,7 +456,11 @@ fn runs(live: &Live, volumes: &[VolumeNumber]) -> BTreeMap<GroupId, Vec<(VolumeN
 }
 
 /// Notes that a volume is begun, and begins it; `None` if no file could be opened, and nothing is begun. Blocks.
-fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Option<Copying>, DiskError> {
+pub(super) fn begin(
+    shared: &Shared,
+    live: &Live,
+    chosen: &[VolumeNumber],
+) -> Result<Option<Copying>, DiskError> {
     let (number, commit, sources) = {
         let mut state = shared.state();
         let number = state.next_number();
@@ -444,7 +490,7 @@ fn begin(shared: &Shared, live: &Live, chosen: &[VolumeNumber]) -> Result<Option
 }
 
 /// Copies some entries, of what is alive by now; gives their bytes, 0 if nothing is left. Blocks.
-fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
+pub(super) fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
     let mut entries = Vec::new();
     let mut bytes = 0;
     while bytes < COPY_BYTES
@@ -469,7 +515,11 @@ fn copy_some(shared: &Shared, copying: &mut Copying) -> Result<u64, NotCopied> {
         let read = read.map_err(|error| {
             // redb refuses all reads after one has failed: the next one, whoever's it is, opens the file anew.
             volume.forget_pages();
-            NotCopied::Source(volume.number, error)
+            // What was written once more elsewhere is perhaps damaged here, and concerns nobody.
+            match error.is_out_of_files() || is_all_alive(&shared.state(), group, volume.number, &live) {
+                true => NotCopied::Source(volume.number, error),
+                false => NotCopied::Parted(group),
+            }
         })?;
         let next = read.last().map_or(live.end, |last| last.head.index.next());
         if next < live.end {
@@ -503,6 +553,12 @@ fn are_parted(hard: &Hard, last: LogIndex, next: LogIndex) -> bool {
     next != last.next() && hard.range().contains(&last)
 }
 
+/// Whether all of a range is alive in a volume, without a hole.
+fn is_all_alive(state: &State, group: GroupId, volume: VolumeNumber, range: &Range<LogIndex>) -> bool {
+    let mut spans = state.durable.get(&group).into_iter().flat_map(|durable| &durable.spans);
+    spans.any(|span| span.volume == volume && span.range.start <= range.start && range.end <= span.range.end)
+}
+
 /// Some entries of a range that is alive in a volume, at least one.
 fn read(
     volume: &Volume,
@@ -532,21 +588,29 @@ fn read(
     })
 }
 
-/// Seals the new volume, gives it its name and notes it. Blocks.
-fn finish(shared: &Shared, copying: Copying) -> Result<(), DiskError> {
-    let Copying { number, into, index, .. } = copying;
-    let seal = seal(&into, &index)?;
+/// Seals the new volume, gives it its name and notes it; gives it back if no file could be opened for that, to be called
+/// again. Blocks.
+fn finish(shared: &Shared, copying: Box<Copying>) -> Result<Option<Box<Copying>>, DiskError> {
+    let seal = match seal(&copying.into, &copying.index) {
+        Err(error) if error.is_out_of_files() => {
+            warn!(error = &error as &dyn std::error::Error, "a rewriting is ended later");
+            return Ok(Some(copying));
+        }
+        sealed => sealed?,
+    };
+    let Copying { number, into, .. } = *copying;
     let volume = into.publish()?;
     shared.meta.write(&[Change::Volume(number, Some(seal))])?;
     let mut state = shared.state();
     // It is not dead, although nothing is alive in it yet.
     state.taking_over = Some(number);
     state.sealed.insert(number, Arc::new(volume));
-    Ok(())
+    Ok(None)
 }
 
 /// Takes away what was begun. Blocks.
 fn remove(shared: &Shared, copying: &Copying) -> Result<(), DiskError> {
+    copying.sources.iter().for_each(|source| close_unless_read(shared, source));
     // Nobody needs what is in it; but a disk that fails to sync it fails.
     copying.into.close()?;
     guarded_disk("remove", copying.into.file(), || Ok(shared.disk.remove(copying.into.file())?))?;

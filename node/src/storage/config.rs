@@ -25,7 +25,8 @@ pub struct StoreConfig {
     /// copies may be lost before the first is missed; too small: reading competes with the work.
     pub scrub_seconds: u32,
     /// Whether other nodes may hold what this one has lost. Without them damage refuses the start: whoever runs the node
-    /// may have a copy. Set by whoever knows; in code only. Peers that the disk knows of count in any case.
+    /// may have a copy. Set by whoever knows; in code only. Peers that `meta.redb` names count in any case,
+    /// if it can be read.
     #[serde(skip, default = "yes")]
     pub copies_elsewhere: bool,
     /// A full volume of which less than so many percent are alive is rewritten, together with others, and goes. Too large,

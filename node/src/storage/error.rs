@@ -107,6 +107,11 @@ pub(super) fn is_medium(error: &io::Error) -> bool {
 }
 
 impl ReadError {
+    /// Whether no file could be opened, as too many are: later it may be.
+    pub fn is_out_of_files(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.is_out_of_files())
+    }
+
     /// Whether what is read is not what was written.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -7,13 +7,12 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tracing::error;
 
-use super::error::{DiskError, StoreError};
+use super::error::{DiskError, FailedWrite, StoreError};
 use crate::env::{Disk, DiskSpace, Env, FileName, Mark};
 
 /// What a panic left behind, for whoever lets it go on.
@@ -30,15 +29,32 @@ pub(super) struct Failure {
     env: quorate_proto::env::Env,
     disk: Arc<dyn Disk>,
     first: Arc<watch::Sender<Option<Arc<StoreError>>>>,
-    /// A write of redb's has failed, and redb has perhaps told nobody.
-    unheard: Arc<AtomicBool>,
+    unheard: Unheard,
+}
+
+/// The first write of redb's that has failed since the folder was opened: redb has perhaps told nobody.
+#[derive(Clone, Default)]
+struct Unheard(Arc<Mutex<Option<DiskError>>>);
+
+impl Unheard {
+    fn note(&self, error: impl FnOnce() -> DiskError) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+    }
+
+    fn first(&self) -> Option<DiskError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// The folder, as storage opens its files: it notes that a write or sync has failed, whoever it was for. redb writes on
 /// its own account too, when it makes room in its cache and when a file is let go of, and keeps such an error to itself.
 struct Watched {
     disk: Arc<dyn Disk>,
-    unheard: Arc<AtomicBool>,
+    unheard: Unheard,
 }
 
 impl Disk for Watched {
@@ -60,9 +76,19 @@ impl Disk for Watched {
 
     fn mark(&self, name: &FileName, content: &[u8]) -> io::Result<()> {
         if *name == marker() {
-            self.unheard.store(true, Ordering::Release);
+            let said = || String::from_utf8_lossy(content).into_owned();
+            self.unheard.note(|| DiskError::new("write to", &FileName::new("volumes"), said()));
         }
         self.disk.mark(name, content)
+    }
+
+    fn failed(&self, name: &FileName, error: &io::Error) {
+        // With its kind, which says what can be done about it.
+        let copy = error
+            .raw_os_error()
+            .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error);
+        self.unheard.note(|| DiskError::new("write to", name, FailedWrite::wrap(copy)));
+        self.disk.failed(name, error);
     }
 
     fn space(&self) -> io::Result<DiskSpace> {
@@ -80,7 +106,7 @@ impl Failure {
             env: env.base.clone(),
             disk: env.disk.clone(),
             first: Arc::new(watch::Sender::new(None)),
-            unheard: Arc::default(),
+            unheard: Unheard::default(),
         }
     }
 
@@ -91,7 +117,7 @@ impl Failure {
 
     /// The folder is open: what failed until now, and was borne, says nothing of what is written from now on.
     pub(super) fn opened(&self) {
-        self.unheard.store(false, Ordering::Release);
+        self.unheard.forget();
     }
 
     /// Notes a failed write or sync and marks the folder. Blocks.
@@ -125,9 +151,10 @@ impl Failure {
 
     /// The first failure, for what was not begun before it.
     pub(super) fn refusal(&self) -> Option<StoreError> {
-        if self.unheard.swap(false, Ordering::AcqRel) && self.first.borrow().is_none() {
-            let cause = "a write or sync failed that redb did on its own account";
-            self.raise(&DiskError::new("write to", &FileName::new("volumes"), cause));
+        let is_first = self.first.borrow().is_none();
+        // It stays there: whoever asks meanwhile must not see neither of the two.
+        if is_first && let Some(cause) = self.unheard.first() {
+            self.raise(&cause);
         }
         self.first.borrow().as_deref().map(|error| match error {
             StoreError::Unknown(cause) | StoreError::Failed(cause) => StoreError::Failed(cause.clone()),

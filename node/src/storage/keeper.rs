@@ -19,7 +19,7 @@ use crate::env::{Disk, FileName, Mark, Point, pool};
 /// How long a step may be held back, where a [`Point`] does.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
-/// Pause before a volume is made again, where no file could be opened.
+/// Pause before a volume is made, or measured, again, where no file could be opened.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 enum Step {
@@ -50,7 +50,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn keep(shared: &Arc<Shared>) {
     let mut compactor = Compactor::default();
-    let mut out_of_files = false;
     loop {
         let step = {
             let state = shared.state();
@@ -83,8 +82,11 @@ async fn keep(shared: &Arc<Shared>) {
         let taken = pool::run(&*shared.pool, move || {
             let taken = || match take(&worker, &step) {
                 Ok(()) => Taken::Did,
-                // What there is of the volume counts for nothing, and is made anew.
-                Err(error) if matches!(step, Step::Prepare(_)) && error.is_out_of_files() => {
+                // What there is of a new volume counts for nothing, and is made anew; a full one is closed, and its file
+                // is still to be read through.
+                Err(error)
+                    if matches!(step, Step::Prepare(_) | Step::Seal(..)) && error.is_out_of_files() =>
+                {
                     Taken::Later(error)
                 }
                 Err(error) => {
@@ -95,14 +97,17 @@ async fn keep(shared: &Arc<Shared>) {
             worker.failure.catch("the keeper", taken)
         });
         let taken = taken.await.unwrap_or_else(|panic| resume_unwind(panic));
+        let is_later = matches!(taken, Taken::Later(_));
+        // Before the committer hears that something was done.
+        let was_later = std::mem::replace(&mut shared.state().out_of_files, is_later);
         shared.kept.notify_one();
         match taken {
-            Taken::Did => out_of_files = false,
+            Taken::Did => {}
             Taken::Later(error) => {
-                if !std::mem::replace(&mut out_of_files, true) {
+                if !was_later {
                     warn!(
                         error = &error as &dyn std::error::Error,
-                        "next volume could not be made; it is tried again"
+                        "next volume could not be made, or the last one not sealed; it is tried again"
                     );
                 }
                 shared.env.clock.sleep_until(shared.env.now() + TRY_AGAIN).await;
@@ -181,17 +186,20 @@ fn take(shared: &Shared, step: &Step) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Writes the index into a full volume and closes it for good.
+/// Writes the index into a full volume and closes it for good. Where no file could be opened to measure it, it is to be
+/// called once more.
 pub(super) fn seal(volume: &Volume, index: &MemoryIndex) -> Result<Seal, DiskError> {
-    volume.write(|write| {
-        let mut table = write.open_table(super::volume::INDEX)?;
-        for (key, value) in index.encode() {
-            table.insert(key, &value[..])?;
-        }
-        drop(table);
-        Volume::write_sealed(write)
-    })?;
-    volume.close()?;
+    if volume.is_writer() {
+        volume.write(|write| {
+            let mut table = write.open_table(super::volume::INDEX)?;
+            for (key, value) in index.encode() {
+                table.insert(key, &value[..])?;
+            }
+            drop(table);
+            Volume::write_sealed(write)
+        })?;
+        volume.close()?;
+    }
     let (bytes, crc) = volume.measure()?;
     Ok(Seal { bytes, crc })
 }

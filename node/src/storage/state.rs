@@ -132,6 +132,8 @@ pub(super) struct State {
     /// Sealed volumes that are open, the one used last at the end.
     pub(super) open: VecDeque<VolumeNumber>,
     pub(super) spare: Option<Arc<Volume>>,
+    /// The keeper could open no file: nobody knows when there is a spare again.
+    pub(super) out_of_files: bool,
     /// Some sealed volume may have no live span any more.
     pub(super) look_for_dead: bool,
     /// Some sealed volume may have little that is alive.
@@ -280,6 +282,7 @@ impl State {
             sealed,
             open: VecDeque::new(),
             spare,
+            out_of_files: false,
             look_for_dead: true,
             look_for_sparse: true,
             aside: None,

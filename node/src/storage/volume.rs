@@ -263,6 +263,17 @@ impl Volume {
         })
     }
 
+    /// Whether it is open for writing: once closed, it never is again.
+    pub(super) fn is_writer(&self) -> bool {
+        matches!(*self.handle.read().unwrap_or_else(PoisonError::into_inner), Handle::Writer(_))
+    }
+
+    /// Whether its file is open.
+    #[cfg(test)]
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(*self.handle.read().unwrap_or_else(PoisonError::into_inner), Handle::Closed)
+    }
+
     /// Notes that nothing more will be written, in the transaction that writes the index.
     pub(super) fn write_sealed(write: &redb::WriteTransaction) -> Result<(), Fault> {
         let mut facts = write.open_table(FACTS)?;
@@ -434,17 +445,19 @@ pub(super) fn dropped<T>(db: T, file: &FileName) {
 /// A file of the environment's as redb wants it. A write or sync that fails marks the folder at once, whoever it was
 /// for: opening and closing write too.
 pub(super) struct Backend {
+    name: FileName,
     file: Box<dyn StorageBackend>,
     disk: Arc<dyn Disk>,
 }
 
 impl Backend {
     fn open(disk: &Arc<dyn Disk>, name: &FileName, create: bool) -> io::Result<Self> {
-        Ok(Self { file: disk.open(name, create)?, disk: disk.clone() })
+        Ok(Self { name: name.clone(), file: disk.open(name, create)?, disk: disk.clone() })
     }
 
     fn marked(&self, result: io::Result<()>) -> io::Result<()> {
         result.map_err(|error| {
+            self.disk.failed(&self.name, &error);
             // Best effort: see `failure`.
             drop(self.disk.mark(&marker(), error.to_string().as_bytes()));
             FailedWrite::wrap(error)

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use quorate_proto::env::os;
 use quorate_proto::v1::{Command, PeerReply, PeerRequest, peer_request};
@@ -169,4 +170,18 @@ async fn a_taken_port_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let error = bind(&address).await.unwrap_err();
     assert_eq!(error.to_string(), format!("port in use: another process listens on {address}"));
+}
+
+#[tokio::test]
+async fn where_no_connection_can_be_taken_the_next_try_is_a_while_later() {
+    let full = || Err(io::Error::from_raw_os_error(24));
+    let mut taken =
+        Box::pin(paced(futures_util::stream::iter([full(), Ok(1), Err(io::ErrorKind::Other.into())])));
+    let began = std::time::Instant::now();
+    assert!(taken.next().now_or_never().is_none(), "it pauses");
+    assert!(taken.next().await.is_some_and(|taken| taken.is_err_and(|error| is_out_of_files(&error))));
+    assert!(began.elapsed() >= ACCEPT_GAP / 2);
+    // Whatever else comes is given at once.
+    assert!(matches!(taken.next().now_or_never(), Some(Some(Ok(1)))));
+    assert!(matches!(taken.next().now_or_never(), Some(Some(Err(_)))));
 }

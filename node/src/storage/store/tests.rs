@@ -203,6 +203,24 @@ fn a_write_that_failed_behind_our_back_is_a_failure_of_the_store() {
     assert!(failure.watch().borrow().is_some(), "the process is told");
 }
 
+/// Whoever writes for redb is the first to hear of it, and whoever asked redb for it is not always the next.
+#[test]
+fn a_write_that_failed_behind_our_back_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let failure = Failure::new(&env);
+    let watched = failure.watched();
+    // No space left on the device.
+    watched.failed(&FileName::new("volume"), &std::io::Error::from_raw_os_error(28));
+    watched.mark(&marker(), b"words").unwrap();
+    for _ in 0..2 {
+        let refusal = failure.refusal().unwrap();
+        assert!(matches!(refusal, StoreError::Failed(_)), "{refusal:?}");
+        assert!(refusal.to_string().contains("write to volume"), "{refusal}");
+        assert!(refusal.advice().is_some_and(|advice| advice.contains("free space")), "{refusal}");
+    }
+}
+
 #[test]
 fn facts_are_kept() {
     block_on(async {
@@ -749,5 +767,6 @@ fn a_rewritten_volume_whose_removal_came_undone_is_removed_again() {
 }
 
 mod damage;
+mod faults;
 mod model;
 mod power;
