@@ -205,7 +205,8 @@ impl Replica {
     }
 
     /// Shows the batches of a run, or those of them that lie at the log start or behind it, to `is_enough` until it says
-    /// so. However long the run is, a few heads are held at a time. False if the log start is not `log_start` any more.
+    /// so. However long the run is, a few heads are held at a time. False if the log start is not `log_start` any more, or the
+    /// log was trimmed under the walk.
     async fn walk(
         &self,
         run: &Behind,
@@ -219,19 +220,20 @@ impl Replica {
             return self.walk_range(first..end, bytes_before, log_start, is_enough).await;
         }
         let purged = self.shared.group.log().state().purged;
-        if purged.is_none_or(|purged| purged.index < start) {
+        let begins = purged.map_or(start, |purged| start.max(purged.index.next()));
+        if begins == start {
             return self.walk_range(start..end, run.bytes_before, log_start, is_enough).await;
         }
-        // Its first entries may be trimmed: what is left is counted from the end backwards.
+        // Its first entries are trimmed: what is left is counted from the end backwards.
         let mut left = 0;
         let count = |batch: Batch| {
             left = batch.piece.bytes_through;
             false
         };
-        if !self.walk_range(start..end, 0, log_start, count).await? {
+        if !self.walk_range(begins..end, 0, log_start, count).await? {
             return Ok(false);
         }
-        self.walk_range(start..end, run.bytes_through.saturating_sub(left), log_start, is_enough).await
+        self.walk_range(begins..end, run.bytes_through.saturating_sub(left), log_start, is_enough).await
     }
 
     /// [`Replica::walk`] over some entries, of which `bytes_before` are the bytes of all batches before.
@@ -245,6 +247,10 @@ impl Replica {
         let mut from = range.start;
         while from < range.end {
             let (mut heads, next) = self.log_heads(from..range.end).await?;
+            if heads.first().is_none_or(|first| first.index != from) {
+                // The bytes of what went would be missing from all that follows.
+                return Ok(false);
+            }
             from = next;
             {
                 let state = self.shared.state.lock();

@@ -2,7 +2,7 @@
 //! matching, Raft §5.3). Before a group's Raft starts where heads are missing, in the background otherwise.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -263,7 +263,7 @@ pub(super) async fn run(
         let damage = log.damage();
         if damage.base {
             let Some(peers) = plane.upgrade() else { return };
-            let given_up = give_up(&node, &peers, &log, resumed.as_ref(), &mut tried).await;
+            let given_up = give_up(&node, &peers, &log, resumed.as_ref(), &members, &mut tried).await;
             drop(peers);
             match given_up {
                 Ok(false) => {}
@@ -299,7 +299,7 @@ pub(super) async fn run(
                 && leads(running(&node, &log).as_ref()).is_none()
             {
                 // It is never had again: neither applied nor trimmed over, only the base of another takes its place.
-                match give_up(&node, &peers, &log, resumed.as_ref(), &mut tried).await {
+                match give_up(&node, &peers, &log, resumed.as_ref(), &members, &mut tried).await {
                     Ok(false) => {}
                     Ok(true) => return,
                     Err(error) => mended = Err(error),
@@ -406,9 +406,18 @@ async fn config_in(log: &Log, resumed: Option<&(LogId, GroupConfig)>) -> Option<
     membership_from_bytes(&body).ok().map(|membership| config_of(&membership))
 }
 
+/// A group that decides nothing without each of these, by the disks that they are known by; `None` for less than two, or
+/// if one of them is not known.
+fn each_of(plane: &Peers, others: &[NodeId]) -> Option<GroupConfig> {
+    let disk = |other: &NodeId| Some((*other, plane.identities().known(*other)?));
+    let disks = others.iter().map(disk).collect::<Option<BTreeMap<_, _>>>()?;
+    let voters = others.iter().map(|other| BTreeSet::from([*other])).collect();
+    (others.len() >= 2).then_some(GroupConfig { voters, disks })
+}
+
 /// Has a group begin anew whose base cannot be read, or that misses what only a base has any more, once enough others are
-/// there to go on without it, and to take it in again; tells whether it does. Nothing is given up while it is not known
-/// who votes. One that leads hands over first.
+/// there to go on without it, and to take it in again; tells whether it does. Where its log does not tell who votes, all of
+/// `members` must be there. One that leads hands over first.
 ///
 /// # Errors
 /// The disk failed.
@@ -417,6 +426,7 @@ async fn give_up(
     plane: &Arc<Peers>,
     log: &Log,
     resumed: Option<&(LogId, GroupConfig)>,
+    members: &[NodeId],
     tried: &mut BTreeSet<NodeId>,
 ) -> Result<bool, StoreError> {
     if let Some(group) = running(node, log)
@@ -427,7 +437,7 @@ async fn give_up(
     }
     let config = match running(node, log) {
         Some(group) => Some(group.seen_config().config),
-        None => config_in(log, resumed).await,
+        None => config_in(log, resumed).await.or_else(|| each_of(plane, &others(node, log, members))),
     };
     let Some(config) = config else { return Ok(false) };
     let begun = GivingUp::begin(node, log.group());

@@ -24,6 +24,10 @@ use crate::env::{Mark, Moment, Point, pool};
 /// What a commit, and the word of it, may take beside its writing, where a [`Point`] makes them slow.
 const LATE_MAX: Duration = Duration::from_millis(30);
 
+/// How many times as much as a volume should be one takes that cannot be sealed for want of a file: what is appended
+/// behind that waits.
+pub(super) const OVERFULL: u64 = 8;
+
 /// What goes into one transaction.
 struct Work {
     volume: Arc<Volume>,
@@ -76,8 +80,9 @@ async fn serve(shared: &Arc<Shared>, in_flight: &InFlight) {
             let full = state.active.tail.bytes >= shared.config.volume_bytes_max;
             let ready = state.sealing.is_none() && state.spare.is_some();
             // Once closing, the keeper prepares no more volumes, and without a file it cannot: the full one takes the
-            // rest.
-            let goes_on = state.closing || state.out_of_files;
+            // rest, or as much of it as can still be sealed.
+            let overfull = state.active.tail.bytes >= shared.config.volume_bytes_max.saturating_mul(OVERFULL);
+            let goes_on = state.closing || (state.out_of_files && !overfull);
             (state.queue.is_empty(), state.closing, full && !ready && !goes_on)
         };
         if shared.failure.refusal().is_some() {

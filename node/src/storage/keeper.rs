@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tracing::{info, warn};
 
 use super::compact::{Compactor, Outcome};
-use super::error::DiskError;
+use super::error::{DiskError, ReadError};
 use super::facts::{Change, Seal, Witness};
 use super::index::MemoryIndex;
 use super::state::Shared;
@@ -225,10 +225,15 @@ pub(super) fn discard(
         let label = in_its_place.label();
         // It was read only: what its closing says does not matter.
         drop(in_its_place.close());
-        if label.is_ok_and(|label| label.owner != owner) {
-            let aside = FileName::new(format!("foreign-{}", volume.file()));
-            warn!(file = %volume.file(), kept_as = %aside, "file of another node is in the data folder");
-            return guarded_disk("rename", volume.file(), || Ok(disk.publish(volume.file(), &aside)?));
+        match label {
+            Ok(label) if label.owner != owner => {
+                let aside = FileName::new(format!("foreign-{}", volume.file()));
+                warn!(file = %volume.file(), kept_as = %aside, "file of another node is in the data folder");
+                return guarded_disk("rename", volume.file(), || Ok(disk.publish(volume.file(), &aside)?));
+            }
+            // Whose it is was not seen.
+            Err(ReadError::Disk(error)) if error.is_out_of_files() => return Err(error),
+            Ok(_) | Err(_) => {}
         }
     }
     guarded_disk("remove", volume.file(), || match disk.remove(volume.file()) {

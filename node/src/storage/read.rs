@@ -359,8 +359,13 @@ impl Shared {
             let read =
                 |bodies| self.use_volume(group, &one.volume, |read| read_one(read, group, &one, bodies));
             if let Err(error) = read(true) {
-                let part = if read(false).is_ok() { Part::Body } else { Part::Head };
+                let is_out_of_files = error.is_out_of_files();
+                let part = if !is_out_of_files && read(false).is_ok() { Part::Body } else { Part::Head };
                 found.push((one.range.start, part, error));
+                if is_out_of_files {
+                    // The others would say the same.
+                    break;
+                }
             }
             if self.failure.refusal().is_some() {
                 return Vec::new();
@@ -370,7 +375,8 @@ impl Shared {
     }
 
     /// Notes whatever cannot be read among the next entries of a group from `from` on, at most so many bytes of bodies
-    /// and [`SCRUB_PLACES`] entries; tells where it stopped and how many bytes it read. For the scrubber. Blocks.
+    /// and [`SCRUB_PLACES`] entries; tells where it stopped, which is at `from` if no file could be opened, and how many
+    /// bytes it read. For the scrubber. Blocks.
     pub(super) fn scrub_some(
         &self,
         group: GroupId,
@@ -398,6 +404,9 @@ impl Shared {
         if read.is_ok() {
             let last = found.last().map_or(piece.range.end, |entry| entry.head.index.next());
             return Some((last, bytes));
+        }
+        if read.is_err_and(|error| error.is_out_of_files()) {
+            return Some((from, 0));
         }
         self.examine(group, &piece);
         Some((piece.range.end, bytes))

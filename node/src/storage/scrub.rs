@@ -21,6 +21,9 @@ const RESTS: u32 = 19;
 /// The longest rest between two steps, so that a round of little is spread too.
 const REST_MAX: Duration = Duration::from_secs(600);
 
+/// Pause before something is read again for which no file could be opened.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
 /// Runs until the store is closed or has failed.
 pub(super) async fn run(shared: Arc<Shared>) {
     let round = Duration::from_secs(shared.config.scrub_seconds.into());
@@ -64,6 +67,12 @@ async fn read_all(shared: &Arc<Shared>, round: Duration) -> Option<u64> {
             let (worker, began) = (shared.clone(), shared.env.now());
             let step = pool::run(&*shared.pool, move || worker.scrub_some(next, index, STEP_BYTES)).await;
             let Some((reached, bytes)) = step else { break };
+            if reached == index {
+                if !sleep(shared, TRY_AGAIN).await {
+                    return None;
+                }
+                continue;
+            }
             index = reached;
             all += bytes;
             shared.metrics.scrub_bytes.add(bytes);

@@ -334,22 +334,67 @@ fn a_base_that_cannot_be_read_at_a_start_comes_from_another_replica() {
         acked.extend(propose(led, term, 50..60).await);
         assert_eq!(acked.len(), 60);
 
-        // As its owner does, it is tried again.
-        let number = cluster.members[at].node.0;
-        let (env, tasks, listener, raft, store) = cluster.prepare(number, StoreConfig::default()).await;
-        let (applied, mut refused) = (Applied::default(), 0);
-        let group = loop {
-            match raft.start_group(GROUP, cluster.members.clone(), Box::new(applied.clone())).await {
-                Ok(group) => break group,
-                Err(GroupError::Damaged { .. }) if refused < 10 => refused += 1,
-                Err(error) => panic!("{error}"),
-            }
-        };
-        assert!(refused > 0, "it was not readable");
-        let back = Node { env, tasks, listener, raft, store, group, applied };
-        until("it holds all again", || holds(&back, &acked)).await;
-        until("it is known to", || back.group.log().damage().is_none()).await;
-        nodes.push(back);
+        comes_back(&mut cluster, at, &acked).await.stop().await;
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}
+
+/// Starts a node whose group cannot start with what it has: as its owner does, it is tried again.
+async fn comes_back(cluster: &mut Cluster, at: usize, acked: &[(LogIndex, u32)]) -> Node {
+    let number = cluster.members[at].node.0;
+    // The scrubber would find it before the start does.
+    let config = StoreConfig { scrub_seconds: 0, ..StoreConfig::default() };
+    let (env, tasks, listener, raft, store) = cluster.prepare(number, config).await;
+    let (applied, mut refused) = (Applied::default(), 0);
+    let group = loop {
+        match raft.start_group(GROUP, cluster.members.clone(), Box::new(applied.clone())).await {
+            Ok(group) => break group,
+            Err(GroupError::Damaged { .. }) if refused < 10 => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(refused > 0, "it was not readable");
+    let back = Node { env, tasks, listener, raft, store, group, applied };
+    until("it holds all again", || holds(&back, acked)).await;
+    until("it is known to", || back.group.log().damage().is_none()).await;
+    back
+}
+
+#[test]
+fn members_that_cannot_be_read_at_a_start_come_from_the_other_replicas() {
+    threads().block_on(async {
+        let mut cluster = Cluster::new(3).await;
+        let mut nodes = cluster.start_all(1..=3).await;
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        let mut acked = propose(led, term, 0..50).await;
+        until("all have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+        let at = nodes.iter().position(|node| !std::ptr::eq(node, led)).unwrap();
+        let victim = nodes.remove(at);
+        let log = victim.group.log();
+        let heads = log.heads(LogIndex(0)..LogIndex(u64::MAX), usize::MAX).await.unwrap();
+        let memberships: Vec<_> = heads.into_iter().filter(|head| head.kind == Kind::Membership).collect();
+        let held = log.bodies(&memberships).await.unwrap();
+        assert!(!held.is_empty() && victim.store.log(GROUP).state().purged.is_none());
+        victim.stop().await;
+
+        // The others have it in what they have applied only.
+        let (led, term) = leader(&nodes.iter().collect::<Vec<_>>()).await;
+        acked.extend(propose(led, term, 50..60).await);
+        assert_eq!(acked.len(), 60);
+        until("both have it", || nodes.iter().all(|node| holds(node, &acked))).await;
+        let first = led.group.applied().unwrap().index.next();
+        led.group.trim(first, false).await.unwrap();
+        for node in &nodes {
+            let begins = || node.group.log().state().purged.map(|purged| purged.index.next());
+            until("the log is trimmed", || begins() == Some(first)).await;
+        }
+        for body in &held {
+            let files = volumes(cluster.folders[at].path()).into_keys();
+            assert!(files.filter(|file| rot(file, body)).count() > 0, "it lies there");
+        }
+        comes_back(&mut cluster, at, &acked).await.stop().await;
         for node in nodes {
             node.stop().await;
         }

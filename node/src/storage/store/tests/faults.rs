@@ -6,8 +6,10 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::env::gate::{Gate as DiskGate, GatedDisk};
+use crate::storage::committer::OVERFULL;
 use crate::storage::compact::{Compactor, Copying, NotCopied, Outcome, begin, copy_some, live_in};
-use crate::storage::volume::{STREAM, create_database};
+use crate::storage::keeper::discard;
+use crate::storage::volume::{Owner, STREAM, Volume, VolumeNumber, create_database};
 
 fn gated(folder: &Path) -> (Env, DiskGate) {
     let gate = DiskGate::default();
@@ -213,6 +215,77 @@ async fn a_store_without_a_file_writes_on_into_the_full_volume() {
     assert_eq!((report.damaged_entries, report.groups_behind), (0, 0));
     assert_eq!(all(&store.log(GROUP)).await.len(), 100);
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_volume_does_not_grow_without_bound_for_want_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (env, gate) = gated(folder.path());
+    let store = Store::open(&env, small(), NODE).await.unwrap().0;
+    let log = store.log(GROUP);
+    prepared(&store).await;
+    gate.refuse_openings(u32::MAX);
+    let answers: Vec<_> =
+        (0..200).map(|index| append(&log, vec![entry(GROUP, 1, index, &[1; 2_000])])).collect();
+    let bytes = || store.0.shared.state().active.tail.bytes;
+    let bytes_max = OVERFULL * small().volume_bytes_max;
+    let deadline = disk_deadline();
+    while bytes() < bytes_max {
+        assert!(std::time::Instant::now() < deadline, "{} of {bytes_max}", bytes());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(bytes() < bytes_max + small().volume_bytes_max, "{} of {bytes_max}", bytes());
+    assert!(store.failed().borrow().is_none());
+    gate.refuse_openings(0);
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+    settled(&store).await;
+    assert_eq!(all(&log).await.len(), 200);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_for_want_of_a_file_is_looked_at_once_and_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, gate) = several_full(folder.path(), 30, 2_000, 20_000).await;
+    let (shared, log) = (&store.0.shared, store.log(GROUP));
+    let first = LogIndex(0);
+    gate.refuse_openings(1);
+    assert_eq!(shared.scrub_some(GROUP, first, u64::MAX), Some((first, 0)));
+    assert_eq!(gate.refuses(), 0);
+    let (reached, bytes) = shared.scrub_some(GROUP, first, u64::MAX).unwrap();
+    assert!(reached.0 > 4 && bytes > 8_000, "several lie in a volume: {reached}, {bytes}");
+
+    // Let go of what the scrubber has opened.
+    for volume in shared.state().sealed.values() {
+        volume.close().unwrap();
+    }
+    gate.refuse_openings(100);
+    let read = log.heads(first..reached, usize::MAX).await;
+    assert!(read.is_err_and(|error| error.is_out_of_files()));
+    let tried = 100 - gate.refuses();
+    assert!(u64::from(tried) < reached.0, "not each entry is looked at: {tried} of {reached}");
+    gate.refuse_openings(0);
+    assert!(log.damage().is_none());
+    assert_eq!(all(&log).await.len(), 30);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_file_that_could_not_be_looked_at_is_not_removed_as_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (env, gate) = gated(folder.path());
+    let owner = |node: u8| Owner { node: NodeId(node.into()), identity: Identity::from_random([node; 16]) };
+    let volume = Volume::create(&env.disk, owner(2), VolumeNumber(7), 1 << 16).unwrap();
+    volume.close().unwrap();
+    let discarded = || discard(&env.disk, owner(1), &volume, true);
+    gate.refuse_openings(1);
+    assert!(discarded().is_err_and(|error| error.is_out_of_files()));
+    assert_eq!(env.disk.list().unwrap(), [volume.file().clone()]);
+    discarded().unwrap();
+    assert_eq!(env.disk.list().unwrap(), [FileName::new(format!("foreign-{}", volume.file()))]);
 }
 
 /// redb says nothing of what fails when it lets a file go.
