@@ -1,5 +1,5 @@
-//! What a replica may do that has lost something of its log. All that keeps it from voting, standing and following
-//! stands here.
+//! What a replica may do that has lost something of its log, or that its log does not name. All that keeps it from
+//! voting, standing and following stands here.
 //!
 //! | lost | votes | stands, leads | follows |
 //! | --- | --- | --- | --- |
@@ -8,16 +8,25 @@
 //! | heads | no: what it cannot read is mended or given up first | no | once it has them again |
 //! | the end of its log | no | no | whom a majority follows, told that its log is shorter (`rejoin`) |
 //! | its vote | no | no | the same, and no leader of an earlier term: it may have voted against that one |
+//! | nothing, but by its log another disk is this node's | yes | no: it would count itself in that disk's place | yes |
 //!
-//! The last two end once it holds, committed, what that leader's log ended with after the two had met: then it knows
-//! all that it may have acknowledged. Who may be followed needs no check here: before openraft starts, the replica has
-//! made durable that it follows the leader that took it in, and so openraft refuses all earlier ones.
+//! The last of these is a replica on a disk that took another one's place, before it has heard that it is a member. Who
+//! asks it for its vote, or counts what it holds, checks which disk answers; a leader does not ask itself.
+//!
+//! The loss of an end or of a vote is over once it holds, committed, what that leader's log ended with after the two had
+//! met: then it knows all that it may have acknowledged. Who may be followed needs no check here: before openraft
+//! starts, the replica has made durable that it follows the leader that took it in, and so openraft refuses all earlier
+//! ones.
 
 use crate::storage::Damage;
 
 /// What is told to whoever asks such a replica for its vote.
 pub(super) const MESSAGE: &str =
     "this replica has lost something of its log, and neither votes nor leads before it has it again";
+
+/// What is told to whoever hands leadership over to a replica that its log does not name.
+pub(super) const UNNAMED: &str =
+    "this replica's log names another disk as this node's: it leads once it has heard that it is a member";
 
 /// What a replica may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +42,11 @@ impl Fitness {
         let votes = !damage.lost.any() && damage.heads.is_empty();
         // What nobody can read, nobody else would replicate better.
         Self { votes, stands: votes && damage.bodies == damage.gone }
+    }
+
+    /// The same for a replica whose log names another disk as this node's.
+    pub(super) fn unnamed(self) -> Self {
+        Self { stands: false, ..self }
     }
 }
 

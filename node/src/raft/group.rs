@@ -13,7 +13,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{Raft, ReadPolicy, ServerState};
 use openraft_rt::WatchReceiver;
-use quorate_proto::ids::{GroupId, NodeId, Term};
+use quorate_proto::ids::{GroupId, Identity, NodeId, Term};
 use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
@@ -110,6 +110,8 @@ pub struct Group(pub(super) Arc<Running>);
 pub(super) struct Running {
     pub(super) id: GroupId,
     pub(super) me: NodeId,
+    /// This node's disk's.
+    pub(super) identity: Identity,
     pub(super) env: Env,
     pub(super) log: Log,
     pub(super) raft: GroupRaft,
@@ -224,9 +226,18 @@ impl Group {
         vote_to_store(&self.vote())
     }
 
-    /// What it may do, by what is lost of its log here.
+    /// What it may do, by what is lost of its log here and by which disk that names.
     pub(super) fn fitness(&self) -> Fitness {
-        Fitness::of(&self.0.log.damage())
+        let fitness = Fitness::of(&self.0.log.damage());
+        if self.is_named() { fitness } else { fitness.unnamed() }
+    }
+
+    /// Whether the newest membership in the log names no other disk as this node's.
+    pub(super) fn is_named(&self) -> bool {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        members_of(metrics.membership_config.membership())
+            .all(|member| member.node != self.0.me || member.identity == self.0.identity)
     }
 
     /// What it is known up to of another member's log, if this node leads.

@@ -148,6 +148,7 @@ impl Inner {
         let running = Running {
             id,
             me: self.me,
+            identity: ours,
             env,
             log,
             raft,

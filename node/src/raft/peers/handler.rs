@@ -213,6 +213,9 @@ impl Handler {
                 let request = transfer_from_wire(&request).map_err(malformed)?;
                 candidate(who, request.from_leader().leader_id.voted_for)?;
                 if *request.to_node_id() == node_to_raft(node.me) {
+                    if !group.is_named() {
+                        return Err(Refusal::new(ErrorCode::NotAvailable, fitness::UNNAMED));
+                    }
                     if !group.fitness().stands {
                         return Err(Refusal::new(ErrorCode::NotAvailable, fitness::MESSAGE));
                     }

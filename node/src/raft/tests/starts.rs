@@ -6,10 +6,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft_rt::WatchReceiver;
-use quorate_proto::ids::{GroupId, Timestamp};
+use quorate_proto::ids::{GroupId, Identity, Timestamp};
+use tokio::sync::oneshot;
 
 use super::super::alone::{Alone, eventually};
 use super::super::election::Replacing;
+use super::super::types::first_entry;
 use super::super::{Answer, Apply, BarrierError, Group, GroupError, Member, Proposal, Role};
 use crate::storage::{Entry, LogId};
 
@@ -116,6 +118,32 @@ async fn a_group_is_not_started_upon_what_its_last_run_left_on_its_way_to_the_di
     starting.await.unwrap();
     assert_eq!(log.last_durable(), log.state().last);
     alone.raft.stop().await;
+}
+
+/// Seed 345363: a disk that had taken another one's place led by a log in which that one was still a voter, and counted
+/// itself in its place.
+#[tokio::test]
+async fn a_disk_that_its_log_does_not_name_does_not_lead() {
+    for (ours, leads) in [(true, true), (false, false)] {
+        let alone = Alone::start().await;
+        let identity = if ours { alone.identity } else { Identity::from_random([9; 16]) };
+        let first = first_entry(GROUP, &[Member { node: alone.me, identity }]);
+        let (tx, synced) = oneshot::channel();
+        let written = Box::new(move |done: Result<(), _>| drop(tx.send(done)));
+        alone.store.log(GROUP).append(vec![first], written).unwrap();
+        synced.await.unwrap().unwrap();
+        let group = alone.raft.start_group(GROUP, Vec::new(), Box::new(Nothing)).await.unwrap();
+        assert_eq!(group.voters(), [alone.me], "it is the only voter, by its number");
+        let led = || matches!(group.role(), Role::Leader { .. });
+        if leads {
+            eventually(&alone.env, "it leads", led).await;
+        } else {
+            // Others are elected at the first try, and the timer comes at once behind it.
+            alone.env.sleep(Duration::from_secs(3)).await;
+            assert!(!led());
+        }
+        alone.raft.stop().await;
+    }
 }
 
 #[tokio::test]
