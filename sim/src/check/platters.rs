@@ -16,6 +16,9 @@ use crate::observe::{OnDisk, Sight};
 
 const ID: &str = "O-05";
 
+/// Who votes by a membership, and the term that it is of.
+type Voters = (Term, Vec<BTreeSet<NodeId>>);
+
 #[derive(Default)]
 pub(super) struct Platters {
     logs: Logs,
@@ -35,7 +38,7 @@ pub(super) struct Platters {
     /// What was committed when a disk was lost: one copy less of all up to there.
     lost: BTreeMap<GroupId, LogId>,
     /// Who votes, by each membership that was seen, by where it lies.
-    configs: BTreeMap<GroupId, BTreeMap<LogIndex, Vec<BTreeSet<NodeId>>>>,
+    configs: BTreeMap<GroupId, BTreeMap<LogIndex, Voters>>,
 }
 
 impl Judge for Platters {
@@ -80,9 +83,13 @@ impl Judge for Platters {
                 self.lost.extend(self.committed.iter().map(|(group, (committed, _))| (*group, *committed)));
             }
             Sight::Config { group, at: place, config, .. } => {
-                // One that was cut off is followed by another in its place, or before a later one counts.
+                // One that was cut off is followed by another in its place, or before a later one counts. Who has not cut
+                // it off yet may show it after that.
                 let configs = self.configs.entry(*group).or_default();
-                configs.insert(place.index, config.voters.clone());
+                let there = configs.get(&place.index);
+                if there.is_none_or(|(term, _)| *term <= place.term) {
+                    configs.insert(place.index, (place.term, config.voters.clone()));
+                }
             }
             Sight::Replica { node, group, replica } => {
                 self.terms.insert((*node, *group), replica.term);
@@ -175,7 +182,7 @@ impl Platters {
             // The members by whom it was committed are those of the last membership up to there, or of one that
             // followed and was not committed yet.
             let first = configs.range(..=committed.index).next_back().map_or(LogIndex(0), |(at, _)| *at);
-            let in_force = configs.range(first..).map(|(_, sets)| sets).collect::<Vec<_>>();
+            let in_force = configs.range(first..).map(|(_, (_, sets))| sets).collect::<Vec<_>>();
             let voters = in_force.iter().copied().flatten().flatten().copied().collect::<BTreeSet<_>>();
             let lost = self.lost.get(group).is_some_and(|lost| lost.index >= committed.index);
             if lost || !voters.iter().all(|voter| nodes.contains_key(voter)) {

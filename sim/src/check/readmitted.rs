@@ -1,10 +1,12 @@
 //! O-23, who has lost does not vote: a node whose disk has lost its newest entries or votes neither gives a vote nor
 //! stands before it holds, committed, all that was known to be committed when it lost them: it may have acknowledged
-//! any of that, and others may have counted on it (Alagappan et al., Protocol-Aware Recovery, FAST 2018).
+//! any of that, and others may have counted on it (Alagappan et al., Protocol-Aware Recovery, FAST 2018). Whose disk was
+//! damaged and still holds all that it ever said it holds of a group has lost nothing of that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use quorate_node::storage::LogId;
 use quorate_proto::ids::{GroupId, LogIndex, NodeId};
 
 use super::{Found, Judge};
@@ -20,6 +22,10 @@ pub(super) struct Readmitted {
     behind: BTreeMap<(NodeId, GroupId), LogIndex>,
     /// The same as it was before a disk was damaged, until a process has opened that.
     unseen: BTreeMap<NodeId, BTreeMap<(NodeId, GroupId), LogIndex>>,
+    /// The last entry that each node told a leader that it holds, as far as its log was not cut since.
+    told: BTreeMap<(NodeId, GroupId), LogId>,
+    /// The last entry that it knew to be committed: as a leader it counted itself.
+    counted: BTreeMap<(NodeId, GroupId), LogId>,
 }
 
 impl Judge for Readmitted {
@@ -39,6 +45,22 @@ impl Judge for Readmitted {
                     self.behind.insert((*node, *group), *index);
                 }
             }
+            Sight::TailKept { node, group, on_disk } => {
+                let replica = (*node, *group);
+                let promised = [self.told.get(&replica), self.counted.get(&replica)];
+                if promised.into_iter().flatten().all(|id| on_disk.holds(*id)) {
+                    self.behind.remove(&replica);
+                }
+            }
+            Sight::Matched { node, group, through, .. } => {
+                let told = self.told.entry((*node, *group)).or_insert(*through);
+                *told = (*told).max(*through);
+            }
+            Sight::Log { node, group, from, .. }
+                if self.told.get(&(*node, *group)).is_some_and(|told| told.index >= *from) =>
+            {
+                self.told.remove(&(*node, *group));
+            }
             Sight::Opened { node, .. } => {
                 self.unseen.remove(node);
             }
@@ -52,12 +74,18 @@ impl Judge for Readmitted {
             Sight::DiskLost { node } => {
                 self.unseen.remove(node);
                 self.behind.retain(|(of, _), _| of != node);
+                self.told.retain(|(of, _), _| of != node);
+                self.counted.retain(|(of, _), _| of != node);
             }
             Sight::Removed { node, group, .. } => {
                 self.behind.remove(&(*node, *group));
+                self.told.remove(&(*node, *group));
+                self.counted.remove(&(*node, *group));
             }
             Sight::Replica { node, group, replica } => {
                 let Some(committed) = replica.committed else { return };
+                let counted = self.counted.entry((*node, *group)).or_insert(committed);
+                *counted = (*counted).max(committed);
                 if self.behind.get(&(*node, *group)).is_some_and(|bound| committed.index >= *bound) {
                     self.behind.remove(&(*node, *group));
                 }
@@ -120,6 +148,23 @@ mod tests {
         let all = "log 1 from 1: 1 1\nreplica 1 t1 committed 2/1 last 2/1";
         assert!(broken(&format!("{lost}\n{all}\ngranted 1 t2 to 3")).is_empty());
         assert!(broken(&format!("{lost}\ngranted 3 t2 to 2")).is_empty(), "another one");
+    }
+
+    #[test]
+    fn who_kept_the_end_of_a_log_votes_and_who_says_so_and_did_not_does_not() {
+        let known = "log 2 from 0: 1 1 1\nreplica 2 t1 committed 2/1 last 2/1";
+        let vote = "open 1 vote 1/2: 1 1\ngranted 1 t2 to 3";
+        let kept = |told: &str, disk: &str| {
+            broken(&format!("{known}\n{told}\ndamaged 1\ntail-kept 1: {disk}\n{vote}"))
+        };
+        assert!(kept("matched 1 t1 1/1", "1 1").is_empty(), "it never had entry 2");
+        assert!(kept("matched 1 t1 2/1", "1 1 1").is_empty());
+        assert!(kept("matched 1 t1 2/1\nlog 1 from 1: 2", "1 2").is_empty(), "it was told to cut that");
+        assert!(kept("matched 1 t1 2/1", "1 1").contains(&"O-23"));
+        assert!(
+            kept("replica 1 t1 leads committed 2/1 last 2/1", "1 1").contains(&"O-23"),
+            "it counted itself"
+        );
     }
 
     #[test]

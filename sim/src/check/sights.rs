@@ -55,6 +55,10 @@ fn sight(line: &str) -> Sight {
         "damaged" => Sight::Damaged { node: words.node() },
         "back" => Sight::GivenBack { node: words.node() },
         "tail-lost" => Sight::TailLost { node: words.node(), group },
+        "tail-kept" => {
+            let node = words.node();
+            Sight::TailKept { node, group, on_disk: words.on_disk(tail) }
+        }
         "log" => {
             let node = words.node();
             let from = words.number_after("from");

@@ -202,8 +202,14 @@ impl Observer {
                 self.show(&Sight::TailLost { node, group: *group });
             }
         }
-        machine.lost = lost;
         let groups = platter::held_by(running.store());
+        let is_kept = |group: &GroupId| !running.store().log(*group).damage().lost.any();
+        for group in machine.lost.difference(&lost).filter(|group| is_kept(group)) {
+            if let Some(on_disk) = groups.get(group) {
+                self.show(&Sight::TailKept { node, group: *group, on_disk: on_disk.clone() });
+            }
+        }
+        machine.lost = lost;
         machine.life = Some(life.clone());
         machine.running = Some(Running {
             store: running.store().clone(),

@@ -51,6 +51,15 @@ pub enum Sight {
         /// Of which group.
         group: GroupId,
     },
+    /// A process has opened a disk whose newest was damaged, and the disk says that of this group nothing is lost.
+    TailKept {
+        /// Whose.
+        node: NodeId,
+        /// Of which group.
+        group: GroupId,
+        /// What it found of it.
+        on_disk: OnDisk,
+    },
     /// A replica was stopped, and is started again while its process runs on.
     Restarted {
         /// Whose.
