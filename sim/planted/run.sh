@@ -50,7 +50,7 @@ copy_tree() {
 # A copy of a crate's source as it is in the registry, which the copy of the tree uses from now on.
 copy_crate() { # name; sets crate
   local manifest
-  manifest=$(cd "$root" && "${CARGO:-cargo}" metadata --format-version 1 --offline |
+  manifest=$(cd "$root" && "${CARGO:-cargo}" metadata --format-version 1 --locked |
     grep -o "\"manifest_path\":\"[^\"]*/$1-[0-9][^\"/]*/Cargo.toml\"" | sed -n 1p | cut -d '"' -f 4)
   [ -n "$manifest" ] || die "nothing is known of a crate $1"
   crate=$target/planted-crates/$1
