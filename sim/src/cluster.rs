@@ -299,6 +299,7 @@ impl Cluster {
             running,
             sync_failed: self.machine(node).sync_failed.clone(),
             newest_harmed: self.machine(node).newest_harmed.clone(),
+            opened_harmed: self.machine(node).newest_harmed.load(Ordering::Relaxed),
             falls: self.tell_fall.clone(),
             observer: self.observer.clone(),
             stop: self.machine(node).stop.subscribe(),
@@ -520,6 +521,8 @@ struct RunningNode {
     running: Arc<Mutex<Option<Arc<Node>>>>,
     sync_failed: Arc<AtomicBool>,
     newest_harmed: Arc<AtomicBool>,
+    /// The same when it began. redb keeps what it has read of damage, though the disk may be whole again meanwhile.
+    opened_harmed: bool,
     falls: mpsc::UnboundedSender<(NodeId, u64)>,
     observer: Observer,
     stop: watch::Receiver<bool>,
@@ -558,6 +561,8 @@ impl RunningNode {
                 () = node.hand_over() => true,
             };
         if in_peace {
+            // What it has read it may have written again as it closed its files.
+            self.newest_harmed.fetch_or(self.opened_harmed, Ordering::Relaxed);
             drop((stopped, listener));
             drop(self.running.lock().unwrap_or_else(PoisonError::into_inner).take());
             // Whoever looks at the node at this very moment lets go of it without waiting.
@@ -587,7 +592,8 @@ impl RunningNode {
     fn fell(&self, what: &str) {
         self.note(what);
         // A node that sees that its disk is another's ends at once.
-        if !self.stranger && !may_end(what, self.sync_failed.load(Ordering::Relaxed), &self.newest_harmed) {
+        let sync_failed = self.sync_failed.load(Ordering::Relaxed);
+        if !self.stranger && !may_end(what, sync_failed, self.opened_harmed, &self.newest_harmed) {
             self.history.complain(
                 "O-25",
                 format!("node {} {what}, though no sync of its disk failed, and no write", self.node),
@@ -616,9 +622,11 @@ fn peer_address(node: NodeId) -> String {
 }
 
 /// Whether a process may end by itself, with `what`. Only a failed sync, or a write without room, is a reason for that; or
-/// once that redb finds nothing but damage where it is to write: the next process writes elsewhere.
-fn may_end(what: &str, sync_failed: bool, newest_harmed: &AtomicBool) -> bool {
-    sync_failed || (what.contains("redb") && newest_harmed.swap(false, Ordering::Relaxed))
+/// once that redb finds nothing but damage where it is to write: the next process writes elsewhere. Damage that was
+/// there when the process began is a reason also after the medium has given back what the sectors held.
+fn may_end(what: &str, sync_failed: bool, opened_harmed: bool, newest_harmed: &AtomicBool) -> bool {
+    let harmed = || newest_harmed.swap(false, Ordering::Relaxed) || opened_harmed;
+    sync_failed || (what.contains("redb") && harmed())
 }
 
 /// Who sees what happens on disks.
@@ -673,14 +681,14 @@ mod tests {
     fn a_process_ends_by_itself_once_for_damage_and_else_for_a_failed_write_alone() {
         let (whole, harmed) = (AtomicBool::new(false), AtomicBool::new(true));
         let redb = "stopped itself: redb panicked: a page that is none";
-        assert!(may_end("stopped itself: a sync failed", true, &whole));
-        assert!(!may_end(redb, false, &whole), "nothing was damaged");
-        assert!(
-            !may_end("stopped itself: its parts are gone", false, &harmed),
-            "damage is no reason for that"
-        );
-        assert!(may_end(redb, false, &harmed));
-        assert!(!may_end(redb, false, &harmed), "the process before it has ended by it");
-        assert!(may_end(redb, true, &harmed));
+        assert!(may_end("stopped itself: a sync failed", true, false, &whole));
+        assert!(!may_end(redb, false, false, &whole), "nothing was damaged");
+        let parts = "stopped itself: its parts are gone";
+        assert!(!may_end(parts, false, true, &harmed), "damage is no reason for that");
+        assert!(may_end(redb, false, true, &harmed));
+        assert!(!may_end(redb, false, false, &harmed), "the process before it has ended by it");
+        assert!(may_end(redb, true, false, &harmed));
+        // Seed 360752: a flipped bit was read, and then the disk was whole again.
+        assert!(may_end(redb, false, true, &whole));
     }
 }
