@@ -10,7 +10,7 @@ use quorate_tests::{Cluster, Shape, wait};
 use serde_json::Value;
 
 /// Every metric that is always there, and its kind.
-const METRICS: [(&str, &str); 33] = [
+const METRICS: [(&str, &str); 35] = [
     ("quorate_ready", "gauge"),
     ("quorate_replicas", "gauge"),
     ("quorate_partitions_led", "gauge"),
@@ -44,6 +44,8 @@ const METRICS: [(&str, &str); 33] = [
     ("quorate_fetch_records_total", "counter"),
     ("quorate_fetch_bytes_total", "counter"),
     ("quorate_refused_requests_total", "counter"),
+    ("process_cpu_seconds_total", "counter"),
+    ("process_resident_memory_bytes", "gauge"),
 ];
 
 /// Those that are there while a replica is behind.

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use quorate_node::config::{self, ApiConfig};
 use quorate_node::controller::ControllerConfig;
 use quorate_node::env::grpc::GrpcTransport;
+use quorate_node::env::metrics::ProcessUse;
 use quorate_node::env::os::{OsDisk, OsPool};
 use quorate_node::env::{Env, Metrics};
 use quorate_node::partition::PartitionConfig;
@@ -18,6 +20,7 @@ use quorate_node::telemetry::{self, LogFormat};
 use quorate_node::wiring::{self, Ended, NodeConfig};
 use quorate_proto::ids::NodeId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 
@@ -256,13 +259,15 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Failure> {
     if let Some(open_files_max) = raise_open_files() {
         tracing::info!(%node, open_files_max, "limit of open files");
     }
+    let metrics = Metrics::default();
+    metrics.measure_process(process_use);
     let base = quorate_proto::env::os();
     let disk = OsDisk::open(&settings.data).map_err(Failure::work)?;
     let env = Env {
         disk: Arc::new(disk),
         transport: Arc::new(GrpcTransport::new(base.clone())),
         pool: Arc::new(OsPool),
-        metrics: Metrics::default(),
+        metrics,
         base,
     };
     match Box::pin(wiring::serve(env, settings.node, asked)).await {
@@ -289,6 +294,25 @@ fn raise_open_files() -> Option<u64> {
         raise(Some(bounded)).ok();
     }
     getrlimit(Resource::Nofile).current
+}
+
+/// What this process has taken of the machine so far.
+fn process_use() -> ProcessUse {
+    let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+    ProcessUse { cpu, memory_bytes: resident_bytes() }
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1_024)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_bytes() -> Option<u64> {
+    None
 }
 
 /// Ready when standard input has ended.

@@ -12,9 +12,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{counter, gauge};
 use prometheus_client::registry::{Metric, Registry, Unit};
@@ -279,6 +283,43 @@ const STAGES_HELP: &str = "Time that a batch spends in each stage: queue (from i
     replicate (from then until a majority has it and it is applied here); of all groups, as leader or not: sync (from \
     an append until it lies on this node's disk), apply (of a run of committed entries).";
 
+/// What a process has taken of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessUse {
+    /// Of the processor, since the process began.
+    pub cpu: Duration,
+    /// Bytes of memory that it holds at this moment; `None` where the system does not say.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Asks for it, each time the page is asked for.
+#[derive(Debug)]
+struct Process(fn() -> ProcessUse);
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let used = (self.0)();
+        let cpu = ConstCounter::new(used.cpu.as_secs_f64());
+        let help = "Time of the processor that this process has used.";
+        cpu.encode(encoder.encode_descriptor(
+            "process_cpu",
+            help,
+            Some(&Unit::Seconds),
+            cpu.metric_type(),
+        )?)?;
+        let Some(bytes) = used.memory_bytes else { return Ok(()) };
+        let memory = ConstGauge::new(bytes);
+        let help = "Memory that this process holds.";
+        let unit = Some(&Unit::Bytes);
+        memory.encode(encoder.encode_descriptor(
+            "process_resident_memory",
+            help,
+            unit,
+            memory.metric_type(),
+        )?)
+    }
+}
+
 const REFUSED: &str = "quorate_refused_requests_total";
 const REFUSED_HELP: &str = "Requests of clients that were refused or whose outcome is not known, by reason.";
 
@@ -300,6 +341,8 @@ macro_rules! meters {
             topics: Mutex<Topics>,
             refused: Family<Refused, counter::Counter>,
             lags: Lags,
+            /// Of a node that has a process for itself.
+            process: OnceLock<fn() -> ProcessUse>,
             /// Made when somebody first asks for the page: most nodes of a simulator are never asked.
             registry: OnceLock<Registry>,
         }
@@ -318,6 +361,7 @@ macro_rules! meters {
                     topics: Mutex::new(Topics::new()),
                     refused: Family::default(),
                     lags: Lags::default(),
+                    process: OnceLock::new(),
                     registry: OnceLock::new(),
                 }
             }
@@ -331,6 +375,9 @@ macro_rules! meters {
                 lock(&self.topics).families.register(&mut registry);
                 register(&mut registry, REFUSED, REFUSED_HELP, self.refused.clone());
                 self.lags.register(&mut registry);
+                if let Some(measure) = self.process.get() {
+                    registry.register_collector(Box::new(Process(*measure)));
+                }
                 registry
             }
         }
@@ -426,6 +473,12 @@ impl Meters {
     /// How far the peers are behind now; those that are not named are not followed from here any more.
     pub fn set_lags(&self, lags: &BTreeMap<NodeId, Lag>) {
         self.lags.set(lags);
+    }
+
+    /// The page tells of the process too, from its first reader on; once, before there is one.
+    pub fn measure_process(&self, measure: fn() -> ProcessUse) {
+        // The first one holds.
+        self.process.get_or_init(|| measure);
     }
 
     /// All of it, in the text form of OpenMetrics (version 1.0.0). A family without series is left out.
@@ -529,6 +582,16 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("quorate_fetch_requests_total{topic=\"two\"} 1"), "{text}");
         assert!(!text.contains("topic=\"one\""), "{text}");
+    }
+
+    #[test]
+    fn a_node_with_a_process_for_itself_tells_what_that_takes() {
+        let metrics = Metrics::default();
+        metrics.measure_process(|| ProcessUse { cpu: Duration::from_millis(1_500), memory_bytes: Some(7) });
+        let text = metrics.render();
+        assert!(text.contains("\nprocess_cpu_seconds_total 1.5\n"), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes 7\n"), "{text}");
+        assert!(!Metrics::default().render().contains("process_"));
     }
 
     #[test]
