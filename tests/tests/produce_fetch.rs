@@ -238,24 +238,3 @@ fn topics_are_listed_described_deleted_and_made_again() {
     assert_eq!((sum("leads"), sum("replicas")), (3, 7), "{status}");
     assert_eq!((&status["leaderless"], &status["under_replicated"]), (&json!(0), &json!(0)));
 }
-
-#[test]
-fn bench_produce_says_what_it_measured() {
-    let cluster = Cluster::start(1);
-    let args =
-        ["--topic", "b", "--partitions", "2", "--record-bytes", "100", "--producers", "2", "--seconds", "1"];
-    let report = cluster.run([&["bench", "produce", "--json"][..], &args].concat()).done().json();
-    let records = report["records"].as_u64().unwrap();
-    assert!(records > 0);
-    assert_eq!(report["bytes"].as_u64().unwrap(), records * 100);
-    for key in ["elapsed_s", "records_per_s", "mb_per_s"] {
-        assert!(report[key].as_f64().unwrap() > 0.0, "{key} in {report}");
-    }
-    let ack: Vec<_> = ["min", "p50", "p90", "p99", "p999", "max"]
-        .iter()
-        .map(|key| report["ack_ms"][key].as_f64().unwrap())
-        .collect();
-    assert!(ack.is_sorted() && ack[0] > 0.0, "{report}");
-    assert_eq!(report["settings"]["record_bytes"], json!(100));
-    assert_eq!(u64::try_from(cluster.read_all("b").len()).unwrap(), records);
-}

@@ -17,14 +17,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures_util::future::join_all;
 use quorate_node::telemetry;
-use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::watch::{Receiver, channel};
 
 use super::output::Output;
-use super::{Failure, number, signals, unasked_servers};
+use super::{Failure, http_get, number, signals, unasked_servers};
 use watch::{Seen, Word};
 
 const EXAMPLES: &str = "\
@@ -89,12 +87,12 @@ fn filter(text: &str) -> Result<String, String> {
 }
 
 /// One node as `cluster.json` shows it.
-#[derive(Clone, Debug, Serialize)]
-struct Place {
-    id: u16,
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Place {
+    pub(crate) id: u16,
     /// Of the newest process; null before the first one.
-    pid: Option<u32>,
-    grpc: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) grpc: String,
     peer: String,
     http: String,
     /// Absolute: whoever reads the file may be in another folder.
@@ -105,6 +103,35 @@ struct Place {
 struct ClusterFile<'a> {
     version: &'static str,
     nodes: &'a [Place],
+}
+
+/// The same as others read it.
+#[derive(Deserialize)]
+struct Announced {
+    nodes: Vec<Place>,
+}
+
+/// The nodes of the `quorate dev` that runs in that folder.
+///
+/// # Errors
+/// None runs there, or it is not ready yet.
+pub(crate) fn running(data: &Path) -> Result<Vec<Place>, Failure> {
+    let none = || {
+        let data = data.display();
+        Failure::work(format!(
+            "no quorate dev is ready in {data}: start one with `quorate dev --data {data}`"
+        ))
+    };
+    // What a `dev` that was killed has left names processes that are others' by now.
+    match File::open(data.join("dev.lock")).map(|lock| lock.try_lock()) {
+        Ok(Err(std::fs::TryLockError::WouldBlock)) => {}
+        Ok(Ok(()) | Err(std::fs::TryLockError::Error(_))) | Err(_) => return Err(none()),
+    }
+    let text = std::fs::read(data.join("cluster.json")).map_err(|_missing| none())?;
+    let announced: Announced = serde_json::from_slice(&text).map_err(|error| {
+        Failure::work(format!("{} cannot be read: {error}", data.join("cluster.json").display()))
+    })?;
+    Ok(announced.nodes)
 }
 
 /// Runs the cluster until a signal comes, or until no node is left.
@@ -551,23 +578,12 @@ async fn stop(child: &mut Child) {
 
 /// Asks `/readyz`; if the node is not ready, why.
 async fn is_ready(http: &str) -> Result<(), String> {
-    let ask = async {
-        let mut stream = TcpStream::connect(http).await?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        io::Result::Ok(answer)
-    };
-    let answer = match tokio::time::timeout(Duration::from_secs(1), ask).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(format!("it does not answer: {error}")),
-        Err(_) => return Err("it does not answer".to_owned()),
-    };
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) == Some("200") {
+    let answer =
+        http_get::get(http, "/readyz").await.map_err(|error| format!("it does not answer: {error}"))?;
+    if answer.is_ok {
         return Ok(());
     }
-    let reason = body.trim();
+    let reason = answer.body.trim();
     Err(reason.strip_prefix("not ready: ").unwrap_or(reason).to_owned())
 }
 

@@ -10,12 +10,11 @@
 )]
 
 mod bench;
-mod bench_disk;
-mod bench_produce;
 mod cluster;
 mod completion;
 mod consume;
 mod dev;
+mod http_get;
 mod lines;
 mod log;
 mod members;

@@ -87,6 +87,12 @@ impl Tally {
         self.longest_gap.max(self.silent(now))
     }
 
+    /// From now on the longest gap is that of what comes.
+    pub(crate) fn forget_gaps(&mut self, now: Duration) {
+        self.longest_gap = Duration::ZERO;
+        self.waiting_since = self.waiting_since.map(|_| now);
+    }
+
     /// Whether every line was acknowledged.
     pub(crate) fn is_whole(&self) -> bool {
         self.acked == self.lines
@@ -127,6 +133,19 @@ mod tests {
         assert_eq!(tally.longest_gap(ms(200)), ms(100));
         assert!(!tally.is_whole());
         assert_eq!((tally.lines, tally.acked, tally.failed, tally.waiting()), (3, 1, 2, 0));
+    }
+
+    #[test]
+    fn gaps_that_are_forgotten_are_not_the_longest() {
+        let mut tally = Tally::default();
+        tally.offered(ms(0));
+        tally.offered(ms(0));
+        tally.ended(Fate::Acked, ms(100));
+        tally.forget_gaps(ms(150));
+        assert_eq!(tally.longest_gap(ms(160)), ms(10));
+        tally.ended(Fate::Acked, ms(170));
+        tally.forget_gaps(ms(180));
+        assert_eq!((tally.longest_gap(ms(500)), tally.acked), (Duration::ZERO, 2));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `quorate bench disk`: what the bare disk gives to anything that syncs before it answers.
 //!
 //! Appenders write to files of their own and call fdatasync after each chunk; nothing is preallocated. One appender
-//! is the ceiling of one node, three are that of three nodes on one machine.
+//! is the ceiling of one node, three are that of three nodes on one machine. Readers read files of their own from the
+//! beginning on, none of which is in memory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -16,13 +17,20 @@ use comfy_table::{CellAlignment, Table};
 use quorate_proto::env::{Env, os};
 use serde::Serialize;
 
-use super::output::{Output, milliseconds, plain_table, rounded};
-use super::{Failure, unasked_servers};
+use crate::cli::output::{Output, milliseconds, plain_table, rounded};
+use crate::cli::{Failure, unasked_servers};
 
 /// How many append at once: one, and as many as a cluster of three on this machine.
 const COUNTS: [usize; 2] = [1, 3];
 /// Bytes between two syncs.
 const CHUNKS: [usize; 4] = [4 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// What stands beside a figure of the cluster: a short sync, and as much as the disk takes.
+const BESIDE: [(usize, usize); 2] = [(3, 4 << 10), (3, 1 << 20)];
+/// How long each of these is measured.
+const BESIDE_TIME: Duration = Duration::from_secs(2);
+/// What each reader reads over and over, and in pieces of what size.
+const READ_BYTES: usize = 128 << 20;
+const READ_CHUNK: usize = 1 << 20;
 /// Sizes of file systems in memory, as `statfs` names them (Linux: `linux/magic.h`).
 #[cfg(target_os = "linux")]
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -35,7 +43,7 @@ pub(crate) struct BenchDiskArgs {
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 
-    /// How long to measure each of the eight cases
+    /// How long to measure each of the ten cases
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive_seconds)]
     seconds: f64,
 
@@ -57,6 +65,15 @@ pub(crate) fn positive_seconds(text: &str) -> Result<f64, String> {
 #[derive(Serialize)]
 struct Report {
     appenders: Vec<Case>,
+    /// None where the system cannot be told to forget what it has read.
+    readers: Vec<Readers>,
+}
+
+#[derive(Serialize)]
+struct Readers {
+    count: usize,
+    /// 10^6 bytes a second, all readers together.
+    mb_per_s: f64,
 }
 
 #[derive(Serialize)]
@@ -77,12 +94,52 @@ struct SyncTimes {
 
 /// Measures and prints.
 pub(crate) async fn run(args: BenchDiskArgs) -> Result<(), Failure> {
-    refuse_memory(&args.dir)?;
+    let cases: Vec<_> = COUNTS.into_iter().flat_map(|count| CHUNKS.map(|chunk| (count, chunk))).collect();
+    let time = Duration::from_secs_f64(args.seconds);
+    let report = measure_apart(&args.dir, move |dir, stop| measure(dir, &cases, &COUNTS, time, stop)).await?;
+    let mut out = Output::new();
+    if args.json { out.json(&report) } else { out.line(text(&report)) }
+}
+
+/// What the disk gives, measured in the same run as something else.
+#[derive(Serialize)]
+pub(super) struct Beside {
+    appenders: Vec<Case>,
+}
+
+impl Beside {
+    /// Measures under `dir`, if that is given.
+    pub(super) async fn measure(dir: Option<&Path>) -> Result<Option<Self>, Failure> {
+        let Some(dir) = dir else { return Ok(None) };
+        let measuring = |dir: &Path, stop: &AtomicBool| measure(dir, &BESIDE, &[], BESIDE_TIME, stop);
+        let report = measure_apart(dir, measuring).await?;
+        Ok(Some(Self { appenders: report.appenders }))
+    }
+
+    /// What share of the disk so many acknowledged bytes are, each written as often as there are replicas.
+    pub(super) fn beside(&self, mb_per_s: f64, replicas: usize) -> String {
+        let [short, full] = &self.appenders[..] else { return String::new() };
+        let bound = full.mb_per_s / replicas.max(1) as f64;
+        format!(
+            "the disk alone: {:.1} MB/s, so {bound:.1} MB/s with {replicas} replicas on it, of which this is {:.0} %; \
+             a sync of 4 KiB takes {:.3} ms (p50)",
+            full.mb_per_s,
+            mb_per_s / bound.max(1e-9) * 100.0,
+            short.sync_ms.p50
+        )
+    }
+}
+
+/// Measures on a thread of its own. Ctrl-C ends that early, and what was written is removed in any case.
+async fn measure_apart<M>(dir: &Path, measure: M) -> Result<Report, Failure>
+where
+    M: FnOnce(&Path, &AtomicBool) -> io::Result<Option<Report>> + Send + 'static,
+{
+    refuse_memory(dir)?;
     let stop = Arc::new(AtomicBool::new(false));
     let measuring = {
-        let (dir, stop) = (args.dir.clone(), Arc::clone(&stop));
-        let time = Duration::from_secs_f64(args.seconds);
-        tokio::task::spawn_blocking(move || measure(&dir, time, &stop))
+        let (dir, stop) = (dir.to_owned(), Arc::clone(&stop));
+        tokio::task::spawn_blocking(move || measure(&dir, &stop))
     };
     let interrupted = async {
         // Without a handler for the signal the process would just end, and leave its files behind.
@@ -98,13 +155,9 @@ pub(crate) async fn run(args: BenchDiskArgs) -> Result<(), Failure> {
         () = interrupted => unreachable!("waits for ever"),
     };
     let report = measured.map_err(|error| {
-        Failure::work(format!("cannot measure the disk under {}: {error}", args.dir.display()))
+        Failure::work(format!("cannot measure the disk under {}: {error}", dir.display()))
     })?;
-    let Some(report) = report else {
-        return Err(Failure::Interrupted("interrupted; the files were removed"));
-    };
-    let mut out = Output::new();
-    if args.json { out.json(&report) } else { out.line(table(&report)) }
+    report.ok_or(Failure::Interrupted("interrupted; the files were removed"))
 }
 
 /// Refuses a folder whose files live in memory: their sync costs nothing and says nothing about a disk.
@@ -126,21 +179,99 @@ fn refuse_memory(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All cases, one after the other. `None` if `stop` was set meanwhile.
-fn measure(dir: &Path, time: Duration, stop: &AtomicBool) -> io::Result<Option<Report>> {
+/// All cases, one after the other: appenders by their number and the bytes between two syncs, and readers by their
+/// number. `None` if `stop` was set meanwhile.
+fn measure(
+    dir: &Path,
+    cases: &[(usize, usize)],
+    readers: &[usize],
+    time: Duration,
+    stop: &AtomicBool,
+) -> io::Result<Option<Report>> {
     let folder = Folder::create(dir)?;
     let env = os();
-    let mut appenders = Vec::new();
-    for count in COUNTS {
-        for chunk_bytes in CHUNKS {
-            let case = measure_case(&folder.0, count, &random_chunk(&env, chunk_bytes), time, stop)?;
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
+    let mut report = Report { appenders: Vec::new(), readers: Vec::new() };
+    for (count, chunk_bytes) in cases {
+        let chunk = random_chunk(&env, *chunk_bytes);
+        report.appenders.push(measure_case(&folder.0, *count, &chunk, time, stop)?);
+    }
+    for count in readers.iter().filter(|_| cfg!(target_os = "linux")) {
+        report.readers.push(measure_readers(&folder.0, *count, &random_chunk(&env, READ_CHUNK), time, stop)?);
+    }
+    Ok((!stop.load(Ordering::Relaxed)).then_some(report))
+}
+
+/// `count` threads read for `time`, each a file of its own.
+fn measure_readers(
+    folder: &Path,
+    count: usize,
+    chunk: &[u8],
+    time: Duration,
+    stop: &AtomicBool,
+) -> io::Result<Readers> {
+    let mut files = Vec::new();
+    for number in 0..count {
+        let path = folder.join(format!("read-{number}"));
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        // It goes when it is closed.
+        fs::remove_file(&path)?;
+        for _ in 0..READ_BYTES / chunk.len() {
+            if !stop.load(Ordering::Relaxed) {
+                file.write_all(chunk)?;
             }
-            appenders.push(case);
+        }
+        file.sync_data()?;
+        files.push(file);
+    }
+    let barrier = Barrier::new(count);
+    let rates: Vec<f64> = thread::scope(|scope| {
+        let threads: Vec<_> = files
+            .into_iter()
+            .map(|mut file| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let forgotten = forget(&file);
+                    // The others wait at the barrier whatever happened.
+                    barrier.wait();
+                    forgotten?;
+                    read(&mut file, time, stop)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a reader does not panic"))
+            .collect::<io::Result<_>>()
+    })?;
+    Ok(Readers { count, mb_per_s: rounded(rates.iter().sum(), 1) })
+}
+
+/// Reads a file over and over until `time` has passed: 10^6 bytes a second.
+fn read(file: &mut File, time: Duration, stop: &AtomicBool) -> io::Result<f64> {
+    let mut chunk = vec![0; READ_CHUNK];
+    let (start, mut bytes) = (Instant::now(), 0_usize);
+    file.seek(SeekFrom::Start(0))?;
+    while start.elapsed() < time && !stop.load(Ordering::Relaxed) {
+        match file.read(&mut chunk)? {
+            0 => {
+                forget(file)?;
+                file.seek(SeekFrom::Start(0))?;
+            }
+            read => bytes += read,
         }
     }
-    Ok(Some(Report { appenders }))
+    Ok(bytes as f64 / start.elapsed().as_secs_f64().max(1e-9) / 1e6)
+}
+
+/// Makes the system forget what it has of a file in memory, so that the next read asks the disk.
+#[cfg(target_os = "linux")]
+fn forget(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forget(_: &File) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 /// `count` threads append `chunk` for `time`.
@@ -242,10 +373,10 @@ impl Drop for Folder {
     }
 }
 
-fn table(report: &Report) -> Table {
-    let mut table = plain_table(["appenders", "chunk", "MB/s", "sync p50 ms", "sync p99 ms"]);
+fn text(report: &Report) -> String {
+    let mut appenders = plain_table(["appenders", "chunk", "MB/s", "sync p50 ms", "sync p99 ms"]);
     for case in &report.appenders {
-        table.add_row([
+        appenders.add_row([
             case.count.to_string(),
             format!("{} KiB", case.chunk_bytes >> 10),
             format!("{:.1}", case.mb_per_s),
@@ -253,33 +384,53 @@ fn table(report: &Report) -> Table {
             format!("{:.3}", case.sync_ms.p99),
         ]);
     }
+    let mut readers = plain_table(["readers", "MB/s"]);
+    for case in &report.readers {
+        readers.add_row([case.count.to_string(), format!("{:.1}", case.mb_per_s)]);
+    }
+    if report.readers.is_empty() {
+        to_the_right(appenders)
+    } else {
+        format!("{}\n\n{}", to_the_right(appenders), to_the_right(readers))
+    }
+}
+
+fn to_the_right(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
+    table.to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir_in(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).unwrap()
+    }
+
     #[test]
     fn every_case_is_measured_and_nothing_is_left_behind() {
-        let dir = tempfile::tempdir_in(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).unwrap();
-        let report = measure(dir.path(), Duration::from_millis(5), &AtomicBool::new(false)).unwrap().unwrap();
-        let cases: Vec<_> =
-            report.appenders.iter().map(|case| (case.count, case.chunk_bytes >> 10)).collect();
-        assert_eq!(cases, [(1, 4), (1, 64), (1, 256), (1, 1024), (3, 4), (3, 64), (3, 256), (3, 1024)]);
+        let dir = folder();
+        let cases = [(1, 4 << 10), (3, 1 << 20)];
+        let time = Duration::from_millis(5);
+        let report = measure(dir.path(), &cases, &[2], time, &AtomicBool::new(false)).unwrap().unwrap();
+        let seen: Vec<_> = report.appenders.iter().map(|case| (case.count, case.chunk_bytes)).collect();
+        assert_eq!(seen, cases);
         assert!(
             report.appenders.iter().all(|case| case.mb_per_s > 0.0 && case.sync_ms.p99 >= case.sync_ms.p50)
         );
+        let readers: Vec<_> = report.readers.iter().map(|case| (case.count, case.mb_per_s > 0.0)).collect();
+        assert_eq!(readers, if cfg!(target_os = "linux") { vec![(2, true)] } else { vec![] });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn an_interrupted_run_says_nothing_and_leaves_nothing() {
-        let dir = tempfile::tempdir_in(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).unwrap();
-        let report = measure(dir.path(), Duration::from_secs(3_600), &AtomicBool::new(true)).unwrap();
+        let dir = folder();
+        let hour = Duration::from_secs(3_600);
+        let report = measure(dir.path(), &BESIDE, &COUNTS, hour, &AtomicBool::new(true)).unwrap();
         assert!(report.is_none());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
