@@ -9,7 +9,7 @@ SEED ?= 7
 ARGS ?= run --seed $(SEED)
 # How the sample is called that `make sample` makes of the format on disk.
 NAME ?=
-# Flags of `make retention`, `make restart` and `make replace`, such as OPTIONS="--bytes 1000000000".
+# Flags of `make retention`, `make restart`, `make replace` and `make bench-peers`, such as OPTIONS="--bytes 1000000000".
 OPTIONS ?=
 INPUT ?=
 SIM := $(TARGET)/seeded/sim/quorate-sim
@@ -17,7 +17,7 @@ SIM := $(TARGET)/seeded/sim/quorate-sim
 SEEDS ?= 300
 TWICE ?= 200
 
-.PHONY: help run test tour rounds retention restart replace sample rolling quiet full-disk simulator sim seeds soak verify fix release
+.PHONY: help run test tour rounds retention restart replace sample rolling quiet full-disk bench-peers simulator sim seeds soak verify fix release
 
 help:
 	@echo 'make run                 three nodes on this machine: builds, starts `quorate dev`, Ctrl-C ends it'
@@ -32,6 +32,7 @@ help:
 	@echo 'make rolling             three real nodes restart one after the other under load: the longest silences'
 	@echo 'make quiet               what a thousand quiet partitions cost three real nodes'
 	@echo 'make full-disk           a disk of 256 MB fills up and has room again; needs root, for a loop device'
+	@echo 'make bench-peers         Quorate, Kafka and NATS side by side, over an hour; see tests/peers/README.md'
 	@echo 'make sim SEED=7          one simulated run; make sim ARGS="sweep --from 0 --count 100" for many,'
 	@echo '                         or ARGS=marks, exhaust, "run --help" (scenarios, classes of faults), oracles'
 	@echo 'make seeds               300 simulated runs, none of which may break a promise'
@@ -78,6 +79,9 @@ quiet: release
 full-disk: release
 	@$(CARGO) build --release --quiet -p quorate-tests --bin full_disk
 	@QUORATE_BIN=$(abspath $(QUORATE)) $(TARGET)/release/full_disk
+
+bench-peers: release
+	@QUORATE_BIN=$(abspath $(QUORATE)) tests/peers/rounds.py --out $(TARGET)/peers.jsonl $(OPTIONS)
 
 simulator:
 	@$(SEEDED) $(CARGO) build --quiet --profile sim -p quorate-sim
