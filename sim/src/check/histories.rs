@@ -26,6 +26,7 @@
 //! | `healed 1 2 3`, `log r1 r2 foreign`, `log`, `over` | these nodes are whole; the final scan; the end, if not right after the last line |
 //! | `log-from 4 r5 r6` | the final scan of a log that starts at 4 |
 //! | `readable n1 4 9`, `.. at 7` | node 1 has applied what makes its log readable from 4 to 9; that is all before entry 7 |
+//! | `restarted n1`, `.. emptied` | its replica is started again within its process, without its log |
 //! | `wall 5000`, `settled 5000` | a wall clock shows that time, 1000 at first; all was whole for eight seconds, and all clocks show it |
 //! | `wall 4000 5000` | since the line before one has told 4000, and none an earlier time; 5000 is the latest so far |
 //!
@@ -233,6 +234,11 @@ impl Player {
                 let next = LogIndex(words.get(5).map_or(now, |next| number(next)));
                 let readable = Offset(number(words[2]))..Offset(number(words[3]));
                 self.see(&Seen::Node(&Sight::Applied { node, group: GROUP, next, digest: 0, readable }));
+            }
+            "restarted" => {
+                let node = NodeId(u32::try_from(number(&words[1][1..])).unwrap());
+                let emptied = words.get(2) == Some(&"emptied");
+                self.see(&Seen::Node(&Sight::Restarted { node, group: GROUP, emptied }));
             }
             "log-at" => {
                 let scan = self.evidence.scan.entry(place()).or_default();

@@ -114,7 +114,7 @@ pub(super) struct Start {
     configured: BTreeMap<String, Duration>,
     logs: BTreeMap<Place, Log>,
     walls: Walls,
-    /// The log starts of the processes that run.
+    /// The log starts of the replicas that run, since each was started.
     replicas: BTreeMap<(NodeId, GroupId), u64>,
     /// How high a group's log start was with all entries before that one applied, on whichever replica, as it rose.
     by_entry: BTreeMap<GroupId, BTreeMap<LogIndex, u64>>,
@@ -268,7 +268,8 @@ impl Start {
             Sight::Opened { node, .. } | Sight::Ended { node } => {
                 self.replicas.retain(|(of, _), _| of != node);
             }
-            Sight::Removed { node, group, .. } => {
+            // One that is started again goes on from its checkpoint, or from a peer's, and applies the rest once more.
+            Sight::Removed { node, group, .. } | Sight::Restarted { node, group, .. } => {
                 self.replicas.remove(&(*node, *group));
             }
             Sight::Applied { node, group, next, readable, .. } => {

@@ -240,6 +240,15 @@ histories! {
     a_replicas_start_falls, ["O-14"]: THREE, DELETED_BEFORE_2, "
         readable n1 2 3
         readable n1 0 3";
+    a_replica_that_is_started_again_applies_once_more, []: THREE, DELETED_BEFORE_2, "
+        readable n1 2 3 at 6
+        restarted n1 emptied
+        readable n1 0 3 at 5
+        readable n1 2 3 at 6";
+    a_start_falls_after_it_was_started_again, ["O-14"]: THREE, DELETED_BEFORE_2, "
+        restarted n1
+        readable n1 2 3 at 6
+        readable n1 0 3 at 5";
     replicas_apply_at_their_own_pace, []: THREE, DELETED_BEFORE_2, "
         readable n1 2 3 at 6
         readable n2 0 3 at 5
